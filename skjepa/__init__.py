@@ -1,0 +1,29 @@
+"""Pretrained JEPA-family encoders as calibrated anomaly detectors with a scikit-learn face.
+
+Public names load on first use (PEP 562), so ``import skjepa`` alone imports neither torch nor timm.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Encoder": "encoders",
+    "load_encoder": "encoders",
+    "Extraction": "extraction",
+    "extract": "extract",
+    "jepa_score": "extract",
+    "JEPAScoreDetector": "detectors",
+}
+
+__all__ = [*_PUBLIC, "__version__"]
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'skjepa' has no attribute {name!r}")
+    return getattr(import_module(f"skjepa.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

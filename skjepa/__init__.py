@@ -11,8 +11,8 @@ _PUBLIC = {
     "Encoder": "encoders",
     "load_encoder": "encoders",
     "Extraction": "extraction",
-    "extract": "extract",
-    "jepa_score": "extract",
+    "extract": "engine",
+    "jepa_score": "engine",
     "JEPAScoreDetector": "detectors",
 }
 

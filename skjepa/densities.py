@@ -1,0 +1,110 @@
+"""Densities learned from normal embeddings: log q(z) by neighbours or a Gaussian, log q(s | z) by ridge regression.
+
+scikit-learn estimators with `fit` and `score_samples` (nats, higher = denser); any other such estimator serves as well.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
+from sklearn.covariance import LedoitWolf
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import cross_val_predict
+from sklearn.neighbors import NearestNeighbors
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+_N_FOLDS = 5
+_RIDGE_ALPHAS = np.logspace(-2, 4, 7)
+
+
+class KNNDensity(BaseEstimator):
+    """log q(z) = -d log r_k(z) up to a constant, r_k the distance to the k-th neighbour.
+
+    Parameters
+    ----------
+    n_neighbors : int
+        k; fewer where fewer samples are there.
+
+    Attributes
+    ----------
+    intrinsic_dim_ : float
+        d, the maximum-likelihood estimate of Levina and Bickel (2004) with MacKay and Ghahramani's mean of inverses.
+    """
+
+    def __init__(self, n_neighbors: int = 10) -> None:
+        self.n_neighbors = n_neighbors
+
+    def fit(self, Z: ArrayLike, y: object = None) -> "KNNDensity":
+        """Learn from embeddings (n_samples, K)."""
+        Z = np.asarray(Z, dtype=np.float64)
+        self._k = max(1, min(self.n_neighbors, len(Z) - 1))
+        self._neighbors = NearestNeighbors(n_neighbors=self._k).fit(Z)
+        others = self._neighbors.kneighbors()[0] if len(Z) > 1 else np.ones((1, 1))
+        # Duplicates are at distance zero, and log 0 would drown every other term.
+        self._smallest = max(1e-3 * float(np.median(others[:, -1])), np.finfo(float).tiny)
+        self.intrinsic_dim_ = _intrinsic_dimension(np.maximum(others, self._smallest), upper=Z.shape[1])
+        return self
+
+    def score_samples(self, Z: ArrayLike) -> NDArray[np.float64]:
+        """-d log r_k, in nats up to a constant; (n_samples,)."""
+        radius = self._neighbors.kneighbors(np.asarray(Z, dtype=np.float64))[0][:, -1]
+        return -self.intrinsic_dim_ * np.log(np.maximum(radius, self._smallest))
+
+
+class GaussianDensity(BaseEstimator):
+    """log N(z; mean, covariance) in nats, with Ledoit-Wolf shrinkage: -Mahalanobis^2 / 2 and its constant."""
+
+    def fit(self, Z: ArrayLike, y: object = None) -> "GaussianDensity":
+        """Learn from embeddings (n_samples, K)."""
+        Z = np.asarray(Z, dtype=np.float64)
+        self.covariance_ = LedoitWolf().fit(Z)
+        # A constant embedding has no covariance; a tiny one keeps the density finite.
+        ridge = max(np.trace(self.covariance_.covariance_) / Z.shape[1], np.finfo(float).tiny) * 1e-9
+        self._cholesky = np.linalg.cholesky(self.covariance_.covariance_ + ridge * np.eye(Z.shape[1]))
+        return self
+
+    def score_samples(self, Z: ArrayLike) -> NDArray[np.float64]:
+        """log N(z), in nats; (n_samples,)."""
+        centred = np.asarray(Z, dtype=np.float64) - self.covariance_.location_
+        whitened = np.linalg.solve(self._cholesky, centred.T)
+        constant = np.log(np.diag(self._cholesky)).sum() + 0.5 * centred.shape[1] * np.log(2 * np.pi)
+        return -0.5 * (whitened**2).sum(axis=0) - constant
+
+
+class ConditionalDensity(BaseEstimator):
+    """log q(s | z): is this sample's log-volume s what it should be where its embedding z lies?
+
+    Normal with the mean of a ridge regression of s on z and the variance of its out-of-fold residuals.
+    """
+
+    def fit(self, Z: ArrayLike, s: ArrayLike) -> "ConditionalDensity":
+        """Learn from embeddings (n_samples, K) and log-volumes (n_samples,)."""
+        Z, s = np.asarray(Z, dtype=np.float64), np.asarray(s, dtype=np.float64)
+        self._regression = make_pipeline(StandardScaler(), RidgeCV(alphas=_RIDGE_ALPHAS)).fit(Z, s)
+        residual = s - cross_val_predict(self._regression, Z, s, cv=min(_N_FOLDS, len(Z)))
+        self.out_of_fold_ = residual
+        self.scale_ = float(np.sqrt(np.mean(residual**2))) or 1.0
+        self.fit_scores_ = self._log_density(residual)
+        return self
+
+    def score_samples(self, Z: ArrayLike, s: ArrayLike) -> NDArray[np.float64]:
+        """log q(s | z), in nats; (n_samples,)."""
+        return self._log_density(np.asarray(s, dtype=np.float64) - self._regression.predict(np.asarray(Z)))
+
+    def _log_density(self, residual: NDArray[np.float64]) -> NDArray[np.float64]:
+        return -0.5 * (residual / self.scale_) ** 2 - np.log(self.scale_) - 0.5 * np.log(2 * np.pi)
+
+
+def out_of_fold_scores(density: BaseEstimator, Z: ArrayLike) -> NDArray[np.float64]:
+    """log q(z) of every fit sample under a density that has not seen it; (n_samples,)."""
+    Z = np.asarray(Z, dtype=np.float64)
+    return cross_val_predict(density, Z, cv=min(_N_FOLDS, len(Z)), method="score_samples")
+
+
+def _intrinsic_dimension(distances: NDArray[np.float64], *, upper: int) -> float:
+    """d from sorted distances (n, k) to neighbours other than oneself; 1 where k is too small to tell."""
+    if distances.shape[1] < 3:
+        return 1.0
+    ratios = np.log(distances[:, -1:] / distances[:, :-1])
+    inverse = ratios.mean(axis=1).mean()
+    return float(np.clip(1 / inverse, 1.0, upper)) if inverse > 0 else 1.0

@@ -1,0 +1,148 @@
+"""What the expensive pass yields: embeddings, singular values, ids. Everything after it is cheap and starts here."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skjepa.functionals import numerical_rank
+
+SETTINGS = (
+    "encoder",
+    "fingerprint",
+    "method",
+    "precision",
+    "input_shape",
+    "n_components",
+    "views",
+    "transform",
+    "seed",
+)
+"""The keys of `Extraction.meta` that must agree before two results may be mixed."""
+
+
+class SettingsMismatchError(ValueError):
+    """Results of different encoders or settings were about to be mixed."""
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """Embeddings and singular values of n samples, sliceable like an array.
+
+    Attributes
+    ----------
+    embeddings : array of shape (n_samples, K), float64
+        f(x) of the untransformed sample.
+    singular_values : array of shape (n_samples, V, R), float64
+        Of the Jacobian at each of V views, descending; R = min(K, D).
+    ids : array of shape (n_samples,), str
+        Path relative to the folder, path as given, content hash, or what the caller named.
+    meta : dict
+        How it was computed (`SETTINGS`), on what, with which versions; ``meta["skipped"]`` lists
+        ``[position, id, reason]`` of samples that could not be read.
+    """
+
+    embeddings: NDArray[np.float64]
+    singular_values: NDArray[np.float64]
+    ids: NDArray[np.str_]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n = len(self.embeddings)
+        if self.embeddings.ndim != 2 or self.singular_values.ndim != 3 or self.ids.ndim != 1:
+            raise ValueError(
+                "an Extraction needs embeddings (n, K), singular_values (n, V, R) and ids (n,); got shapes "
+                f"{self.embeddings.shape}, {self.singular_values.shape}, {self.ids.shape}"
+            )
+        if not n == len(self.singular_values) == len(self.ids):
+            raise ValueError(
+                "embeddings, singular_values and ids differ in length: "
+                f"{n}, {len(self.singular_values)}, {len(self.ids)}"
+            )
+
+    @property
+    def shape(self) -> tuple[int]:
+        """``(n_samples,)``: what scikit-learn's splitters ask of an indexable."""
+        return (len(self.ids),)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: Any) -> "Extraction":
+        """The samples at a slice, a mask or integer positions."""
+        if isinstance(index, int | np.integer):
+            index = [int(index)]
+        meta = {key: value for key, value in self.meta.items() if key != "skipped"}  # its positions are of the whole
+        return Extraction(self.embeddings[index], self.singular_values[index], self.ids[index], meta)
+
+    @property
+    def numerical_rank(self) -> NDArray[np.int64]:
+        """Singular values above the noise of the arithmetic, (n_samples, V)."""
+        return numerical_rank(self.singular_values, eps=self.eps)
+
+    @property
+    def eps(self) -> float:
+        """Machine epsilon of the encoder's arithmetic."""
+        return float(np.finfo(self.meta.get("precision", "float64")).eps)
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write one ``.npz`` file, whole or not at all; read it with `Extraction.load`."""
+        path = Path(path)
+        path = path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            with open(partial, "wb") as file:
+                np.savez_compressed(
+                    file,
+                    embeddings=self.embeddings,
+                    singular_values=self.singular_values,
+                    ids=self.ids,
+                    meta=np.array(json.dumps(self.meta)),
+                )
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Extraction":
+        """Read what `save` wrote. Raises ValueError naming the file where it is not an extraction."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return cls(
+                    file["embeddings"], file["singular_values"], file["ids"], json.loads(str(file["meta"].item()))
+                )
+        except FileNotFoundError:
+            raise
+        except (KeyError, ValueError, OSError, EOFError) as error:
+            raise ValueError(f"{os.fspath(path)} is not a saved Extraction: {error}") from error
+
+    @classmethod
+    def concat(cls, parts: Sequence["Extraction"]) -> "Extraction":
+        """Join extractions made with the same settings; raises SettingsMismatchError naming the first difference."""
+        if not parts:
+            raise ValueError("nothing to concatenate")
+        for part in parts[1:]:
+            require_same_settings(parts[0].meta, part.meta, "the extractions to concatenate")
+        return cls(
+            np.concatenate([part.embeddings for part in parts]),
+            np.concatenate([part.singular_values for part in parts]),
+            np.concatenate([part.ids for part in parts]),
+            parts[0][:0].meta,
+        )
+
+
+def require_same_settings(expected: dict[str, Any], found: dict[str, Any], what: str) -> None:
+    """Raise SettingsMismatchError that names every setting in which `found` departs from `expected`."""
+    differences = [
+        f"{key} is {found.get(key)!r}, expected {expected.get(key)!r}"
+        for key in SETTINGS
+        if found.get(key) != expected.get(key)
+    ]
+    if differences:
+        raise SettingsMismatchError(f"{what} differ: {'; '.join(differences)}")

@@ -1,0 +1,232 @@
+"""Pretrained models by timm name, from the hub, the cache, a local folder or a file, with timm's own preprocessing."""
+
+import difflib
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from skjepa.preprocessing import Preprocessing, channel_statistics
+
+_PROBE_SECONDS = 3.0
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+class WeightsNotFoundError(FileNotFoundError):
+    """Pretrained weights are neither cached nor reachable."""
+
+
+def load_timm_model(
+    name: str,
+    *,
+    image_size: int | None = None,
+    projected: bool | None = None,
+    weights: str | os.PathLike | None = None,
+) -> nn.Module:
+    """Build a timm model with its pretrained weights.
+
+    Parameters
+    ----------
+    name : str
+        A timm name (``"vit_small_patch14_dinov2.lvd142m"``), ``"hf-hub:..."`` or ``"local-dir:PATH"``.
+    image_size : int, optional
+        Overrides the model's own; position embeddings are resampled by timm.
+    projected : bool, optional
+        True keeps the model's head (the projection of a CLIP-type model), False drops it (pooled features); by default
+        CLIP-type models keep it.
+    weights : path, optional
+        A checkpoint file, or a folder that holds one, in the place of the hub.
+
+    Raises
+    ------
+    ValueError
+        Unknown model (close names are suggested), or an image size that the patches do not divide.
+    WeightsNotFoundError
+        Nothing cached and no network; says within seconds what was tried.
+    """
+    import timm
+
+    config = _pretrained_config(name)
+    overlay = _weights_overlay(name, config, weights)
+    if projected is None:
+        projected = is_clip_type(config)
+    options: dict[str, Any] = {} if projected else {"num_classes": 0}
+    if image_size is not None and config.get("fixed_input_size"):
+        options["img_size"] = image_size
+    model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    _check_patches(name, model, image_size)
+    return model
+
+
+def timm_preprocessing(
+    model: nn.Module, *, image_size: int | None, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Preprocessing:
+    """timm's evaluation transform of `model`; what is given here overrides the model's configuration."""
+    from timm.data import create_transform, resolve_model_data_config
+
+    config = resolve_model_data_config(model)
+    if image_size is not None:
+        config["input_size"] = (3, image_size, image_size)
+    mean, std = channel_statistics(config["mean"] if mean is None else mean, config["std"] if std is None else std)
+    config.update(mean=mean, std=std)
+    resize = create_transform(**config, is_training=False, normalize=False)
+    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in sorted(config.items())}
+    return Preprocessing(tuple(config["input_size"][1:]), mean, std, resize, {"resize": "timm", **settings})
+
+
+def is_clip_type(config: dict[str, Any]) -> bool:
+    """Whether a timm configuration is of an image-text model whose head is the projection, not a classifier."""
+    tag = config.get("tag") or ""
+    return "clip" in f"{config.get('architecture')} {tag}" and "_ft_" not in tag and bool(config.get("num_classes"))
+
+
+def close_names(name: str, known: Sequence[str] = ()) -> list[str]:
+    """Up to five known encoder or timm names that look like `name`."""
+    import timm
+
+    candidates = [*known, *timm.list_models(), *timm.list_pretrained()]
+    return difflib.get_close_matches(name, candidates, n=5, cutoff=0.5)
+
+
+def _pretrained_config(name: str) -> dict[str, Any]:
+    """The pretrained configuration behind a name; for hub ids and folders what can be known before loading."""
+    from timm.models import get_pretrained_cfg, is_model
+
+    if name.startswith("local-dir:"):
+        return _local_config(Path(name.removeprefix("local-dir:")))
+    if name.startswith("hf-hub:"):
+        _require_network(name, f"the hub's page of {name.removeprefix('hf-hub:')}", _hub_address())
+        return _remote_config(name.removeprefix("hf-hub:"))
+    architecture = name.partition(".")[0]
+    if not is_model(architecture):
+        close = close_names(name)
+        hint = f" Did you mean {', '.join(close)}?" if close else " `skjepa encoders` lists what is known to work."
+        raise ValueError(f"unknown encoder {name!r}.{hint}")
+    try:
+        config = get_pretrained_cfg(name)
+    except RuntimeError as error:
+        import timm
+
+        tags = timm.list_pretrained(f"{architecture}.*")
+        raise ValueError(f"unknown encoder {name!r}: {error} Known: {', '.join(tags) or 'none'}.") from error
+    if config is None:
+        raise ValueError(f"timm has no pretrained weights for {name!r}; pass weights= or a torch module")
+    return config.to_dict()
+
+
+def _local_config(folder: Path) -> dict[str, Any]:
+    from timm.models._hub import load_model_config_from_path
+
+    if not folder.is_dir():
+        raise WeightsNotFoundError(f"local-dir: no folder {folder}")
+    try:
+        config, architecture, _ = load_model_config_from_path(folder)
+    except (FileNotFoundError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{folder} is not a model folder of timm's format (config.json and model.safetensors, as written by "
+            f"timm.models.save_for_hf): {error}"
+        ) from error
+    return {**config, "architecture": architecture}
+
+
+def _remote_config(hub_id: str) -> dict[str, Any]:
+    from timm.models._hub import load_model_config_from_hf
+
+    config, architecture, _ = load_model_config_from_hf(hub_id)
+    return {**config, "architecture": architecture}
+
+
+def _weights_overlay(name: str, config: dict[str, Any], weights: str | os.PathLike | None) -> dict[str, Any] | None:
+    """What to change in the configuration so that the weights come from where they are."""
+    if weights is not None:
+        return {"file": str(_checkpoint_file(Path(weights)))}
+    if name.startswith(("local-dir:", "hf-hub:")):
+        return None
+    hub_id, url = config.get("hf_hub_id"), config.get("url")
+    cached = _cached_file(hub_id, config.get("hf_hub_filename"), url)
+    if cached is not None:
+        return None if config.get("custom_load") else {"file": str(cached)}
+    if hub_id:
+        _require_network(name, f"{hub_id} on the Hugging Face hub", _hub_address())
+    elif url:
+        _require_network(name, url, url)
+    else:
+        raise WeightsNotFoundError(f"timm names no source of weights for {name!r}; pass weights=FILE_OR_FOLDER")
+    return None
+
+
+def _checkpoint_file(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if path.is_dir():
+        for name in _HUB_FILES:
+            if (path / name).is_file():
+                return path / name
+        raise WeightsNotFoundError(f"weights: {path} holds neither {' nor '.join(_HUB_FILES)}")
+    raise WeightsNotFoundError(f"weights: no file or folder {path}")
+
+
+def _cached_file(hub_id: str | None, filename: str | None, url: str | None) -> Path | None:
+    import torch
+    from huggingface_hub import try_to_load_from_cache
+
+    if hub_id:
+        for name in [filename] if filename else _HUB_FILES:
+            found = try_to_load_from_cache(hub_id, name)
+            if isinstance(found, str):
+                return Path(found)
+    elif url:
+        file = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+        if file.is_file():
+            return file
+    return None
+
+
+def _hub_address() -> str:
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT
+
+
+def _require_network(name: str, what: str, address: str) -> None:
+    """The hub client retries for over a minute where there is no network; ask once, briefly, before it starts."""
+    from huggingface_hub import constants
+
+    reason = "offline mode is on (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else _unreachable(address)
+    if reason:
+        raise WeightsNotFoundError(
+            f"no weights for {name!r}: not in the local cache, and {what} cannot be reached ({reason}). "
+            "Give a local copy: load_encoder('local-dir:FOLDER') with the model's config.json and model.safetensors, "
+            f"or load_encoder({name!r}, weights=FILE_OR_FOLDER)."
+        )
+
+
+def _unreachable(address: str) -> str | None:
+    """Why `address` gives no answer within a few seconds, or None where any HTTP server answers."""
+    outcome: list[str | None] = [f"no answer from {address} in {_PROBE_SECONDS:g} s"]
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=_PROBE_SECONDS).close()
+            outcome[0] = None
+        except urllib.error.HTTPError:
+            outcome[0] = None  # an answer, whatever it says
+        except (OSError, ValueError) as error:
+            outcome[0] = f"{address}: {getattr(error, 'reason', error)}"
+
+    # Name resolution knows no timeout: a thread that may be left behind does.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_PROBE_SECONDS)
+    return outcome[0]
+
+
+def _check_patches(name: str, model: nn.Module, image_size: int | None) -> None:
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if image_size is not None and patch is not None and any(image_size % side for side in patch):
+        raise ValueError(f"image_size={image_size} is not a multiple of {name}'s patch size {patch[0]}")

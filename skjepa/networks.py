@@ -1,0 +1,202 @@
+"""Small encoders trained by this package, and the one file format that holds them.
+
+A file is safetensors whose header carries, under the key ``skjepa``, everything needed to rebuild the module and to
+prepare its input. Reading it runs no code from the file.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+FORMAT = 1
+
+
+class _Block(nn.Module):
+    """Two 3x3 convolutions with a residual path; SiLU keeps the Jacobian smooth."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.SiLU(),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            # Pooling before the 1x1 convolution keeps every pixel in the shortcut; a strided one would drop most.
+            self.shortcut = nn.Sequential(
+                nn.AvgPool2d(stride, ceil_mode=True),
+                nn.Conv2d(inputs, outputs, 1, bias=False),
+                nn.BatchNorm2d(outputs),
+            )
+        self.activation = nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.residual(x) + self.shortcut(x))
+
+
+class ConvNet(nn.Module):
+    """A small residual network with a linear scored output.
+
+    Parameters
+    ----------
+    widths, depths : sequence of int
+        Channels and blocks of each stage. The stem and every stage after the first halve the resolution.
+    n_components : int
+        K, length of the scored embedding.
+
+    Attributes
+    ----------
+    features : nn.Module
+        (n_samples, 3, H, W) normalised images -> (n_samples, widths[-1]) pooled features, for probes and neighbours.
+    head : nn.Linear
+        Features -> (n_samples, n_components), with nothing after it: any normalisation or rectifier here would make
+        singular values of the Jacobian exactly zero.
+    """
+
+    def __init__(
+        self, widths: tuple[int, ...] = (32, 64, 128, 256), depths: tuple[int, ...] = (1, 1, 1, 1), n_components=64
+    ) -> None:
+        super().__init__()
+        if len(widths) != len(depths) or not widths:
+            raise ValueError(f"widths and depths need equal, positive length, got {widths} and {depths}")
+        layers: list[nn.Module] = [
+            nn.Conv2d(3, widths[0], 4, 2, 1, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.SiLU(),
+        ]
+        inputs = widths[0]
+        for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+            for block in range(depth):
+                layers.append(_Block(inputs, width, stride=2 if stage > 0 and block == 0 else 1))
+                inputs = width
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(inputs, n_components)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised images (n_samples, 3, H, W) -> scored embeddings (n_samples, n_components)."""
+        return self.head(self.features(x))
+
+
+_NETWORKS: dict[str, Callable[..., nn.Module]] = {"convnet": ConvNet}
+
+
+def build_network(name: str, **kwargs: Any) -> nn.Module:
+    """A freshly initialised network by its registered name.
+
+    Parameters
+    ----------
+    name : str
+        ``"convnet"``.
+    **kwargs
+        Arguments of the network, representable in JSON.
+
+    Returns
+    -------
+    nn.Module
+        In training mode, float32. Its `recipe` attribute is ``{"network": name, "kwargs": kwargs}``, which
+        `save_network` writes.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown.
+    """
+    if name not in _NETWORKS:
+        raise ValueError(f"unknown network {name!r}; known: {', '.join(sorted(_NETWORKS))}")
+    module = _NETWORKS[name](**kwargs)
+    module.recipe = {"network": name, "kwargs": kwargs}  # type: ignore[assignment]
+    return module
+
+
+def save_network(module: nn.Module, path: str | os.PathLike, *, metadata: Mapping[str, Any]) -> None:
+    """Write weights and description to one safetensors file, atomically.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Made by `build_network`; its tensors are written in their own dtype.
+    path : path-like
+        The file appears, complete, under this name or not at all.
+    metadata : mapping
+        What a reader needs beside the network, representable in JSON: ``image_size`` (pixels), ``mean`` and ``std``
+        (three numbers each, of pixels in [0, 1]), and any account of the training.
+
+    Raises
+    ------
+    ValueError
+        If the module was not made by `build_network`.
+    """
+    recipe = getattr(module, "recipe", None)
+    if recipe is None:
+        raise ValueError(f"{type(module).__name__} has no recipe: only modules made by build_network can be saved")
+    header = {"format": FORMAT, **recipe, **metadata}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata={"skjepa": json.dumps(header, sort_keys=True)})
+        os.chmod(temporary, 0o644)  # mkstemp gives 0600, which would follow the file into a wheel
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def read_network(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:
+    """Rebuild a network written by `save_network`.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    module : nn.Module
+        In evaluation mode, on the CPU, with the dtype it was saved in.
+    metadata : dict
+        The whole header: ``format``, ``network``, ``kwargs`` and what was given to `save_network`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is not safetensors, was not written by skjepa, is of an unknown format or network, or its tensors
+        do not fit the network. The message names the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no network file at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get("skjepa")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+    if header is None:
+        raise ValueError(f"{path} carries no 'skjepa' metadata: it was not written by skjepa.networks.save_network")
+    try:
+        metadata = json.loads(header)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: the 'skjepa' metadata is not JSON: {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{path} has format {metadata.get('format')!r}; this version of skjepa reads {FORMAT}")
+    try:
+        module = build_network(metadata["network"], **metadata["kwargs"])
+        dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
+        module.to(dtype).load_state_dict(tensors)
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise ValueError(f"{path} does not fit the network it names: {error}") from error
+    return module.eval(), metadata

@@ -1,0 +1,340 @@
+"""Training of small image JEPAs without labels.
+
+Everything random in an epoch follows from (seed, epoch), and the schedule from the step alone, so a checkpoint taken
+between epochs needs no generator state and a resumed run equals an uninterrupted one exactly.
+"""
+
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from skjepa.augment import ViewOptions, training_views
+from skjepa.losses import epps_pulley, info_nce, invariance, random_directions, sigreg, vicreg
+
+OBJECTIVES = ("sigreg", "vicreg", "info_nce")
+
+
+class CollapseWarning(UserWarning):
+    """The embeddings of an encoder in training vary in few directions only."""
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Settings of `pretrain`. All of them decide the resulting weights, on one machine and number of threads.
+
+    Attributes
+    ----------
+    epochs, batch_size : int
+        The last incomplete batch of an epoch is dropped.
+    learning_rate, weight_decay : float
+        AdamW; weight decay acts on matrices and kernels only. Linear warm-up, then cosine to zero.
+    warmup : float
+        Share of all steps spent warming up.
+    objective : {"sigreg", "vicreg", "info_nce"}
+        Loss of the scored output.
+    sigreg_weight : float
+        l of (1 - l) invariance + l SIGReg, SIGReg including its factor batch size.
+    n_directions : int
+        Random projections a step.
+    projector_objective : {"sigreg", "vicreg", "info_nce"} or None
+        A second loss, on an MLP over the pooled features that is thrown away after training.
+    projector_weight, projector_width
+        Weight of the second loss; width of the MLP's hidden layer, its output has half of it.
+    temperature : float
+        Of InfoNCE.
+    n_views : int
+        Views of each image a step; "vicreg" and "info_nce" take two.
+    views : ViewOptions
+    mean, std : three floats
+        Normalisation of pixels in [0, 1].
+    precision : {"bfloat16", "float32"}
+        bfloat16 is autocast: weights, losses and optimiser stay float32.
+    seed : int
+    """
+
+    epochs: int = 30
+    batch_size: int = 256
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.05
+    objective: str = "sigreg"
+    sigreg_weight: float = 0.15
+    n_directions: int = 256
+    projector_objective: str | None = None
+    projector_weight: float = 1.0
+    projector_width: int = 512
+    temperature: float = 0.2
+    n_views: int = 2
+    views: ViewOptions = field(default_factory=ViewOptions)
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+    precision: str = "bfloat16"
+    seed: int = 0
+
+    def validate(self, n_samples: int) -> None:
+        """Raise ValueError where a setting cannot be trained with."""
+        for name in (self.objective, self.projector_objective):
+            if name is not None and name not in OBJECTIVES:
+                raise ValueError(f"unknown objective {name!r}; known: {', '.join(OBJECTIVES)}")
+            if name in ("vicreg", "info_nce") and self.n_views != 2:
+                raise ValueError(f"{name} compares two views, got n_views={self.n_views}")
+        if self.n_views < 2:
+            raise ValueError(f"n_views must be at least 2, got {self.n_views}")
+        if self.precision not in ("bfloat16", "float32"):
+            raise ValueError(f"precision must be 'bfloat16' or 'float32', got {self.precision!r}")
+        if not 2 <= self.batch_size <= n_samples:
+            raise ValueError(f"batch_size must lie in [2, {n_samples}] (the number of images), got {self.batch_size}")
+
+
+def pretrain(
+    network: nn.Module,
+    images: Tensor,
+    config: PretrainConfig,
+    *,
+    checkpoint: str | os.PathLike | None = None,
+    resume: bool = False,
+    on_epoch: Callable[[nn.Module, dict[str, float]], None] | None = None,
+    progress: bool = False,
+) -> list[dict[str, float]]:
+    """Train `network` in place on unlabelled images.
+
+    Parameters
+    ----------
+    network : nn.Module
+        (n, 3, H, W) -> (n, K); with a submodule `features` if the configuration asks for a projector.
+    images : uint8 Tensor of shape (n_samples, 3, height, width)
+    config : PretrainConfig
+    checkpoint : path-like, optional
+        Rewritten, atomically, after every epoch.
+    resume : bool
+        Continue from `checkpoint` where it exists; the result equals that of an uninterrupted run.
+    on_epoch : callable, optional
+        Called with the network (in evaluation mode) and the epoch's statistics after the checkpoint is written.
+    progress : bool
+        Show a bar with losses; its rate is in images (not views) a second.
+
+    Returns
+    -------
+    list of dict
+        One for each epoch: ``epoch`` from 1, mean losses, ``samples_per_second``, and `embedding_statistics` of the first 2,048
+        images, unaugmented. The network is left in evaluation mode.
+
+    Raises
+    ------
+    ValueError
+        If a setting is unusable, or `checkpoint` belongs to another configuration.
+    FloatingPointError
+        If the loss is not finite; the last checkpoint is then still good.
+
+    Warns
+    -----
+    CollapseWarning
+        After an epoch, past the warm-up, whose embeddings' participation ratio is under a tenth of K.
+    """
+    config.validate(len(images))
+    network.to(memory_format=torch.channels_last)
+    torch.manual_seed(config.seed)
+    model = nn.ModuleDict({"network": network})
+    if config.projector_objective:
+        model["projector"] = _projector(_feature_width(network, images), config.projector_width)
+    optimizer = _optimizer(model, config)
+    history: list[dict[str, float]] = []
+    if resume and checkpoint is not None and Path(checkpoint).exists():
+        history = _load_checkpoint(checkpoint, model, optimizer, config)
+    for epoch in range(len(history), config.epochs):
+        record = {"epoch": epoch + 1} | _train_epoch(model, optimizer, images, config, epoch, progress)
+        network.eval()
+        record |= embedding_statistics(embed(network, images[:2048], config), seed=config.seed)
+        history.append(record)
+        if epoch + 1 >= config.warmup * config.epochs:
+            _warn_of_collapse(record)
+        if checkpoint is not None:
+            _save_checkpoint(checkpoint, model, optimizer, config, history)
+        if on_epoch is not None:
+            on_epoch(network, record)
+    network.eval()
+    return history
+
+
+@torch.no_grad()
+def embed(module: nn.Module, images: Tensor, config: PretrainConfig, *, batch_size: int = 512) -> Tensor:
+    """Outputs of `module` (in its current mode) for unaugmented images, float32 of shape (n_samples, n_outputs).
+
+    Parameters
+    ----------
+    module : nn.Module
+        A network, or its `features`.
+    images : uint8 Tensor of shape (n_samples, 3, height, width)
+    config : PretrainConfig
+        For mean and standard deviation of the pixels.
+    """
+    parts = [module(_normalise(part.float() / 255, config)).float() for part in images.split(batch_size)]
+    return torch.cat(parts)
+
+
+def embedding_statistics(embeddings: Tensor, *, seed: int = 0) -> dict[str, float]:
+    """How far a sample of embeddings is from an isotropic Gaussian.
+
+    Parameters
+    ----------
+    embeddings : Tensor of shape (n_samples, n_components)
+    seed : int
+        Of the 256 random directions for the normality statistic.
+
+    Returns
+    -------
+    dict
+        ``n_components`` K; ``eigenvalue_max``, ``eigenvalue_median``, ``eigenvalue_min`` of the covariance;
+        ``participation_ratio`` (sum l)^2 / sum l^2 in [1, K], zero if nothing varies; ``normality``, the mean
+        Epps-Pulley statistic of projections, centred and scaled together, over n_samples: zero for an isotropic
+        Gaussian but for about 1 / n_samples of sampling noise.
+    """
+    z = embeddings.double()
+    n, k = z.shape
+    z = z - z.mean(0)
+    eigenvalues = torch.linalg.eigvalsh(z.T @ z / (n - 1)).clamp_min(0)
+    total = eigenvalues.sum()
+    directions = random_directions(k, 256, torch.Generator().manual_seed(seed)).to(z)
+    scaled = z / (total / k).sqrt().clamp_min(1e-12)
+    return {
+        "n_components": float(k),
+        "eigenvalue_max": eigenvalues[-1].item(),
+        "eigenvalue_median": eigenvalues.median().item(),
+        "eigenvalue_min": eigenvalues[0].item(),
+        "participation_ratio": (total**2 / eigenvalues.square().sum().clamp_min(1e-300)).item(),
+        "normality": epps_pulley(scaled @ directions).mean().item() / n,
+    }
+
+
+def _warn_of_collapse(record: dict[str, float]) -> None:
+    ratio, total = record["participation_ratio"], record["n_components"]
+    if ratio < 0.1 * total:
+        message = f"epoch {record['epoch']}: the embeddings are collapsing, participation ratio {ratio:.1f} of {total:.0f} components"
+        warnings.warn(message, CollapseWarning, stacklevel=3)
+
+
+def _train_epoch(model, optimizer, images: Tensor, config: PretrainConfig, epoch: int, progress: bool) -> dict:
+    generator = torch.Generator().manual_seed(_mix(config.seed, epoch))
+    order = torch.randperm(len(images), generator=generator)
+    steps = len(images) // config.batch_size
+    sums: dict[str, float] = {}
+    started = time.perf_counter()
+    model.train()
+    with tqdm(
+        total=steps * config.batch_size, desc=f"epoch {epoch + 1}/{config.epochs}", unit="img", disable=not progress
+    ) as bar:
+        for step in range(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * _schedule((epoch * steps + step) / (config.epochs * steps), config)
+            batch = images[order[step * config.batch_size : (step + 1) * config.batch_size]]
+            losses = _losses(model, batch, generator, config)
+            loss = losses["loss"]
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"loss {loss.item()} in epoch {epoch + 1}, step {step + 1}: lower the learning rate"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value.item()
+            bar.update(config.batch_size)
+            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    record = {name: value / steps for name, value in sums.items()}
+    record["samples_per_second"] = steps * config.batch_size / (time.perf_counter() - started)
+    return record
+
+
+def _losses(model, batch: Tensor, generator: torch.Generator, config: PretrainConfig) -> dict[str, Tensor]:
+    views = torch.cat([training_views(batch, generator, options=config.views) for _ in range(config.n_views)])
+    views = _normalise(views, config)
+    network = model["network"]
+    with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
+        if "projector" not in model:
+            embeddings = network(views)
+        else:
+            features = network.features(views)
+            embeddings, projections = network.head(features), model["projector"](features)
+    losses = {}
+    losses["loss"] = loss = _objective(config.objective, embeddings, generator, config)
+    if "projector" in model:
+        second = _objective(config.projector_objective, projections, generator, config)
+        losses |= {"loss": loss + config.projector_weight * second, "head_loss": loss, "projector_loss": second}
+    return losses
+
+
+def _objective(name: str | None, embeddings: Tensor, generator: torch.Generator, config: PretrainConfig) -> Tensor:
+    views = embeddings.float().unflatten(0, (config.n_views, -1))
+    if name == "vicreg":
+        return vicreg(views[0], views[1])
+    if name == "info_nce":
+        return info_nce(views[0], views[1], temperature=config.temperature)
+    directions = random_directions(views.shape[2], config.n_directions, generator)
+    regulariser = torch.stack([sigreg(view, directions) for view in views]).mean()
+    return (1 - config.sigreg_weight) * invariance(views) + config.sigreg_weight * regulariser
+
+
+def _normalise(pixels: Tensor, config: PretrainConfig) -> Tensor:
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (config.mean, config.std))
+    return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def _schedule(done: float, config: PretrainConfig) -> float:
+    """Factor on the learning rate when a share `done` of all steps lies behind."""
+    if done < config.warmup:
+        return (done + 1e-3) / (config.warmup + 1e-3)
+    return 0.5 * (1 + math.cos(math.pi * (done - config.warmup) / (1 - config.warmup)))
+
+
+def _mix(seed: int, epoch: int) -> int:
+    """A generator seed that no other small (seed, epoch) shares."""
+    return (seed * 1_000_003 + epoch) % 2**63
+
+
+def _projector(width: int, hidden: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(width, hidden, bias=False), nn.BatchNorm1d(hidden), nn.SiLU(), nn.Linear(hidden, hidden // 2)
+    )
+
+
+@torch.no_grad()
+def _feature_width(network: nn.Module, images: Tensor) -> int:
+    training = network.training
+    width = network.eval().features(torch.zeros(1, *images.shape[1:])).shape[1]  # type: ignore[operator]
+    network.train(training)
+    return width
+
+
+def _optimizer(model: nn.Module, config: PretrainConfig) -> torch.optim.Optimizer:
+    kernels = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": kernels}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98))
+
+
+def _save_checkpoint(path, model, optimizer, config: PretrainConfig, history: list[dict[str, float]]) -> None:
+    state: dict[str, Any] = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    state |= {"config": asdict(config), "history": history}
+    temporary = Path(f"{path}.tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def _load_checkpoint(path, model, optimizer, config: PretrainConfig) -> list[dict[str, float]]:
+    state = torch.load(path, weights_only=True)
+    current = asdict(config)
+    changed = sorted(name for name in current if state["config"].get(name) != current[name])
+    if changed:
+        raise ValueError(f"{path} was made with other settings: {', '.join(changed)}")
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["history"]

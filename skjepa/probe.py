@@ -1,0 +1,115 @@
+"""One look at an encoder before hours are spent on it: shape, determinism, independence of samples, memory."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Batched and single passes of a deterministic module may differ by rounding; mixing and dropout differ by far more.
+_TOLERANCE = 1e-3
+
+
+class EncoderError(ValueError):
+    """The module is not a function that a Jacobian score makes sense for; the message says which condition fails."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one pass over two samples tells.
+
+    Attributes
+    ----------
+    n_components : int
+        K, length of the embedding.
+    n_inputs : int
+        D, entries of one input.
+    graph_bytes : int
+        Memory that the forward pass keeps for the backward passes, per sample.
+    """
+
+    n_components: int
+    n_inputs: int
+    graph_bytes: int
+
+
+def probe(function: Callable[[Tensor], Tensor], shape: tuple[int, ...], *, dtype: torch.dtype, device: str) -> Probe:
+    """Check that `function` maps ``(B, *shape)`` to ``(B, K)``, each row from its own sample, the same every time.
+
+    Raises
+    ------
+    EncoderError
+        Wrong shape, not floating point, not finite, not differentiable, stochastic, or samples of a batch are mixed.
+    """
+    generator = torch.Generator().manual_seed(0)
+    first, second, third = torch.randn(3, *shape, generator=generator, dtype=dtype).to(device)
+    with torch.random.fork_rng(devices=[]):
+        pair = torch.stack([first, second]).requires_grad_(True)
+        output, bytes_of_two = _call_and_count(function, pair)
+        _check_output(output, pair, n_samples=2)
+        with torch.no_grad():
+            again = _call(function, torch.stack([first, second]))
+            other = _call(function, torch.stack([first, third]))
+    output = output.detach()
+    if _differ(output, again):
+        raise EncoderError(
+            "the encoder is stochastic: two passes over the same input differ in eval mode "
+            "(dropout called by function, noise, random crops?)"
+        )
+    if _differ(output[0], other[0]):
+        raise EncoderError(
+            "the encoder mixes the samples of a batch: one sample's embedding changes with its neighbour "
+            "(batch statistics in eval mode, batch-wide normalisation or attention?)"
+        )
+    # The weights are kept once however many samples there are: the difference is what a sample costs.
+    _, bytes_of_one = _call_and_count(function, first[None].requires_grad_(True))
+    return Probe(output.shape[1], first.numel(), max(0, bytes_of_two - bytes_of_one))
+
+
+def _call_and_count(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, int]:
+    """Output, with its graph, and the bytes that the graph keeps."""
+    storages: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = _call(function, x)
+    return output, sum(storages.values())
+
+
+def _call(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    try:
+        return function(x)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
+        raise EncoderError(f"the encoder fails on an input of shape {tuple(x.shape)}: {error}") from error
+
+
+def _check_output(output: object, x: Tensor, n_samples: int) -> None:
+    if not isinstance(output, Tensor):
+        raise EncoderError(
+            f"the encoder must return a tensor (B, K); it returned {type(output).__name__}. Choose with output="
+        )
+    if output.ndim != 2 or output.shape[0] != n_samples or output.shape[1] == 0:
+        raise EncoderError(
+            f"the encoder returned shape {tuple(output.shape)} for {n_samples} inputs; it must be (B, K). "
+            "Choose a layer or a callable with output="
+        )
+    if not output.is_floating_point():
+        raise EncoderError(f"the encoder's output must be floating point; got {output.dtype}")
+    if not torch.isfinite(output).all():
+        raise EncoderError("the encoder's output is not finite (NaN or infinity) on random input")
+    depends = output.requires_grad and torch.autograd.grad(output.sum(), x, allow_unused=True)[0] is not None
+    if not depends:
+        raise EncoderError(
+            "the encoder's output does not depend differentiably on its input (detached or no_grad inside?)"
+        )
+
+
+def _differ(a: Tensor, b: Tensor) -> bool:
+    scale = a.abs().max().clamp_min(torch.finfo(a.dtype).tiny)
+    return bool((a - b).abs().max() > _TOLERANCE * scale)

@@ -1,0 +1,164 @@
+"""From an `Extraction` to one number a sample: the volume term, the embedding's density, and how the two go together."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.decomposition import PCA
+from sklearn.pipeline import make_pipeline
+
+from skjepa._validation import check_choice, check_integer, check_number
+from skjepa.densities import ConditionalDensity, GaussianDensity, KNNDensity, out_of_fold_scores
+from skjepa.extraction import Extraction
+from skjepa.functionals import combine_views, log_volume, noise_level
+
+SCORES = ("joint", "density", "jepa")
+REFERENCES = {"knn": KNNDensity, "gaussian": GaussianDensity}
+
+AUTO_FLOOR = 1e-3
+"""`floor="auto"`: this share of the median largest singular value of the fit samples."""
+
+
+@dataclass
+class ScoreModel:
+    """What normal samples taught: one floor, one rank, log q(z), log q(s | z), and the scale of each term.
+
+    Attributes
+    ----------
+    score : {"joint", "density", "jepa"}
+        - "jepa": the log-volume s alone (arXiv 2510.05949, Eq. 5);
+        - "density": log q(z) + s, the change of variables with q learned;
+        - "joint": the sum of s, log q(z) and log q(s | z), each standardised on out-of-fold values of the fit samples.
+    floor, rank
+        Of the log-volume, the same for all samples.
+    reference, conditional
+        Fitted densities, None where `score` does without.
+    location, scale : dict
+        Mean and standard deviation of each term over the fit samples, out of fold.
+    """
+
+    score: str
+    floor: float
+    rank: int
+    reference: Any = None
+    conditional: ConditionalDensity | None = None
+    location: dict[str, float] | None = None
+    scale: dict[str, float] | None = None
+
+    def volume(self, extraction: Extraction) -> NDArray[np.float64]:
+        """Log-volume in nats, views combined; (n_samples,)."""
+        return combine_views(log_volume(extraction.singular_values, floor=self.floor, rank=self.rank))
+
+    def terms(self, extraction: Extraction) -> dict[str, NDArray[np.float64]]:
+        """The terms whose sum the score is, by name, each (n_samples,); higher = more normal."""
+        s = self.volume(extraction)
+        if self.score == "jepa":
+            return {"volume": s}
+        z = extraction.embeddings
+        raw = {"volume": s, "density": self.reference.score_samples(z)}
+        if self.score == "density":
+            return raw
+        raw["volume given embedding"] = self.conditional.score_samples(z, s)
+        return {name: (value - self.location[name]) / self.scale[name] for name, value in raw.items()}
+
+    def score_samples(self, extraction: Extraction) -> NDArray[np.float64]:
+        """One score a sample; (n_samples,), higher = more normal."""
+        return np.sum(list(self.terms(extraction).values()), axis=0)
+
+
+def fit_score_model(
+    extraction: Extraction, *, score: str, reference: Any, floor: float | str, rank: int | None
+) -> ScoreModel:
+    """Learn a `ScoreModel` from normal samples.
+
+    Parameters
+    ----------
+    extraction : Extraction
+        Of at least two normal samples.
+    score : {"joint", "density", "jepa"}
+    reference : {"knn", "gaussian"} or estimator
+        Model of log q(z); an estimator needs `fit` and `score_samples` and is cloned.
+    floor : float or "auto"
+        Absolute floor of the singular values, or `AUTO_FLOOR` times the median largest one.
+    rank : int, optional
+        Number of singular values that count; by default those whose median over the samples exceeds the floor.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Invalid settings or fewer than two samples.
+    """
+    check_choice("score", score, SCORES)
+    if len(extraction) < 2:
+        raise ValueError(f"fit needs at least 2 samples; got {len(extraction)} sample")
+    sigma = extraction.singular_values
+    floor = _learn_floor(sigma, floor, extraction.eps)
+    model = ScoreModel(score, floor, _learn_rank(sigma, floor, rank))
+    if score == "jepa":
+        return model
+    z, s = extraction.embeddings, model.volume(extraction)
+    density = _resolve_reference(reference, n_components=z.shape[1], rank=sigma.shape[2])
+    model.reference = clone(density).fit(z)
+    if score == "density":
+        return model
+    model.conditional = ConditionalDensity().fit(z, s)
+    out_of_fold = {
+        "volume": s,
+        "density": out_of_fold_scores(density, z),
+        "volume given embedding": model.conditional.fit_scores_,
+    }
+    model.location = {name: float(np.mean(value)) for name, value in out_of_fold.items()}
+    model.scale = {name: _spread(value) for name, value in out_of_fold.items()}
+    return model
+
+
+def _spread(values: NDArray[np.float64]) -> float:
+    spread = float(np.std(values))
+    # A term that is constant up to rounding carries nothing: dividing by its noise would let it decide.
+    return spread if spread > 1e-9 * (1 + float(np.abs(values).max())) else np.inf
+
+
+def _learn_floor(sigma: NDArray[np.float64], floor: float | str, eps: float) -> float:
+    largest = float(np.median(sigma[..., 0]))
+    if isinstance(floor, str):
+        check_choice("floor", floor, ("auto",))
+        # All-zero Jacobians are possible (a collapsed encoder); the log needs a positive floor all the same.
+        return max(AUTO_FLOOR * largest, np.finfo(float).tiny)
+    value = check_number("floor", floor, above=0.0)
+    noise = float(np.median(noise_level(sigma, eps)))
+    smallest = float(np.median(sigma[..., -1]))
+    if value < noise and smallest < noise:
+        warnings.warn(
+            f"floor {value:g} lies under the noise of the arithmetic ({noise:.2g}, ten epsilon times the largest singular "
+            f"value), and some singular values do too: the score counts rounding errors. Use floor='auto', a floor above "
+            f"{noise:.2g}, a rank, or precision='float64'",
+            stacklevel=2,
+        )
+    return value
+
+
+def _learn_rank(sigma: NDArray[np.float64], floor: float, rank: int | None) -> int:
+    available = sigma.shape[-1]
+    if rank is None:
+        return max(1, int((np.median(sigma, axis=(0, 1)) > floor).sum()))
+    rank = check_integer("rank", rank, minimum=1)
+    if rank > available:
+        raise ValueError(f"rank must be at most min(K, D) = {available}; got {rank}")
+    return rank
+
+
+def _resolve_reference(reference: Any, *, n_components: int, rank: int) -> Any:
+    if isinstance(reference, str):
+        check_choice("reference", reference, REFERENCES)
+        density = REFERENCES[reference]()
+        # Inputs of D < K dimensions fill a D-dimensional surface: a Gaussian in all K would be singular.
+        return make_pipeline(PCA(rank), density) if reference == "gaussian" and rank < n_components else density
+    if not (hasattr(reference, "fit") and hasattr(reference, "score_samples")):
+        raise TypeError(
+            f"reference must be one of {', '.join(map(repr, REFERENCES))} or an estimator with fit and score_samples; "
+            f"got {type(reference).__name__}"
+        )
+    return reference

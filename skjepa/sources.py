@@ -1,0 +1,267 @@
+"""Whatever a user calls data becomes a `Source`: ids, and a function that loads one sample."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+IMAGE_SUFFIXES = frozenset(
+    [".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".pnm", ".tif", ".tiff", ".webp"]
+)
+
+
+class ImageReadError(ValueError):
+    """An image cannot be read or is not a picture; the message names it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """n samples, loaded one at a time.
+
+    Attributes
+    ----------
+    ids : array of shape (n_samples,), str
+    load : callable
+        Position to a PIL image in RGB, a uint8 or float array (H, W, 3), a float tensor (3, H, W), or, where
+        `is_vector`, a float64 array (d,). Raises ImageReadError.
+    is_vector : bool
+    stable_ids : bool
+        False where ids are mere positions (a torch Dataset), which a later run may number otherwise.
+    """
+
+    ids: NDArray[np.str_]
+    load: Callable[[int], Any]
+    is_vector: bool = False
+    stable_ids: bool = True
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def as_source(X: Any, *, ids: Sequence[str] | None = None) -> Source:
+    """Make a `Source` of images or vectors.
+
+    Parameters
+    ----------
+    X : see below
+        - array (N, H, W, 3), uint8 or float in [0, 1]; tensor (N, 3, H, W), float in [0, 1];
+        - list of PIL images, of such arrays (H, W, 3) or of paths; object or string array (n,) or (n, 1) of them;
+        - a folder, searched to the bottom for image files, in sorted order;
+        - a map-style torch Dataset with items x or (x, label), x a tensor (3, H, W) in [0, 1] or a PIL image;
+        - numeric array, list or data frame (n, d): vectors.
+    ids : sequence of str, optional
+        Unique names in the place of the source's own.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Names what is wrong: empty, ragged, wrong channel count, not finite, outside [0, 1], repeated ids.
+    """
+    source = X if isinstance(X, Source) else _dispatch(X)
+    if len(source) == 0:
+        raise ValueError("X holds no samples")
+    if ids is not None:
+        names = np.asarray(ids, dtype=np.str_)
+        if names.shape != (len(source),):
+            raise ValueError(f"ids must be one name a sample: {len(source)} samples, ids of shape {names.shape}")
+        if len(np.unique(names)) != len(names):
+            raise ValueError("ids must be unique")
+        source = Source(names, source.load, source.is_vector)
+    return source
+
+
+def _dispatch(X: Any) -> Source:
+    if isinstance(X, str | os.PathLike):
+        return folder_source(X)
+    if isinstance(X, Tensor):
+        return _tensor_source(X)
+    if isinstance(X, torch.utils.data.Dataset):
+        return _dataset_source(X)
+    if isinstance(X, list | tuple):
+        return _list_source(X)
+    if hasattr(X, "toarray"):
+        raise TypeError("sparse input is not supported; pass X.toarray()")
+    return _array_source(np.asarray(X))
+
+
+def folder_source(folder: str | os.PathLike) -> Source:
+    """Image files below a folder, in sorted order; ids are paths relative to it, with forward slashes."""
+    root = Path(folder)
+    if not root.exists():
+        raise FileNotFoundError(f"no folder {root}")
+    if not root.is_dir():
+        raise NotADirectoryError(f"{root} is a file; give a folder, or a list of paths")
+    files = sorted(
+        Path(parent, name)
+        for parent, _, names in os.walk(root)  # links to folders are not followed: they may loop
+        for name in names
+        if Path(name).suffix.lower() in IMAGE_SUFFIXES
+    )
+    if not files:
+        raise ValueError(f"no image files below {root} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
+    return Source(np.array([file.relative_to(root).as_posix() for file in files]), lambda i: read_image(files[i]))
+
+
+def read_image(path: str | os.PathLike) -> Image.Image:
+    """An image file as upright RGB; raises ImageReadError that names the file and the reason."""
+    try:
+        with Image.open(path) as image:
+            return to_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError:
+        raise ImageReadError(f"{os.fspath(path)}: no such file") from None
+    except Exception as error:  # Pillow's plugins raise nearly anything on a broken file
+        raise ImageReadError(f"{os.fspath(path)}: cannot be read as an image ({error})") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Grey, palette, RGBA, CMYK and 16-bit images as RGB; transparency is dropped."""
+    if image.mode.startswith("I;16"):
+        # Pillow would clip 16 bits at 255 instead of scaling them.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _paths_source(paths: Sequence[str | os.PathLike]) -> Source:
+    names = [os.fspath(path) for path in paths]
+    return Source(np.array(names), lambda i: read_image(names[i]))
+
+
+def _list_source(X: Sequence[Any]) -> Source:
+    if not X:
+        raise ValueError("X is an empty list")
+    kinds = {_kind(item) for item in X}
+    if len(kinds) > 1:
+        raise TypeError(f"X mixes {' and '.join(sorted(kinds))}; give one kind")
+    kind = kinds.pop()
+    if kind == "paths":
+        return _paths_source(X)
+    if kind == "PIL images":
+        ids = np.array([_hash(np.asarray(image), image.mode) for image in X])
+        return Source(ids, lambda i: _loaded(X[i], f"image {i}"))
+    if kind == "tensors":
+        return _tensor_source(torch.stack(_same_shape(X)))
+    return _array_source(np.asarray(_same_shape(X) if kind == "arrays" else X))
+
+
+def _kind(item: Any) -> str:
+    if isinstance(item, str | os.PathLike):
+        return "paths"
+    if isinstance(item, Image.Image):
+        return "PIL images"
+    if isinstance(item, Tensor):
+        return "tensors"
+    return "arrays" if isinstance(item, np.ndarray) else "values"
+
+
+def _same_shape(items: Sequence[Any]) -> Sequence[Any]:
+    shapes = {tuple(item.shape) for item in items}
+    if len(shapes) > 1:
+        some = ", ".join(map(str, sorted(shapes)[:3]))
+        raise ValueError(
+            f"ragged input: arrays of different shapes ({some} ...); resize them, or give PIL images or paths"
+        )
+    return items
+
+
+def _loaded(image: Image.Image, name: str) -> Image.Image:
+    try:
+        return to_rgb(image)
+    except Exception as error:  # a lazily opened image is read here
+        raise ImageReadError(f"{name}: cannot be read as an image ({error})") from error
+
+
+def _array_source(X: np.ndarray) -> Source:
+    if X.dtype.kind in "OSU":
+        items = X[:, 0] if X.ndim == 2 and X.shape[1] == 1 else X
+        if items.ndim == 1 and all(_kind(item) in ("paths", "PIL images") for item in items):
+            return _list_source(list(items))
+        if X.dtype.kind == "O" and X.ndim == 2:
+            return _vector_source(X)
+        raise TypeError(f"array of dtype {X.dtype} and shape {X.shape} holds neither images, paths nor vectors")
+    if X.ndim == 2:
+        return _vector_source(X)
+    if X.ndim != 4:
+        raise ValueError(
+            f"images must be (N, H, W, 3) and vectors (n, d); got an array of shape {X.shape}"
+            + (". One image is X[np.newaxis]" if X.ndim == 3 and X.shape[-1] == 3 else "")
+        )
+    if X.shape[-1] != 3:
+        raise ValueError(
+            f"raw arrays need 3 channels, last: (N, H, W, 3); got shape {X.shape}. "
+            "Convert them, or give PIL images or files, which are converted to RGB"
+        )
+    if 0 in X.shape[1:]:
+        raise ValueError(f"images of no pixels: shape {X.shape}")
+    if X.dtype != np.uint8:
+        _check_pixels(X, "X")
+    return Source(np.array([_hash(image) for image in X], dtype=np.str_), lambda i: X[i])
+
+
+def _vector_source(X: np.ndarray) -> Source:
+    try:
+        rows = np.asarray(X, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"vectors must be numbers: {error}") from error
+    if not np.isfinite(rows).all():
+        raise ValueError("X holds NaN or infinite values")
+    return Source(np.array([_hash(row) for row in rows], dtype=np.str_), lambda i: rows[i], is_vector=True)
+
+
+def _tensor_source(X: Tensor) -> Source:
+    array = X.detach().cpu().numpy()
+    if array.ndim == 2:
+        return _vector_source(array)
+    if array.ndim != 4 or array.shape[1] != 3 or array.dtype.kind != "f":
+        raise ValueError(
+            f"tensors of images must be float (N, 3, H, W) in [0, 1]; got {X.dtype} of shape {tuple(X.shape)}"
+        )
+    _check_pixels(array, "X")
+    return Source(np.array([_hash(image) for image in array], dtype=np.str_), lambda i: torch.from_numpy(array[i]))
+
+
+def _dataset_source(dataset: torch.utils.data.Dataset) -> Source:
+    if not hasattr(dataset, "__len__"):
+        raise TypeError("an iterable Dataset has no length and no positions; give a map-style torch Dataset")
+
+    def load(i: int) -> Any:
+        item = dataset[i]
+        image = item[0] if isinstance(item, tuple | list) else item
+        if isinstance(image, Image.Image):
+            return _loaded(image, f"dataset item {i}")
+        if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+            found = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+            raise ImageReadError(f"dataset item {i} must be a float tensor (3, H, W) or a PIL image; got {found}")
+        try:
+            _check_pixels(image.numpy(), f"dataset item {i}")
+        except ValueError as error:
+            raise ImageReadError(str(error)) from error
+        return image
+
+    return Source(np.arange(len(dataset)).astype(np.str_), load, stable_ids=False)
+
+
+def _check_pixels(pixels: np.ndarray, name: str) -> None:
+    if pixels.dtype.kind != "f":
+        raise TypeError(f"{name}: pixels must be uint8 or float in [0, 1]; got dtype {pixels.dtype}")
+    low, high = pixels.min(), pixels.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError(f"{name}: NaN or infinite pixels")
+    if low < 0 or high > 1:
+        raise ValueError(f"{name}: float pixels must lie in [0, 1]; got values from {low:g} to {high:g}")
+
+
+def _hash(array: np.ndarray, *more: str) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(f"{array.dtype.str}{array.shape}{more}".encode())
+    digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()

@@ -1,0 +1,113 @@
+"""A folder that keeps finished samples: Parquet shards and a JSON manifest. A run resumes from what lies there."""
+
+import json
+import os
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from skjepa.extraction import SETTINGS, SettingsMismatchError, require_same_settings
+
+FORMAT = 1
+_MANIFEST = "manifest.json"
+_FLUSH_SECONDS = 20.0
+
+
+class Store:
+    """Rows of finished samples, appended in shards.
+
+    Parameters
+    ----------
+    path : path
+        Made if absent. A folder that holds other files and no manifest is refused.
+    settings : dict
+        What must agree before results may be mixed (`skjepa.extraction.SETTINGS`).
+
+    Raises
+    ------
+    SettingsMismatchError
+        The store was made with other settings; every difference is named.
+    """
+
+    def __init__(self, path: str | os.PathLike, settings: dict[str, Any]) -> None:
+        self.path = Path(path)
+        self._pending: list[tuple[str, NDArray, NDArray]] = []
+        self._flushed = time.monotonic()
+        manifest = self.path / _MANIFEST
+        settings = json.loads(json.dumps({key: settings.get(key) for key in SETTINGS}))
+        if manifest.exists():
+            found = _read_manifest(manifest)
+            require_same_settings(settings, found["settings"], f"the store {self.path} and this run")
+            return
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise ValueError(f"{self.path} is not a store: it exists, without {_MANIFEST}")
+        self.path.mkdir(parents=True, exist_ok=True)
+        _write_whole(manifest, json.dumps({"format": FORMAT, "settings": settings}, indent=1).encode())
+
+    def read(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Finished samples: id -> (embedding (K,), singular values (V, R))."""
+        rows = {}
+        for shard in sorted(self.path.glob("*.parquet")):
+            try:
+                table = pq.read_table(shard)
+                columns = [table.column(name).to_pylist() for name in ("id", "embedding", "singular_values")]
+            except (OSError, pa.ArrowException, KeyError) as error:
+                raise ValueError(f"{shard} is damaged: {error}. Move it away to compute its samples again") from error
+            for name, embedding, sigma in zip(*columns, strict=True):
+                rows[name] = (np.array(embedding), np.array(sigma))
+        return rows
+
+    def append(self, ids: list[str], embeddings: NDArray, singular_values: NDArray) -> None:
+        """Keep finished samples; they reach the disk in shards, at most every twenty seconds, and at `flush`."""
+        self._pending.extend(zip(ids, embeddings, singular_values, strict=True))
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is pending as one shard, whole or not at all."""
+        self._flushed = time.monotonic()
+        if not self._pending:
+            return
+        ids, embeddings, sigmas = zip(*self._pending, strict=True)
+        table = pa.table(
+            {
+                "id": pa.array(ids, pa.string()),
+                "embedding": pa.array([row.tolist() for row in embeddings], pa.list_(pa.float64())),
+                "singular_values": pa.array([row.tolist() for row in sigmas], pa.list_(pa.list_(pa.float64()))),
+            }
+        )
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        _write_whole(self.path / f"{time.time_ns()}-{uuid.uuid4().hex[:8]}.parquet", sink.getvalue().to_pybytes())
+        self._pending = []
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text())
+        version = manifest["format"]
+        manifest["settings"].keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not the manifest of a store: {error}") from error
+    if version != FORMAT:
+        raise SettingsMismatchError(f"{path} has format {version}; this version of skjepa reads {FORMAT}")
+    return manifest
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write under a temporary name, flush to the disk, rename: a reader never sees half a file."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

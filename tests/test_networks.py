@@ -1,0 +1,111 @@
+"""Networks and their file format."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from skjepa.networks import ConvNet, build_network, read_network, save_network
+
+TINY = {"widths": [8, 16], "depths": [1, 1], "n_components": 5}
+INPUT = {"image_size": 16, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+
+
+@pytest.fixture
+def network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return build_network("convnet", **TINY).eval()
+
+
+def test_shapes_and_features(network):
+    x = torch.randn(3, 3, 16, 16)
+    features = network.features(x)
+    assert features.shape == (3, 16)
+    torch.testing.assert_close(network(x), network.head(features))
+    assert network(x).shape == (3, 5)
+
+
+@pytest.mark.parametrize("size", [9, 16, 31])
+def test_any_image_size(network, size):
+    assert network(torch.randn(2, 3, size, size)).shape == (2, 5)
+
+
+def test_float64_and_channels_last_agree(network):
+    x = torch.randn(2, 3, 16, 16)
+    plain = network(x)
+    last = network.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(last, plain, atol=1e-5, rtol=1e-4)
+    double = network.double()(x.double())
+    assert double.dtype == torch.float64
+    torch.testing.assert_close(double.float(), plain, atol=1e-5, rtol=1e-4)
+
+
+def test_jacobian_has_full_rank(network):
+    """Nothing after the head: no singular value of the Jacobian is zero."""
+    x = torch.randn(3, 16, 16, dtype=torch.float64)
+    network.double()
+    jacobian = torch.autograd.functional.jacobian(lambda v: network(v[None])[0], x).flatten(1)
+    values = torch.linalg.svdvals(jacobian)
+    assert values[-1] > 1e-6 * values[0]
+
+
+def test_unknown_network_and_bad_widths():
+    with pytest.raises(ValueError, match="unknown network 'resnet'.*convnet"):
+        build_network("resnet")
+    with pytest.raises(ValueError, match="equal, positive length"):
+        build_network("convnet", widths=[8], depths=[1, 1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_round_trip(network, tmp_path, dtype):
+    network.to(dtype)
+    path = tmp_path / "net.safetensors"
+    save_network(network, path, metadata={**INPUT, "training": {"epochs": 3}})
+    again, metadata = read_network(path)
+    assert metadata == {"format": 1, "network": "convnet", "kwargs": TINY, **INPUT, "training": {"epochs": 3}}
+    assert not again.training
+    x = torch.randn(2, 3, 16, 16, dtype=dtype)
+    assert torch.equal(again(x), network(x))
+    assert [p.name for p in tmp_path.iterdir()] == ["net.safetensors"]
+
+
+def test_saving_needs_a_recipe_and_leaves_nothing_half_written(network, tmp_path):
+    with pytest.raises(ValueError, match="no recipe"):
+        save_network(ConvNet(), tmp_path / "net.safetensors", metadata=INPUT)
+    with pytest.raises(TypeError):
+        save_network(network, tmp_path / "net.safetensors", metadata={"mean": torch.ones(3)})
+    assert not list(tmp_path.iterdir())
+
+
+def _write(path, header=None, tensors=None):
+    save_file(tensors or {"a": torch.zeros(1)}, path, metadata=header)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (None, "no 'skjepa' metadata"),
+        ({"skjepa": "{not json"}, "not JSON"),
+        ({"skjepa": json.dumps({"format": 2, "network": "convnet", "kwargs": TINY})}, "format 2"),
+        ({"skjepa": json.dumps({"format": 1, "network": "mystery", "kwargs": {}})}, "unknown network 'mystery'"),
+        ({"skjepa": json.dumps({"format": 1, "network": "convnet", "kwargs": {"depth": 3}})}, "depth"),
+        ({"skjepa": json.dumps({"format": 1, "network": "convnet", "kwargs": TINY})}, "head.weight"),
+    ],
+)
+def test_foreign_files_are_refused_by_name(tmp_path, header, message):
+    path = tmp_path / "foreign.safetensors"
+    _write(path, header)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_network(path)
+    assert str(path) in str(caught.value)
+
+
+def test_truncated_and_missing_files(network, tmp_path):
+    path = tmp_path / "net.safetensors"
+    save_network(network, path, metadata=INPUT)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"net\.safetensors is not a readable safetensors file"):
+        read_network(path)
+    with pytest.raises(FileNotFoundError, match=r"missing\.safetensors"):
+        read_network(tmp_path / "missing.safetensors")

@@ -1,0 +1,129 @@
+"""The training loop on networks that train in a second."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from skjepa.networks import build_network
+from skjepa.pretrain import CollapseWarning, PretrainConfig, embed, embedding_statistics, pretrain
+
+CONFIG = PretrainConfig(epochs=4, batch_size=16, n_directions=16, projector_width=16, precision="float32", seed=1)
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    """Coarse random colour patches: content that survives crops and jitter."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randint(0, 256, (72, 3, 4, 4), generator=generator).float()
+    return torch.nn.functional.interpolate(coarse, scale_factor=4, mode="bilinear").to(torch.uint8)
+
+
+def tiny(seed: int = 0) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    return build_network("convnet", widths=[8, 16], depths=[1, 1], n_components=8)
+
+
+def weights(network: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([t.flatten().double() for t in network.state_dict().values()])
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("projector", [None, "info_nce"])
+@pytest.mark.filterwarnings("ignore::skjepa.pretrain.CollapseWarning")
+def test_resumed_equals_uninterrupted(images, tmp_path, projector):
+    config = dataclasses.replace(CONFIG, projector_objective=projector)
+    whole = tiny()
+    history = pretrain(whole, images, config)
+
+    def stop_after_two(_, record):
+        if record["epoch"] == 2:
+            raise Interrupted
+
+    path = tmp_path / "run.pt"
+    with pytest.raises(Interrupted):
+        pretrain(tiny(), images, config, checkpoint=path, on_epoch=stop_after_two)
+    resumed = tiny(seed=99)  # the checkpoint alone decides, not the fresh weights
+    again = pretrain(resumed, images, config, checkpoint=path, resume=True)
+    assert torch.equal(weights(whole), weights(resumed))
+    for a, b in zip(history, again, strict=True):
+        assert {**a, "samples_per_second": 0} == {**b, "samples_per_second": 0}
+
+
+@pytest.mark.filterwarnings("ignore::skjepa.pretrain.CollapseWarning")
+def test_a_checkpoint_of_other_settings_is_refused(images, tmp_path):
+    path = tmp_path / "run.pt"
+    pretrain(tiny(), images, dataclasses.replace(CONFIG, epochs=1), checkpoint=path)
+    with pytest.raises(ValueError, match="other settings: epochs, seed"):
+        pretrain(tiny(), images, dataclasses.replace(CONFIG, seed=5), checkpoint=path, resume=True)
+
+
+@pytest.mark.parametrize("objective", ["sigreg", "vicreg", "info_nce"])
+@pytest.mark.filterwarnings("ignore::skjepa.pretrain.CollapseWarning")
+def test_every_objective_lowers_its_loss(images, objective):
+    network = tiny()
+    history = pretrain(network, images, dataclasses.replace(CONFIG, objective=objective, epochs=12))
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert not network.training
+
+
+def test_bfloat16_keeps_float32_weights(images):
+    network = tiny()
+    pretrain(network, images, dataclasses.replace(CONFIG, epochs=1, precision="bfloat16", warmup=1.0))
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+
+
+def test_collapse_is_reported(images):
+    config = dataclasses.replace(CONFIG, epochs=8, sigreg_weight=0.0, learning_rate=0.02, weight_decay=0.0)
+    network = build_network("convnet", widths=[8, 16], depths=[1, 1], n_components=32)
+    with pytest.warns(CollapseWarning, match="of 32 components"):
+        pretrain(network, images, config)
+
+
+def test_non_finite_loss_stops(images):
+    network = tiny()
+    with torch.no_grad():
+        network.head.bias.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="epoch 1, step 1"):
+        pretrain(network, images, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective": "magic"}, "unknown objective 'magic'"),
+        ({"objective": "vicreg", "n_views": 3}, "two views"),
+        ({"n_views": 1}, "at least 2"),
+        ({"batch_size": 500}, r"\[2, 72\]"),
+        ({"precision": "half"}, "precision"),
+    ],
+)
+def test_settings_are_checked(images, changes, message):
+    with pytest.raises(ValueError, match=message):
+        pretrain(tiny(), images, dataclasses.replace(CONFIG, **changes))
+
+
+def test_statistics_of_known_laws():
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(20_000, 4, dtype=torch.float64, generator=generator)
+    gaussian = embedding_statistics(3 * z + 1)
+    assert gaussian["participation_ratio"] == pytest.approx(4, abs=0.05)
+    assert gaussian["normality"] < 1e-3
+    assert gaussian["eigenvalue_max"] == pytest.approx(9, rel=0.05)
+    stretched = embedding_statistics(z * torch.tensor([2.0, 1.0, 0.0, 0.0]))
+    assert stretched["participation_ratio"] == pytest.approx(25 / 17, rel=0.03)
+    assert embedding_statistics(z.sign())["normality"] > 10 * gaussian["normality"]
+    assert embedding_statistics(torch.ones(5, 3))["participation_ratio"] == 0
+
+
+def test_embed_normalises_and_batches(images):
+    config = dataclasses.replace(CONFIG, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    flat = torch.nn.Flatten()
+    out = embed(flat, images[:5], config, batch_size=2).view(5, 3, 16, 16)
+    expected = (images[:5].double() / 255 - torch.tensor(config.mean).view(3, 1, 1)) / torch.tensor(config.std).view(
+        3, 1, 1
+    )
+    torch.testing.assert_close(out.double(), expected, atol=1e-6, rtol=0)

@@ -54,6 +54,11 @@ class PretrainConfig:
     n_views : int
         Views of each image a step; "vicreg" and "info_nce" take two.
     views : ViewOptions
+    view_size : int or None
+        Side of the views in pixels; the images' own by default. Random crops magnify: views smaller than the image
+        cost less and show objects at the scale they have in whole images.
+    full_size_share : float
+        Share of the epochs, the last ones, whose views have the images' own size.
     mean, std : three floats
         Normalisation of pixels in [0, 1].
     precision : {"bfloat16", "float32"}
@@ -75,6 +80,8 @@ class PretrainConfig:
     temperature: float = 0.2
     n_views: int = 2
     views: ViewOptions = field(default_factory=ViewOptions)
+    view_size: int | None = None
+    full_size_share: float = 0.0
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
     precision: str = "bfloat16"
@@ -125,8 +132,8 @@ def pretrain(
     Returns
     -------
     list of dict
-        One for each epoch: ``epoch`` from 1, mean losses, ``samples_per_second``, and `embedding_statistics` of the first 2,048
-        images, unaugmented. The network is left in evaluation mode.
+        One for each epoch: ``epoch`` from 1, mean losses, ``samples_per_second``, and `embedding_statistics` of the
+        first 2,048 images, unaugmented. The network is left in evaluation mode.
 
     Raises
     ------
@@ -216,9 +223,9 @@ def embedding_statistics(embeddings: Tensor, *, seed: int = 0) -> dict[str, floa
 
 
 def _warn_of_collapse(record: dict[str, float]) -> None:
-    ratio, total = record["participation_ratio"], record["n_components"]
+    epoch, ratio, total = (record[name] for name in ("epoch", "participation_ratio", "n_components"))
     if ratio < 0.1 * total:
-        message = f"epoch {record['epoch']}: the embeddings are collapsing, participation ratio {ratio:.1f} of {total:.0f} components"
+        message = f"epoch {epoch}: embeddings are collapsing, participation ratio {ratio:.1f} of {total:.0f} components"
         warnings.warn(message, CollapseWarning, stacklevel=3)
 
 
@@ -226,6 +233,7 @@ def _train_epoch(model, optimizer, images: Tensor, config: PretrainConfig, epoch
     generator = torch.Generator().manual_seed(_mix(config.seed, epoch))
     order = torch.randperm(len(images), generator=generator)
     steps = len(images) // config.batch_size
+    size = config.view_size if epoch < config.epochs * (1 - config.full_size_share) else None
     sums: dict[str, float] = {}
     started = time.perf_counter()
     model.train()
@@ -236,7 +244,7 @@ def _train_epoch(model, optimizer, images: Tensor, config: PretrainConfig, epoch
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * _schedule((epoch * steps + step) / (config.epochs * steps), config)
             batch = images[order[step * config.batch_size : (step + 1) * config.batch_size]]
-            losses = _losses(model, batch, generator, config)
+            losses = _losses(model, batch, generator, size, config)
             loss = losses["loss"]
             if not torch.isfinite(loss):
                 raise FloatingPointError(
@@ -254,8 +262,10 @@ def _train_epoch(model, optimizer, images: Tensor, config: PretrainConfig, epoch
     return record
 
 
-def _losses(model, batch: Tensor, generator: torch.Generator, config: PretrainConfig) -> dict[str, Tensor]:
-    views = torch.cat([training_views(batch, generator, options=config.views) for _ in range(config.n_views)])
+def _losses(model, batch: Tensor, generator: torch.Generator, size: int | None, config: PretrainConfig) -> dict:
+    views = torch.cat(
+        [training_views(batch, generator, size=size, options=config.views) for _ in range(config.n_views)]
+    )
     views = _normalise(views, config)
     network = model["network"]
     with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):

@@ -20,7 +20,7 @@ def exact_epps_pulley(x: Tensor) -> float:
 @pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (0.3, 0.0), (1.5, 1.0), (0.0, 0.0)])
 def test_epps_pulley_is_its_closed_form(rng, scale, shift):
     x = scale * torch.randn(40, dtype=torch.float64, generator=rng) + shift
-    assert epps_pulley(x).item() == pytest.approx(exact_epps_pulley(x), abs=1e-5)
+    assert epps_pulley(x).item() == pytest.approx(exact_epps_pulley(x), abs=1e-4)
 
 
 def test_epps_pulley_keeps_trailing_axes(rng):
@@ -42,13 +42,11 @@ def test_sigreg_prefers_the_isotropic_gaussian(rng):
         assert sigreg(other, directions) > 5 * gaussian
 
 
-def test_sigreg_of_gaussian_does_not_grow_with_the_batch(rng):
-    directions = random_directions(4, 200, rng)
-    small, large = (sigreg(torch.randn(n, 4, generator=rng), directions) for n in (200, 5000))
-    # Null expectation of N |phi_N - phi|^2 integrated: sqrt(2 pi) - sqrt(2 pi / 3), whatever N.
+@pytest.mark.parametrize("n", [20, 200])
+def test_epps_pulley_of_gaussian_samples_does_not_grow_with_their_number(rng, n):
+    # E |phi_N - phi|^2 = (1 - phi^2) / N, so the expectation is the integral of (1 - phi^2) phi, whatever N.
     expected = math.sqrt(2 * math.pi) - math.sqrt(2 * math.pi / 3)
-    assert small.item() == pytest.approx(expected, rel=0.5)
-    assert large.item() == pytest.approx(expected, rel=0.5)
+    assert epps_pulley(torch.randn(n, 2000, generator=rng)).mean().item() == pytest.approx(expected, rel=0.1)
 
 
 def test_sigreg_gradient_restores_scale(rng):

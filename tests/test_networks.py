@@ -51,7 +51,7 @@ def test_jacobian_has_full_rank(network):
 
 
 def test_unknown_network_and_bad_widths():
-    with pytest.raises(ValueError, match="unknown network 'resnet'.*convnet"):
+    with pytest.raises(ValueError, match=r"unknown network 'resnet'.*convnet"):
         build_network("resnet")
     with pytest.raises(ValueError, match="equal, positive length"):
         build_network("convnet", widths=[8], depths=[1, 1])

@@ -65,7 +65,7 @@ def test_a_checkpoint_of_other_settings_is_refused(images, tmp_path):
 @pytest.mark.filterwarnings("ignore::skjepa.pretrain.CollapseWarning")
 def test_every_objective_lowers_its_loss(images, objective):
     network = tiny()
-    history = pretrain(network, images, dataclasses.replace(CONFIG, objective=objective, epochs=12))
+    history = pretrain(network, images, dataclasses.replace(CONFIG, objective=objective, epochs=6))
     assert history[-1]["loss"] < history[0]["loss"]
     assert not network.training
 
@@ -108,13 +108,13 @@ def test_settings_are_checked(images, changes, message):
 
 def test_statistics_of_known_laws():
     generator = torch.Generator().manual_seed(0)
-    z = torch.randn(20_000, 4, dtype=torch.float64, generator=generator)
+    z = torch.randn(4_000, 4, dtype=torch.float64, generator=generator)
     gaussian = embedding_statistics(3 * z + 1)
     assert gaussian["participation_ratio"] == pytest.approx(4, abs=0.05)
-    assert gaussian["normality"] < 1e-3
-    assert gaussian["eigenvalue_max"] == pytest.approx(9, rel=0.05)
+    assert gaussian["normality"] < 2e-3
+    assert gaussian["eigenvalue_max"] == pytest.approx(9, rel=0.1)
     stretched = embedding_statistics(z * torch.tensor([2.0, 1.0, 0.0, 0.0]))
-    assert stretched["participation_ratio"] == pytest.approx(25 / 17, rel=0.03)
+    assert stretched["participation_ratio"] == pytest.approx(25 / 17, rel=0.05)
     assert embedding_statistics(z.sign())["normality"] > 10 * gaussian["normality"]
     assert embedding_statistics(torch.ones(5, 3))["participation_ratio"] == 0
 

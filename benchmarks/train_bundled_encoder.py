@@ -1,0 +1,94 @@
+"""Train the bundled image encoder on CIFAR-10's training images, without their labels.
+
+    python benchmarks/train_bundled_encoder.py --data CIFAR10_DIR --out skjepa/bundled --checkpoint-dir DIR
+
+CIFAR10_DIR holds train/<class>/*.jpg or .png. The run is checkpointed after every epoch; `--resume` continues it and
+gives the same weights as an uninterrupted run. DIR/encoder.safetensors is usable from the first epoch on, and OUT
+receives it when the run is complete.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from skjepa.networks import build_network, save_network
+from skjepa.pretrain import PretrainConfig, pretrain
+
+IMAGE_SIZE = 32
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # CIFAR-10's training pixels
+NETWORK = {"widths": [32, 64, 128, 256], "depths": [1, 1, 1, 1], "n_components": 64}
+
+
+def recipe(epochs: int, seed: int) -> PretrainConfig:
+    """The settings of the shipped weights; MODEL_CARD.md says which others were tried."""
+    return PretrainConfig(
+        epochs=epochs,
+        seed=seed,
+        projector_objective="info_nce",
+        view_size=24,
+        full_size_share=0.1,
+        mean=MEAN,
+        std=STD,
+    )
+
+
+def read_class_folders(root: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """uint8 images (n, 3, 32, 32) and class indices (n,) of root/<class>/*, in sorted order."""
+    paths = sorted(path for path in root.glob("*/*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
+    if not paths:
+        sys.exit(f"no images under {root}/<class>/")
+    classes = sorted({path.parent.name for path in paths})
+    pixels = np.empty((len(paths), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    for row, path in zip(pixels, paths, strict=True):
+        with Image.open(path) as image:
+            row[:] = image.convert("RGB").resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
+    labels = torch.tensor([classes.index(path.parent.name) for path in paths])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labels
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--checkpoint-dir", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true")
+    arguments = parser.parse_args()
+
+    config = recipe(arguments.epochs, arguments.seed)
+    directory = arguments.checkpoint_dir
+    directory.mkdir(parents=True, exist_ok=True)
+    images, _ = read_class_folders(arguments.data / "train")
+    torch.manual_seed(config.seed)
+    network = build_network("convnet", **NETWORK)
+
+    def keep(module: torch.nn.Module, record: dict[str, float]) -> None:
+        training = {"data": "CIFAR-10 train", "images": len(images), "epochs_done": record["epoch"], **asdict(config)}
+        metadata = {"image_size": IMAGE_SIZE, "mean": MEAN, "std": STD, "training": training}
+        save_network(module, directory / "encoder.safetensors", metadata=metadata)
+        with (directory / "log.jsonl").open("a") as log:
+            print(json.dumps(record), file=log)
+        print(json.dumps({name: round(value, 4) for name, value in record.items()}), flush=True)
+
+    pretrain(
+        network,
+        images,
+        config,
+        checkpoint=directory / "run.pt",
+        resume=arguments.resume,
+        on_epoch=keep,
+        progress=True,
+    )
+    shutil.copy(directory / "encoder.safetensors", arguments.out / "encoder.safetensors")
+
+
+if __name__ == "__main__":
+    main()

@@ -5,7 +5,7 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def contamination_offset(scores: ArrayLike, contamination: float) -> float:
-    """Offset below which the share `contamination` of `scores` lies (the training set's, so no promise for new data)."""
+    """Offset below which the share `contamination` of the training `scores` lies: no promise for new data."""
     return float(np.percentile(np.asarray(scores), 100.0 * contamination))
 
 

@@ -5,10 +5,10 @@ scikit-learn estimators with `fit` and `score_samples` (nats, higher = denser); 
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import RidgeCV
-from sklearn.model_selection import cross_val_predict
+from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -81,8 +81,7 @@ class ConditionalDensity(BaseEstimator):
         """Learn from embeddings (n_samples, K) and log-volumes (n_samples,)."""
         Z, s = np.asarray(Z, dtype=np.float64), np.asarray(s, dtype=np.float64)
         self._regression = make_pipeline(StandardScaler(), RidgeCV(alphas=_RIDGE_ALPHAS)).fit(Z, s)
-        residual = s - cross_val_predict(self._regression, Z, s, cv=min(_N_FOLDS, len(Z)))
-        self.out_of_fold_ = residual
+        residual = s - cross_val_predict(self._regression, Z, s, cv=_folds(Z))
         self.scale_ = float(np.sqrt(np.mean(residual**2))) or 1.0
         self.fit_scores_ = self._log_density(residual)
         return self
@@ -98,7 +97,15 @@ class ConditionalDensity(BaseEstimator):
 def out_of_fold_scores(density: BaseEstimator, Z: ArrayLike) -> NDArray[np.float64]:
     """log q(z) of every fit sample under a density that has not seen it; (n_samples,)."""
     Z = np.asarray(Z, dtype=np.float64)
-    return cross_val_predict(density, Z, cv=min(_N_FOLDS, len(Z)), method="score_samples")
+    scores = np.empty(len(Z))
+    for seen, unseen in _folds(Z).split(Z):
+        scores[unseen] = clone(density).fit(Z[seen]).score_samples(Z[unseen])
+    return scores
+
+
+def _folds(Z: NDArray[np.float64]) -> KFold:
+    # Shuffled: folders come sorted by class, and a fold of one class would be foreign to the rest.
+    return KFold(min(_N_FOLDS, len(Z)), shuffle=True, random_state=0)
 
 
 def _intrinsic_dimension(distances: NDArray[np.float64], *, upper: int) -> float:

@@ -18,7 +18,7 @@ from skjepa import __version__
 from skjepa._validation import check_choice, check_integer, seed_from
 from skjepa.encoders import Encoder, load_encoder
 from skjepa.extraction import Extraction
-from skjepa.functionals import PAPER_FLOOR, combine_views, log_volume
+from skjepa.functionals import PAPER_FLOOR, combine_views, log_volume, warn_if_floor_is_noise
 from skjepa.jacobian import jacobian
 from skjepa.memory import MAX_BATCH, bytes_per_sample, default_budget, is_out_of_memory
 from skjepa.probe import EncoderError, Probe, probe
@@ -156,7 +156,9 @@ def jepa_score(
     array([6.])
     """
     extraction = X if isinstance(X, Extraction) else extract(encoder, X, **options)
-    return combine_views(log_volume(extraction.singular_values, floor=floor, rank=rank))
+    sigma = extraction.singular_values
+    warn_if_floor_is_noise(sigma, floor=floor, rank=rank, eps=extraction.eps)
+    return combine_views(log_volume(sigma, floor=floor, rank=rank))
 
 
 def _resolve_device(device: str) -> str:

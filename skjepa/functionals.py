@@ -1,5 +1,7 @@
 """From singular values to a number a sample: log-volume, combined views, numerical rank. NumPy only."""
 
+import warnings
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
@@ -74,6 +76,19 @@ def noise_level(sigma: ArrayLike, eps: float) -> NDArray[np.float64]:
     array of shape (...)
     """
     return _NOISE_FACTOR * eps * np.asarray(sigma, dtype=np.float64)[..., 0]
+
+
+def warn_if_floor_is_noise(sigma: ArrayLike, *, floor: float, rank: int | None, eps: float) -> None:
+    """Warn where a score would count rounding errors: floor and smallest counted value both lie under the noise."""
+    noise = float(np.median(noise_level(sigma, eps)))
+    smallest = float(np.median(np.asarray(sigma)[..., :rank][..., -1]))
+    if floor < noise and smallest < noise:
+        warnings.warn(
+            f"floor {floor:.2g} lies under the noise of the arithmetic ({noise:.2g}, ten epsilon times the largest "
+            "singular value), and so do some singular values: the score counts rounding errors. Use a floor above "
+            f"{noise:.2g} (a detector's floor='auto'), a rank, or precision='float64'",
+            stacklevel=3,
+        )
 
 
 def numerical_rank(sigma: ArrayLike, eps: float) -> NDArray[np.int64]:

@@ -4,6 +4,7 @@ The function must treat the samples of a batch independently (a probe checks tha
 same output direction for every sample yields one row of every Jacobian, as in Listing 1 of arXiv 2510.05949.
 """
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -67,7 +68,9 @@ def _forward(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, T
     columns = []
     outputs = None
     # The fused attention kernels have no forward-mode rule; the mathematical one is the same function.
-    with sdpa_kernel(SDPBackend.MATH):
+    with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+        # The first forward-mode pass of a process has torch compile its own rules by a way that it deprecates.
+        warnings.filterwarnings("ignore", message="`torch.jit.script`", category=FutureWarning)
         for d in range(x[0].numel()):
             tangent = torch.zeros_like(x)
             tangent.flatten(1)[:, d] = 1

@@ -1,6 +1,5 @@
-"""From an `Extraction` to one number a sample: the volume term, the embedding's density, and how the two go together."""
+"""From an `Extraction` to one number a sample: the volume term, the embedding's density, and how they go together."""
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from skjepa._validation import check_choice, check_integer, check_number
 from skjepa.densities import ConditionalDensity, GaussianDensity, KNNDensity, out_of_fold_scores
 from skjepa.extraction import Extraction
-from skjepa.functionals import combine_views, log_volume, noise_level
+from skjepa.functionals import combine_views, log_volume, warn_if_floor_is_noise
 
 SCORES = ("joint", "density", "jepa")
 REFERENCES = {"knn": KNNDensity, "gaussian": GaussianDensity}
@@ -95,8 +94,9 @@ def fit_score_model(
     if len(extraction) < 2:
         raise ValueError(f"fit needs at least 2 samples; got {len(extraction)} sample")
     sigma = extraction.singular_values
-    floor = _learn_floor(sigma, floor, extraction.eps)
+    floor = _learn_floor(sigma, floor)
     model = ScoreModel(score, floor, _learn_rank(sigma, floor, rank))
+    warn_if_floor_is_noise(sigma, floor=floor, rank=model.rank, eps=extraction.eps)
     if score == "jepa":
         return model
     z, s = extraction.embeddings, model.volume(extraction)
@@ -121,23 +121,13 @@ def _spread(values: NDArray[np.float64]) -> float:
     return spread if spread > 1e-9 * (1 + float(np.abs(values).max())) else np.inf
 
 
-def _learn_floor(sigma: NDArray[np.float64], floor: float | str, eps: float) -> float:
-    largest = float(np.median(sigma[..., 0]))
+def _learn_floor(sigma: NDArray[np.float64], floor: float | str) -> float:
     if isinstance(floor, str):
         check_choice("floor", floor, ("auto",))
+        largest = float(np.median(sigma[..., 0]))
         # All-zero Jacobians are possible (a collapsed encoder); the log needs a positive floor all the same.
         return max(AUTO_FLOOR * largest, np.finfo(float).tiny)
-    value = check_number("floor", floor, above=0.0)
-    noise = float(np.median(noise_level(sigma, eps)))
-    smallest = float(np.median(sigma[..., -1]))
-    if value < noise and smallest < noise:
-        warnings.warn(
-            f"floor {value:g} lies under the noise of the arithmetic ({noise:.2g}, ten epsilon times the largest singular "
-            f"value), and some singular values do too: the score counts rounding errors. Use floor='auto', a floor above "
-            f"{noise:.2g}, a rank, or precision='float64'",
-            stacklevel=2,
-        )
-    return value
+    return check_number("floor", floor, above=0.0)
 
 
 def _learn_rank(sigma: NDArray[np.float64], floor: float, rank: int | None) -> int:

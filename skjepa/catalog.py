@@ -1,0 +1,76 @@
+"""Encoders known to work, with what a score costs. Figures come from `benchmarks/encoder_costs.py`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+COSTS = Path(__file__).parent / "bundled" / "encoder_costs.json"
+
+FAMILIES = {
+    "skjepa": ("bundled",),
+    "I-JEPA": (
+        "vit_huge_patch14_gap_224.in1k_ijepa",
+        "vit_huge_patch14_gap_224.in22k_ijepa",
+        "vit_huge_patch16_gap_448.in1k_ijepa",
+        "vit_giant_patch16_gap_224.in22k_ijepa",
+    ),
+    "DINOv2": (
+        "vit_small_patch14_dinov2.lvd142m",
+        "vit_base_patch14_dinov2.lvd142m",
+        "vit_large_patch14_dinov2.lvd142m",
+        "vit_giant_patch14_dinov2.lvd142m",
+        "vit_small_patch14_reg4_dinov2.lvd142m",
+        "vit_base_patch14_reg4_dinov2.lvd142m",
+    ),
+    # The quickgelu variants: what these weights were trained with.
+    "MetaCLIP": (
+        "vit_base_patch32_clip_quickgelu_224.metaclip_2pt5b",
+        "vit_base_patch16_clip_quickgelu_224.metaclip_2pt5b",
+        "vit_large_patch14_clip_quickgelu_224.metaclip_2pt5b",
+        "vit_huge_patch14_clip_quickgelu_224.metaclip_2pt5b",
+    ),
+    "DINOv3": (
+        "vit_small_patch16_dinov3.lvd1689m",
+        "vit_small_plus_patch16_dinov3.lvd1689m",
+        "vit_base_patch16_dinov3.lvd1689m",
+        "vit_large_patch16_dinov3.lvd1689m",
+        "convnext_tiny.dinov3_lvd1689m",
+        "convnext_small.dinov3_lvd1689m",
+        "convnext_base.dinov3_lvd1689m",
+    ),
+}
+"""Family -> names that `load_encoder` takes. The families on which JEPA-SCORE was shown, and DINOv3."""
+
+
+@dataclass(frozen=True)
+class EncoderCost:
+    """What one exact score takes.
+
+    Attributes
+    ----------
+    family, name : str
+    n_components : int
+        K; an exact score takes K backward passes an image.
+    image_size : int
+    is_default_size : bool
+    forward_gflop, backward_gflop : float
+        Of one image, counted operator by operator on a model without weights.
+    """
+
+    family: str
+    name: str
+    n_components: int
+    image_size: int
+    is_default_size: bool
+    forward_gflop: float
+    backward_gflop: float
+
+    @property
+    def tflop_per_image(self) -> float:
+        """One forward and K backward passes, in 10^12 floating-point operations."""
+        return (self.forward_gflop + self.n_components * self.backward_gflop) / 1000
+
+
+def encoder_costs() -> list[EncoderCost]:
+    """The catalogue, in the order of `FAMILIES`."""
+    return [EncoderCost(**entry) for entry in json.loads(COSTS.read_text())["encoders"]]

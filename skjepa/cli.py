@@ -1,0 +1,235 @@
+"""Command line: `skjepa score`, `skjepa encoders`, `skjepa demo`."""
+
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+EXIT_OK, EXIT_CRASH, EXIT_BAD_INPUT, EXIT_SKIPPED, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+_EXIT_CODES = (
+    "Exit codes: 0 every image scored; 1 a bug; 2 bad input or options, nothing written; "
+    "3 finished, but some images could not be read (--on-error skip); 130 interrupted."
+)
+
+app = typer.Typer(
+    help="Anomaly detection with pretrained JEPA-family vision encoders.\n\n" + _EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_stdout, _stderr = Console(), Console(stderr=True)
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    os.environ["SKJEPA_DEBUG"] = "1" if debug else ""
+
+
+@app.command()
+def score(
+    tests: Annotated[list[Path], typer.Argument(metavar="TEST_DIR...", help="Folders of images to score.")],
+    fit: Annotated[Path, typer.Option("--fit", metavar="NORMAL_DIR", help="Folder of normal images.")],
+    encoder: Annotated[
+        str, typer.Option(help="'bundled', a timm name, local-dir:PATH or a .safetensors file.")
+    ] = "bundled",
+    out: Annotated[Path, typer.Option(help="Table to write: .parquet or .csv.")] = Path("scores.parquet"),
+    picture: Annotated[Path | None, typer.Option(help="Picture to write (default: next to the table, .png).")] = None,
+    no_picture: Annotated[bool, typer.Option("--no-picture", help="Write no picture.")] = False,
+    alpha: Annotated[float, typer.Option(help="Flag at most this share of new normal images (conformal).")] = 0.05,
+    calibration: Annotated[float, typer.Option(help="Share of the normal images held out for that.")] = 0.2,
+    contamination: Annotated[
+        float | None, typer.Option(help="Flag by this share of the normal images instead; then no p-values.")
+    ] = None,
+    kind: Annotated[
+        str, typer.Option("--score", help="'joint', 'density' or 'jepa' (the paper's score alone).")
+    ] = "joint",
+    image_size: Annotated[int | None, typer.Option(help="Side the encoder receives (default: its own).")] = None,
+    weights: Annotated[Path | None, typer.Option(help="File or folder with the weights of a timm encoder.")] = None,
+    views: Annotated[int, typer.Option(help="Random views an image (Eq. 4); 1 is the image itself.")] = 1,
+    limit: Annotated[int | None, typer.Option(help="At most so many images of each folder, drawn at random.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Folder that keeps finished images: the run resumes from it.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'cuda:1' ...")] = "auto",
+    memory_budget: Annotated[
+        float | None, typer.Option(help="GiB that a batch may take (default: half of the free).")
+    ] = None,
+    n_jobs: Annotated[int | None, typer.Option(help="Threads that read images.")] = None,
+    on_error: Annotated[str, typer.Option(help="An unreadable image: 'raise' or 'skip' (with a warning).")] = "raise",
+    seed: Annotated[int, typer.Option(help="Of the calibration split, the views and --limit.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> int:
+    """Fit on a folder of normal images, score other folders, write a table and a picture.
+
+    Example: skjepa score --fit normal/ incoming/ --out scores.parquet
+    """
+    from skjepa import JEPAScoreDetector, job, load_encoder
+    from skjepa.sources import folder_source
+
+    out = job.check_output(out, job.TABLE_SUFFIXES)
+    picture = (
+        None if no_picture else job.check_output(picture or out.with_suffix(".png"), (".png", ".pdf", ".svg", ".jpg"))
+    )
+    normal = _limited(folder_source(fit), limit, seed)
+    sources = {name: _limited(folder_source(path), limit, seed) for name, path in _names(tests).items()}
+    detector = JEPAScoreDetector(
+        load_encoder(encoder, image_size=image_size, weights=weights),
+        score=kind,
+        views=views,
+        contamination=0.1 if contamination is None else contamination,
+        target_fpr=alpha if contamination is None else None,
+        calibration=calibration if contamination is None else None,
+        device=device,
+        memory_budget=None if memory_budget is None else int(memory_budget * 2**30),
+        n_jobs=n_jobs,
+        on_error=on_error,
+        random_state=seed,
+        verbose=0 if quiet else 1,
+    )
+    started = time.perf_counter()
+    _stderr.print(f"fit: {len(normal)} normal images of {escape(str(fit))}")
+    normal_pass = detector.extract(normal, store=None if store is None else store / "fit")
+    detector.fit(normal_pass)
+    groups = []
+    for name, source in sources.items():
+        _stderr.print(f"score: {len(source)} images of {escape(name)}")
+        groups.append(job.score_group(detector, name, source, store=None if store is None else store / name))
+    job.write_table(job.score_table(groups), out)
+    if picture is not None:
+        job.score_picture(detector, groups, picture, title=f"{encoder}, score {kind!r}")
+    held_out = detector.calibration_scores_
+    rows = job.summary([] if held_out is None else held_out, groups)
+    rule = f"conformal p <= {alpha:g}" if contamination is None else f"contamination {contamination:g}"
+    _stdout.print(
+        job.summary_table(
+            rows,
+            title=f"{encoder} on {len(normal)} normal images",
+            caption=f"flagged: {rule}; AUROC, AUPR (images as positive) and FPR@95 (of normal images, when 95 % of "
+            "these are caught): against the held-out normal images",
+        )
+    )
+    written = f"{out}" + (f" and {picture}" if picture else "")
+    _stdout.print(f"{written} written; {time.perf_counter() - started:.1f} s", highlight=False, soft_wrap=True)
+    return EXIT_SKIPPED if normal_pass.meta["skipped"] or any(group.errors for group in groups) else EXIT_OK
+
+
+@app.command()
+def encoders() -> int:
+    """List the encoders known to work, with what one exact score costs."""
+    from skjepa.catalog import encoder_costs
+
+    rate = _matrix_rate()
+    table = Table(title="Encoders known to work (any other timm name loads too)", title_justify="left")
+    for heading in ("family", "name"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("size", "K = passes", "TFLOP / image", "s / image here"):
+        table.add_column(heading, justify="right")
+    for cost in encoder_costs():
+        table.add_row(
+            cost.family,
+            cost.name,
+            f"{cost.image_size}" + ("" if cost.is_default_size else " *"),
+            str(cost.n_components),
+            f"{cost.tflop_per_image:.3g}",
+            f"{cost.tflop_per_image * 1e12 / rate:.2g}",
+        )
+    _stdout.print(table)
+    _stdout.print(
+        "* with image_size=, as in the published figures. TFLOP: one forward and K backward passes. Seconds: at the "
+        f"{rate / 1e12:.2g} TFLOP/s (float32) of a matrix product on this machine's CPU just now; a lower bound.",
+        highlight=False,
+    )
+    return EXIT_OK
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for scores.parquet, scores.png and summary.json.")] = Path(
+        "demo-output"
+    ),
+    seed: Annotated[int, typer.Option(help="Of the splits.")] = 0,
+) -> int:
+    """Run the main job on images that the installed packages carry: no download."""
+    from skjepa.demo import run_demo
+
+    run_demo(out, seed=seed, console=_stdout)
+    return EXIT_OK
+
+
+def _names(folders: list[Path]) -> dict[str, Path]:
+    """Short unique names: the folder's own, with its parents' where two are alike."""
+    resolved = [folder.resolve() for folder in folders]
+    if len(set(resolved)) < len(resolved):
+        raise ValueError("a test folder is given twice")
+    depth = 1
+    while len({path.parts[-depth:] for path in resolved}) < len(resolved):
+        depth += 1
+    return {"-".join(path.parts[-depth:]).strip("/"): path for path in resolved}
+
+
+def _limited(source, limit: int | None, seed: int):
+    import numpy as np
+
+    from skjepa._validation import check_integer
+    from skjepa.sources import Source
+
+    if limit is None or len(source) <= check_integer("--limit", limit, minimum=1):
+        return source
+    chosen = np.sort(np.random.default_rng(seed).choice(len(source), limit, replace=False))
+    return Source(source.ids[chosen], lambda i: source.load(int(chosen[i])))
+
+
+def _matrix_rate() -> float:
+    """Operations a second of a float32 matrix product, the best of five."""
+    import torch
+
+    n = 1024
+    a, b = torch.rand(2, n, n)
+    best = float("inf")
+    for _ in range(5):
+        started = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - started)
+    return 2 * n**3 / best
+
+
+def _show_warning(message: Any, *_: Any, **__: Any) -> None:
+    _stderr.print(f"[yellow]warning:[/yellow] {escape(str(message))}", highlight=False, soft_wrap=True)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Entry point: errors become one sentence and an exit code, never a half-written file."""
+    warnings.showwarning = _show_warning
+    try:
+        code = app(args=args, standalone_mode=False)
+    except click.exceptions.Abort:
+        code = EXIT_INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except KeyboardInterrupt:
+        _stderr.print("interrupted")
+        code = EXIT_INTERRUPTED
+    except (ValueError, TypeError, OSError, MemoryError) as error:
+        code = _fail(error, EXIT_BAD_INPUT)
+    except Exception as error:
+        code = _fail(error, EXIT_CRASH)
+    sys.exit(code or EXIT_OK)
+
+
+def _fail(error: Exception, code: int) -> int:
+    if os.environ.get("SKJEPA_DEBUG"):
+        raise error
+    hint = "" if code == EXIT_BAD_INPUT else f" ({type(error).__name__}; run `skjepa --debug ...` for the traceback)"
+    _stderr.print(f"[red]error:[/red] {escape(str(error))}{hint}", highlight=False, soft_wrap=True)
+    return code

@@ -1,0 +1,205 @@
+"""The main job, for the command line and the demo: score groups of images, then a table, a file and a picture."""
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+from rich.table import Table
+
+from skjepa.calibration import conformal_p_values
+from skjepa.detectors import JEPAScoreDetector
+from skjepa.evaluation import detection_metrics
+from skjepa.plotting import Thumbnail, save_figure, score_figure
+from skjepa.sources import Source
+
+TABLE_SUFFIXES = (".parquet", ".csv")
+_GALLERY = 10
+
+
+@dataclass(frozen=True)
+class ScoredGroup:
+    """One group of images after scoring; NaN scores are images that could not be read.
+
+    Attributes
+    ----------
+    name : str
+    source : Source
+    scores, p_values, decisions : arrays of shape (n,)
+        `p_values` is None for a detector without calibration samples.
+    errors : dict of position -> reason
+    seconds_per_image : float
+    """
+
+    name: str
+    source: Source
+    scores: NDArray[np.float64]
+    p_values: NDArray[np.float64] | None
+    decisions: NDArray[np.float64]
+    errors: dict[int, str]
+    seconds_per_image: float
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """+1 normal, -1 flagged or unreadable, as `JEPAScoreDetector.predict`."""
+        return np.where(self.decisions >= 0, 1, -1)
+
+    @property
+    def readable(self) -> NDArray[np.float64]:
+        """Scores of the images that could be read."""
+        return self.scores[np.isfinite(self.scores)]
+
+
+def score_group(
+    detector: JEPAScoreDetector, name: str, source: Source, *, store: str | os.PathLike | None = None
+) -> ScoredGroup:
+    """Score one group with a fitted detector; `store` keeps finished images and resumes."""
+    started = time.perf_counter()
+    extraction = detector.extract(source, store=store)
+    seconds = (time.perf_counter() - started) / len(source)
+    scores = detector.score_samples(extraction)
+    errors = {position: reason for position, _, reason in extraction.meta["skipped"]}
+    calibration = detector.calibration_scores_
+    p_values = None if calibration is None else conformal_p_values(calibration, scores)
+    return ScoredGroup(name, source, scores, p_values, scores - detector.offset_, errors, seconds)
+
+
+def score_table(groups: Sequence[ScoredGroup]) -> pa.Table:
+    """Columns id, score, p_value, decision, label, error; one row an image, nulls where there is no value."""
+    several = len(groups) > 1
+    parts = []
+    for group in groups:
+        n = len(group.scores)
+        prefix = f"{group.name}/" if several else ""
+        missing = np.isnan(group.scores)
+        p_values = np.full(n, np.nan) if group.p_values is None else group.p_values
+        parts.append(
+            pa.table(
+                {
+                    "id": pa.array([f"{prefix}{name}" for name in group.source.ids], pa.string()),
+                    "score": pa.array(group.scores, pa.float64(), mask=missing),
+                    "p_value": pa.array(p_values, pa.float64(), mask=np.isnan(p_values)),
+                    "decision": pa.array(group.decisions, pa.float64(), mask=missing),
+                    "label": pa.array(group.labels, pa.int8(), mask=missing),
+                    "error": pa.array([group.errors.get(i) for i in range(n)], pa.string()),
+                }
+            )
+        )
+    return pa.concat_tables(parts)
+
+
+def check_output(path: str | os.PathLike, suffixes: Iterable[str]) -> Path:
+    """The path, if a file can be written there; said before hours of work, not after."""
+    path = Path(path)
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{path}: the name must end in {' or '.join(suffixes)}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} to")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"{path.parent} is not writable")
+    return path
+
+
+def write_table(table: pa.Table, path: str | os.PathLike) -> Path:
+    """Write Parquet or CSV, as the suffix says, whole or not at all."""
+    path = check_output(path, TABLE_SUFFIXES)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        if path.suffix.lower() == ".csv":
+            pa.csv.write_csv(table, partial)
+        else:
+            pq.write_table(table, partial, compression="zstd")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def summary(normal_scores: NDArray[np.float64], groups: Sequence[ScoredGroup]) -> list[dict[str, Any]]:
+    """One dict a group: images, flagged, unreadable, seconds, and how far it lies from `normal_scores`.
+
+    `normal_scores` are of normal samples that the detector has not been fitted on; where there are none, or a group has
+    no readable image, the metrics of `skjepa.evaluation.detection_metrics` are left out.
+    """
+    rows = []
+    for group in groups:
+        row: dict[str, Any] = {
+            "group": group.name,
+            "images": len(group.scores),
+            "flagged": int((group.decisions < 0).sum()),
+            "unreadable": len(group.errors),
+            "seconds_per_image": group.seconds_per_image,
+        }
+        if len(normal_scores) and len(group.readable):
+            row |= detection_metrics(normal_scores, group.readable)
+        rows.append(row)
+    return rows
+
+
+def summary_table(rows: Sequence[dict[str, Any]], *, title: str, caption: str) -> Table:
+    """The summary for a terminal."""
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    table.add_column("images")
+    for heading in ("flagged / total", "AUROC", "AUPR", "FPR@95", "s / image"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        metrics = (row.get("auroc"), row.get("aupr_out"), row.get("fpr95_outlier_positive"))
+        unreadable = f" ({row['unreadable']} unreadable)" if row["unreadable"] else ""
+        table.add_row(
+            row["group"],
+            f"{row['flagged']} / {row['images']}{unreadable}",
+            *("-" if value is None else f"{value:.3f}" for value in metrics),
+            f"{row['seconds_per_image']:.4f}",
+        )
+    return table
+
+
+def score_picture(
+    detector: JEPAScoreDetector, groups: Sequence[ScoredGroup], path: str | os.PathLike, *, title: str
+) -> Path:
+    """Histograms of all groups, and the most and the least typical of their images."""
+    histograms = {group.name: group.scores for group in groups}
+    if detector.calibration_scores_ is not None:
+        histograms = {"held-out normal images": detector.calibration_scores_, **histograms}
+    ranked = sorted(
+        (float(score), g, i)
+        for g, group in enumerate(groups)
+        for i, score in enumerate(group.scores)
+        if np.isfinite(score)
+    )
+
+    def thumbnails(places: list[tuple[float, int, int]]) -> list[Thumbnail]:
+        return [
+            Thumbnail(_as_picture(groups[g].source.load(i)), score, score < detector.offset_, _caption(groups[g], i))
+            for score, g, i in places
+        ]
+
+    n = min(_GALLERY, max(1, len(ranked) // 2))
+    figure = score_figure(
+        histograms,
+        threshold=detector.offset_,
+        most_typical=thumbnails(ranked[::-1][:n]),
+        least_typical=thumbnails(ranked[:n]),
+        title=title,
+    )
+    return save_figure(figure, path)
+
+
+def _as_picture(sample: Any) -> Image.Image:
+    return sample if isinstance(sample, Image.Image) else Image.fromarray(np.asarray(sample, dtype=np.uint8))
+
+
+def _caption(group: ScoredGroup, i: int) -> str:
+    name = Path(str(group.source.ids[i]))
+    text = "/".join(name.parts[-2:])
+    return text if len(text) <= 20 else f"…{text[-19:]}"

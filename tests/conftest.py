@@ -1,0 +1,24 @@
+"""Options and data shared by the tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="run the engine's tests there: cpu, cuda, cuda:1 ...")
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> str:
+    return request.config.getoption("--device")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of development data beside the checkout (or SKJEPA_DATA); tests that need it skip without it."""
+    folder = Path(os.environ.get("SKJEPA_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not (folder / "spectra.npz").exists():
+        pytest.skip(f"needs the development data: no {folder.name} folder beside the checkout")
+    return folder

@@ -1,0 +1,80 @@
+"""The house: what may import what, and how light the front door is."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import skjepa
+
+PACKAGE = Path(skjepa.__file__).parent
+
+ROOMS = [
+    {"_validation"},
+    {
+        "augment",
+        "calibration",
+        "densities",
+        "functionals",
+        "jacobian",
+        "losses",
+        "memory",
+        "networks",
+        "preprocessing",
+        "probe",
+        "spectrum",
+        "views",
+    },
+    {"extraction", "hub", "sources"},
+    {"encoders", "store", "scores"},
+    {"catalog", "engine", "pretrain"},
+    {"detectors"},
+    {"evaluation", "plotting"},
+    {"job"},
+    {"demo"},
+    {"cli"},
+]
+LEVEL = {module: level for level, room in enumerate(ROOMS) for module in room}
+
+
+def imports_of(module: str) -> set[str]:
+    """Modules of the package named anywhere in the source, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("skjepa.")}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "skjepa":
+            parts = node.module.split(".")
+            names = [parts[1]] if len(parts) > 1 else [skjepa._PUBLIC.get(a.name, a.name) for a in node.names]
+            found |= {name for name in names if not name.startswith("__")}
+    return found
+
+
+def test_every_module_has_a_room():
+    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} == set(LEVEL)
+
+
+@pytest.mark.parametrize("module", LEVEL)
+def test_imports_run_downward(module):
+    upward = {name for name in imports_of(module) if LEVEL[name] >= LEVEL[module]}
+    assert not upward, f"{module} imports {upward}, which lie no lower"
+
+
+def test_import_is_light():
+    heavy = ("torch", "timm", "pyod", "matplotlib", "sklearn", "numpy", "pyarrow")
+    code = f"import sys, skjepa; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_public_names():
+    for name in skjepa.__all__:
+        assert getattr(skjepa, name) is not None
+    assert set(skjepa.__all__) <= set(dir(skjepa))
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        skjepa.nothing  # noqa: B018
+
+
+def test_no_public_name_is_shadowed_by_a_module():
+    assert not set(skjepa._PUBLIC) & set(LEVEL)

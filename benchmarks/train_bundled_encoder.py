@@ -30,7 +30,9 @@ def recipe(epochs: int, seed: int) -> PretrainConfig:
     """The settings of the shipped weights; MODEL_CARD.md says which others were tried."""
     return PretrainConfig(
         epochs=epochs,
+        batch_size=128,
         seed=seed,
+        sigreg_weight=0.25,
         projector_objective="info_nce",
         view_size=24,
         full_size_share=0.1,

@@ -1,10 +1,11 @@
 """Training of small image JEPAs without labels.
 
 Everything random in an epoch follows from (seed, epoch), and the schedule from the step alone, so a checkpoint taken
-between epochs needs no generator state and a resumed run equals an uninterrupted one exactly.
+between epochs needs no generator state and a resumed run equals an uninterrupted one exactly. The learning rate is
+constant between warm-up and decay: until the decay begins nothing depends on the number of epochs, which may then
+still be changed.
 """
 
-import math
 import os
 import time
 import warnings
@@ -36,9 +37,11 @@ class PretrainConfig:
     epochs, batch_size : int
         The last incomplete batch of an epoch is dropped.
     learning_rate, weight_decay : float
-        AdamW; weight decay acts on matrices and kernels only. Linear warm-up, then cosine to zero.
+        AdamW; weight decay acts on matrices and kernels only.
     warmup : float
-        Share of all steps spent warming up.
+        Epochs of linear rise of the learning rate.
+    decay : float
+        Share of the epochs, the last ones, in which it falls linearly to zero.
     objective : {"sigreg", "vicreg", "info_nce"}
         Loss of the scored output.
     sigreg_weight : float
@@ -58,7 +61,7 @@ class PretrainConfig:
         Side of the views in pixels; the images' own by default. Random crops magnify: views smaller than the image
         cost less and show objects at the scale they have in whole images.
     full_size_share : float
-        Share of the epochs, the last ones, whose views have the images' own size.
+        Share of the epochs, the last ones, whose views have the images' own size. At most `decay`.
     mean, std : three floats
         Normalisation of pixels in [0, 1].
     precision : {"bfloat16", "float32"}
@@ -70,7 +73,8 @@ class PretrainConfig:
     batch_size: int = 256
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
-    warmup: float = 0.05
+    warmup: float = 1.0
+    decay: float = 0.3
     objective: str = "sigreg"
     sigreg_weight: float = 0.15
     n_directions: int = 256
@@ -96,6 +100,8 @@ class PretrainConfig:
                 raise ValueError(f"{name} compares two views, got n_views={self.n_views}")
         if self.n_views < 2:
             raise ValueError(f"n_views must be at least 2, got {self.n_views}")
+        if not 0 <= self.full_size_share <= self.decay <= 1:
+            raise ValueError(f"0 <= full_size_share <= decay <= 1, got {self.full_size_share} and {self.decay}")
         if self.precision not in ("bfloat16", "float32"):
             raise ValueError(f"precision must be 'bfloat16' or 'float32', got {self.precision!r}")
         if not 2 <= self.batch_size <= n_samples:
@@ -123,7 +129,8 @@ def pretrain(
     checkpoint : path-like, optional
         Rewritten, atomically, after every epoch.
     resume : bool
-        Continue from `checkpoint` where it exists; the result equals that of an uninterrupted run.
+        Continue from `checkpoint` where it exists; the result equals that of an uninterrupted run. `epochs` may differ
+        from the checkpoint's as long as the decay has begun in neither run.
     on_epoch : callable, optional
         Called with the network (in evaluation mode) and the epoch's statistics after the checkpoint is written.
     progress : bool
@@ -162,7 +169,7 @@ def pretrain(
         network.eval()
         record |= embedding_statistics(embed(network, images[:2048], config), seed=config.seed)
         history.append(record)
-        if epoch + 1 >= config.warmup * config.epochs:
+        if epoch + 1 > config.warmup:
             _warn_of_collapse(record)
         if checkpoint is not None:
             _save_checkpoint(checkpoint, model, optimizer, config, history)
@@ -242,7 +249,7 @@ def _train_epoch(model, optimizer, images: Tensor, config: PretrainConfig, epoch
     ) as bar:
         for step in range(steps):
             for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * _schedule((epoch * steps + step) / (config.epochs * steps), config)
+                group["lr"] = config.learning_rate * _schedule(epoch + step / steps, config)
             batch = images[order[step * config.batch_size : (step + 1) * config.batch_size]]
             losses = _losses(model, batch, generator, size, config)
             loss = losses["loss"]
@@ -298,11 +305,15 @@ def _normalise(pixels: Tensor, config: PretrainConfig) -> Tensor:
     return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def _schedule(done: float, config: PretrainConfig) -> float:
-    """Factor on the learning rate when a share `done` of all steps lies behind."""
-    if done < config.warmup:
-        return (done + 1e-3) / (config.warmup + 1e-3)
-    return 0.5 * (1 + math.cos(math.pi * (done - config.warmup) / (1 - config.warmup)))
+def _decay_start(config: PretrainConfig) -> float:
+    return config.epochs * (1 - config.decay)
+
+
+def _schedule(epochs_done: float, config: PretrainConfig) -> float:
+    """Factor on the learning rate: a trapezium over the epochs."""
+    rise = (epochs_done + 0.01) / (config.warmup + 0.01)  # the first step should move too
+    fall = (config.epochs - epochs_done) / max(config.epochs - _decay_start(config), 1e-9)
+    return min(1.0, rise, fall)
 
 
 def _mix(seed: int, epoch: int) -> int:
@@ -341,10 +352,13 @@ def _save_checkpoint(path, model, optimizer, config: PretrainConfig, history: li
 
 def _load_checkpoint(path, model, optimizer, config: PretrainConfig) -> list[dict[str, float]]:
     state = torch.load(path, weights_only=True)
-    current = asdict(config)
-    changed = sorted(name for name in current if state["config"].get(name) != current[name])
+    current, stored = asdict(config), state["config"]
+    changed = {name for name in current if stored.get(name) != current[name]}
+    decay_start = min(_decay_start(config), stored["epochs"] * (1 - config.decay))
+    if changed == {"epochs"} and len(state["history"]) <= decay_start:
+        changed = set()
     if changed:
-        raise ValueError(f"{path} was made with other settings: {', '.join(changed)}")
+        raise ValueError(f"{path} was made with other settings: {', '.join(sorted(changed))}")
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     return state["history"]

@@ -54,11 +54,30 @@ def test_resumed_equals_uninterrupted(images, tmp_path, projector):
 
 
 @pytest.mark.filterwarnings("ignore::skjepa.pretrain.CollapseWarning")
+def test_a_run_may_be_lengthened_until_its_decay_begins(images, tmp_path):
+    config = dataclasses.replace(CONFIG, epochs=5, decay=0.4, warmup=0.5, view_size=8, full_size_share=0.2)
+    whole = tiny()
+    pretrain(whole, images, config)
+
+    def stop_after_one(*_):
+        raise Interrupted
+
+    path = tmp_path / "run.pt"
+    with pytest.raises(Interrupted):
+        pretrain(tiny(), images, dataclasses.replace(config, epochs=2), checkpoint=path, on_epoch=stop_after_one)
+    longer = tiny()
+    pretrain(longer, images, config, checkpoint=path, resume=True)
+    assert torch.equal(weights(whole), weights(longer))
+    with pytest.raises(ValueError, match="other settings: epochs"):
+        pretrain(tiny(), images, dataclasses.replace(config, epochs=9), checkpoint=path, resume=True)
+
+
+@pytest.mark.filterwarnings("ignore::skjepa.pretrain.CollapseWarning")
 def test_a_checkpoint_of_other_settings_is_refused(images, tmp_path):
     path = tmp_path / "run.pt"
     pretrain(tiny(), images, dataclasses.replace(CONFIG, epochs=1), checkpoint=path)
-    with pytest.raises(ValueError, match="other settings: epochs, seed"):
-        pretrain(tiny(), images, dataclasses.replace(CONFIG, seed=5), checkpoint=path, resume=True)
+    with pytest.raises(ValueError, match="other settings: seed"):
+        pretrain(tiny(), images, dataclasses.replace(CONFIG, epochs=1, seed=5), checkpoint=path, resume=True)
 
 
 @pytest.mark.parametrize("objective", ["sigreg", "vicreg", "info_nce"])
@@ -98,6 +117,7 @@ def test_non_finite_loss_stops(images):
         ({"objective": "vicreg", "n_views": 3}, "two views"),
         ({"n_views": 1}, "at least 2"),
         ({"batch_size": 500}, r"\[2, 72\]"),
+        ({"full_size_share": 0.5}, "full_size_share"),
         ({"precision": "half"}, "precision"),
     ],
 )

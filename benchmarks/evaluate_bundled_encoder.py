@@ -1,11 +1,13 @@
 """Measure an encoder trained by train_bundled_encoder.py and write the figures as stamped JSON.
 
     python benchmarks/evaluate_bundled_encoder.py --data CIFAR10_DIR --weights skjepa/bundled/encoder.safetensors \
-        --foreign mnist=MNIST_DIR --foreign tiny_imagenet=TINY_DIR --out skjepa/bundled/metrics.json
+        --foreign mnist=MNIST_DIR --foreign tiny_imagenet=TINY_DIR --out skjepa/bundled/metrics.json \
+        --card skjepa/bundled/MODEL_CARD.md
 
 CIFAR10_DIR holds train/<class>/ and test/<class>/; each foreign folder is searched for images at any depth. Labels
 are used for the probe and the neighbours only. In the AUROCs CIFAR-10 test images are the normal class, everything
-fitted is fitted on training images, and corrupted images are other test images than the clean ones.
+fitted is fitted on training images, and corrupted images are other test images than the clean ones. The card's lines
+between its two metrics marks are rewritten from the figures.
 """
 
 import argparse
@@ -39,6 +41,8 @@ from skjepa.spectrum import singular_values
 
 FLOOR = 1e-2  # times the median largest singular value of the fit images
 
+MARKS = ("<!-- metrics -->", "<!-- /metrics -->")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -46,6 +50,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--foreign", action="append", default=[], metavar="NAME=DIR")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--card", type=Path)
     parser.add_argument("--n", type=int, default=400, help="images of each set in the AUROCs")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -83,7 +88,12 @@ def main() -> None:
     report["auroc"] = {method: aurocs(by_set) for method, by_set in scores.items()}
     report["seconds_per_image"] = round(seconds, 5)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report, indent=1))
+    print(figures(report))
+    if arguments.card is not None:
+        before, rest = arguments.card.read_text().split(MARKS[0])
+        arguments.card.write_text(
+            before + MARKS[0] + "\n\n" + figures(report) + "\n" + MARKS[1] + rest.split(MARKS[1])[1]
+        )
 
 
 def stamp(arguments: argparse.Namespace) -> dict:
@@ -211,6 +221,32 @@ def aurocs(by_set: dict[str, np.ndarray]) -> dict[str, float]:
             result[name] = round(float(roc_auc_score(truth, np.r_[normal, values])), 4)
     result["mean"] = round(float(np.mean(list(result.values()))), 4)
     return result
+
+
+def figures(report: dict) -> str:
+    """The report as Markdown."""
+    rows = [("linear_probe", "linear probe"), ("knn_20", "20-NN")]
+    spread = [("participation_ratio", "participation ratio"), ("normality", "normality statistic")]
+    lines = ["| on the CIFAR-10 test set | features | scored output |", "|---|---|---|"]
+    lines += [f"| {label} | {report['features'][key]:.3f} | {report['head'][key]:.3f} |" for key, label in rows]
+    for key, label in spread:
+        lines.append(
+            "| {} | {:.4g} | {:.4g} |".format(label, *(report[x]["statistics"][key] for x in ("features", "head")))
+        )
+    sets = list(next(iter(report["auroc"].values())))
+    lines += ["", f"| AUROC, normal = CIFAR-10 test | {' | '.join(sets)} |", "|---|" + "---|" * len(sets)]
+    for method, values in report["auroc"].items():
+        lines.append(f"| {method} | " + " | ".join(f"{values[name]:.3f}" for name in sets) + " |")
+    at, net = report["stamp"], report["network"]
+    lines += [
+        "",
+        f"{net['parameters'] / 1e6:.2f} million parameters, {net['multiply_adds'] / 1e6:.1f} million multiply-adds an",
+        f"image, {1000 * report['seconds_per_image']:.0f} ms an image for its singular values ({at['processor']},",
+        f"{at['cores']} cores, torch {at['torch']}); {report['training']['epochs_done']} epochs; {at['n_per_set']}",
+        f"images a set; measured {at['date']}.",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

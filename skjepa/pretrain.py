@@ -338,7 +338,7 @@ def _feature_width(network: nn.Module, images: Tensor) -> int:
 def _optimizer(model: nn.Module, config: PretrainConfig) -> torch.optim.Optimizer:
     kernels = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": kernels}, {"params": vectors, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": kernels}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98))
 
 

@@ -10,17 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from skjepa._validation import check_choice, check_integer
 from skjepa.hub import load_timm_model, timm_preprocessing
 from skjepa.networks import read_network
-from skjepa.preprocessing import Preprocessing, plain_preprocessing
+from skjepa.preprocessing import (
+    Preprocessing,
+    callable_preprocessing,
+    describe_callable,
+    plain_preprocessing,
+    without_addresses,
+)
 
 BUNDLED = Path(__file__).parent / "bundled" / "encoder.safetensors"
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_WHOLE = ("auto", "pooled", "projected")  # outputs for which the module's own is the embedding
 
 
 class FingerprintError(ValueError):
@@ -63,7 +71,6 @@ class Encoder:
         self.precision = precision
         self._settings = settings
         self._recipe = recipe
-        self._hashed: tuple[Any, str] | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -77,12 +84,8 @@ class Encoder:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of architecture, weights, output, preprocessing and precision; computed again when weights change."""
-        state = self.module.state_dict(keep_vars=True)
-        version = tuple((name, tensor.data_ptr(), tensor._version) for name, tensor in state.items())
-        if self._hashed is None or self._hashed[0] != version:
-            self._hashed = (version, _hash(self.module, {**self._settings, "precision": self.precision}))
-        return self._hashed[1]
+        """Hash of architecture, weights, output, preprocessing and precision, as they are now."""
+        return _hash(self.module, {**self._settings, "precision": self.precision})
 
     @contextmanager
     def scoring(self, device: torch.device | str = "cpu") -> Iterator[Callable[[Tensor], Tensor]]:
@@ -91,11 +94,13 @@ class Encoder:
         Parameters and buffers are used detached, in the encoder's precision, on the device: the module itself keeps
         its own. Every submodule is in eval mode inside and back in its former mode after.
         """
-        state = {
-            name: tensor.detach().to(device, self.dtype if tensor.is_floating_point() else None)
-            for named in (self.module.named_parameters, self.module.named_buffers)
-            for name, tensor in named()
-        }
+
+        def adapt(tensor: Tensor, copy: bool = False) -> Tensor:
+            return tensor.detach().to(device, self.dtype if tensor.is_floating_point() else None, copy=copy)
+
+        state = {name: adapt(tensor) for name, tensor in self.module.named_parameters()}
+        # Copies: a forward pass may write into buffers (running statistics, counters), which are not ours.
+        state |= {name: adapt(tensor, copy=True) for name, tensor in self.module.named_buffers()}
         modes = [(module, module.training) for module in self.module.modules()]
         self.module.eval()
         try:
@@ -119,16 +124,11 @@ class Encoder:
 
     def __getstate__(self) -> dict[str, Any]:
         state = {"fingerprint": self.fingerprint, "recipe": self._recipe}
-        if self._recipe is None:
-            state.update({key: value for key, value in self.__dict__.items() if key != "_hashed"})
-        return state
+        return state if self._recipe is not None else {**self.__dict__, **state}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         fingerprint, recipe = state.pop("fingerprint"), state.pop("recipe")
-        if recipe is not None:
-            state = load_encoder(**recipe).__dict__
-        self.__dict__.update({**state, "_recipe": recipe})
-        self.__dict__.setdefault("_hashed", None)
+        self.__dict__.update(state if recipe is None else load_encoder(**recipe).__dict__)
         if self.fingerprint != fingerprint:
             raise FingerprintError(
                 f"encoder {self.name!r} has changed since it was pickled: fingerprint {self.fingerprint[:12]}, "
@@ -143,6 +143,7 @@ def load_encoder(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     output: str | Callable[[nn.Module, Tensor], Tensor] = "auto",
+    preprocess: str | Callable[[Image], Tensor] = "auto",
     precision: str = "float32",
     weights: str | os.PathLike | None = None,
 ) -> Encoder:
@@ -155,7 +156,7 @@ def load_encoder(
         - a timm name, such as ``"vit_small_patch14_dinov2.lvd142m"``, or ``"hf-hub:OWNER/NAME"``;
         - ``"local-dir:PATH"``: a folder written by ``timm.models.save_for_hf``;
         - the path of a ``.safetensors`` file written by `skjepa.pretrain`;
-        - a module: of images where `image_size` is given, else of vectors ``(B, d)``.
+        - a module: of images where `image_size` or `preprocess` is given, else of vectors ``(B, d)``.
     image_size : int, optional
         Side of the square the module receives; overrides a timm model's own.
     mean, std : three floats, optional
@@ -163,7 +164,11 @@ def load_encoder(
     output : {"auto", "pooled", "projected"}, layer name or callable
         The embedding. "auto": pooled features, for CLIP-type models the projection; for a module what it returns. A
         layer name as in ``named_modules()``: its output, averaged over positions or tokens. A callable gets
-        ``(module, x)`` and returns ``(B, K)``.
+        ``(module, x)`` and returns ``(B, K)``. Of a timm model both see it without its head.
+    preprocess : "auto" or callable
+        In the place of the model's own resizing and normalisation, and so of `mean` and `std`: a deterministic function
+        of a PIL image (RGB) that returns the float tensor (3, H, W) the module receives, such as the transforms that
+        come with torchvision's weights. Float pictures reach it rounded to 8 bits.
     precision : {"float32", "float64"}
         Arithmetic of both passes. float64 takes its singular values from the Jacobian itself.
     weights : path, optional
@@ -175,7 +180,7 @@ def load_encoder(
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         Unknown name (close names are suggested) or setting.
     skjepa.hub.WeightsNotFoundError
         Weights neither cached nor reachable; within five seconds.
@@ -186,78 +191,104 @@ def load_encoder(
     >>> load_encoder("bundled").input_shape
     (3, 32, 32)
     """
+    options = {"image_size": image_size, "mean": mean, "std": std, "output": output, "preprocess": preprocess}
+    options |= {"precision": precision, "weights": None if weights is None else str(Path(weights).resolve())}
     if isinstance(source, Encoder):
+        _refuse_settings(options)
         return source
     check_choice("precision", precision, _DTYPES)
+    _check_output(source, output)
     if image_size is not None:
         image_size = check_integer("image_size", image_size, minimum=1)
-    options = {"image_size": image_size, "mean": mean, "std": std, "output": output, "precision": precision}
-    if isinstance(source, nn.Module):
-        if weights is not None:
-            raise ValueError("weights= goes with a timm name; load them into the module yourself")
-        return _from_module(source, **options)
-    name = os.fspath(source)
-    if name == "bundled" or name.endswith(".safetensors"):
-        if weights is not None:
-            raise ValueError(f"weights= goes with a timm name; {name!r} has its own")
-        return _from_file(name, **options)
-    return _from_timm(name, weights=weights, **options)
+    own = None
+    if preprocess != "auto":
+        own = _own_preprocessing(preprocess, image_size, mean, std)
+        image_size = _square(own) if not isinstance(source, nn.Module) else image_size
 
-
-def _from_module(module, *, image_size, mean, std, output, precision) -> Encoder:
-    if image_size is None and (mean is not None or std is not None):
-        raise ValueError("mean and std are for images: give image_size as well")
-    preprocessing = None if image_size is None else plain_preprocessing(image_size, mean, std)
-    if output in ("pooled", "projected"):
-        raise ValueError(f"output={output!r} is for timm models; name a layer or give a callable")
+    module, preprocessing = _load(source, image_size=image_size, mean=mean, std=std, output=output, weights=weights)
+    preprocessing = own or preprocessing
     return Encoder(
-        _with_output(module, output),
-        name=type(module).__name__,
+        module if output in _WHOLE else _with_output(module, output),
+        name=type(source).__name__ if isinstance(source, nn.Module) else os.fspath(source),
         preprocessing=preprocessing,
         precision=precision,
-        settings=_settings(preprocessing, output),
-        recipe=None,
+        settings={
+            "output": output if isinstance(output, str) else describe_callable(output),
+            "preprocessing": preprocessing and preprocessing.settings,
+        },
+        recipe=None if isinstance(source, nn.Module) else {"source": _absolute(source), **options},
     )
 
 
-def _from_file(name, *, image_size, mean, std, output, precision) -> Encoder:
-    path = BUNDLED if name == "bundled" else Path(name)
-    if not path.is_file():
-        raise FileNotFoundError(f"no encoder file {path}")
-    module, metadata = read_network(path)
+def _refuse_settings(options: dict[str, Any]) -> None:
+    """An Encoder is finished: settings given beside one would be lost."""
+    defaults = {"output": "auto", "preprocess": "auto", "precision": "float32"}
+    given = [
+        key
+        for key, value in options.items()
+        if value is not None and not (isinstance(value, str) and value == defaults.get(key))
+    ]
+    if given:
+        raise ValueError(f"{', '.join(given)}: an Encoder keeps the settings it was made with; load it again")
+
+
+def _check_output(source: Any, output: Any) -> None:
+    if not isinstance(output, str) and not callable(output):
+        raise TypeError(f"output must be a name or a callable of (module, x); got {output!r}")
+    if output in ("pooled", "projected") and (isinstance(source, nn.Module) or _is_file(source)):
+        raise ValueError(f"output={output!r} is for timm models; name a layer or give a callable")
+
+
+def _own_preprocessing(preprocess, image_size, mean, std) -> Preprocessing:
+    if not callable(preprocess):
+        raise TypeError(f"preprocess must be 'auto' or a callable of a PIL image; got {preprocess!r}")
+    if mean is not None or std is not None:
+        raise ValueError("a preprocess of your own normalises by itself: give no mean and std")
+    return callable_preprocessing(preprocess, image_size)
+
+
+def _square(preprocessing: Preprocessing) -> int:
+    height, width = preprocessing.size
+    if height != width:
+        raise ValueError(f"named models take squares; preprocess returns {height}x{width}")
+    return height
+
+
+def _load(source, *, image_size, mean, std, output, weights) -> tuple[nn.Module, Preprocessing | None]:
+    """The module behind a source, and the preprocessing that goes with it."""
+    if not isinstance(source, str | os.PathLike | nn.Module):
+        raise TypeError(f"source must be a name, a path, a torch module or an Encoder; got {type(source).__name__}")
+    if weights is not None and (isinstance(source, nn.Module) or _is_file(source)):
+        raise ValueError("weights= goes with a timm name; this source has its own")
+    if isinstance(source, nn.Module):
+        if image_size is None and (mean is not None or std is not None):
+            raise ValueError("mean and std are for images: give image_size as well")
+        return source, None if image_size is None else plain_preprocessing(image_size, mean, std)
+    name = os.fspath(source)
+    if not _is_file(name):
+        projected = {"auto": None, "projected": True}.get(output, False) if isinstance(output, str) else False
+        module = load_timm_model(name, image_size=image_size, projected=projected, weights=weights)
+        return module, timm_preprocessing(module, image_size=image_size, mean=mean, std=std)
+    module, metadata = read_network(BUNDLED if name == "bundled" else name)
     preprocessing = plain_preprocessing(
         image_size or metadata["image_size"],
         metadata["mean"] if mean is None else mean,
         metadata["std"] if std is None else std,
     )
-    recipe = {"source": name if name == "bundled" else str(path.resolve())}
-    recipe |= {"image_size": image_size, "mean": mean, "std": std, "output": output, "precision": precision}
-    return Encoder(
-        _with_output(module, output),
-        name=name,
-        preprocessing=preprocessing,
-        precision=precision,
-        settings=_settings(preprocessing, output),
-        recipe=recipe,
-    )
+    return module, preprocessing
 
 
-def _from_timm(name, *, image_size, mean, std, output, precision, weights) -> Encoder:
-    projected = {"pooled": False, "projected": True}.get(output) if isinstance(output, str) else False
-    if output == "auto":
-        projected = None
-    model = load_timm_model(name, image_size=image_size, projected=projected, weights=weights)
-    preprocessing = timm_preprocessing(model, image_size=image_size, mean=mean, std=std)
-    recipe = {"source": name, "image_size": image_size, "mean": mean, "std": std, "output": output}
-    recipe |= {"precision": precision, "weights": None if weights is None else os.fspath(weights)}
-    return Encoder(
-        model if output in ("pooled", "projected") else _with_output(model, output),
-        name=name,
-        preprocessing=preprocessing,
-        precision=precision,
-        settings=_settings(preprocessing, output),
-        recipe=recipe,
-    )
+def _is_file(source: Any) -> bool:
+    """Whether a source is a file of ours, not a model of timm's."""
+    return isinstance(source, str | os.PathLike) and (str(source) == "bundled" or str(source).endswith(".safetensors"))
+
+
+def _absolute(source: str | os.PathLike) -> str:
+    """The source as another working directory knows it."""
+    name = os.fspath(source)
+    if name.startswith("local-dir:"):
+        return f"local-dir:{Path(name.removeprefix('local-dir:')).resolve()}"
+    return str(Path(name).resolve()) if name.endswith(".safetensors") else name
 
 
 class _Layer(nn.Module):
@@ -282,8 +313,11 @@ class _Layer(nn.Module):
         if not caught:
             raise ValueError(f"layer {self.layer!r} takes no part in the forward pass")
         value = caught[-1]
+        if not isinstance(value, Tensor):
+            raise TypeError(f"layer {self.layer!r} returns {type(value).__name__}, not a tensor; choose another")
         if value.ndim == 4:
-            return value.mean(dim=(2, 3))
+            channels_last = getattr(self.module, "output_fmt", None) == "NHWC"  # timm's Swin and its kin
+            return value.mean(dim=(1, 2) if channels_last else (2, 3))
         return value.mean(dim=1) if value.ndim == 3 else value
 
 
@@ -299,20 +333,13 @@ class _Call(nn.Module):
 
 
 def _with_output(module: nn.Module, output: str | Callable) -> nn.Module:
-    if callable(output):
-        return _Call(module, output)
-    return module if output == "auto" else _Layer(module, output)
-
-
-def _settings(preprocessing: Preprocessing | None, output: str | Callable) -> dict[str, Any]:
-    named = output if isinstance(output, str) else getattr(output, "__qualname__", repr(type(output)))
-    return {"output": named, "preprocessing": preprocessing and preprocessing.settings}
+    return _Layer(module, output) if isinstance(output, str) else _Call(module, output)
 
 
 def _hash(module: nn.Module, settings: dict[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    digest.update(repr(module).encode())
-    for name, tensor in module.state_dict().items():
+    digest.update(without_addresses(repr(module)).encode())
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

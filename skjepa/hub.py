@@ -2,8 +2,10 @@
 
 import difflib
 import os
+import textwrap
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,21 +47,23 @@ def load_timm_model(
     Raises
     ------
     ValueError
-        Unknown model (close names are suggested), or an image size that the patches do not divide.
+        Unknown model (close names are suggested), weights that do not fit it, no head to keep, or an image size that
+        the patches do not divide.
     WeightsNotFoundError
         Nothing cached and no network; says within seconds what was tried.
     """
-    import timm
-
+    name = _cached_snapshot(name, weights is not None)
     config = _pretrained_config(name)
-    overlay = _weights_overlay(name, config, weights)
-    if projected is None:
-        projected = is_clip_type(config)
-    options: dict[str, Any] = {} if projected else {"num_classes": 0}
+    if projected and not config.get("num_classes"):
+        raise ValueError(f"{name!r} has no projection: take output='pooled'")
+    options: dict[str, Any] = {"pretrained_cfg_overlay": _weights_overlay(name, config, weights)}
     if image_size is not None and config.get("fixed_input_size"):
         options["img_size"] = image_size
-    model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    model = _create(name, options)
     _check_patches(name, model, image_size)
+    # The head goes only now: where a model is built without it, timm loads weights that do not fit and says nothing.
+    if projected is False or (projected is None and not is_clip_type(config)):
+        model.reset_classifier(0)
     return model
 
 
@@ -93,6 +97,39 @@ def close_names(name: str, known: Sequence[str] = ()) -> list[str]:
     return difflib.get_close_matches(name, candidates, n=5, cutoff=0.5)
 
 
+def _create(name: str, options: dict[str, Any]) -> Any:
+    """timm's `create_model`, whose errors come to say which model, and what is wrong with its weights."""
+    import timm
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+    from safetensors import SafetensorError
+
+    try:
+        return timm.create_model(name, pretrained=True, **options)
+    except (HfHubHTTPError, EntryNotFoundError, urllib.error.URLError) as error:
+        raise WeightsNotFoundError(
+            f"no weights for {name!r}: the download failed ({' '.join(str(error).split())}). {_local_copy(name)}"
+        ) from error
+    except (RuntimeError, ValueError, KeyError, AssertionError, SafetensorError, OSError) as error:
+        size = f" at image_size={options['img_size']}" if "img_size" in options else ""
+        reason = textwrap.shorten(str(error) or repr(error), 400)  # torch lists every tensor that is missing
+        raise ValueError(f"cannot load {name!r}{size}: {reason}") from error
+
+
+def _cached_snapshot(name: str, has_weights: bool) -> str:
+    """A hub id whose files are all cached becomes the cached folder: the hub's client would ask the network first."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if not name.startswith("hf-hub:"):
+        return name
+    hub_id, _, revision = name.removeprefix("hf-hub:").partition("@")
+    config = try_to_load_from_cache(hub_id, "config.json", revision=revision or None)
+    if not isinstance(config, str):
+        return name
+    folder = Path(config).parent
+    complete = has_weights or any((folder / file).is_file() for file in _HUB_FILES)
+    return f"local-dir:{folder}" if complete else name
+
+
 def _pretrained_config(name: str) -> dict[str, Any]:
     """The pretrained configuration behind a name; for hub ids and folders what can be known before loading."""
     from timm.models import get_pretrained_cfg, is_model
@@ -104,9 +141,7 @@ def _pretrained_config(name: str) -> dict[str, Any]:
         return _remote_config(name.removeprefix("hf-hub:"))
     architecture = name.partition(".")[0]
     if not is_model(architecture):
-        close = close_names(name)
-        hint = f" Did you mean {', '.join(close)}?" if close else " `skjepa encoders` lists what is known to work."
-        raise ValueError(f"unknown encoder {name!r}.{hint}")
+        raise ValueError(f"unknown encoder {name!r}. {_hint(name)}")
     try:
         config = get_pretrained_cfg(name)
     except RuntimeError as error:
@@ -114,9 +149,16 @@ def _pretrained_config(name: str) -> dict[str, Any]:
 
         tags = timm.list_pretrained(f"{architecture}.*")
         raise ValueError(f"unknown encoder {name!r}: {error} Known: {', '.join(tags) or 'none'}.") from error
-    if config is None:
-        raise ValueError(f"timm has no pretrained weights for {name!r}; pass weights= or a torch module")
-    return config.to_dict()
+    return config.to_dict() if config else {}
+
+
+def _hint(name: str) -> str:
+    if Path(name).is_dir():
+        return f"For a folder write 'local-dir:{name}'."
+    if "/" in name:
+        return f"For a model of the Hugging Face hub write 'hf-hub:{name}', for a folder 'local-dir:FOLDER'."
+    close = close_names(name, ["bundled"])
+    return f"Did you mean {', '.join(close)}?" if close else "`skjepa encoders` lists what is known to work."
 
 
 def _local_config(folder: Path) -> dict[str, Any]:
@@ -126,10 +168,10 @@ def _local_config(folder: Path) -> dict[str, Any]:
         raise WeightsNotFoundError(f"local-dir: no folder {folder}")
     try:
         config, architecture, _ = load_model_config_from_path(folder)
-    except (FileNotFoundError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{folder} is not a model folder of timm's format (config.json and model.safetensors, as written by "
-            f"timm.models.save_for_hf): {error}"
+            f"timm.models.save_for_hf): {error!r}"
         ) from error
     return {**config, "architecture": architecture}
 
@@ -137,20 +179,25 @@ def _local_config(folder: Path) -> dict[str, Any]:
 def _remote_config(hub_id: str) -> dict[str, Any]:
     from timm.models._hub import load_model_config_from_hf
 
-    config, architecture, _ = load_model_config_from_hf(hub_id)
+    try:
+        config, architecture, _ = load_model_config_from_hf(hub_id)
+    except (OSError, ValueError, KeyError) as error:
+        raise WeightsNotFoundError(f"the Hugging Face hub gives no timm model {hub_id!r}: {error}") from error
     return {**config, "architecture": architecture}
 
 
 def _weights_overlay(name: str, config: dict[str, Any], weights: str | os.PathLike | None) -> dict[str, Any] | None:
     """What to change in the configuration so that the weights come from where they are."""
     if weights is not None:
-        return {"file": str(_checkpoint_file(Path(weights)))}
+        # An empty source: that of a hub id or a folder would prevail over the file.
+        file = _checkpoint_file(Path(weights))
+        return {"file": str(file), "source": "", "custom_load": file.suffix == ".npz"}
     if name.startswith(("local-dir:", "hf-hub:")):
         return None
     hub_id, url = config.get("hf_hub_id"), config.get("url")
     cached = _cached_file(hub_id, config.get("hf_hub_filename"), url)
     if cached is not None:
-        return None if config.get("custom_load") else {"file": str(cached)}
+        return {"file": str(cached), "custom_load": config.get("custom_load", False)}
     if hub_id:
         _require_network(name, f"{hub_id} on the Hugging Face hub", _hub_address())
     elif url:
@@ -181,7 +228,7 @@ def _cached_file(hub_id: str | None, filename: str | None, url: str | None) -> P
             if isinstance(found, str):
                 return Path(found)
     elif url:
-        file = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+        file = Path(torch.hub.get_dir(), "checkpoints", Path(urllib.parse.urlparse(url).path).name)
         if file.is_file():
             return file
     return None
@@ -201,9 +248,15 @@ def _require_network(name: str, what: str, address: str) -> None:
     if reason:
         raise WeightsNotFoundError(
             f"no weights for {name!r}: not in the local cache, and {what} cannot be reached ({reason}). "
-            "Give a local copy: load_encoder('local-dir:FOLDER') with the model's config.json and model.safetensors, "
-            f"or load_encoder({name!r}, weights=FILE_OR_FOLDER)."
+            + _local_copy(name)
         )
+
+
+def _local_copy(name: str) -> str:
+    return (
+        "Give a local copy: load_encoder('local-dir:FOLDER') with the model's config.json and model.safetensors, "
+        f"or load_encoder({name!r}, weights=FILE_OR_FOLDER)."
+    )
 
 
 def _unreachable(address: str) -> str | None:
@@ -228,5 +281,6 @@ def _unreachable(address: str) -> str | None:
 
 def _check_patches(name: str, model: nn.Module, image_size: int | None) -> None:
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    if image_size is not None and patch is not None and any(image_size % side for side in patch):
-        raise ValueError(f"image_size={image_size} is not a multiple of {name}'s patch size {patch[0]}")
+    sides = patch if isinstance(patch, tuple | list) else [patch]
+    if image_size is not None and any(side and image_size % side for side in sides):
+        raise ValueError(f"image_size={image_size} is not a multiple of {name}'s patch size {sides[0]}")

@@ -1,5 +1,8 @@
 """From a picture of any size to the tensor a module receives: resize and crop on the CPU, normalise on the device."""
 
+import functools
+import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,10 +39,12 @@ class Preprocessing:
     def load(self, image: Image.Image | Tensor | np.ndarray, dtype: torch.dtype) -> Tensor:
         """One image to ``(3, *size)`` of `dtype` in [0, 1]; uint8 arrays take the path of PIL images, bit for bit."""
         if isinstance(image, np.ndarray):
-            if image.dtype == np.uint8:
-                image = Image.fromarray(image)
-            else:
-                image = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+            # A copy in native order: torch takes neither read-only nor byte-swapped arrays.
+            image = (
+                Image.fromarray(image)
+                if image.dtype == np.uint8
+                else torch.from_numpy(np.array(image.transpose(2, 0, 1), dtype=np.float64, order="C"))
+            )
         if isinstance(image, Tensor):
             # Bicubic interpolation overshoots; a pixel outside [0, 1] is not a picture.
             return self.resize(image.to(dtype)).clamp(0, 1)
@@ -61,6 +66,61 @@ def plain_preprocessing(image_size: int, mean: Sequence[float] | None, std: Sequ
     return Preprocessing(
         (image_size, image_size), mean, std, resize, {**settings, "mean": list(mean), "std": list(std)}
     )
+
+
+def callable_preprocessing(function: Callable[[Image.Image], Tensor], image_size: int | None) -> Preprocessing:
+    """Preprocessing by a function of the user's, PIL image to normalised tensor; its size is found by a call."""
+    try:
+        result = function(Image.new("RGB", (320, 240)))
+    except Exception as error:
+        raise ValueError(f"preprocess fails on an RGB image of 320x240: {error}") from error
+    if not isinstance(result, Tensor) or result.ndim != 3 or len(result) != 3 or not result.is_floating_point():
+        found = f"{result.dtype} {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+        raise ValueError(f"preprocess must return a normalised float tensor (3, H, W); got {found}")
+    size = (result.shape[1], result.shape[2])
+    if image_size is not None and size != (image_size, image_size):
+        raise ValueError(f"preprocess returns {size[0]}x{size[1]} images, image_size is {image_size}")
+    settings = {"resize": describe_callable(function), "size": list(size)}
+    return _CallablePreprocessing(size, (0.0,) * 3, (1.0,) * 3, function, settings)
+
+
+class _CallablePreprocessing(Preprocessing):
+    """`resize` does everything, normalisation too, and takes PIL images only."""
+
+    def load(self, image: Image.Image | Tensor | np.ndarray, dtype: torch.dtype) -> Tensor:
+        if isinstance(image, Tensor):
+            image = image.movedim(0, 2).numpy()
+        if isinstance(image, np.ndarray):
+            image = Image.fromarray(image if image.dtype == np.uint8 else np.rint(image * 255.0).astype(np.uint8))
+        result = self.resize(image)
+        if tuple(result.shape) != (3, *self.size):
+            raise ValueError(
+                f"preprocess returned shape {tuple(result.shape)} for a picture of {image.width}x{image.height}, "
+                f"{(3, *self.size)} for another: it must end in one size (a centre crop)"
+            )
+        return result.to(dtype)
+
+
+def describe_callable(function: Callable) -> str:
+    """What a function is, for a fingerprint: its repr where that tells its parameters, else its source code."""
+    if isinstance(function, functools.partial):
+        inner = describe_callable(function.func)
+        return f"partial({inner}, {function.args!r}, {sorted(function.keywords.items())!r})"
+    text = repr(function)
+    if " at 0x" not in text:
+        return text
+    is_function = hasattr(function, "__code__")
+    code = function if is_function else type(function)
+    state = "" if is_function else without_addresses(repr(sorted(vars(function).items())))
+    try:
+        return inspect.getsource(code) + state
+    except (OSError, TypeError):  # typed at a prompt
+        return f"{code.__module__}.{code.__qualname__}{state}"
+
+
+def without_addresses(text: str) -> str:
+    """A repr that is the same in every process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
 def channel_statistics(

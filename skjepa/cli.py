@@ -106,14 +106,14 @@ def score(
         groups.append(job.score_group(detector, name, source, store=None if store is None else store / name))
     job.write_table(job.score_table(groups), out)
     if picture is not None:
-        job.score_picture(detector, groups, picture, title=f"{encoder}, score {kind!r}")
+        job.score_picture(detector, groups, picture, title=f"Encoder {Path(encoder).name}, score {kind!r}")
     held_out = detector.calibration_scores_
     rows = job.summary([] if held_out is None else held_out, groups)
     rule = f"conformal p <= {alpha:g}" if contamination is None else f"contamination {contamination:g}"
     _stdout.print(
         job.summary_table(
             rows,
-            title=f"{encoder} on {len(normal)} normal images",
+            title=f"Encoder {Path(encoder).name}, fitted on {normal_pass.shape[0]} normal images",
             caption=f"flagged: {rule}; AUROC, AUPR (images as positive) and FPR@95 (of normal images, when 95 % of "
             "these are caught): against the held-out normal images",
         )

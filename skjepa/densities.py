@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, clone
 from sklearn.covariance import LedoitWolf
+from sklearn.dummy import DummyRegressor
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.neighbors import NearestNeighbors
@@ -14,6 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 _N_FOLDS = 5
+_ENOUGH_FOR_A_SLOPE = 10
 _RIDGE_ALPHAS = np.logspace(-2, 4, 7)
 
 
@@ -80,7 +82,9 @@ class ConditionalDensity(BaseEstimator):
     def fit(self, Z: ArrayLike, s: ArrayLike) -> "ConditionalDensity":
         """Learn from embeddings (n_samples, K) and log-volumes (n_samples,)."""
         Z, s = np.asarray(Z, dtype=np.float64), np.asarray(s, dtype=np.float64)
-        self._regression = make_pipeline(StandardScaler(), RidgeCV(alphas=_RIDGE_ALPHAS)).fit(Z, s)
+        # A handful of samples says nothing of a slope: then s is compared with its mean.
+        slope = RidgeCV(alphas=_RIDGE_ALPHAS) if len(Z) >= _ENOUGH_FOR_A_SLOPE else DummyRegressor()
+        self._regression = make_pipeline(StandardScaler(), slope).fit(Z, s)
         residual = s - cross_val_predict(self._regression, Z, s, cv=_folds(Z))
         self.scale_ = float(np.sqrt(np.mean(residual**2))) or 1.0
         self.fit_scores_ = self._log_density(residual)

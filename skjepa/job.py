@@ -200,6 +200,5 @@ def _as_picture(sample: Any) -> Image.Image:
 
 
 def _caption(group: ScoredGroup, i: int) -> str:
-    name = Path(str(group.source.ids[i]))
-    text = "/".join(name.parts[-2:])
-    return text if len(text) <= 20 else f"…{text[-19:]}"
+    name = Path(str(group.source.ids[i])).name
+    return name if len(name) <= 16 else f"…{name[-15:]}"

@@ -17,7 +17,7 @@ from skjepa.functionals import combine_views, log_volume, warn_if_floor_is_noise
 SCORES = ("joint", "density", "jepa")
 REFERENCES = {"knn": KNNDensity, "gaussian": GaussianDensity}
 
-AUTO_FLOOR = 1e-3
+AUTO_FLOOR = 1e-2
 """`floor="auto"`: this share of the median largest singular value of the fit samples."""
 
 

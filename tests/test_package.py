@@ -35,6 +35,7 @@ ROOMS = [
     {"job"},
     {"demo"},
     {"cli"},
+    {"__main__"},
 ]
 LEVEL = {module: level for level, room in enumerate(ROOMS) for module in room}
 

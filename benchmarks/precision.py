@@ -1,0 +1,89 @@
+"""What float32 does to a score: full-rank and rank-deficient outputs against float64, and the floors that help.
+
+    python benchmarks/precision.py
+
+Images are tiles of scikit-learn's sample photographs; weights are random (seed below) except for the bundled encoder.
+Writes docs/results/precision.json. The float32 Jacobian itself differs from the float64 one where outputs are
+rank-deficient (LayerNorm, ReLU): no decomposition can mend that, a floor or a rank can.
+"""
+
+import datetime
+import json
+import platform
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from skjepa import Extraction, __version__, extract, load_encoder
+from skjepa.demo import demo_images
+from skjepa.functionals import log_volume
+from skjepa.scores import AUTO_FLOOR
+
+OUT = Path(__file__).parents[1] / "docs" / "results" / "precision.json"
+SEED, N_IMAGES, N_COMPONENTS = 0, 48, 64
+
+
+def trunk(*head: nn.Module) -> nn.Module:
+    torch.manual_seed(SEED)
+    body = [nn.Conv2d(3, 32, 4, 2, 1), nn.SiLU(), nn.Conv2d(32, 64, 4, 2, 1), nn.SiLU(), nn.Flatten()]
+    return nn.Sequential(*body, nn.Linear(64 * 8 * 8, N_COMPONENTS), *head)
+
+
+def encoders(precision: str) -> dict:
+    heads = {
+        "linear output": [],
+        "LayerNorm output": [nn.LayerNorm(N_COMPONENTS)],
+        "ReLU output": [nn.ReLU()],
+    }
+    made = {name: load_encoder(trunk(*head), image_size=32, precision=precision) for name, head in heads.items()}
+    return {"bundled": load_encoder("bundled", precision=precision), **made}
+
+
+def compare(single: Extraction, double: Extraction) -> dict:
+    largest = np.median(double.singular_values[..., 0])
+    rank = int(np.median(double.numerical_rank))
+    floors = {"1e-6 (paper)": 1e-6, f"{AUTO_FLOOR:g} x median largest (auto)": AUTO_FLOOR * largest}
+    rows = {f"floor {name}": error(single, double, floor=floor) for name, floor in floors.items()}
+    rows[f"floor 1e-6, rank {rank}"] = error(single, double, floor=1e-6, rank=rank)
+    return {
+        "median_largest_singular_value": float(largest),
+        "numerical_rank_float32": int(np.median(single.numerical_rank)),
+        "numerical_rank_float64": rank,
+        "error_in_nats": rows,
+    }
+
+
+def error(single: Extraction, double: Extraction, **options) -> dict:
+    difference = log_volume(single.singular_values, **options) - log_volume(double.singular_values, **options)
+    spread = np.std(log_volume(double.singular_values, **options))
+    return {
+        "mean": float(difference.mean()),
+        "largest": float(np.abs(difference).max()),
+        "standard_deviation_of_the_score": float(spread),
+    }
+
+
+def main() -> None:
+    images = demo_images(SEED)["fit"][:N_IMAGES]
+    results = {
+        name: compare(extract(single, images), extract(double, images))
+        for (name, single), double in zip(encoders("float32").items(), encoders("float64").values(), strict=True)
+    }
+    stamp = {
+        "script": "benchmarks/precision.py",
+        "date": datetime.date.today().isoformat(),
+        "seed": SEED,
+        "n_images": N_IMAGES,
+        "hardware": {"machine": platform.machine(), "threads": torch.get_num_threads()},
+        "versions": {"skjepa": __version__, "torch": torch.__version__, "numpy": np.__version__},
+    }
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    OUT.write_text(json.dumps({**stamp, "encoders": results}, indent=1) + "\n")
+    for name, row in results.items():
+        print(name, json.dumps(row["error_in_nats"], indent=1))
+
+
+if __name__ == "__main__":
+    main()

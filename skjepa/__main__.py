@@ -1,0 +1,6 @@
+"""`python -m skjepa`."""
+
+from skjepa.cli import main
+
+if __name__ == "__main__":
+    main()

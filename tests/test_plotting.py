@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+from oracles import random_images
+from PIL import Image
+
+from skjepa.plotting import Thumbnail, save_figure, score_figure
+
+
+def thumbnails(n):
+    return [Thumbnail(Image.fromarray(image), float(i), i < 2, f"{i}.png") for i, image in enumerate(random_images(n))]
+
+
+def test_what_a_person_sees():
+    rng = np.random.default_rng(0)
+    groups = {"normal": rng.normal(size=100), "foreign": np.append(rng.normal(-5, 1, size=50), np.nan)}
+    rows = {"most_typical": thumbnails(5), "least_typical": thumbnails(4)}
+    figure = score_figure(groups, threshold=-2.0, title="Title", **rows)
+    top, typical, odd = figure.subfigs
+    axes = top.axes[0]
+    assert axes.get_title() == "Title"
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    flagged = [int((groups["normal"] < -2).sum()), int((groups["foreign"] < -2).sum())]
+    assert labels == [f"normal: {flagged[0]} of 100 flagged", f"foreign: {flagged[1]} of 50 flagged", "threshold"]
+    assert axes.lines[0].get_xdata()[0] == -2.0
+    assert (len(typical.axes), len(odd.axes)) == (5, 4)
+    assert typical.axes[3].get_title() == "3.0"
+
+
+def test_every_sample_is_in_the_histogram_even_far_outside():
+    figure = score_figure({"all": np.append(np.linspace(0, 1, 999), 1e9)}, threshold=0.5)
+    bars = figure.subfigs[0].axes[0].patches
+    assert sum(bar.get_height() * bar.get_width() for bar in bars) == pytest.approx(1)
+
+
+def test_equal_scores_draw():
+    score_figure({"all": np.ones(5)}, threshold=1.0)
+
+
+def test_saved_whole_or_not_at_all(tmp_path, monkeypatch):
+    figure = score_figure({"all": np.arange(5.0)}, threshold=1.0, least_typical=thumbnails(2))
+    path = save_figure(figure, tmp_path / "scores.png")
+    with Image.open(path) as picture:
+        assert picture.size[0] > 800
+    before = path.read_bytes()
+
+    def full(self, file, **options):
+        file.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(type(figure), "savefig", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_figure(figure, path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["scores.png"]

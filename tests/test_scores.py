@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+from sklearn.neighbors import KernelDensity
+
+from skjepa.extraction import Extraction
+from skjepa.functionals import log_volume
+from skjepa.scores import AUTO_FLOOR, fit_score_model
+
+RNG = np.random.default_rng(0)
+
+
+def extraction(n=120, k=5, r=5, seed=0, shift=0.0, volume=0.0, precision="float64"):
+    """Gaussian embeddings whose log-volume follows the first coordinate; `shift` and `volume` make outliers."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(n, k))
+    base = 0.3 * z[:, :1] + volume + 0.05 * rng.normal(size=(n, r))
+    sigma = -np.sort(-np.exp(base - 0.5 * np.arange(r)), axis=1)
+    return Extraction(z + shift, sigma[:, None], np.arange(n).astype(str), {"precision": precision})
+
+
+def fit(data=None, **options):
+    defaults = {"score": "joint", "reference": "knn", "floor": "auto", "rank": None}
+    return fit_score_model(extraction() if data is None else data, **{**defaults, **options})
+
+
+def test_jepa_is_the_volume_alone():
+    data = extraction()
+    model = fit(score="jepa", floor=1e-6, rank=5)
+    np.testing.assert_allclose(model.score_samples(data), log_volume(data.singular_values)[:, 0])
+
+
+def test_density_is_the_change_of_variables():
+    data = extraction()
+    model = fit(score="density", reference="gaussian")
+    expected = model.reference.score_samples(data.embeddings) + model.volume(data)
+    np.testing.assert_allclose(model.score_samples(data), expected)
+
+
+def test_joint_terms_are_standardised_and_add_up():
+    model, fresh = fit(extraction(n=400)), extraction(n=400, seed=1)
+    terms = model.terms(fresh)
+    np.testing.assert_allclose(sum(terms.values()), model.score_samples(fresh))
+    assert set(terms) == {"volume", "density", "volume given embedding"}
+    for value in terms.values():
+        assert abs(value.mean()) < 0.4
+        assert 0.6 < value.std() < 1.6
+
+
+@pytest.mark.parametrize("kind", [{"shift": 4.0}, {"volume": -1.0}, {"volume": 1.5, "shift": 1.0}])
+def test_joint_finds_outliers_of_every_kind(kind):
+    model = fit(extraction(n=400))
+    normal, odd = model.score_samples(extraction(seed=1)), model.score_samples(extraction(seed=2, **kind))
+    assert np.mean(normal[:, None] > odd) > 0.95
+
+
+def test_one_floor_and_one_rank_for_all_samples():
+    data = extraction()
+    data.singular_values[:, 0, -1] = 1e-9
+    data.singular_values[:5, 0, -2] = 1e-9
+    model = fit(data)
+    assert model.floor == pytest.approx(AUTO_FLOOR * np.median(data.singular_values[..., 0]))
+    assert model.rank == 4
+    # A degenerate sample pays for its lost direction instead of gaining by it.
+    assert model.volume(data[:5]).max() < model.volume(data[5:]).min()
+
+
+def test_an_estimator_as_reference():
+    reference = KernelDensity(bandwidth=0.5)
+    model = fit(reference=reference)
+    assert np.isfinite(model.score_samples(extraction(seed=1))).all()
+    assert not hasattr(reference, "tree_"), "the user's estimator is cloned, not fitted"
+
+
+def test_a_floor_under_the_noise_warns():
+    data = extraction(precision="float32")
+    data.singular_values[..., -1] = 1e-8
+    with pytest.warns(UserWarning, match="under the noise of the arithmetic"):
+        fit(data, floor=1e-9, rank=5)
+    fit(data, floor=1e-9, rank=4)
+    fit(data)
+
+
+def test_a_constant_term_does_not_decide():
+    data = extraction()
+    data.singular_values[:] = 1.0
+    scores = fit(data).score_samples(extraction(seed=1)[:3])
+    assert np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize("n", [2, 3, 7])
+def test_a_handful_of_samples(n):
+    assert np.isfinite(fit(extraction(n=n)).score_samples(extraction(seed=1))).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"score": "best"}, ValueError, "score must be one of 'joint', 'density', 'jepa'; got 'best'"),
+        ({"reference": "kde"}, ValueError, "reference must be one of 'knn', 'gaussian'; got 'kde'"),
+        ({"reference": 3}, TypeError, "or an estimator with fit and score_samples; got int"),
+        ({"floor": 0}, ValueError, r"floor must lie in \(0, inf\); got 0"),
+        ({"floor": "low"}, ValueError, "floor must be one of 'auto'; got 'low'"),
+        ({"rank": 0}, ValueError, "rank must be at least 1; got 0"),
+        ({"rank": 9}, ValueError, r"rank must be at most min\(K, D\) = 5; got 9"),
+        ({"rank": 2.5}, TypeError, "rank must be an integer; got 2.5"),
+        ({"data": extraction(n=1)}, ValueError, "at least 2 samples; got 1 sample"),
+    ],
+)
+def test_bad_settings_are_named(options, error, message):
+    with pytest.raises(error, match=message):
+        fit(**options)

@@ -25,7 +25,10 @@ def conformal_offset(calibration_scores: ArrayLike, alpha: float) -> float:
     k = int(np.floor(np.round(alpha * (len(scores) + 1), 9)))
     if k < 1:
         needed = int(np.ceil(np.round(1 / alpha - 1, 9)))
-        raise ValueError(f"a false-positive rate of {alpha:g} needs {needed} calibration samples; got {len(scores)}")
+        raise ValueError(
+            f"a false-positive rate of {alpha:g} needs {needed} calibration samples; got {len(scores)}. "
+            "Give more normal samples, hold a larger share out, or allow a higher rate"
+        )
     return float(scores[k - 1])
 
 

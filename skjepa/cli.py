@@ -7,7 +7,6 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -96,6 +95,7 @@ def score(
         random_state=seed,
         verbose=0 if quiet else 1,
     )
+    _warn_of_overlap(fit, tests)
     started = time.perf_counter()
     _stderr.print(f"fit: {len(normal)} normal images of {escape(str(fit))}")
     normal_pass = detector.extract(normal, store=None if store is None else store / "fit")
@@ -177,6 +177,13 @@ def _names(folders: list[Path]) -> dict[str, Path]:
     return {"-".join(path.parts[-depth:]).strip("/"): path for path in resolved}
 
 
+def _warn_of_overlap(fit: Path, tests: list[Path]) -> None:
+    normal = fit.resolve()
+    for test in tests:
+        if normal.is_relative_to(test.resolve()) or test.resolve().is_relative_to(normal):
+            warnings.warn(f"{test} shares images with {fit}: they will look more normal than they are", stacklevel=2)
+
+
 def _limited(source, limit: int | None, seed: int):
     import numpy as np
 
@@ -209,22 +216,25 @@ def _show_warning(message: Any, *_: Any, **__: Any) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Entry point: errors become one sentence and an exit code, never a half-written file."""
-    warnings.showwarning = _show_warning
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = _show_warning
+        sys.exit(_run(args) or EXIT_OK)
+
+
+def _run(args: list[str] | None) -> int | None:
     try:
-        code = app(args=args, standalone_mode=False)
-    except click.exceptions.Abort:
-        code = EXIT_INTERRUPTED
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except KeyboardInterrupt:
+        return app(args=args, standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
         _stderr.print("interrupted")
-        code = EXIT_INTERRUPTED
+        return EXIT_INTERRUPTED
     except (ValueError, TypeError, OSError, MemoryError) as error:
-        code = _fail(error, EXIT_BAD_INPUT)
+        return _fail(error, EXIT_BAD_INPUT)
     except Exception as error:
-        code = _fail(error, EXIT_CRASH)
-    sys.exit(code or EXIT_OK)
+        if hasattr(error, "show"):  # a wrong option: the command line library words it, whichever version it is
+            error.show()
+            return EXIT_BAD_INPUT
+        return _fail(error, EXIT_CRASH)
 
 
 def _fail(error: Exception, code: int) -> int:

@@ -1,8 +1,8 @@
 """The main job on real images that the installed packages carry: photographs against scans, digits and terrain.
 
-Normal: 32-pixel tiles of the sample photographs of scikit-learn (a palace, a flower) and Matplotlib (a portrait). Foreign:
-scikit-learn's handwritten digits, tiles of Matplotlib's magnetic-resonance scan and of its digital elevation model. No
-tile is used twice; tiles with next to nothing on them (out-of-focus background, air around the head) are left out.
+Normal: 32-pixel tiles of the sample photographs of scikit-learn (a palace, a flower) and Matplotlib (a portrait).
+Foreign: scikit-learn's handwritten digits, tiles of Matplotlib's magnetic-resonance scan and of its digital elevation
+model. No tile is used twice; tiles with next to nothing on them (blurred background, air around the head) are left out.
 """
 
 import gzip

@@ -1,5 +1,6 @@
 """`JEPAScoreDetector`: the scikit-learn face. Contracts and thresholds here; the mathematics lives below."""
 
+import math
 import os
 import warnings
 from typing import Any
@@ -16,7 +17,7 @@ from skjepa.calibration import conformal_offset, conformal_p_values, contaminati
 from skjepa.encoders import Encoder, FingerprintError, load_encoder
 from skjepa.engine import extract
 from skjepa.extraction import SETTINGS, Extraction, require_same_settings
-from skjepa.scores import fit_score_model
+from skjepa.scores import check_score_settings, fit_score_model
 from skjepa.sources import as_source
 from skjepa.views import Transform
 
@@ -137,9 +138,10 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
         ValueError, TypeError
             Bad data, parameters or encoder. A failed `fit` leaves an earlier one as it was.
         """
-        self._check_thresholds()
-        encoder = None if isinstance(X, Extraction) else self._resolve_encoder(X)
-        extraction = X if isinstance(X, Extraction) else self._extract(encoder, X, store=None)
+        data = X if isinstance(X, Extraction) else as_source(X)
+        self._check_settings(data.ids)
+        encoder = None if isinstance(data, Extraction) else self._resolve_encoder(data)
+        extraction = data if encoder is None else self._extract(encoder, data, store=None)
         learn, held_out = self._split(extraction)
         model = fit_score_model(learn, score=self.score, reference=self.reference, floor=self.floor, rank=self.rank)
         scores = model.score_samples(learn)
@@ -165,6 +167,8 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
     def extract(self, X: Any, *, store: str | os.PathLike | None = None) -> Extraction:
         """The expensive pass alone, with this detector's settings: `fit` and `score_samples` take what it returns.
 
+        Before a fit, X is taken for what will be fitted on, and the settings are checked as `fit` checks them.
+
         Parameters
         ----------
         X : images or vectors
@@ -173,6 +177,7 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
         """
         source = as_source(X)
         if not hasattr(self, "model_"):
+            self._check_settings(source.ids)
             return self._extract(self._resolve_encoder(source), source, store=store)
         expected = getattr(self, "n_features_in_", None)
         if source.is_vector and expected is not None and (found := len(source.load(0))) != expected:
@@ -225,7 +230,9 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
             raise ValueError("p-values need held-out normal samples: fit with calibration=0.2, say")
         return conformal_p_values(self.calibration_scores_, self.score_samples(X))
 
-    def _check_thresholds(self) -> None:
+    def _check_settings(self, ids: NDArray[np.str_]) -> None:
+        """Whatever can be refused without the expensive pass is refused before it."""
+        check_score_settings(self.score, self.reference, self.floor, self.rank)
         check_number("contamination", self.contamination, above=0.0, below=0.5, closed=">")
         if self.calibration is not None:
             check_number("calibration", self.calibration, above=0.0, below=1.0)
@@ -233,6 +240,13 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
             check_number("target_fpr", self.target_fpr, above=0.0, below=1.0)
             if self.calibration is None:
                 raise ValueError("target_fpr needs held-out normal samples: give calibration, the share to hold out")
+        if self.calibration is None:
+            return
+        groups = len(np.unique(ids))
+        if groups < 3:
+            raise ValueError(f"calibration needs at least 3 different samples; got {groups}")
+        if self.target_fpr is not None and groups == len(ids):
+            conformal_offset(np.zeros(math.ceil(groups * self.calibration)), self.target_fpr)
 
     def _resolve_encoder(self, X: Any) -> Encoder:
         if isinstance(self.encoder, nn.Module):
@@ -276,11 +290,10 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
         """Fit and calibration samples; copies of one sample go to the same side."""
         if self.calibration is None:
             return extraction, None
-        groups = np.unique(extraction.ids)
-        if len(groups) < 3:
-            raise ValueError(f"calibration needs at least 3 different samples; got {len(groups)}")
-        held = train_test_split(groups, test_size=float(self.calibration), random_state=seed_from(self.random_state))[1]
-        mask = np.isin(extraction.ids, held)
+        held_out = train_test_split(
+            np.unique(extraction.ids), test_size=float(self.calibration), random_state=seed_from(self.random_state)
+        )[1]
+        mask = np.isin(extraction.ids, held_out)
         return extraction[~mask], extraction[mask]
 
 

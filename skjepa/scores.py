@@ -90,7 +90,7 @@ def fit_score_model(
     ValueError, TypeError
         Invalid settings or fewer than two samples.
     """
-    check_choice("score", score, SCORES)
+    check_score_settings(score, reference, floor, rank)
     if len(extraction) < 2:
         raise ValueError(f"fit needs at least 2 samples; got {len(extraction)} sample")
     sigma = extraction.singular_values
@@ -115,6 +115,24 @@ def fit_score_model(
     return model
 
 
+def check_score_settings(score: str, reference: Any, floor: float | str, rank: int | None) -> None:
+    """Raise ValueError or TypeError where `fit_score_model` would, as far as can be told without data."""
+    check_choice("score", score, SCORES)
+    if isinstance(floor, str):
+        check_choice("floor", floor, ("auto",))
+    else:
+        check_number("floor", floor, above=0.0)
+    if rank is not None:
+        check_integer("rank", rank, minimum=1)
+    if isinstance(reference, str):
+        check_choice("reference", reference, REFERENCES)
+    elif not (hasattr(reference, "fit") and hasattr(reference, "score_samples")):
+        raise TypeError(
+            f"reference must be one of {', '.join(map(repr, REFERENCES))} or an estimator with fit and score_samples; "
+            f"got {type(reference).__name__}"
+        )
+
+
 def _spread(values: NDArray[np.float64]) -> float:
     spread = float(np.std(values))
     # A term that is constant up to rounding carries nothing: dividing by its noise would let it decide.
@@ -123,32 +141,23 @@ def _spread(values: NDArray[np.float64]) -> float:
 
 def _learn_floor(sigma: NDArray[np.float64], floor: float | str) -> float:
     if isinstance(floor, str):
-        check_choice("floor", floor, ("auto",))
-        largest = float(np.median(sigma[..., 0]))
         # All-zero Jacobians are possible (a collapsed encoder); the log needs a positive floor all the same.
-        return max(AUTO_FLOOR * largest, np.finfo(float).tiny)
-    return check_number("floor", floor, above=0.0)
+        return max(AUTO_FLOOR * float(np.median(sigma[..., 0])), np.finfo(float).tiny)
+    return float(floor)
 
 
 def _learn_rank(sigma: NDArray[np.float64], floor: float, rank: int | None) -> int:
     available = sigma.shape[-1]
     if rank is None:
         return max(1, int((np.median(sigma, axis=(0, 1)) > floor).sum()))
-    rank = check_integer("rank", rank, minimum=1)
     if rank > available:
         raise ValueError(f"rank must be at most min(K, D) = {available}; got {rank}")
-    return rank
+    return int(rank)
 
 
 def _resolve_reference(reference: Any, *, n_components: int, rank: int) -> Any:
-    if isinstance(reference, str):
-        check_choice("reference", reference, REFERENCES)
-        density = REFERENCES[reference]()
-        # Inputs of D < K dimensions fill a D-dimensional surface: a Gaussian in all K would be singular.
-        return make_pipeline(PCA(rank), density) if reference == "gaussian" and rank < n_components else density
-    if not (hasattr(reference, "fit") and hasattr(reference, "score_samples")):
-        raise TypeError(
-            f"reference must be one of {', '.join(map(repr, REFERENCES))} or an estimator with fit and score_samples; "
-            f"got {type(reference).__name__}"
-        )
-    return reference
+    if not isinstance(reference, str):
+        return reference
+    density = REFERENCES[reference]()
+    # Inputs of D < K dimensions fill a D-dimensional surface: a Gaussian in all K would be singular.
+    return make_pipeline(PCA(rank), density) if reference == "gaussian" and rank < n_components else density

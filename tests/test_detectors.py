@@ -49,8 +49,11 @@ class TestContract:
     def test_parameters_are_checked_in_fit_not_before(self):
         odd = JEPAScoreDetector(-1, contamination="many", score=[], floor={})
         assert clone(odd).get_params()["contamination"] == "many"
+        for value, message in (([], "score must be one of"), ("jepa", "floor must be a number; got {}")):
+            with pytest.raises((TypeError, ValueError), match=message):
+                odd.set_params(score=value).fit(NORMAL)
         with pytest.raises(TypeError, match="contamination must be a number; got 'many'"):
-            odd.fit(NORMAL)
+            odd.set_params(floor="auto").fit(NORMAL)
 
     def test_unfitted(self):
         for method in ("score_samples", "predict", "decision_function", "p_values"):
@@ -72,7 +75,7 @@ class TestContract:
     def test_a_failed_fit_leaves_the_old_one(self, fitted):
         detector, before = clone(fitted).fit(NORMAL), fitted.score_samples(FRESH)
         for bad in (NORMAL[:1], np.full((5, 12), np.nan), np.zeros((0, 12))):
-            with pytest.raises(ValueError, match="sample|NaN"):
+            with pytest.raises(ValueError, match=r"sample|NaN"):
                 detector.fit(bad)
         np.testing.assert_array_equal(detector.score_samples(FRESH), before)
 

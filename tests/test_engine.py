@@ -149,7 +149,7 @@ class TestViews:
 
     def test_vectors_need_a_transform(self):
         encoder = load_encoder(mlp())
-        with pytest.raises(ValueError, match="views of vectors need a transform|views > 1 of vectors need a transform"):
+        with pytest.raises(ValueError, match="views > 1 of vectors need a transform"):
             extract(encoder, np.zeros((2, 12)), views=2)
         assert extract(encoder, np.zeros((2, 12)), views=2, transform=lambda x: x + torch.randn_like(x)).shape == (2,)
 
@@ -211,8 +211,8 @@ class TestStore:
             measured.append(len(x))
             return jacobian(function, x)
 
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(skjepa.engine, "jacobian", interrupted)
+        monkeypatch.setattr(skjepa.engine, "jacobian", interrupted)
+        with pytest.raises(KeyboardInterrupt):
             extract(encoder, X, views=2, store=tmp_path / "run")
         again = []
         monkeypatch.setattr(skjepa.engine, "jacobian", lambda f, x: again.append(len(x)) or jacobian(f, x))

@@ -1,0 +1,134 @@
+"""Does the learned score beat JEPA-SCORE, Mahalanobis and kNN? Leak-free, one shared extraction per encoder.
+
+    python benchmarks/foreign_sets.py --data FOLDER [--encoder NAME] [--output LAYER]
+
+FOLDER holds cifar10.zip, mnist.zip, fashion_mnist.zip and tiny_imagenet.zip (folders of
+images, `cifar10/{train,test}/...`).
+CIFAR-10 is normal: every score is fitted on training images, judged on test images against the other sets. Every set is
+also judged "re-encoded": both sides through one JPEG compression, for CIFAR here is JPEG and the others PNG.
+Writes docs/results/foreign_sets.json (or --out).
+"""
+
+import argparse
+import datetime
+import io
+import json
+import platform
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.preprocessing import normalize
+
+from skjepa import Extraction, __version__, extract, load_encoder
+from skjepa.densities import GaussianDensity, KNNDensity
+from skjepa.evaluation import detection_metrics
+from skjepa.functionals import combine_views, log_volume
+from skjepa.scores import fit_score_model
+from skjepa.sources import folder_source, read_image
+
+OUT = Path(__file__).parents[1] / "docs" / "results" / "foreign_sets.json"
+NORMAL_FIT, NORMAL_TEST = "cifar10/train", "cifar10/test"
+FOREIGN = ("mnist", "fashion_mnist", "tiny_imagenet")
+JPEG_QUALITY = 75
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--data", type=Path, required=True)
+    options.add_argument("--encoder", default="bundled")
+    options.add_argument("--output", default="auto")
+    options.add_argument("--n-fit", type=int, default=1000)
+    options.add_argument("--n-test", type=int, default=400)
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--store", type=Path, help="keep finished images here, and resume")
+    options.add_argument("--out", type=Path, default=OUT)
+    chosen = options.parse_args()
+    encoder = load_encoder(chosen.encoder, output=chosen.output)
+    with tempfile.TemporaryDirectory() as folder:
+        images = read_sets(chosen.data, Path(folder), chosen.n_fit, chosen.n_test, chosen.seed)
+    passes = {
+        name: extract(encoder, pictures, progress=True, store=chosen.store and chosen.store / name.replace("/", "-"))
+        for name, pictures in images.items()
+    }
+    scores = {name: score(passes[NORMAL_FIT], passed) for name, passed in passes.items()}
+    results = {
+        name: {rival: detection_metrics(normal, scores[name][rival]) for rival, normal in judged(scores, name).items()}
+        for name in images
+        if not name.startswith("cifar10")
+    }
+    report(chosen, encoder, results)
+
+
+def read_sets(data: Path, folder: Path, n_fit: int, n_test: int, seed: int) -> dict[str, list[Image.Image]]:
+    """Random images of every set, and the test images once more through one JPEG compression."""
+    rng = np.random.default_rng(seed)
+    for name in ("cifar10", *FOREIGN):
+        with zipfile.ZipFile(data / f"{name}.zip") as archive:
+            archive.extractall(folder)
+    images = {}
+    for name, n in {NORMAL_FIT: n_fit, NORMAL_TEST: n_test, **dict.fromkeys(FOREIGN, n_test)}.items():
+        ids = folder_source(folder / name).ids
+        images[name] = [read_image(folder / name / chosen) for chosen in rng.choice(ids, n, replace=False)]
+    for name in (NORMAL_TEST, *FOREIGN):
+        images[f"{name} re-encoded"] = [reencoded(image) for image in images[name]]
+    return images
+
+
+def reencoded(image: Image.Image) -> Image.Image:
+    """The image at 32 pixels through JPEG."""
+    buffer = io.BytesIO()
+    image.resize((32, 32), Image.Resampling.BILINEAR).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return Image.open(buffer).convert("RGB")
+
+
+def score(fit: Extraction, test: Extraction) -> dict[str, np.ndarray]:
+    """Every rival's score of the test samples, learned from the fit samples alone; higher = more normal."""
+    z, unit = (fit.embeddings, test.embeddings), (normalize(fit.embeddings), normalize(test.embeddings))
+    learned = {
+        f"skjepa {kind}, {reference}": fit_score_model(fit, score=kind, reference=reference, floor="auto", rank=None)
+        for kind, reference in (("jepa", "knn"), ("density", "gaussian"), ("joint", "gaussian"), ("joint", "knn"))
+    }
+    return {
+        "JEPA-SCORE, floor 1e-6": combine_views(log_volume(test.singular_values)),
+        "Mahalanobis": GaussianDensity().fit(z[0]).score_samples(z[1]),
+        "Mahalanobis++": GaussianDensity().fit(unit[0]).score_samples(unit[1]),
+        "kNN": KNNDensity().fit(z[0]).score_samples(z[1]),
+        "kNN, normalised": KNNDensity().fit(unit[0]).score_samples(unit[1]),
+        **{name: model.score_samples(test) for name, model in learned.items()},
+    }
+
+
+def judged(scores: dict, name: str) -> dict[str, np.ndarray]:
+    """The normal test scores that a set is compared with: re-encoded beside re-encoded."""
+    return scores[f"{NORMAL_TEST} re-encoded" if name.endswith("re-encoded") else NORMAL_TEST]
+
+
+def report(chosen: argparse.Namespace, encoder, results: dict) -> None:
+    rivals = next(iter(results.values())).keys()
+    mean = {rival: float(np.mean([result[rival]["auroc"] for result in results.values()])) for rival in rivals}
+    stamp = {
+        "script": "benchmarks/foreign_sets.py",
+        "date": datetime.date.today().isoformat(),
+        "seed": chosen.seed,
+        "encoder": chosen.encoder,
+        "output": chosen.output,
+        "fingerprint": encoder.fingerprint,
+        "n_fit": chosen.n_fit,
+        "n_test": chosen.n_test,
+        "hardware": {"machine": platform.machine(), "threads": torch.get_num_threads()},
+        "versions": {"skjepa": __version__, "torch": torch.__version__, "numpy": np.__version__},
+    }
+    chosen.out.parent.mkdir(parents=True, exist_ok=True)
+    chosen.out.write_text(json.dumps({**stamp, "mean_auroc": mean, "sets": results}, indent=1) + "\n")
+    print(f"{'AUROC':28}" + "".join(f"{name[:14]:>16}" for name in results) + f"{'mean':>8}")
+    for rival in rivals:
+        row = "".join(f"{result[rival]['auroc']:16.3f}" for result in results.values())
+        print(f"{rival:28}{row}{mean[rival]:8.3f}")
+
+
+if __name__ == "__main__":
+    main()

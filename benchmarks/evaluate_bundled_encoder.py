@@ -34,9 +34,9 @@ from torch import Tensor, nn
 from train_bundled_encoder import IMAGE_SIZE, read_class_folders
 
 from skjepa.functionals import log_volume
+from skjepa.isotropy import embedding_statistics
 from skjepa.jacobian import jacobian
 from skjepa.networks import read_network
-from skjepa.pretrain import embedding_statistics
 from skjepa.spectrum import singular_values
 
 FLOOR = 1e-2  # times the median largest singular value of the fit images

@@ -3,13 +3,12 @@
     python benchmarks/train_bundled_encoder.py --data CIFAR10_DIR --out skjepa/bundled --checkpoint-dir DIR
 
 CIFAR10_DIR holds train/<class>/*.jpg or .png. The run is checkpointed after every epoch; `--resume` continues it and
-gives the same weights as an uninterrupted run. DIR/encoder.safetensors is usable from the first epoch on, and OUT
-receives it when the run is complete.
+gives the same weights as an uninterrupted run. DIR/encoder.safetensors is usable from the first epoch on; OUT
+receives the weights of the complete run, their scored output whitened on the training images.
 """
 
 import argparse
 import json
-import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -18,8 +17,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from skjepa.isotropy import whiten_head
 from skjepa.networks import build_network, save_network
-from skjepa.pretrain import PretrainConfig, pretrain
+from skjepa.pretrain import PretrainConfig, embed, pretrain
 
 IMAGE_SIZE = 32
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # CIFAR-10's training pixels
@@ -72,13 +72,15 @@ def main() -> None:
     torch.manual_seed(config.seed)
     network = build_network("convnet", **NETWORK)
 
-    def keep(module: torch.nn.Module, record: dict[str, float]) -> None:
-        training = {"data": "CIFAR-10 train", "images": len(images), "epochs_done": record["epoch"], **asdict(config)}
-        metadata = {"image_size": IMAGE_SIZE, "mean": MEAN, "std": STD, "training": training}
-        save_network(module, directory / "encoder.safetensors", metadata=metadata)
+    def save(path: Path, epochs_done: float, **more: float) -> None:
+        training = {"data": "CIFAR-10 train", "images": len(images), "epochs_done": epochs_done, **more}
+        metadata = {"image_size": IMAGE_SIZE, "mean": MEAN, "std": STD, "training": training | asdict(config)}
+        save_network(network, path, metadata=metadata)
+
+    def keep(_, record: dict[str, float]) -> None:
+        save(directory / "encoder.safetensors", record["epoch"])
         with (directory / "log.jsonl").open("a") as log:
             print(json.dumps(record), file=log)
-        print(json.dumps({name: round(value, 4) for name, value in record.items()}), flush=True)
 
     pretrain(
         network,
@@ -89,7 +91,8 @@ def main() -> None:
         on_epoch=keep,
         progress=True,
     )
-    shutil.copy(directory / "encoder.safetensors", arguments.out / "encoder.safetensors")
+    trained = whiten_head(network.head, embed(network, images, config))
+    save(arguments.out / "encoder.safetensors", config.epochs, participation_ratio_before_whitening=round(trained, 2))
 
 
 if __name__ == "__main__":

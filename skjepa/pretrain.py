@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from skjepa.augment import ViewOptions, training_views
-from skjepa.losses import epps_pulley, info_nce, invariance, random_directions, sigreg, vicreg
+from skjepa.isotropy import embedding_statistics
+from skjepa.losses import info_nce, invariance, random_directions, sigreg, vicreg
 
 OBJECTIVES = ("sigreg", "vicreg", "info_nce")
 
@@ -139,8 +140,8 @@ def pretrain(
     Returns
     -------
     list of dict
-        One for each epoch: ``epoch`` from 1, mean losses, ``samples_per_second``, and `embedding_statistics` of the
-        first 2,048 images, unaugmented. The network is left in evaluation mode.
+        One for each epoch: ``epoch`` from 1, mean losses, ``samples_per_second``, and `embedding_statistics` of
+        2,048 random images, unaugmented. The network is left in evaluation mode.
 
     Raises
     ------
@@ -161,13 +162,15 @@ def pretrain(
     if config.projector_objective:
         model["projector"] = _projector(_feature_width(network, images), config.projector_width)
     optimizer = _optimizer(model, config)
+    # A random choice: folders list one class after the other.
+    watched = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))[:2048]
     history: list[dict[str, float]] = []
     if resume and checkpoint is not None and Path(checkpoint).exists():
         history = _load_checkpoint(checkpoint, model, optimizer, config)
     for epoch in range(len(history), config.epochs):
         record = {"epoch": epoch + 1} | _train_epoch(model, optimizer, images, config, epoch, progress)
         network.eval()
-        record |= embedding_statistics(embed(network, images[:2048], config), seed=config.seed)
+        record |= embedding_statistics(embed(network, images[watched], config), seed=config.seed)
         history.append(record)
         if epoch + 1 > config.warmup:
             _warn_of_collapse(record)
@@ -193,40 +196,6 @@ def embed(module: nn.Module, images: Tensor, config: PretrainConfig, *, batch_si
     """
     parts = [module(_normalise(part.float() / 255, config)).float() for part in images.split(batch_size)]
     return torch.cat(parts)
-
-
-def embedding_statistics(embeddings: Tensor, *, seed: int = 0) -> dict[str, float]:
-    """How far a sample of embeddings is from an isotropic Gaussian.
-
-    Parameters
-    ----------
-    embeddings : Tensor of shape (n_samples, n_components)
-    seed : int
-        Of the 256 random directions for the normality statistic.
-
-    Returns
-    -------
-    dict
-        ``n_components`` K; ``eigenvalue_max``, ``eigenvalue_median``, ``eigenvalue_min`` of the covariance;
-        ``participation_ratio`` (sum l)^2 / sum l^2 in [1, K], zero if nothing varies; ``normality``, the mean
-        Epps-Pulley statistic of projections, centred and scaled together, over n_samples: zero for an isotropic
-        Gaussian but for about 1 / n_samples of sampling noise.
-    """
-    z = embeddings.double()
-    n, k = z.shape
-    z = z - z.mean(0)
-    eigenvalues = torch.linalg.eigvalsh(z.T @ z / (n - 1)).clamp_min(0)
-    total = eigenvalues.sum()
-    directions = random_directions(k, 256, torch.Generator().manual_seed(seed)).to(z)
-    scaled = z / (total / k).sqrt().clamp_min(1e-12)
-    return {
-        "n_components": float(k),
-        "eigenvalue_max": eigenvalues[-1].item(),
-        "eigenvalue_median": eigenvalues.median().item(),
-        "eigenvalue_min": eigenvalues[0].item(),
-        "participation_ratio": (total**2 / eigenvalues.square().sum().clamp_min(1e-300)).item(),
-        "normality": epps_pulley(scaled @ directions).mean().item() / n,
-    }
 
 
 def _warn_of_collapse(record: dict[str, float]) -> None:

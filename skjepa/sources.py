@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ class ImageReadError(ValueError):
     """An image cannot be read or is not a picture; the message names it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Source:
     """n samples, loaded one at a time.
 
@@ -89,7 +89,10 @@ def _dispatch(X: Any) -> Source:
         return _list_source(X)
     if hasattr(X, "toarray"):
         raise TypeError("sparse input is not supported; pass X.toarray()")
-    return _array_source(np.asarray(X))
+    array = np.asarray(X)
+    if array.ndim == 0:
+        raise TypeError(f"X must be an array, a list, a folder or a torch Dataset; got {type(X).__name__}")
+    return _array_source(array)
 
 
 def folder_source(folder: str | os.PathLike) -> Source:
@@ -101,20 +104,30 @@ def folder_source(folder: str | os.PathLike) -> Source:
         raise NotADirectoryError(f"{root} is a file; give a folder, or a list of paths")
     files = sorted(
         Path(parent, name)
-        for parent, _, names in os.walk(root)  # links to folders are not followed: they may loop
+        for parent, _, names in os.walk(root, onerror=_raise)  # links to folders are not followed: they may loop
         for name in names
         if Path(name).suffix.lower() in IMAGE_SUFFIXES
     )
     if not files:
         raise ValueError(f"no image files below {root} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
-    return Source(np.array([file.relative_to(root).as_posix() for file in files]), lambda i: read_image(files[i]))
+    return Source(_names(file.relative_to(root).as_posix() for file in files), lambda i: read_image(files[i]))
+
+
+def _raise(error: OSError) -> None:
+    """`os.walk` passes over a folder it may not read, unless told otherwise."""
+    raise error
+
+
+def _names(paths: Iterable[str]) -> NDArray[np.str_]:
+    """Paths as ids; bytes in them that are no text are written as escapes, for files of results hold text only."""
+    return np.array([path.encode("utf-8", "backslashreplace").decode() for path in paths], dtype=np.str_)
 
 
 def read_image(path: str | os.PathLike) -> Image.Image:
     """An image file as upright RGB; raises ImageReadError that names the file and the reason."""
     try:
         with Image.open(path) as image:
-            return to_rgb(ImageOps.exif_transpose(image))
+            return to_rgb(image)
     except FileNotFoundError:
         raise ImageReadError(f"{os.fspath(path)}: no such file") from None
     except Exception as error:  # Pillow's plugins raise nearly anything on a broken file
@@ -122,18 +135,22 @@ def read_image(path: str | os.PathLike) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Grey, palette, RGBA, CMYK and 16-bit images as RGB; transparency is dropped."""
-    if image.mode.startswith("I;16"):
-        # Pillow would clip 16 bits at 255 instead of scaling them.
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    """Grey, palette, RGBA, CMYK and 16-bit images as upright RGB; transparency is dropped."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range; convert them to 8 bits")
+    if image.mode.startswith("I"):
+        # Pillow would clip 16 bits at 255 instead of scaling them. Mode I is 32 bits wide and may hold 8 or 16.
+        pixels = np.asarray(image).clip(0, 65535)
+        image = Image.fromarray((pixels >> (0 if image.mode == "I" and pixels.max() < 256 else 8)).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
 
 
 def _paths_source(paths: Sequence[str | os.PathLike]) -> Source:
-    names = [os.fspath(path) for path in paths]
-    return Source(np.array(names), lambda i: read_image(names[i]))
+    files = [os.fspath(path) for path in paths]
+    return Source(_names(files), lambda i: read_image(files[i]))
 
 
 def _list_source(X: Sequence[Any]) -> Source:
@@ -146,11 +163,15 @@ def _list_source(X: Sequence[Any]) -> Source:
     if kind == "paths":
         return _paths_source(X)
     if kind == "PIL images":
-        ids = np.array([_hash(np.asarray(image), image.mode) for image in X])
-        return Source(ids, lambda i: _loaded(X[i], f"image {i}"))
+        return Source(np.array([_image_id(image, i) for i, image in enumerate(X)]), lambda i: _loaded(X[i], i))
     if kind == "tensors":
-        return _tensor_source(torch.stack(_same_shape(X)))
-    return _array_source(np.asarray(_same_shape(X) if kind == "arrays" else X))
+        return _tensor_source(torch.stack(list(_same_shape(X))))
+    try:
+        return _array_source(np.asarray(_same_shape(X) if kind == "arrays" else X))
+    except ValueError as error:
+        if "inhomogeneous" not in str(error):
+            raise
+        raise ValueError(f"ragged input: the items of X differ in length ({error})") from error
 
 
 def _kind(item: Any) -> str:
@@ -173,11 +194,21 @@ def _same_shape(items: Sequence[Any]) -> Sequence[Any]:
     return items
 
 
-def _loaded(image: Image.Image, name: str) -> Image.Image:
+def _loaded(image: Image.Image, position: int, what: str = "image") -> Image.Image:
     try:
         return to_rgb(image)
     except Exception as error:  # a lazily opened image is read here
+        file = getattr(image, "filename", "")
+        name = f"{what} {position} ({file})" if file else f"{what} {position}"
         raise ImageReadError(f"{name}: cannot be read as an image ({error})") from error
+
+
+def _image_id(image: Image.Image, position: int) -> str:
+    """The hash of the picture, as of the array of its pixels; a broken one is named by its place, and fails in load."""
+    try:
+        return _hash(np.asarray(_loaded(image, position)))
+    except ImageReadError:
+        return f"image {position}"
 
 
 def _array_source(X: np.ndarray) -> Source:
@@ -203,7 +234,7 @@ def _array_source(X: np.ndarray) -> Source:
     if 0 in X.shape[1:]:
         raise ValueError(f"images of no pixels: shape {X.shape}")
     if X.dtype != np.uint8:
-        _check_pixels(X, "X")
+        _check_pixels(X, "image")
     return Source(np.array([_hash(image) for image in X], dtype=np.str_), lambda i: X[i])
 
 
@@ -214,35 +245,36 @@ def _vector_source(X: np.ndarray) -> Source:
         raise ValueError(f"vectors must be numbers: {error}") from error
     if not np.isfinite(rows).all():
         raise ValueError("X holds NaN or infinite values")
-    return Source(np.array([_hash(row) for row in rows], dtype=np.str_), lambda i: rows[i], is_vector=True)
+    return Source(np.array([_hash(row) for row in rows], dtype=np.str_), lambda i: rows[i].copy(), is_vector=True)
 
 
 def _tensor_source(X: Tensor) -> Source:
-    array = X.detach().cpu().numpy()
+    array = (X.float() if X.dtype == torch.bfloat16 else X).detach().cpu().numpy()
     if array.ndim == 2:
         return _vector_source(array)
     if array.ndim != 4 or array.shape[1] != 3 or array.dtype.kind != "f":
         raise ValueError(
             f"tensors of images must be float (N, 3, H, W) in [0, 1]; got {X.dtype} of shape {tuple(X.shape)}"
         )
-    _check_pixels(array, "X")
+    _check_pixels(array, "image")
     return Source(np.array([_hash(image) for image in array], dtype=np.str_), lambda i: torch.from_numpy(array[i]))
 
 
 def _dataset_source(dataset: torch.utils.data.Dataset) -> Source:
-    if not hasattr(dataset, "__len__"):
+    if isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "__len__"):
         raise TypeError("an iterable Dataset has no length and no positions; give a map-style torch Dataset")
 
     def load(i: int) -> Any:
         item = dataset[i]
         image = item[0] if isinstance(item, tuple | list) else item
         if isinstance(image, Image.Image):
-            return _loaded(image, f"dataset item {i}")
+            return _loaded(image, i, "dataset item")
         if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
             found = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
             raise ImageReadError(f"dataset item {i} must be a float tensor (3, H, W) or a PIL image; got {found}")
+        image = image.detach().cpu()
         try:
-            _check_pixels(image.numpy(), f"dataset item {i}")
+            _check_pixels(image.float().numpy()[np.newaxis], "dataset item", i)
         except ValueError as error:
             raise ImageReadError(str(error)) from error
         return image
@@ -250,18 +282,20 @@ def _dataset_source(dataset: torch.utils.data.Dataset) -> Source:
     return Source(np.arange(len(dataset)).astype(np.str_), load, stable_ids=False)
 
 
-def _check_pixels(pixels: np.ndarray, name: str) -> None:
-    if pixels.dtype.kind != "f":
-        raise TypeError(f"{name}: pixels must be uint8 or float in [0, 1]; got dtype {pixels.dtype}")
-    low, high = pixels.min(), pixels.max()
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise ValueError(f"{name}: NaN or infinite pixels")
-    if low < 0 or high > 1:
-        raise ValueError(f"{name}: float pixels must lie in [0, 1]; got values from {low:g} to {high:g}")
+def _check_pixels(images: np.ndarray, what: str, first: int = 0) -> None:
+    """Raise for float images (N, ...) not in [0, 1]; the error names the first, counting from `first`."""
+    if images.dtype.kind != "f":
+        raise TypeError(f"pixels must be uint8 or float in [0, 1]; got dtype {images.dtype}")
+    for i, image in enumerate(images, start=first):
+        low, high = image.min(), image.max()
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise ValueError(f"{what} {i}: NaN or infinite pixels")
+        if low < 0 or high > 1:
+            raise ValueError(f"{what} {i}: float pixels must lie in [0, 1]; got values from {low:g} to {high:g}")
 
 
-def _hash(array: np.ndarray, *more: str) -> str:
+def _hash(array: np.ndarray) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(f"{array.dtype.str}{array.shape}{more}".encode())
+    digest.update(f"{array.dtype.str}{array.shape}".encode())
     digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()

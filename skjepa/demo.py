@@ -32,7 +32,7 @@ _ALPHA = 0.05
 def demo_images(seed: int = 0) -> dict[str, NDArray[np.uint8]]:
     """Name -> images (n, 32, 32, 3): "fit" and "photographs" are normal and disjoint, the others foreign."""
     rng = np.random.default_rng(seed)
-    portrait = np.asarray(read_image(get_sample_data("grace_hopper.jpg", asfileobj=False)))
+    portrait = np.asarray(read_image(_sample("grace_hopper.jpg")))
     photographs = np.concatenate([_tiles(image) for image in (*load_sample_images().images, portrait)])
     photographs = photographs[rng.permutation(len(photographs))]
     foreign = {"MRI scan": _tiles(_rgb(_scan())), "elevation model": _tiles(_rgb(_terrain())), "digits": _digits()}
@@ -102,14 +102,18 @@ def _rgb(grey: NDArray) -> NDArray[np.uint8]:
 
 
 def _scan() -> NDArray[np.uint16]:
-    with get_sample_data("s1045.ima.gz") as file:
-        content = file.read()
-    content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-    return np.frombuffer(content, np.uint16).reshape(256, 256)
+    content = Path(_sample("s1045.ima.gz")).read_bytes()
+    return np.frombuffer(gzip.decompress(content), np.uint16).reshape(256, 256)
 
 
 def _terrain() -> NDArray:
-    return get_sample_data("jacksboro_fault_dem.npz")["elevation"]
+    with np.load(_sample("jacksboro_fault_dem.npz")) as file:
+        return file["elevation"]
+
+
+def _sample(name: str) -> str:
+    """Path of a file that Matplotlib brings along."""
+    return str(get_sample_data(name, asfileobj=False))
 
 
 def _digits() -> NDArray[np.uint8]:

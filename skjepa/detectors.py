@@ -138,16 +138,13 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
         ValueError, TypeError
             Bad data, parameters or encoder. A failed `fit` leaves an earlier one as it was.
         """
-        data = X if isinstance(X, Extraction) else as_source(X)
-        self._check_settings(data.ids)
-        encoder = None if isinstance(data, Extraction) else self._resolve_encoder(data)
-        extraction = data if encoder is None else self._extract(encoder, data, store=None)
+        encoder, extraction = self._pass_for_fit(X)
         learn, held_out = self._split(extraction)
         model = fit_score_model(learn, score=self.score, reference=self.reference, floor=self.floor, rank=self.rank)
         scores = model.score_samples(learn)
         _warn_if_collapsed(scores, learn)
         calibration_scores = None if held_out is None else model.score_samples(held_out)
-        if self.target_fpr is None:
+        if self.target_fpr is None or calibration_scores is None:
             offset = contamination_offset(scores, self.contamination)
         else:
             offset = conformal_offset(calibration_scores, self.target_fpr)
@@ -175,10 +172,9 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
         store : path, optional
             Folder that keeps finished samples, and from which the run resumes.
         """
-        source = as_source(X)
         if not hasattr(self, "model_"):
-            self._check_settings(source.ids)
-            return self._extract(self._resolve_encoder(source), source, store=store)
+            return self._pass_for_fit(X, store=store)[1]
+        source = as_source(X)
         expected = getattr(self, "n_features_in_", None)
         if source.is_vector and expected is not None and (found := len(source.load(0))) != expected:
             raise ValueError(
@@ -229,6 +225,16 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
         if self.calibration_scores_ is None:
             raise ValueError("p-values need held-out normal samples: fit with calibration=0.2, say")
         return conformal_p_values(self.calibration_scores_, self.score_samples(X))
+
+    def _pass_for_fit(self, X: Any, *, store: str | os.PathLike | None = None) -> tuple[Encoder | None, Extraction]:
+        """The extraction of X, and the encoder if one had to run."""
+        if isinstance(X, Extraction):
+            self._check_settings(X.ids)
+            return None, X
+        source = as_source(X)
+        self._check_settings(source.ids)
+        encoder = self._resolve_encoder(source)
+        return encoder, self._extract(encoder, source, store=store)
 
     def _check_settings(self, ids: NDArray[np.str_]) -> None:
         """Whatever can be refused without the expensive pass is refused before it."""

@@ -106,7 +106,7 @@ def extract(
     if transform is None and views > 1:
         if source.is_vector:
             raise ValueError("views > 1 of vectors need a transform")
-        transform = default_transform(shape[1:])
+        transform = default_transform((shape[1], shape[2]))
     if store is not None and not source.stable_ids:
         raise ValueError("a store needs names that the next run will repeat: pass ids= with a torch Dataset")
 
@@ -224,12 +224,10 @@ class _Loader:
             while start < len(positions):
                 chunk = positions[start : start + size()]
                 start += len(chunk)
-                samples = [self._read(i) for i in chunk] if self.n_jobs == 1 else list(pool.map(self._read, chunk))
-                kept = [(i, sample) for i, sample in zip(chunk, samples, strict=True) if sample is not None]
-                if kept:
-                    good = [i for i, _ in kept]
-                    samples = [sample for _, sample in kept]
-                    yield good, self._to_input(samples), self._views(good, samples)
+                read = map(self._read, chunk) if self.n_jobs == 1 else pool.map(self._read, chunk)
+                samples = {i: sample for i, sample in zip(chunk, read, strict=True) if sample is not None}
+                if samples:
+                    yield list(samples), self._to_input(list(samples.values())), self._views(samples)
 
     def _read(self, i: int) -> Tensor | None:
         try:
@@ -244,15 +242,14 @@ class _Loader:
             warnings.warn(f"skipped {error}", stacklevel=2)
             return None
 
-    def _views(self, positions: list[int], samples: list[Tensor]) -> list[Tensor]:
+    def _views(self, samples: dict[int, Tensor]) -> list[Tensor]:
         if self.transform is None:
             return []
-        names = [str(self.source.ids[i]) for i in positions]
         return [
             self._to_input(
                 [
-                    make_view(sample, self.transform, seed=self.seed, sample_id=name, view=view)
-                    for name, sample in zip(names, samples, strict=True)
+                    make_view(sample, self.transform, seed=self.seed, sample_id=str(self.source.ids[i]), view=view)
+                    for i, sample in samples.items()
                 ]
             )
             for view in range(self.views)
@@ -292,7 +289,7 @@ class _Measure:
         self.batch_size = min(self.batch_size, half)
         first = self(x[:half], [view[:half] for view in views])
         second = self(x[half:], [view[half:] for view in views])
-        return tuple(np.concatenate(parts) for parts in zip(first, second, strict=True))
+        return np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
 
     def _measure(self, x: Tensor, views: list[Tensor]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         if not views:

@@ -6,6 +6,7 @@ same output direction for every sample yields one row of every Jacobian, as in L
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,7 +67,7 @@ def _reverse(outputs: Tensor, leaf: Tensor) -> Tensor:
 
 def _forward(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     columns = []
-    outputs = None
+    outputs: Tensor = x
     # The fused attention kernels have no forward-mode rule; the mathematical one is the same function.
     with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
         # The first forward-mode pass of a process has torch compile its own rules by a way that it deprecates.
@@ -74,6 +75,7 @@ def _forward(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, T
         for d in range(x[0].numel()):
             tangent = torch.zeros_like(x)
             tangent.flatten(1)[:, d] = 1
-            outputs, column = torch.func.jvp(function, (x,), (tangent,))
+            both: Any = torch.func.jvp(function, (x,), (tangent,))
+            outputs, column = both
             columns.append(column.detach())
     return outputs.detach(), torch.stack(columns, dim=-1)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from rich.table import Table
 
@@ -125,7 +125,7 @@ def write_table(table: pa.Table, path: str | os.PathLike) -> Path:
     return path
 
 
-def summary(normal_scores: NDArray[np.float64], groups: Sequence[ScoredGroup]) -> list[dict[str, Any]]:
+def summary(normal_scores: ArrayLike, groups: Sequence[ScoredGroup]) -> list[dict[str, Any]]:
     """One dict a group: images, flagged, unreadable, seconds, and how far it lies from `normal_scores`.
 
     `normal_scores` are of normal samples that the detector has not been fitted on; where there are none, or a group has
@@ -140,7 +140,7 @@ def summary(normal_scores: NDArray[np.float64], groups: Sequence[ScoredGroup]) -
             "unreadable": len(group.errors),
             "seconds_per_image": group.seconds_per_image,
         }
-        if len(normal_scores) and len(group.readable):
+        if np.size(normal_scores) and len(group.readable):
             row |= detection_metrics(normal_scores, group.readable)
         rows.append(row)
     return rows

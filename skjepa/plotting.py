@@ -82,7 +82,7 @@ def _draw_histograms(axes: Axes, groups: Mapping[str, ArrayLike], threshold: flo
     low, high = np.percentile(everything, [0.5, 99.5])
     margin = 0.05 * (high - low) or 1.0
     low, high = min(low, threshold) - margin, max(high, threshold) + margin
-    bins = np.linspace(low, high, 61)
+    bins = np.linspace(low, high, 61).tolist()
     for (name, scores), colour in zip(finite.items(), _cycle(len(finite)), strict=True):
         flagged = int((scores < threshold).sum())
         label = f"{name}: {flagged} of {len(scores)} flagged"

@@ -1,6 +1,6 @@
 """From an `Extraction` to one number a sample: the volume term, the embedding's density, and how they go together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -43,9 +43,9 @@ class ScoreModel:
     floor: float
     rank: int
     reference: Any = None
-    conditional: ConditionalDensity | None = None
-    location: dict[str, float] | None = None
-    scale: dict[str, float] | None = None
+    conditional: Any = None
+    location: dict[str, float] = field(default_factory=dict)
+    scale: dict[str, float] = field(default_factory=dict)
 
     def volume(self, extraction: Extraction) -> NDArray[np.float64]:
         """Log-volume in nats, views combined; (n_samples,)."""

@@ -5,14 +5,23 @@ from pathlib import Path
 
 import pytest
 
+import skjepa.engine
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--device", default="cpu", help="run the engine's tests there: cpu, cuda, cuda:1 ...")
+    parser.addoption("--device", default="cpu", help="what 'auto' means in the tests: cpu, cuda, cuda:1 ...")
 
 
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> str:
     return request.config.getoption("--device")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _auto_is_the_chosen_device(device: str) -> None:
+    """The same tests run on a GPU by the option, and on the CPU of a machine that has one without it."""
+    resolve = skjepa.engine._resolve_device
+    skjepa.engine._resolve_device = lambda name: resolve(device if name == "auto" else name)
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ ROOMS = [
         "spectrum",
         "views",
     },
-    {"extraction", "hub", "sources"},
+    {"extraction", "hub", "isotropy", "sources"},
     {"encoders", "store", "scores"},
     {"catalog", "engine", "pretrain"},
     {"detectors"},

@@ -2,6 +2,8 @@
 
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +32,7 @@ class SettingsMismatchError(ValueError):
     """Results of different encoders or settings were about to be mixed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Extraction:
     """Embeddings and singular values of n samples, sliceable like an array.
 
@@ -92,8 +94,7 @@ class Extraction:
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write one ``.npz`` file, whole or not at all; read it with `Extraction.load`."""
-        path = Path(path)
-        path = path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
+        path = _npz(path)
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
             with open(partial, "wb") as file:
@@ -101,7 +102,7 @@ class Extraction:
                     file,
                     embeddings=self.embeddings,
                     singular_values=self.singular_values,
-                    ids=self.ids,
+                    ids=self.ids.astype(np.str_),
                     meta=np.array(json.dumps(self.meta)),
                 )
             os.replace(partial, path)
@@ -112,15 +113,15 @@ class Extraction:
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Extraction":
         """Read what `save` wrote. Raises ValueError naming the file where it is not an extraction."""
+        path = _npz(path)
         try:
-            with np.load(path, allow_pickle=False) as file:
-                return cls(
-                    file["embeddings"], file["singular_values"], file["ids"], json.loads(str(file["meta"].item()))
-                )
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+                meta = json.loads(str(arrays["meta"].item()))
+                return cls(arrays["embeddings"], arrays["singular_values"], arrays["ids"], meta)
         except FileNotFoundError:
             raise
-        except (KeyError, ValueError, OSError, EOFError) as error:
-            raise ValueError(f"{os.fspath(path)} is not a saved Extraction: {error}") from error
+        except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{path} is not a saved Extraction: {error}") from error
 
     @classmethod
     def concat(cls, parts: Sequence["Extraction"]) -> "Extraction":
@@ -135,6 +136,11 @@ class Extraction:
             np.concatenate([part.ids for part in parts]),
             parts[0][:0].meta,
         )
+
+
+def _npz(path: str | os.PathLike) -> Path:
+    path = Path(path)
+    return path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
 
 
 def require_same_settings(expected: dict[str, Any], found: dict[str, Any], what: str) -> None:

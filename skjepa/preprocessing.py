@@ -131,6 +131,8 @@ def channel_statistics(
     std = (1.0, 1.0, 1.0) if std is None else tuple(float(s) for s in std)
     if len(mean) != 3 or len(std) != 3:
         raise ValueError(f"mean and std need one value for each of 3 channels; got {mean} and {std}")
+    if not np.isfinite((*mean, *std)).all():
+        raise ValueError(f"mean and std must be finite; got {mean} and {std}")
     if min(std) <= 0:
         raise ValueError(f"std must be positive; got {std}")
     return mean, std

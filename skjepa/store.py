@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -16,6 +17,7 @@ from skjepa.extraction import SETTINGS, SettingsMismatchError, require_same_sett
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
+_PARTIAL = ".partial"
 _FLUSH_SECONDS = 20.0
 
 
@@ -45,22 +47,22 @@ class Store:
             found = _read_manifest(manifest)
             require_same_settings(settings, found["settings"], f"the store {self.path} and this run")
             return
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and (not self.path.is_dir() or any(map(_is_foreign, self.path.iterdir()))):
             raise ValueError(f"{self.path} is not a store: it exists, without {_MANIFEST}")
         self.path.mkdir(parents=True, exist_ok=True)
         _write_whole(manifest, json.dumps({"format": FORMAT, "settings": settings}, indent=1).encode())
 
     def read(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
         """Finished samples: id -> (embedding (K,), singular values (V, R))."""
-        rows = {}
+        rows: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
         for shard in sorted(self.path.glob("*.parquet")):
             try:
                 table = pq.read_table(shard)
-                columns = [table.column(name).to_pylist() for name in ("id", "embedding", "singular_values")]
-            except (OSError, pa.ArrowException, KeyError) as error:
+                embeddings = _array(table, "embedding", depth=1)
+                sigmas = _array(table, "singular_values", depth=2)
+                rows.update(zip(table.column("id").to_pylist(), zip(embeddings, sigmas, strict=True), strict=True))
+            except (OSError, pa.ArrowException, KeyError, ValueError, AttributeError) as error:
                 raise ValueError(f"{shard} is damaged: {error}. Move it away to compute its samples again") from error
-            for name, embedding, sigma in zip(*columns, strict=True):
-                rows[name] = (np.array(embedding), np.array(sigma))
         return rows
 
     def append(self, ids: list[str], embeddings: NDArray, singular_values: NDArray) -> None:
@@ -88,6 +90,22 @@ class Store:
         self._pending = []
 
 
+def _is_foreign(path: Path) -> bool:
+    """A process killed in the midst of writing leaves its partial file."""
+    return not path.name.endswith(_PARTIAL)
+
+
+def _array(table: pa.Table, name: str, *, depth: int) -> NDArray[np.float64]:
+    """A column of lists of equal length, nested `depth` times, as one array."""
+    column, shape = table.column(name), [len(table)]
+    for _ in range(depth):
+        lengths = pc.unique(pc.list_value_length(column)).to_pylist()
+        if len(lengths) != 1 or lengths[0] is None:
+            raise ValueError(f"rows of different length in {name}")
+        column, shape = pc.list_flatten(column), [*shape, lengths[0]]
+    return column.to_numpy().reshape(shape)
+
+
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text())
@@ -102,7 +120,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _write_whole(path: Path, content: bytes) -> None:
     """Write under a temporary name, flush to the disk, rename: a reader never sees half a file."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
     try:
         with open(partial, "wb") as file:
             file.write(content)

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint costs precision clean
+.PHONY: demo test test-all lint costs precision figures clean
 
 demo: $(VENV)/.installed
 	$(BIN)/skjepa demo --out demo-output
@@ -25,6 +25,9 @@ costs: $(VENV)/.installed
 
 precision: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/precision.py
+
+figures: $(VENV)/.installed
+	$(BIN)/python benchmarks/render.py --demo
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "skjepa needs Python 3.11 or later: make PYTHON=python3.12 ...")'

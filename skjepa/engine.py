@@ -21,6 +21,7 @@ from skjepa.extraction import Extraction
 from skjepa.functionals import PAPER_FLOOR, combine_views, log_volume, warn_if_floor_is_noise
 from skjepa.jacobian import jacobian
 from skjepa.memory import MAX_BATCH, bytes_per_sample, default_budget, is_out_of_memory
+from skjepa.preprocessing import describe_callable
 from skjepa.probe import EncoderError, Probe, probe
 from skjepa.sources import ImageReadError, Source, as_source
 from skjepa.spectrum import singular_values
@@ -191,7 +192,7 @@ def _describe(encoder, shape, probed: Probe, method, views, transform, seed, dev
         "input_shape": list(shape),
         "n_components": probed.n_components,
         "views": views,
-        "transform": repr(transform) if random_views else None,
+        "transform": describe_callable(transform) if random_views else None,
         "seed": seed if random_views else None,
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or device,
         "versions": {"skjepa": __version__, "torch": torch.__version__, "numpy": np.__version__},
@@ -310,11 +311,16 @@ def _run(source: Source, store: Store | None, loader: _Loader, measure: _Measure
     rows: dict[str, _Row] = {} if store is None else store.read()
     first: dict[str, int] = {}
     for i, name in enumerate(source.ids.tolist()):
-        if name not in rows:
-            first.setdefault(name, i)
-    bar = tqdm(total=len(first), unit="img" if not source.is_vector else "row", disable=not progress, desc="JEPA-SCORE")
-    with bar:
-        for positions, x, views in loader.batches(list(first.values()), lambda: measure.batch_size):
+        first.setdefault(name, i)
+    missing = [i for name, i in first.items() if name not in rows]
+    with tqdm(
+        total=len(first),
+        initial=len(first) - len(missing),
+        unit="row" if source.is_vector else "img",
+        desc="JEPA-SCORE",
+        disable=not progress,
+    ) as bar:
+        for positions, x, views in loader.batches(missing, lambda: measure.batch_size):
             embeddings, sigma = measure(x, views)
             names = [str(source.ids[i]) for i in positions]
             _check_finite(names, embeddings, sigma)

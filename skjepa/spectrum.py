@@ -21,6 +21,7 @@ def singular_values(jacobians: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape (B, min(K, D)), float64, on the CPU
+        NaN for a matrix that is not finite: LAPACK would raise for the whole batch, or never return.
 
     Examples
     --------
@@ -28,10 +29,14 @@ def singular_values(jacobians: Tensor) -> Tensor:
     >>> singular_values(torch.tensor([[[3.0, 0.0, 0.0], [0.0, 0.0, 4.0]]])).tolist()
     [[4.0, 3.0]]
     """
+    finite = torch.isfinite(jacobians).flatten(1).all(dim=1)
+    if not finite.all():
+        jacobians = torch.where(finite[:, None, None], jacobians, 0)
     if jacobians.dtype == torch.float64:
-        return torch.linalg.svdvals(jacobians).cpu()
-    eigenvalues = torch.linalg.eigvalsh(_gram(jacobians))
-    return eigenvalues.clamp_min(0).sqrt().flip(-1).cpu()
+        sigma = torch.linalg.svdvals(jacobians)
+    else:
+        sigma = torch.linalg.eigvalsh(_gram(jacobians)).clamp_min(0).sqrt().flip(-1)
+    return torch.where(finite[:, None].to(sigma.device), sigma, torch.nan).cpu()
 
 
 def _gram(jacobians: Tensor) -> Tensor:

@@ -40,3 +40,10 @@ def test_links_in_documents_lead_somewhere():
     for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name} links to {target}, which is not there"
+
+
+def test_tables_are_those_of_the_measured_json():
+    render = runpy.run_path(str(ROOT / "benchmarks" / "render.py"))
+    for document, tables in render["TABLES"].items():
+        text = (ROOT / document).read_text()
+        assert render["rendered"](text, {name: table() for name, table in tables.items()}) == text, document

@@ -240,6 +240,20 @@ class TestStore:
         with pytest.raises(SettingsMismatchError, match=named):
             extract(load_encoder(module, **{"image_size": 32, **change}), X, store=tmp_path / "run", **options)
 
+    def test_a_transform_is_known_again_by_what_it_does(self, tmp_path):
+        encoder, X = load_encoder(conv_net(), image_size=32), random_images(2)
+
+        def transform(strength):
+            def noisy(x):
+                return (x + strength * torch.rand_like(x)).clamp(0, 1)
+
+            return noisy
+
+        extract(encoder, X, transform=transform(0.1), store=tmp_path / "run")
+        extract(encoder, X, transform=transform(0.1), store=tmp_path / "run")
+        with pytest.raises(SettingsMismatchError, match="transform is"):
+            extract(encoder, X, store=tmp_path / "run")
+
     def test_a_dataset_needs_names(self, tmp_path):
         data = torch.utils.data.TensorDataset(torch.rand(3, 3, 32, 32))
         encoder = load_encoder(conv_net(), image_size=32)

@@ -57,7 +57,7 @@ def test_auto_takes_the_cheaper_mode(n_inputs, n_components, calls):
     assert counted.calls == calls
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 6), st.integers(0, 2**16))
 def test_linear_maps_are_their_own_jacobian(n_samples, n_components, n_inputs, seed):
     generator = torch.Generator().manual_seed(seed)

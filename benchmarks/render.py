@@ -1,0 +1,116 @@
+"""Write the tables of README and docs from the JSON files that the scripts of this repository measured.
+
+    python benchmarks/render.py            # rewrite the tables
+    python benchmarks/render.py --demo     # run the demo first, and keep its summary and picture
+
+A table stands between `<!-- name -->` and `<!-- /name -->`.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results"
+PICTURE = ROOT / "docs" / "images" / "demo.png"
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--demo", action="store_true")
+    if options.parse_args().demo:
+        keep_demo()
+    for document, tables in TABLES.items():
+        path = ROOT / document
+        path.write_text(rendered(path.read_text(), {name: table() for name, table in tables.items()}))
+
+
+def keep_demo() -> None:
+    from rich.console import Console
+
+    from skjepa.demo import run_demo
+
+    with tempfile.TemporaryDirectory() as folder:
+        run_demo(Path(folder), seed=0, console=Console())
+        PICTURE.parent.mkdir(exist_ok=True)
+        shutil.copy(Path(folder) / "scores.png", PICTURE)
+        shutil.copy(Path(folder) / "summary.json", RESULTS / "demo.json")
+
+
+def rendered(text: str, tables: dict[str, str]) -> str:
+    """The document with each table in its place; raises ValueError where a place is missing."""
+    for name, table in tables.items():
+        place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if not place.search(text):
+            raise ValueError(f"no place for the table {name!r}")
+        text = place.sub(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text)
+    return text
+
+
+def markdown(heading: list[str], rows: list[list[str]]) -> str:
+    align = ["---", *["--:"] * (len(heading) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [heading, align, *rows])
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def read(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def demo_table() -> str:
+    rows = [
+        [
+            group["group"],
+            f"{group['flagged']} / {group['images']}",
+            *(number(group.get(key)) for key in ("auroc", "aupr_out", "fpr95_outlier_positive")),
+            number(group["seconds_per_image"], 4),
+        ]
+        for group in read("demo")["groups"]
+    ]
+    return markdown(["images", "flagged / total", "AUROC", "AUPR", "FPR@95", "s / image"], rows)
+
+
+def foreign_table() -> str:
+    results = read("foreign_sets")
+    rivals = results["mean_auroc"]
+    best = max(rivals.values())
+    rows = [
+        [
+            f"`{rival}`" if rival.startswith("skjepa") else rival,
+            *(number(judged[rival]["auroc"]) for judged in results["sets"].values()),
+            f"**{number(mean)}**" if mean == best else number(mean),
+        ]
+        for rival, mean in rivals.items()
+    ]
+    return markdown(["AUROC", *(name.replace("_", "-") for name in results["sets"]), "mean"], rows)
+
+
+def precision_table() -> str:
+    rows = [
+        [
+            name,
+            floor.removeprefix("floor "),
+            number(error["mean"]),
+            number(error["largest"]),
+            number(error["standard_deviation_of_the_score"], 2),
+        ]
+        for name, measured in read("precision")["encoders"].items()
+        for floor, error in measured["error_in_nats"].items()
+    ]
+    heading = ["encoder", "floor", "mean error", "largest error", "standard deviation of the score"]
+    return markdown(heading, rows)
+
+
+TABLES = {
+    "README.md": {"demo": demo_table, "foreign": foreign_table},
+    "docs/precision.md": {"precision": precision_table},
+}
+
+if __name__ == "__main__":
+    main()

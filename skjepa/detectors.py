@@ -238,6 +238,8 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
 
     def _check_settings(self, ids: NDArray[np.str_]) -> None:
         """Whatever can be refused without the expensive pass is refused before it."""
+        if len(ids) < 2:
+            raise ValueError(f"fit needs at least 2 samples; got {len(ids)} sample")
         check_score_settings(self.score, self.reference, self.floor, self.rank)
         check_number("contamination", self.contamination, above=0.0, below=0.5, closed=">")
         if self.calibration is not None:

@@ -105,9 +105,9 @@ def extract(
     seed = seed_from(random_state)
     shape = _input_shape(encoder, source)
     if transform is None and views > 1:
-        if source.is_vector:
-            raise ValueError("views > 1 of vectors need a transform")
-        transform = default_transform((shape[1], shape[2]))
+        if encoder.preprocessing is None or encoder.preprocessing.normalises_first:
+            raise ValueError("views > 1 of vectors, or of images with a preprocess of your own, need a transform")
+        transform = default_transform(encoder.preprocessing.size)
     if store is not None and not source.stable_ids:
         raise ValueError("a store needs names that the next run will repeat: pass ids= with a torch Dataset")
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from skjepa.functionals import numerical_rank
 
 SETTINGS = (
-    "encoder",
     "fingerprint",
     "method",
     "precision",
@@ -145,10 +144,7 @@ def _npz(path: str | os.PathLike) -> Path:
 
 def require_same_settings(expected: dict[str, Any], found: dict[str, Any], what: str) -> None:
     """Raise SettingsMismatchError that names every setting in which `found` departs from `expected`."""
-    differences = [
-        f"{key} is {found.get(key)!r}, expected {expected.get(key)!r}"
-        for key in SETTINGS
-        if found.get(key) != expected.get(key)
-    ]
-    if differences:
-        raise SettingsMismatchError(f"{what} differ: {'; '.join(differences)}")
+    different = [key for key in ("encoder", *SETTINGS) if found.get(key) != expected.get(key)]
+    if set(different) & set(SETTINGS):  # another name of the same encoder is no difference
+        reasons = [f"{key} is {found.get(key)!r}, expected {expected.get(key)!r}" for key in different]
+        raise SettingsMismatchError(f"{what} differ: {'; '.join(reasons)}")

@@ -5,7 +5,7 @@ import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -35,6 +35,9 @@ class Preprocessing:
     std: tuple[float, ...]
     resize: Callable[[Any], Tensor] = field(repr=False, compare=False)
     settings: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    normalises_first: ClassVar[bool] = False
+    """Whether `load` yields normalised pixels already, so that views cannot be taken of a picture in [0, 1]."""
 
     def load(self, image: Image.Image | Tensor | np.ndarray, dtype: torch.dtype) -> Tensor:
         """One image to ``(3, *size)`` of `dtype` in [0, 1]; uint8 arrays take the path of PIL images, bit for bit."""
@@ -87,6 +90,8 @@ def callable_preprocessing(function: Callable[[Image.Image], Tensor], image_size
 class _CallablePreprocessing(Preprocessing):
     """`resize` does everything, normalisation too, and takes PIL images only."""
 
+    normalises_first = True
+
     def load(self, image: Image.Image | Tensor | np.ndarray, dtype: torch.dtype) -> Tensor:
         if isinstance(image, Tensor):
             image = image.movedim(0, 2).numpy()
@@ -111,11 +116,20 @@ def describe_callable(function: Callable) -> str:
         return text
     is_function = hasattr(function, "__code__")
     code = function if is_function else type(function)
-    state = "" if is_function else without_addresses(repr(sorted(vars(function).items())))
+    carried = _captured(function) if is_function else sorted(vars(function).items())
+    state = without_addresses(repr(carried)) if carried else ""
     try:
         return inspect.getsource(code) + state
     except (OSError, TypeError):  # typed at a prompt
         return f"{code.__module__}.{code.__qualname__}{state}"
+
+
+def _captured(function: Any) -> list[Any]:
+    """What a function or a bound method carries beside its code: closure, defaults, the state of its object."""
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    owner = getattr(function, "__self__", None)
+    state = sorted(vars(owner).items()) if hasattr(owner, "__dict__") else []
+    return [*cells, *(function.__defaults__ or ()), *sorted((function.__kwdefaults__ or {}).items()), *state]
 
 
 def without_addresses(text: str) -> str:

@@ -42,7 +42,7 @@ class Store:
         self._pending: list[tuple[str, NDArray, NDArray]] = []
         self._flushed = time.monotonic()
         manifest = self.path / _MANIFEST
-        settings = json.loads(json.dumps({key: settings.get(key) for key in SETTINGS}))
+        settings = json.loads(json.dumps({key: settings.get(key) for key in ("encoder", *SETTINGS)}))
         if manifest.exists():
             found = _read_manifest(manifest)
             require_same_settings(settings, found["settings"], f"the store {self.path} and this run")

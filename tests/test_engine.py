@@ -147,9 +147,17 @@ class TestViews:
         each = np.log(result.singular_values).sum(axis=-1)
         np.testing.assert_allclose(jepa_score(encoder, result), -np.log(np.exp(-each).mean(axis=1)))
 
+    def test_normalised_images_need_a_transform(self):
+        def own(image):
+            return torch.from_numpy(np.asarray(image.resize((32, 32)), dtype=np.float32)).permute(2, 0, 1) / 64 - 2
+
+        encoder = load_encoder(conv_net(), image_size=32, preprocess=own)
+        with pytest.raises(ValueError, match="with a preprocess of your own, need a transform"):
+            extract(encoder, random_images(2), views=2)
+
     def test_vectors_need_a_transform(self):
         encoder = load_encoder(mlp())
-        with pytest.raises(ValueError, match="views > 1 of vectors need a transform"):
+        with pytest.raises(ValueError, match="views > 1 of vectors, or of images .* need a transform"):
             extract(encoder, np.zeros((2, 12)), views=2)
         assert extract(encoder, np.zeros((2, 12)), views=2, transform=lambda x: x + torch.randn_like(x)).shape == (2,)
 
@@ -251,8 +259,9 @@ class TestStore:
 
         extract(encoder, X, transform=transform(0.1), store=tmp_path / "run")
         extract(encoder, X, transform=transform(0.1), store=tmp_path / "run")
-        with pytest.raises(SettingsMismatchError, match="transform is"):
-            extract(encoder, X, store=tmp_path / "run")
+        for other in (transform(0.2), None):
+            with pytest.raises(SettingsMismatchError, match="transform is"):
+                extract(encoder, X, transform=other, store=tmp_path / "run")
 
     def test_a_dataset_needs_names(self, tmp_path):
         data = torch.utils.data.TensorDataset(torch.rand(3, 3, 32, 32))

@@ -157,7 +157,7 @@ class TestViews:
 
     def test_vectors_need_a_transform(self):
         encoder = load_encoder(mlp())
-        with pytest.raises(ValueError, match="views > 1 of vectors, or of images .* need a transform"):
+        with pytest.raises(ValueError, match=r"views > 1 of vectors, or of images .* need a transform"):
             extract(encoder, np.zeros((2, 12)), views=2)
         assert extract(encoder, np.zeros((2, 12)), views=2, transform=lambda x: x + torch.randn_like(x)).shape == (2,)
 

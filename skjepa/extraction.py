@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skjepa._files import written_whole
 from skjepa.functionals import numerical_rank
 
 SETTINGS = (
@@ -94,19 +95,14 @@ class Extraction:
     def save(self, path: str | os.PathLike) -> Path:
         """Write one ``.npz`` file, whole or not at all; read it with `Extraction.load`."""
         path = _npz(path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            with open(partial, "wb") as file:
-                np.savez_compressed(
-                    file,
-                    embeddings=self.embeddings,
-                    singular_values=self.singular_values,
-                    ids=self.ids.astype(np.str_),
-                    meta=np.array(json.dumps(self.meta)),
-                )
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with written_whole(path) as partial, open(partial, "wb") as file:
+            np.savez_compressed(
+                file,
+                embeddings=self.embeddings,
+                singular_values=self.singular_values,
+                ids=self.ids.astype(np.str_),
+                meta=np.array(json.dumps(self.meta)),
+            )
         return path
 
     @classmethod

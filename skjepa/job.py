@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from rich.table import Table
 
+from skjepa._files import written_whole
 from skjepa.calibration import conformal_p_values
 from skjepa.detectors import JEPAScoreDetector
 from skjepa.evaluation import detection_metrics
@@ -113,15 +114,11 @@ def check_output(path: str | os.PathLike, suffixes: Iterable[str]) -> Path:
 def write_table(table: pa.Table, path: str | os.PathLike) -> Path:
     """Write Parquet or CSV, as the suffix says, whole or not at all."""
     path = check_output(path, TABLE_SUFFIXES)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with written_whole(path) as partial:
         if path.suffix.lower() == ".csv":
             pa.csv.write_csv(table, partial)
         else:
             pq.write_table(table, partial, compression="zstd")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

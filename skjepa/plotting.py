@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from PIL import Image
 
+from skjepa._files import written_whole
+
 _FLAGGED = "#c0392b"
 _THUMBNAIL = 128
 # Colour-blind safe (Okabe and Ito).
@@ -66,12 +68,8 @@ def score_figure(
 def save_figure(figure: Figure, path: str | os.PathLike) -> Path:
     """Write the figure, whole or not at all, in the format that the suffix names."""
     path = Path(path)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
-        figure.savefig(partial, dpi=110)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=110, format=path.suffix[1:])
     return path
 
 

@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from skjepa._files import PARTIAL, written_whole
 from skjepa.extraction import SETTINGS, SettingsMismatchError, require_same_settings
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
-_PARTIAL = ".partial"
 _FLUSH_SECONDS = 20.0
 
 
@@ -50,7 +50,8 @@ class Store:
         if self.path.exists() and (not self.path.is_dir() or any(map(_is_foreign, self.path.iterdir()))):
             raise ValueError(f"{self.path} is not a store: it exists, without {_MANIFEST}")
         self.path.mkdir(parents=True, exist_ok=True)
-        _write_whole(manifest, json.dumps({"format": FORMAT, "settings": settings}, indent=1).encode())
+        with written_whole(manifest) as partial:
+            partial.write_text(json.dumps({"format": FORMAT, "settings": settings}, indent=1))
 
     def read(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
         """Finished samples: id -> (embedding (K,), singular values (V, R))."""
@@ -84,15 +85,14 @@ class Store:
                 "singular_values": pa.array([row.tolist() for row in sigmas], pa.list_(pa.list_(pa.float64()))),
             }
         )
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        _write_whole(self.path / f"{time.time_ns()}-{uuid.uuid4().hex[:8]}.parquet", sink.getvalue().to_pybytes())
+        with written_whole(self.path / f"{time.time_ns()}-{uuid.uuid4().hex[:8]}.parquet") as partial:
+            pq.write_table(table, partial, compression="zstd")
         self._pending = []
 
 
 def _is_foreign(path: Path) -> bool:
     """A process killed in the midst of writing leaves its partial file."""
-    return not path.name.endswith(_PARTIAL)
+    return not path.name.endswith(PARTIAL)
 
 
 def _array(table: pa.Table, name: str, *, depth: int) -> NDArray[np.float64]:
@@ -116,16 +116,3 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if version != FORMAT:
         raise SettingsMismatchError(f"{path} has format {version}; this version of skjepa reads {FORMAT}")
     return manifest
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write under a temporary name, flush to the disk, rename: a reader never sees half a file."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

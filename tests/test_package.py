@@ -12,7 +12,7 @@ import skjepa
 PACKAGE = Path(skjepa.__file__).parent
 
 ROOMS = [
-    {"_validation"},
+    {"_files", "_validation"},
     {
         "augment",
         "calibration",

@@ -129,24 +129,29 @@ def encoders() -> int:
     from skjepa.catalog import encoder_costs
 
     rate = _matrix_rate()
-    table = Table(title="Encoders known to work (any other timm name loads too)", title_justify="left")
-    for heading in ("family", "name"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("size", "K = passes", "TFLOP / image", "s / image here"):
+    title = "Encoders known to work (any other timm name loads too)"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))  # fits a terminal of 80 columns
+    table.add_column("name", no_wrap=True)
+    for heading in ("size", "K", "TFLOP", "seconds"):
         table.add_column(heading, justify="right")
+    family = ""
     for cost in encoder_costs():
+        if cost.family != family:
+            family = cost.family
+            table.add_row(f"[bold]{family}[/bold]")
         table.add_row(
-            cost.family,
             cost.name,
-            f"{cost.image_size}" + ("" if cost.is_default_size else " *"),
+            f"{cost.image_size}" + ("" if cost.is_default_size else "*"),
             str(cost.n_components),
-            f"{cost.tflop_per_image:.3g}",
-            f"{cost.tflop_per_image * 1e12 / rate:.2g}",
+            _three_digits(cost.tflop_per_image),
+            _three_digits(cost.tflop_per_image * 1e12 / rate),
         )
     _stdout.print(table)
     _stdout.print(
-        "* with image_size=, as in the published figures. TFLOP: one forward and K backward passes. Seconds: at the "
-        f"{rate / 1e12:.2g} TFLOP/s (float32) of a matrix product on this machine's CPU just now; a lower bound.",
+        "size: pixels a side, the encoder's own; * with image_size=, as in the published figures. K: length of the "
+        "embedding, and passes an image. TFLOP: of an exact score, one forward and K backward passes. seconds: of an "
+        f"image on this machine's CPU, at the {rate / 1e12:.2g} TFLOP/s that a float32 matrix product reached just "
+        "now; a lower bound, to divide by your GPU's advantage.",
         highlight=False,
     )
     return EXIT_OK
@@ -194,6 +199,10 @@ def _limited(source, limit: int | None, seed: int):
         return source
     chosen = np.sort(np.random.default_rng(seed).choice(len(source), limit, replace=False))
     return Source(source.ids[chosen], lambda i: source.load(int(chosen[i])))
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
 
 
 def _matrix_rate() -> float:

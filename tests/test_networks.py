@@ -1,11 +1,14 @@
 """Networks and their file format."""
 
+import hashlib
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+import skjepa
 from skjepa.networks import ConvNet, build_network, read_network, save_network
 
 TINY = {"widths": [8, 16], "depths": [1, 1], "n_components": 5}
@@ -109,3 +112,19 @@ def test_truncated_and_missing_files(network, tmp_path):
         read_network(path)
     with pytest.raises(FileNotFoundError, match=r"missing\.safetensors"):
         read_network(tmp_path / "missing.safetensors")
+
+
+def test_bundled_weights_are_those_measured():
+    folder = Path(skjepa.__file__).parent / "bundled"
+    path = folder / "encoder.safetensors"
+    network, metadata = read_network(path)
+    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 64)
+    assert metadata["image_size"] == 32
+    assert len(metadata["mean"]) == len(metadata["std"]) == 3
+    assert path.stat().st_size < 8e6
+    report = json.loads((folder / "metrics.json").read_text())
+    assert report["stamp"]["weights_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    card = (folder / "MODEL_CARD.md").read_text()
+    for part in ("features", "head"):
+        for figure in ("linear_probe", "knn_20"):
+            assert f"{report[part][figure]:.3f}" in card

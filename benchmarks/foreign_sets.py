@@ -1,12 +1,13 @@
-"""Does the learned score beat JEPA-SCORE, Mahalanobis and kNN? Leak-free, one shared extraction per encoder.
+"""Does the learned score beat JEPA-SCORE, Mahalanobis and kNN? Leak-free, one shared extraction for all scores.
 
     python benchmarks/foreign_sets.py --data FOLDER [--encoder NAME] [--output LAYER]
 
-FOLDER holds cifar10.zip, mnist.zip, fashion_mnist.zip and tiny_imagenet.zip (folders of
-images, `cifar10/{train,test}/...`).
-CIFAR-10 is normal: every score is fitted on training images, judged on test images against the other sets. Every set is
-also judged "re-encoded": both sides through one JPEG compression, for CIFAR here is JPEG and the others PNG.
-Writes docs/results/foreign_sets.json (or --out).
+FOLDER holds cifar10.zip, mnist.zip, fashion_mnist.zip and tiny_imagenet.zip (folders of images,
+`cifar10/{train,test}/...`). Two suites: CIFAR-10 is normal, every score is fitted on its training images and judged on
+its test images against the other sets; and the demo's tiles of photographs against its scans, terrain and digits.
+
+Controls, outside the mean: the CIFAR sets once more "re-encoded", both sides through one JPEG compression, for CIFAR
+here is JPEG and the others PNG. Writes docs/results/foreign_sets.json (or --out).
 """
 
 import argparse
@@ -23,7 +24,8 @@ import torch
 from PIL import Image
 from sklearn.preprocessing import normalize
 
-from skjepa import Extraction, __version__, extract, load_encoder
+from skjepa import Encoder, Extraction, __version__, extract, load_encoder
+from skjepa.demo import demo_images
 from skjepa.densities import GaussianDensity, KNNDensity
 from skjepa.evaluation import detection_metrics
 from skjepa.functionals import combine_views, log_volume
@@ -33,6 +35,7 @@ from skjepa.sources import folder_source, read_image
 OUT = Path(__file__).parents[1] / "docs" / "results" / "foreign_sets.json"
 NORMAL_FIT, NORMAL_TEST = "cifar10/train", "cifar10/test"
 FOREIGN = ("mnist", "fashion_mnist", "tiny_imagenet")
+CONTROL = " re-encoded"
 JPEG_QUALITY = 75
 
 
@@ -49,18 +52,26 @@ def main() -> None:
     chosen = options.parse_args()
     encoder = load_encoder(chosen.encoder, output=chosen.output)
     with tempfile.TemporaryDirectory() as folder:
-        images = read_sets(chosen.data, Path(folder), chosen.n_fit, chosen.n_test, chosen.seed)
+        cifar = read_sets(chosen.data, Path(folder), chosen.n_fit, chosen.n_test, chosen.seed)
+    photographs = demo_images(chosen.seed)
+    results = judge(encoder, cifar, NORMAL_FIT, NORMAL_TEST, chosen.store)
+    results |= judge(encoder, photographs, "fit", "photographs", chosen.store)
+    report(chosen, encoder, results)
+
+
+def judge(encoder: Encoder, images: dict, fit: str, normal: str, store: Path | None) -> dict[str, dict]:
+    """Foreign set -> rival -> metrics, for one suite."""
     passes = {
-        name: extract(encoder, pictures, progress=True, store=chosen.store and chosen.store / name.replace("/", "-"))
+        name: extract(encoder, pictures, progress=True, store=store and store / name.replace("/", "-"))
         for name, pictures in images.items()
     }
-    scores = {name: score(passes[NORMAL_FIT], passed) for name, passed in passes.items()}
-    results = {
-        name: {rival: detection_metrics(normal, scores[name][rival]) for rival, normal in judged(scores, name).items()}
-        for name in images
-        if not name.startswith("cifar10")
-    }
-    report(chosen, encoder, results)
+    scores = {name: score(passes[fit], passed) for name, passed in passes.items() if name != fit}
+    results = {}
+    for name in scores:
+        if not name.startswith(normal):
+            unseen = scores[normal + CONTROL if name.endswith(CONTROL) else normal]
+            results[name] = {rival: detection_metrics(unseen[rival], scores[name][rival]) for rival in unseen}
+    return results
 
 
 def read_sets(data: Path, folder: Path, n_fit: int, n_test: int, seed: int) -> dict[str, list[Image.Image]]:
@@ -74,14 +85,14 @@ def read_sets(data: Path, folder: Path, n_fit: int, n_test: int, seed: int) -> d
         ids = folder_source(folder / name).ids
         images[name] = [read_image(folder / name / chosen) for chosen in rng.choice(ids, n, replace=False)]
     for name in (NORMAL_TEST, *FOREIGN):
-        images[f"{name} re-encoded"] = [reencoded(image) for image in images[name]]
+        images[name + CONTROL] = [reencoded(image) for image in images[name]]
     return images
 
 
 def reencoded(image: Image.Image) -> Image.Image:
     """The image at 32 pixels through JPEG."""
     buffer = io.BytesIO()
-    image.resize((32, 32), Image.Resampling.BILINEAR).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    image.resize((32, 32), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=JPEG_QUALITY)
     return Image.open(buffer).convert("RGB")
 
 
@@ -89,7 +100,9 @@ def score(fit: Extraction, test: Extraction) -> dict[str, np.ndarray]:
     """Every rival's score of the test samples, learned from the fit samples alone; higher = more normal."""
     z, unit = (fit.embeddings, test.embeddings), (normalize(fit.embeddings), normalize(test.embeddings))
     learned = {
-        f"skjepa {kind}, {reference}": fit_score_model(fit, score=kind, reference=reference, floor="auto", rank=None)
+        f"skjepa {kind}" + (f", {reference}" if kind != "jepa" else ""): fit_score_model(
+            fit, score=kind, reference=reference, floor="auto", rank=None
+        )
         for kind, reference in (("jepa", "knn"), ("density", "gaussian"), ("joint", "gaussian"), ("joint", "knn"))
     }
     return {
@@ -102,14 +115,10 @@ def score(fit: Extraction, test: Extraction) -> dict[str, np.ndarray]:
     }
 
 
-def judged(scores: dict, name: str) -> dict[str, np.ndarray]:
-    """The normal test scores that a set is compared with: re-encoded beside re-encoded."""
-    return scores[f"{NORMAL_TEST} re-encoded" if name.endswith("re-encoded") else NORMAL_TEST]
-
-
-def report(chosen: argparse.Namespace, encoder, results: dict) -> None:
+def report(chosen: argparse.Namespace, encoder: Encoder, results: dict) -> None:
     rivals = next(iter(results.values())).keys()
-    mean = {rival: float(np.mean([result[rival]["auroc"] for result in results.values()])) for rival in rivals}
+    counted = [result for name, result in results.items() if not name.endswith(CONTROL)]
+    mean = {rival: float(np.mean([result[rival]["auroc"] for result in counted])) for rival in rivals}
     stamp = {
         "script": "benchmarks/foreign_sets.py",
         "date": datetime.date.today().isoformat(),

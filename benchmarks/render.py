@@ -80,15 +80,16 @@ def foreign_table() -> str:
     results = read("foreign_sets")
     rivals = results["mean_auroc"]
     best = max(rivals.values())
+    counted = {name: judged for name, judged in results["sets"].items() if not name.endswith("re-encoded")}
     rows = [
         [
             f"`{rival}`" if rival.startswith("skjepa") else rival,
-            *(number(judged[rival]["auroc"]) for judged in results["sets"].values()),
+            *(number(judged[rival]["auroc"]) for judged in counted.values()),
             f"**{number(mean)}**" if mean == best else number(mean),
         ]
         for rival, mean in rivals.items()
     ]
-    return markdown(["AUROC", *(name.replace("_", "-") for name in results["sets"]), "mean"], rows)
+    return markdown(["AUROC", *(name.replace("_", "-") for name in counted), "mean"], rows)
 
 
 def precision_table() -> str:
@@ -96,9 +97,9 @@ def precision_table() -> str:
         [
             name,
             floor.removeprefix("floor "),
-            number(error["mean"]),
-            number(error["largest"]),
-            number(error["standard_deviation_of_the_score"], 2),
+            f"{error['mean']:.1e}",
+            f"{error['largest']:.1e}",
+            number(error["standard_deviation_of_the_score"], 1),
         ]
         for name, measured in read("precision")["encoders"].items()
         for floor, error in measured["error_in_nats"].items()

@@ -25,7 +25,7 @@ from skjepa.sources import as_source, read_image
 
 TILE = 32
 _N_FIT, _N_TEST = 320, 200
-_BLANK = 10.0  # standard deviation of 8-bit pixels below which a tile shows nothing
+_BLANK = 10.0  # standard deviation within every channel, of 8-bit pixels, below which a tile shows nothing
 _ALPHA = 0.05
 
 
@@ -91,7 +91,7 @@ def _tiles(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     rows, columns = image.shape[0] // TILE, image.shape[1] // TILE
     whole = image[: rows * TILE, : columns * TILE]
     tiles = whole.reshape(rows, TILE, columns, TILE, 3).swapaxes(1, 2).reshape(-1, TILE, TILE, 3)
-    return tiles[tiles.std(axis=(1, 2, 3)) > _BLANK]
+    return tiles[tiles.std(axis=(1, 2)).max(axis=-1) > _BLANK]
 
 
 def _rgb(grey: NDArray) -> NDArray[np.uint8]:

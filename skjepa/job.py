@@ -177,10 +177,11 @@ def score_picture(
 
     def thumbnails(places: list[tuple[float, int, int]]) -> list[Thumbnail]:
         return [
-            Thumbnail(_as_picture(groups[g].source.load(i)), score, score < detector.offset_, _caption(groups[g], i))
+            Thumbnail(_as_picture(groups[g].source.load(i)), score, score < detector.offset_, caption(groups[g], i))
             for score, g, i in places
         ]
 
+    caption = _group_name if len(groups) > 1 else _file_name
     n = min(_GALLERY, max(1, len(ranked) // 2))
     figure = score_figure(
         histograms,
@@ -196,6 +197,10 @@ def _as_picture(sample: Any) -> Image.Image:
     return sample if isinstance(sample, Image.Image) else Image.fromarray(np.asarray(sample, dtype=np.uint8))
 
 
-def _caption(group: ScoredGroup, i: int) -> str:
+def _file_name(group: ScoredGroup, i: int) -> str:
     name = Path(str(group.source.ids[i])).name
     return name if len(name) <= 16 else f"…{name[-15:]}"
+
+
+def _group_name(group: ScoredGroup, i: int) -> str:
+    return group.name if len(group.name) <= 16 else f"{group.name[:15]}…"

@@ -6,7 +6,6 @@ prepare its input. Reading it runs no code from the file.
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from skjepa._files import written_whole
 
 FORMAT = 1
 
@@ -142,16 +143,8 @@ def save_network(module: nn.Module, path: str | os.PathLike, *, metadata: Mappin
         raise ValueError(f"{type(module).__name__} has no recipe: only modules made by build_network can be saved")
     header = {"format": FORMAT, **recipe, **metadata}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    os.close(handle)
-    try:
-        save_file(tensors, temporary, metadata={"skjepa": json.dumps(header, sort_keys=True)})
-        os.chmod(temporary, 0o644)  # mkstemp gives 0600, which would follow the file into a wheel
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with written_whole(path) as partial:
+        save_file(tensors, partial, metadata={"skjepa": json.dumps(header, sort_keys=True)})
 
 
 def read_network(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:

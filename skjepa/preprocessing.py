@@ -60,12 +60,10 @@ class Preprocessing:
 
 
 def plain_preprocessing(image_size: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> Preprocessing:
-    """Shorter side to `image_size` (bilinear, antialiased), centre crop, then (x - mean) / std; None leaves [0, 1]."""
+    """Shorter side to `image_size` (bicubic, antialiased), centre crop, then (x - mean) / std; None leaves [0, 1]."""
     mean, std = channel_statistics(mean, std)
-    resize = Compose(
-        [Resize(image_size, interpolation=InterpolationMode.BILINEAR), CenterCrop(image_size), _ToTensor()]
-    )
-    settings = {"resize": "shorter side, bilinear, centre crop", "size": [image_size, image_size]}
+    resize = Compose([Resize(image_size, interpolation=InterpolationMode.BICUBIC), CenterCrop(image_size), _ToTensor()])
+    settings = {"resize": "shorter side, bicubic, centre crop", "size": [image_size, image_size]}
     return Preprocessing(
         (image_size, image_size), mean, std, resize, {**settings, "mean": list(mean), "std": list(std)}
     )

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from skjepa._files import written_whole
 from skjepa.augment import ViewOptions, training_views
 from skjepa.isotropy import embedding_statistics
 from skjepa.losses import info_nce, invariance, random_directions, sigreg, vicreg
@@ -314,9 +315,8 @@ def _optimizer(model: nn.Module, config: PretrainConfig) -> torch.optim.Optimize
 def _save_checkpoint(path, model, optimizer, config: PretrainConfig, history: list[dict[str, float]]) -> None:
     state: dict[str, Any] = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     state |= {"config": asdict(config), "history": history}
-    temporary = Path(f"{path}.tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    with written_whole(path) as partial:
+        torch.save(state, partial)
 
 
 def _load_checkpoint(path, model, optimizer, config: PretrainConfig) -> list[dict[str, float]]:

@@ -32,7 +32,7 @@ class TestPlain:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_shorter_side_then_centre(self, plain, pixels, dtype):
         loaded = plain.load(Image.fromarray(pixels), dtype)
-        by_hand = F.center_crop(F.resize(Image.fromarray(pixels), 32), [32, 32])
+        by_hand = F.center_crop(F.resize(Image.fromarray(pixels), 32, F.InterpolationMode.BICUBIC), [32, 32])
         assert loaded.dtype == dtype
         expected = torch.from_numpy(np.asarray(by_hand).transpose(2, 0, 1) / 255)
         torch.testing.assert_close(loaded, expected.to(dtype), rtol=0, atol=1e-7)
@@ -46,7 +46,9 @@ class TestPlain:
         """Near what 8 bits give, and not rounded to them."""
         rounded = plain.load(pixels, torch.float64)
         kept = plain.load((pixels / 255).astype(dtype), torch.float64)
-        assert (kept - rounded).abs().max() < 3 / 255
+        # Pillow rounds and clips after each of its two passes, torch after the last.
+        assert (kept - rounded).abs().mean() < 1 / 255
+        assert (kept - rounded).abs().max() < 5 / 255
         assert not torch.equal(kept * 255, (kept * 255).round())
 
     def test_tensors_and_arrays_agree(self, plain, pixels):

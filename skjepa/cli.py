@@ -79,6 +79,10 @@ def score(
     picture = (
         None if no_picture else job.check_output(picture or out.with_suffix(".png"), (".png", ".pdf", ".svg", ".jpg"))
     )
+    if picture is not None and any(picture.resolve().is_relative_to(folder.resolve()) for folder in (fit, *tests)):
+        raise ValueError(
+            f"{picture} would lie among the images: write it elsewhere (--picture, --out) or give --no-picture"
+        )
     normal = _limited(folder_source(fit), limit, seed)
     sources = {name: _limited(folder_source(path), limit, seed) for name, path in _names(tests).items()}
     detector = JEPAScoreDetector(
@@ -98,12 +102,12 @@ def score(
     _warn_of_overlap(fit, tests)
     started = time.perf_counter()
     _stderr.print(f"fit: {len(normal)} normal images of {escape(str(fit))}")
-    normal_pass = detector.extract(normal, store=None if store is None else store / "fit")
+    normal_pass = detector.extract(normal, store=store)
     detector.fit(normal_pass)
     groups = []
     for name, source in sources.items():
         _stderr.print(f"score: {len(source)} images of {escape(name)}")
-        groups.append(job.score_group(detector, name, source, store=None if store is None else store / name))
+        groups.append(job.score_group(detector, name, source, store=store))
     job.write_table(job.score_table(groups), out)
     if picture is not None:
         job.score_picture(detector, groups, picture, title=f"Encoder {Path(encoder).name}, score {kind!r}")
@@ -114,7 +118,9 @@ def score(
         job.summary_table(
             rows,
             title=f"Encoder {Path(encoder).name}, fitted on {normal_pass.shape[0]} normal images",
-            caption=f"flagged: {rule}; AUROC, AUPR (images as positive) and FPR@95 (of normal images, when 95 % of "
+            caption=f"flagged: {rule}"
+            if held_out is None
+            else f"flagged: {rule}; AUROC, AUPR (images as positive) and FPR@95 (of normal images, when 95 % of "
             "these are caught): against the held-out normal images",
         )
     )

@@ -20,6 +20,7 @@ from rich.console import Console
 from sklearn.datasets import load_digits, load_sample_images
 
 from skjepa import __version__, job
+from skjepa._files import written_whole
 from skjepa.detectors import JEPAScoreDetector
 from skjepa.sources import as_source, read_image
 
@@ -83,7 +84,8 @@ def _write_summary(path: Path, rows: list[dict], seed: int, seconds: float) -> N
         "hardware": {"processor": platform.machine(), "threads": torch.get_num_threads()},
         "versions": {"skjepa": __version__, "torch": torch.__version__, "sklearn": sklearn.__version__},
     }
-    path.write_text(json.dumps({**stamp, "groups": rows}, indent=1) + "\n")
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps({**stamp, "groups": rows}, indent=1) + "\n")
 
 
 def _tiles(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -149,16 +149,18 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
         else:
             offset = conformal_offset(calibration_scores, self.target_fpr)
 
+        shape = extraction.meta.get("input_shape") or []
         self.encoder_ = encoder
         self.model_, self.floor_, self.rank_ = model, model.floor, model.rank
         self.offset_ = offset
         self.calibration_scores_ = calibration_scores
         self.numerical_rank_ = learn.numerical_rank
         self.n_samples_fit_ = len(learn)
-        self._settings = {key: extraction.meta.get(key) for key in SETTINGS}
+        self._settings = {key: extraction.meta.get(key) for key in ("encoder", *SETTINGS)}
+        self._seed = extraction.meta.get("seed")
         self.__dict__.pop("n_features_in_", None)
-        if len(extraction.meta["input_shape"]) == 1:
-            (self.n_features_in_,) = extraction.meta["input_shape"]
+        if len(shape) == 1:
+            self.n_features_in_ = shape[0]
         return self
 
     def extract(self, X: Any, *, store: str | os.PathLike | None = None) -> Extraction:
@@ -180,7 +182,8 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
             raise ValueError(
                 f"X has {found} features, but {type(self).__name__} is expecting {expected} features as input"
             )
-        return self._extract(self._fitted_encoder(source), source, store=store)
+        # The seed of the fitted views: a RandomState would give another one at each call.
+        return self._extract(self._fitted_encoder(source), source, store=store, seed=self._seed)
 
     def score_samples(self, X: Any) -> NDArray[np.float64]:
         """Score of each sample: the higher, the more normal; the lower, the more abnormal.
@@ -192,18 +195,14 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
         Returns
         -------
         array of shape (n_samples,), float64
-            Nats for "jepa" and "density", standard deviations for "joint". NaN for a skipped image.
+            Nats for "jepa" and "density", standard deviations for "joint". NaN for a skipped image; an Extraction has
+            none, so its scores are as many as its samples.
         """
         check_is_fitted(self)
         extraction = X if isinstance(X, Extraction) else self.extract(X)
         require_same_settings(self._settings, extraction.meta, "the detector's fit and these samples")
         scores = self.model_.score_samples(extraction)
-        skipped = [position for position, *_ in extraction.meta.get("skipped", [])]
-        if not skipped:
-            return scores
-        full = np.full(len(scores) + len(skipped), np.nan)
-        full[np.setdiff1d(np.arange(len(full)), skipped)] = scores
-        return full
+        return scores if extraction is X else extraction.aligned(scores)
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
         """``score_samples(X) - offset_``: negative where a sample is flagged; (n_samples,)."""
@@ -234,7 +233,7 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
         source = as_source(X)
         self._check_settings(source.ids)
         encoder = self._resolve_encoder(source)
-        return encoder, self._extract(encoder, source, store=store)
+        return encoder, self._extract(encoder, source, store=store, seed=seed_from(self.random_state))
 
     def _check_settings(self, ids: NDArray[np.str_]) -> None:
         """Whatever can be refused without the expensive pass is refused before it."""
@@ -253,8 +252,13 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
         groups = len(np.unique(ids))
         if groups < 3:
             raise ValueError(f"calibration needs at least 3 different samples; got {groups}")
+        held_out = math.ceil(groups * self.calibration)
+        if groups - held_out < 2:
+            raise ValueError(
+                f"calibration={self.calibration:g} leaves {groups - held_out} of {groups} samples to fit on"
+            )
         if self.target_fpr is not None and groups == len(ids):
-            conformal_offset(np.zeros(math.ceil(groups * self.calibration)), self.target_fpr)
+            conformal_offset(np.zeros(held_out), self.target_fpr)
 
     def _resolve_encoder(self, X: Any) -> Encoder:
         if isinstance(self.encoder, nn.Module):
@@ -278,7 +282,7 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
             )
         return encoder
 
-    def _extract(self, encoder: Encoder, X: Any, *, store: str | os.PathLike | None) -> Extraction:
+    def _extract(self, encoder: Encoder, X: Any, *, store: str | os.PathLike | None, seed: int | None) -> Extraction:
         return extract(
             encoder,
             X,
@@ -290,7 +294,7 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
             device=self.device,
             n_jobs=self.n_jobs,
             on_error=self.on_error,
-            random_state=seed_from(self.random_state),
+            random_state=seed,
             progress=self.verbose > 0,
         )
 

@@ -4,6 +4,8 @@ import difflib
 import hashlib
 import json
 import os
+import threading
+import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,13 +22,14 @@ from skjepa.networks import read_network
 from skjepa.preprocessing import (
     Preprocessing,
     callable_preprocessing,
-    describe_callable,
+    describe,
     plain_preprocessing,
     without_addresses,
 )
 
 BUNDLED = Path(__file__).parent / "bundled" / "encoder.safetensors"
 
+_THREADS = ("_lock", "_users", "_modes")
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _WHOLE = ("auto", "pooled", "projected")  # outputs for which the module's own is the embedding
 
@@ -71,6 +74,8 @@ class Encoder:
         self.precision = precision
         self._settings = settings
         self._recipe = recipe
+        self._lock, self._users = threading.RLock(), 0
+        self._modes: list[tuple[nn.Module, bool]] = []
 
     @property
     def dtype(self) -> torch.dtype:
@@ -101,13 +106,19 @@ class Encoder:
         state = {name: adapt(tensor) for name, tensor in self.module.named_parameters()}
         # Copies: a forward pass may write into buffers (running statistics, counters), which are not ours.
         state |= {name: adapt(tensor, copy=True) for name, tensor in self.module.named_buffers()}
-        modes = [(module, module.training) for module in self.module.modules()]
-        self.module.eval()
+        with self._lock:  # threads share an encoder: the first one in saves the modes, the last one out restores them
+            if self._users == 0:
+                self._modes = [(module, module.training) for module in self.module.modules()]
+                self.module.eval()
+            self._users += 1
         try:
             yield lambda x: functional_call(self.module, state, (x,))
         finally:
-            for module, training in modes:
-                module.training = training
+            with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    for module, training in self._modes:
+                        module.training = training
 
     def __repr__(self) -> str:
         shape = "vectors" if self.input_shape is None else f"{self.input_shape[1]}x{self.input_shape[2]} images"
@@ -124,10 +135,12 @@ class Encoder:
 
     def __getstate__(self) -> dict[str, Any]:
         state = {"fingerprint": self.fingerprint, "recipe": self._recipe}
-        return state if self._recipe is not None else {**self.__dict__, **state}
+        kept = {} if self._recipe is not None else {k: v for k, v in self.__dict__.items() if k not in _THREADS}
+        return {**kept, **state}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         fingerprint, recipe = state.pop("fingerprint"), state.pop("recipe")
+        self._lock, self._users, self._modes = threading.RLock(), 0, []
         self.__dict__.update(state if recipe is None else load_encoder(**recipe).__dict__)
         if self.fingerprint != fingerprint:
             raise FingerprintError(
@@ -213,8 +226,9 @@ def load_encoder(
         preprocessing=preprocessing,
         precision=precision,
         settings={
-            "output": output if isinstance(output, str) else describe_callable(output),
+            "output": output if isinstance(output, str) else describe(output),
             "preprocessing": preprocessing and preprocessing.settings,
+            "attributes": _plain_attributes(module),
         },
         recipe=None if isinstance(source, nn.Module) else {"source": _absolute(source), **options},
     )
@@ -334,6 +348,20 @@ class _Call(nn.Module):
 
 def _with_output(module: nn.Module, output: str | Callable) -> nn.Module:
     return _Layer(module, output) if isinstance(output, str) else _Call(module, output)
+
+
+def _plain_attributes(module: nn.Module) -> dict[str, str]:
+    """Numbers, words and functions that modules keep as plain attributes: they decide the output as weights do.
+
+    Taken once, when the encoder is made: some modules count their calls in them.
+    """
+    kinds = (bool, int, float, complex, str, tuple, types.FunctionType)
+    return {
+        f"{name}.{key}": describe(value)
+        for name, part in module.named_modules()
+        for key, value in vars(part).items()
+        if isinstance(value, kinds) and not key.startswith("_") and key != "training"
+    }
 
 
 def _hash(module: nn.Module, settings: dict[str, Any]) -> str:

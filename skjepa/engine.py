@@ -15,13 +15,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from skjepa import __version__
-from skjepa._validation import check_choice, check_integer, seed_from
+from skjepa._validation import check_choice, check_integer, check_number, seed_from
 from skjepa.encoders import Encoder, load_encoder
 from skjepa.extraction import Extraction
 from skjepa.functionals import PAPER_FLOOR, combine_views, log_volume, warn_if_floor_is_noise
 from skjepa.jacobian import jacobian
 from skjepa.memory import MAX_BATCH, bytes_per_sample, default_budget, is_out_of_memory
-from skjepa.preprocessing import describe_callable
+from skjepa.preprocessing import describe
 from skjepa.probe import EncoderError, Probe, probe
 from skjepa.sources import ImageReadError, Source, as_source
 from skjepa.spectrum import singular_values
@@ -74,7 +74,7 @@ def extract(
     device : str
         "auto" takes CUDA where there is one.
     n_jobs : int, optional
-        Threads that read images.
+        Threads that read images; -1 for one a core.
     on_error : {"raise", "skip"}
         What to do with a sample that cannot be read: an error that names it, or a warning that does.
     random_state : int, RandomState or Generator, optional
@@ -96,6 +96,8 @@ def extract(
     MemoryError
         One sample alone does not fit.
     """
+    if isinstance(X, Extraction):
+        raise TypeError("X is an Extraction already: pass it on instead of extracting it again")
     encoder = load_encoder(encoder)
     check_choice("method", method, METHODS)
     check_choice("on_error", on_error, ("raise", "skip"))
@@ -112,6 +114,8 @@ def extract(
         raise ValueError("a store needs names that the next run will repeat: pass ids= with a torch Dataset")
 
     with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))  # a caller's no_grad or inference_mode ends at this door
+        stack.enter_context(torch.enable_grad())
         function = stack.enter_context(encoder.scoring(device))
         probed = probe(function, shape, dtype=encoder.dtype, device=device)
         meta = _describe(encoder, shape, probed, method, views, transform, seed, device)
@@ -133,7 +137,7 @@ def jepa_score(
     ----------
     encoder : Encoder or str
     X : data or Extraction
-        Data as `extract` takes them, or what it returned.
+        Data as `extract` takes them, or what it returned (then no encoder runs).
     floor : float
         Singular values below it count as `floor`; the default is the paper's.
     rank : int, optional
@@ -144,7 +148,12 @@ def jepa_score(
     Returns
     -------
     array of shape (n_samples,), float64
-        In nats; higher = denser = more normal.
+        In nats; higher = denser = more normal. NaN for a sample skipped by ``on_error="skip"``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `extract`; a floor that is not positive, a rank outside 1 ... min(K, D), options beside an Extraction.
 
     Examples
     --------
@@ -156,10 +165,21 @@ def jepa_score(
     >>> np.exp(jepa_score(load_encoder(linear, precision="float64"), [[0.0, 0.0]])).round(12)
     array([6.])
     """
-    extraction = X if isinstance(X, Extraction) else extract(encoder, X, **options)
+    check_number("floor", floor, above=0.0)
+    if rank is not None:
+        check_integer("rank", rank, minimum=1)
+    if isinstance(X, Extraction):
+        if options:
+            raise TypeError(f"{', '.join(options)}: an Extraction keeps the settings it was made with")
+        extraction = X
+    else:
+        extraction = extract(encoder, X, **options)
     sigma = extraction.singular_values
+    if rank is not None and rank > sigma.shape[-1]:
+        raise ValueError(f"rank must be at most min(K, D) = {sigma.shape[-1]}; got {rank}")
     warn_if_floor_is_noise(sigma, floor=floor, rank=rank, eps=extraction.eps)
-    return combine_views(log_volume(sigma, floor=floor, rank=rank))
+    scores = combine_views(log_volume(sigma, floor=floor, rank=rank))
+    return scores if extraction is X else extraction.aligned(scores)
 
 
 def _resolve_device(device: str) -> str:
@@ -192,7 +212,7 @@ def _describe(encoder, shape, probed: Probe, method, views, transform, seed, dev
         "input_shape": list(shape),
         "n_components": probed.n_components,
         "views": views,
-        "transform": describe_callable(transform) if random_views else None,
+        "transform": describe(transform) if random_views else None,
         "seed": seed if random_views else None,
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or device,
         "versions": {"skjepa": __version__, "torch": torch.__version__, "numpy": np.__version__},
@@ -213,7 +233,8 @@ class _Loader:
     def __init__(self, encoder, source, views, transform, seed, device, on_error, n_jobs) -> None:
         self.encoder, self.source, self.device, self.on_error = encoder, source, device, on_error
         self.views, self.transform, self.seed = views, transform, seed
-        self.n_jobs = 1 if n_jobs is None else check_integer("n_jobs", n_jobs, minimum=1)
+        cores = os.cpu_count() or 1
+        self.n_jobs = {None: 1, -1: cores}.get(n_jobs) or check_integer("n_jobs", n_jobs, minimum=1)
         self.skipped: dict[int, str] = {}
 
     def batches(
@@ -308,10 +329,15 @@ def _to_numpy(tensor: Tensor) -> NDArray[np.float64]:
 
 def _run(source: Source, store: Store | None, loader: _Loader, measure: _Measure, progress: bool) -> dict[str, _Row]:
     """Every sample measured once: id -> (embedding, singular values). Equal ids are equal content."""
-    rows: dict[str, _Row] = {} if store is None else store.read()
+    rows: dict[str, _Row] = {}
     first: dict[str, int] = {}
     for i, name in enumerate(source.ids.tolist()):
         first.setdefault(name, i)
+    keys: dict[int, str] = {}
+    if store is not None:
+        kept = store.read()
+        keys = {i: _store_key(name, source.content(i)) for name, i in first.items()}
+        rows = {name: kept[keys[i]] for name, i in first.items() if keys[i] in kept}
     missing = [i for name, i in first.items() if name not in rows]
     with tqdm(
         total=len(first),
@@ -325,10 +351,15 @@ def _run(source: Source, store: Store | None, loader: _Loader, measure: _Measure
             names = [str(source.ids[i]) for i in positions]
             _check_finite(names, embeddings, sigma)
             if store is not None:
-                store.append(names, embeddings, sigma)
+                store.append([keys[i] for i in positions], embeddings, sigma)
             rows.update(zip(names, zip(embeddings, sigma, strict=True), strict=True))
             bar.update(len(positions))
     return rows
+
+
+def _store_key(name: str, content: str) -> str:
+    """The id a store keeps: names alone would take one folder's files for another's, or a changed file for the old."""
+    return name if content in ("", name) else f"{name}#{content}"
 
 
 def _check_finite(names: list[str], embeddings: NDArray, sigma: NDArray) -> None:

@@ -92,6 +92,13 @@ class Extraction:
         """Machine epsilon of the encoder's arithmetic."""
         return float(np.finfo(self.meta.get("precision", "float64")).eps)
 
+    def aligned(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """`values` of these samples, (n_samples,), with NaN at the places of the samples that were skipped."""
+        skipped = [position for position, *_ in self.meta.get("skipped", [])]
+        full = np.full(len(values) + len(skipped), np.nan)
+        full[np.setdiff1d(np.arange(len(full)), skipped)] = values
+        return full
+
     def save(self, path: str | os.PathLike) -> Path:
         """Write one ``.npz`` file, whole or not at all; read it with `Extraction.load`."""
         path = _npz(path)

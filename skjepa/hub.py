@@ -267,8 +267,10 @@ def _unreachable(address: str) -> str | None:
         try:
             urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=_PROBE_SECONDS).close()
             outcome[0] = None
-        except urllib.error.HTTPError:
-            outcome[0] = None  # an answer, whatever it says
+        except urllib.error.HTTPError as error:
+            # Most answers are an answer, whatever they say; a broken gateway or a proxy that wants a password is none.
+            blocked = error.code >= 500 or error.code == 407
+            outcome[0] = f"{address}: {error}" if blocked else None
         except (OSError, ValueError) as error:
             outcome[0] = f"{address}: {getattr(error, 'reason', error)}"
 

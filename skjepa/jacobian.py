@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from skjepa._validation import check_choice
+from skjepa.memory import is_out_of_memory
 
 
 def jacobian(function: Callable[[Tensor], Tensor], x: Tensor, *, mode: str = "auto") -> tuple[Tensor, Tensor]:
@@ -50,7 +51,12 @@ def jacobian(function: Callable[[Tensor], Tensor], x: Tensor, *, mode: str = "au
         leaf = x.clone().requires_grad_(True)
         outputs = function(leaf)
         if mode == "auto" and n_inputs < outputs.shape[1]:
-            return _forward(function, x)
+            try:
+                return _forward(function, x)
+            except (RuntimeError, NotImplementedError) as error:
+                # Not every operation has a forward-mode rule; every one that trains has a backward pass.
+                if is_out_of_memory(error):
+                    raise
         return outputs.detach(), _reverse(outputs, leaf)
 
 

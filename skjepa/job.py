@@ -66,7 +66,7 @@ def score_group(
     started = time.perf_counter()
     extraction = detector.extract(source, store=store)
     seconds = (time.perf_counter() - started) / len(source)
-    scores = detector.score_samples(extraction)
+    scores = extraction.aligned(detector.score_samples(extraction))
     errors = {position: reason for position, _, reason in extraction.meta["skipped"]}
     calibration = detector.calibration_scores_
     p_values = None if calibration is None else conformal_p_values(calibration, scores)

@@ -1,9 +1,11 @@
 """From a picture of any size to the tensor a module receives: resize and crop on the CPU, normalise on the device."""
 
+import enum
 import functools
+import hashlib
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -81,7 +83,7 @@ def callable_preprocessing(function: Callable[[Image.Image], Tensor], image_size
     size = (result.shape[1], result.shape[2])
     if image_size is not None and size != (image_size, image_size):
         raise ValueError(f"preprocess returns {size[0]}x{size[1]} images, image_size is {image_size}")
-    settings = {"resize": describe_callable(function), "size": list(size)}
+    settings = {"resize": describe(function), "size": list(size)}
     return _CallablePreprocessing(size, (0.0,) * 3, (1.0,) * 3, function, settings)
 
 
@@ -104,30 +106,53 @@ class _CallablePreprocessing(Preprocessing):
         return result.to(dtype)
 
 
-def describe_callable(function: Callable) -> str:
-    """What a function is, for a fingerprint: its repr where that tells its parameters, else its source code."""
-    if isinstance(function, functools.partial):
-        inner = describe_callable(function.func)
-        return f"partial({inner}, {function.args!r}, {sorted(function.keywords.items())!r})"
-    text = repr(function)
-    if " at 0x" not in text:
-        return text
-    is_function = hasattr(function, "__code__")
-    code = function if is_function else type(function)
-    carried = _captured(function) if is_function else sorted(vars(function).items())
-    state = without_addresses(repr(carried)) if carried else ""
+def describe(value: Any) -> str:
+    """What a function does or a value is, for a fingerprint: source code, parameters, and what it carries, in depth."""
+    return _describe(value, depth=8)
+
+
+def _describe(value: Any, depth: int) -> str:
+    if depth == 0 or value is None or isinstance(value, bool | int | float | complex | str | bytes | enum.Enum):
+        return without_addresses(repr(value))
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray):
+        return f"array({value.dtype}, {value.shape}, {hashlib.sha256(np.ascontiguousarray(value)).hexdigest()})"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {_describe(item, depth - 1)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple | set | frozenset):
+        items = sorted(value, key=repr) if isinstance(value, set | frozenset) else value
+        return f"[{', '.join(_describe(item, depth - 1) for item in items)}]"
+    if isinstance(value, functools.partial):
+        return f"partial{_describe([value.func, value.args, value.keywords], depth - 1)}"
+    carried = _carried(value)
+    inside = _describe(carried, depth - 1) if carried else ""
+    if hasattr(value, "__qualname__"):
+        return _source_code(value) + inside
+    return _source_code(type(value)) + (inside or without_addresses(repr(value)))
+
+
+def _carried(value: Any) -> list[Any]:
+    """What a function, a bound method or an object brings along beside its code."""
+    if not hasattr(value, "__code__") and hasattr(value, "__qualname__"):
+        return []  # a class, or a function that is not written in Python
+    if not hasattr(value, "__code__"):
+        state = {key: item for key, item in getattr(value, "__dict__", {}).items() if key != "training"}
+        return [state] if state else []
+    cells = [cell.cell_contents for cell in value.__closure__ or ()]
+    defaults = [*(value.__defaults__ or ()), *sorted((value.__kwdefaults__ or {}).items())]
+    owner = getattr(value, "__self__", None)
+    return [*cells, *defaults, *([] if owner is None else [owner])]
+
+
+def _source_code(code: Any) -> str:
+    name = f"{getattr(code, '__module__', '')}.{getattr(code, '__qualname__', repr(code))}"
+    if name.startswith(("torch", "timm.", "PIL.", "numpy.", "builtins.")):
+        return name  # of a library: its name says it
     try:
-        return inspect.getsource(code) + state
+        return inspect.getsource(code)
     except (OSError, TypeError):  # typed at a prompt
-        return f"{code.__module__}.{code.__qualname__}{state}"
-
-
-def _captured(function: Any) -> list[Any]:
-    """What a function or a bound method carries beside its code: closure, defaults, the state of its object."""
-    cells = [cell.cell_contents for cell in function.__closure__ or ()]
-    owner = getattr(function, "__self__", None)
-    state = sorted(vars(owner).items()) if hasattr(owner, "__dict__") else []
-    return [*cells, *(function.__defaults__ or ()), *sorted((function.__kwdefaults__ or {}).items()), *state]
+        return without_addresses(name)
 
 
 def without_addresses(text: str) -> str:

@@ -6,8 +6,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Batched and single passes of a deterministic module may differ by rounding; mixing and dropout differ by far more.
-_TOLERANCE = 1e-3
+from skjepa.memory import is_out_of_memory
+
+# Relative to the largest output. The same pass twice may differ by the order of sums on a GPU, another batch size by
+# what another kernel rounds; dropout and mixing differ by far more.
+_REPEATED, _REBATCHED = 1e-5, 1e-4
+
+
+_MIXES = "the encoder mixes the samples of a batch"
+_HOW = "batch statistics in eval mode, batch-wide normalisation or attention?"
 
 
 class EncoderError(ValueError):
@@ -49,20 +56,21 @@ def probe(function: Callable[[Tensor], Tensor], shape: tuple[int, ...], *, dtype
         _check_output(output, pair, n_samples=2)
         with torch.no_grad():
             again = _call(function, torch.stack([first, second]))
-            other = _call(function, torch.stack([first, third]))
+            others = [_call(function, torch.stack(batch)) for batch in ([first, third], [third, second])]
     output = output.detach()
-    if _differ(output, again):
+    if _differ(output, again, _REPEATED):
         raise EncoderError(
             "the encoder is stochastic: two passes over the same input differ in eval mode "
             "(dropout called by function, noise, random crops?)"
         )
-    if _differ(output[0], other[0]):
-        raise EncoderError(
-            "the encoder mixes the samples of a batch: one sample's embedding changes with its neighbour "
-            "(batch statistics in eval mode, batch-wide normalisation or attention?)"
-        )
+    if any(_differ(output[row], other[row], _REBATCHED) for row, other in enumerate(others)):
+        raise EncoderError(f"{_MIXES}: one sample's embedding changes with its neighbour ({_HOW})")
+    single = first[None].requires_grad_(True)
+    alone, bytes_of_one = _call_and_count(function, single)
+    _check_output(alone, single, n_samples=1)
+    if _differ(output[0], alone[0].detach(), _REBATCHED):
+        raise EncoderError(f"{_MIXES}: one sample's embedding changes with the size of its batch ({_HOW})")
     # The weights are kept once however many samples there are: the difference is what a sample costs.
-    _, bytes_of_one = _call_and_count(function, first[None].requires_grad_(True))
     return Probe(output.shape[1], first.numel(), max(0, bytes_of_two - bytes_of_one))
 
 
@@ -83,9 +91,9 @@ def _call_and_count(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Te
 def _call(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     try:
         return function(x)
-    except torch.OutOfMemoryError:
-        raise
     except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
+        if is_out_of_memory(error):
+            raise
         raise EncoderError(f"the encoder fails on an input of shape {tuple(x.shape)}: {error}") from error
 
 
@@ -96,20 +104,21 @@ def _check_output(output: object, x: Tensor, n_samples: int) -> None:
         )
     if output.ndim != 2 or output.shape[0] != n_samples or output.shape[1] == 0:
         raise EncoderError(
-            f"the encoder returned shape {tuple(output.shape)} for {n_samples} inputs; it must be (B, K). "
+            f"the encoder returned shape {tuple(output.shape)} for a batch of {n_samples}; it must be (B, K). "
             "Choose a layer or a callable with output="
         )
     if not output.is_floating_point():
         raise EncoderError(f"the encoder's output must be floating point; got {output.dtype}")
     if not torch.isfinite(output).all():
         raise EncoderError("the encoder's output is not finite (NaN or infinity) on random input")
-    depends = output.requires_grad and torch.autograd.grad(output.sum(), x, allow_unused=True)[0] is not None
+    with torch.enable_grad():
+        depends = output.requires_grad and torch.autograd.grad(output.sum(), x, allow_unused=True)[0] is not None
     if not depends:
         raise EncoderError(
             "the encoder's output does not depend differentiably on its input (detached or no_grad inside?)"
         )
 
 
-def _differ(a: Tensor, b: Tensor) -> bool:
+def _differ(a: Tensor, b: Tensor, tolerance: float) -> bool:
     scale = a.abs().max().clamp_min(torch.finfo(a.dtype).tiny)
-    return bool((a - b).abs().max() > _TOLERANCE * scale)
+    return bool((a - b).abs().max() > tolerance * scale)

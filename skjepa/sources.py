@@ -35,12 +35,16 @@ class Source:
     is_vector : bool
     stable_ids : bool
         False where ids are mere positions (a torch Dataset), which a later run may number otherwise.
+    content : callable
+        Position to a hash of what lies there, "" where that is not known without loading it: a store must not take
+        one file for another of the same name.
     """
 
     ids: NDArray[np.str_]
     load: Callable[[int], Any]
     is_vector: bool = False
     stable_ids: bool = True
+    content: Callable[[int], str] = lambda i: ""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -74,7 +78,7 @@ def as_source(X: Any, *, ids: Sequence[str] | None = None) -> Source:
             raise ValueError(f"ids must be one name a sample: {len(source)} samples, ids of shape {names.shape}")
         if len(np.unique(names)) != len(names):
             raise ValueError("ids must be unique")
-        source = Source(names, source.load, source.is_vector)
+        source = Source(names, source.load, source.is_vector, content=source.content)
     return source
 
 
@@ -110,7 +114,11 @@ def folder_source(folder: str | os.PathLike) -> Source:
     )
     if not files:
         raise ValueError(f"no image files below {root} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
-    return Source(_names(file.relative_to(root).as_posix() for file in files), lambda i: read_image(files[i]))
+    return Source(
+        _names(file.relative_to(root).as_posix() for file in files),
+        lambda i: read_image(files[i]),
+        content=lambda i: _file_hash(files[i]),
+    )
 
 
 def _raise(error: OSError) -> None:
@@ -150,7 +158,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def _paths_source(paths: Sequence[str | os.PathLike]) -> Source:
     files = [os.fspath(path) for path in paths]
-    return Source(_names(files), lambda i: read_image(files[i]))
+    return Source(_names(files), lambda i: read_image(files[i]), content=lambda i: _file_hash(files[i]))
 
 
 def _list_source(X: Sequence[Any]) -> Source:
@@ -163,7 +171,7 @@ def _list_source(X: Sequence[Any]) -> Source:
     if kind == "paths":
         return _paths_source(X)
     if kind == "PIL images":
-        return Source(np.array([_image_id(image, i) for i, image in enumerate(X)]), lambda i: _loaded(X[i], i))
+        return _hashed(np.array([_image_id(image, i) for i, image in enumerate(X)]), lambda i: _loaded(X[i], i))
     if kind == "tensors":
         return _tensor_source(torch.stack(list(_same_shape(X))))
     try:
@@ -235,17 +243,20 @@ def _array_source(X: np.ndarray) -> Source:
         raise ValueError(f"images of no pixels: shape {X.shape}")
     if X.dtype != np.uint8:
         _check_pixels(X, "image")
-    return Source(np.array([_hash(image) for image in X], dtype=np.str_), lambda i: X[i])
+    return _hashed(np.array([_hash(image) for image in X], dtype=np.str_), lambda i: X[i])
 
 
 def _vector_source(X: np.ndarray) -> Source:
+    if X.dtype.kind not in "biufO":
+        raise ValueError(f"vectors must be real numbers; got an array of dtype {X.dtype}")
     try:
         rows = np.asarray(X, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"vectors must be numbers: {error}") from error
     if not np.isfinite(rows).all():
         raise ValueError("X holds NaN or infinite values")
-    return Source(np.array([_hash(row) for row in rows], dtype=np.str_), lambda i: rows[i].copy(), is_vector=True)
+    ids = np.array([_hash(row) for row in rows], dtype=np.str_)
+    return _hashed(ids, lambda i: rows[i].copy(), is_vector=True)
 
 
 def _tensor_source(X: Tensor) -> Source:
@@ -257,7 +268,7 @@ def _tensor_source(X: Tensor) -> Source:
             f"tensors of images must be float (N, 3, H, W) in [0, 1]; got {X.dtype} of shape {tuple(X.shape)}"
         )
     _check_pixels(array, "image")
-    return Source(np.array([_hash(image) for image in array], dtype=np.str_), lambda i: torch.from_numpy(array[i]))
+    return _hashed(np.array([_hash(image) for image in array], dtype=np.str_), lambda i: torch.from_numpy(array[i]))
 
 
 def _dataset_source(dataset: torch.utils.data.Dataset) -> Source:
@@ -292,6 +303,19 @@ def _check_pixels(images: np.ndarray, what: str, first: int = 0) -> None:
             raise ValueError(f"{what} {i}: NaN or infinite pixels")
         if low < 0 or high > 1:
             raise ValueError(f"{what} {i}: float pixels must lie in [0, 1]; got values from {low:g} to {high:g}")
+
+
+def _hashed(ids: NDArray[np.str_], load: Callable[[int], Any], *, is_vector: bool = False) -> Source:
+    """A source whose ids are hashes of the content."""
+    return Source(ids, load, is_vector, content=lambda i: str(ids[i]))
+
+
+def _file_hash(path: str | os.PathLike) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError:
+        return ""  # `load` says what is wrong with it
 
 
 def _hash(array: np.ndarray) -> str:

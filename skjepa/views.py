@@ -20,7 +20,7 @@ def keyed_randomness(seed: int, sample_id: str, view: int) -> Iterator[None]:
     number = int.from_bytes(key) >> 1
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - third-party transforms draw from it
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(number)
+        torch.default_generator.manual_seed(number)  # torch.manual_seed would seed every GPU as well
         random.seed(number)
         np.random.seed(number % 2**32)  # noqa: NPY002
         try:

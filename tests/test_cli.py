@@ -91,7 +91,7 @@ def test_store_resumes(folders):
     assert run(*arguments, "--out", folders / "a.parquet") == 0
     assert run(*arguments, "--out", folders / "b.parquet") == 0
     assert pq.read_table(folders / "a.parquet").equals(pq.read_table(folders / "b.parquet"))
-    assert len(list((folders / "kept" / "foreign").glob("*.parquet"))) == 1
+    assert len(list((folders / "kept").glob("*.parquet"))) == 2  # one of each folder, none of the second run
 
 
 @pytest.mark.parametrize(
@@ -106,6 +106,7 @@ def test_store_resumes(folders):
         (["--fit", "{}/normal", "{}/foreign", "--score", "best"], "score must be one of"),
         (["--fit", "{}/normal", "{}/foreign", "--alpha", "0.01"], "needs 99 calibration samples"),
         (["--fit", "{}/normal", "{}/foreign", "{}/foreign"], "given twice"),
+        (["--fit", "{}/normal", "{}/foreign", "--out", "{}/foreign/0.csv"], "would lie among the images"),
         (["--fit", "{}/normal"], "Missing argument"),
     ],
 )

@@ -10,7 +10,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skjepa import JEPAScoreDetector, extract, load_encoder
+from skjepa import Extraction, JEPAScoreDetector, extract, load_encoder
 from skjepa.encoders import FingerprintError
 from skjepa.extraction import SettingsMismatchError
 
@@ -130,6 +130,14 @@ class TestExtraction:
         with pytest.raises(SettingsMismatchError, match="fingerprint is"):
             fitted.predict(other)
 
+    def test_as_many_scores_as_samples(self, fitted):
+        assert fitted.score_samples(extract(ENCODER, FRESH[:4])).shape == (4,)
+
+    def test_without_meta(self):
+        z, sigma = NORMAL[:, :6], np.abs(NORMAL[:, None, :6]) + 1
+        made = Extraction(z, -np.sort(-sigma, axis=-1), np.arange(200).astype(str))
+        assert JEPAScoreDetector(score="jepa").fit(made).predict(made).shape == (200,)
+
 
 class TestCalibration:
     def test_held_out_samples_are_not_learned_from(self):
@@ -150,6 +158,7 @@ class TestCalibration:
         [
             ({"target_fpr": 0.05}, "target_fpr needs held-out normal samples"),
             ({"target_fpr": 0.01, "calibration": 0.2}, r"rate of 0\.01 needs 99 calibration samples; got 40"),
+            ({"calibration": 0.995}, r"calibration=0\.995 leaves 1 of 200 samples"),
             ({"calibration": 1.0}, r"calibration must lie in \(0, 1\)"),
             ({"contamination": 0.7}, r"contamination must lie in \(0, 0\.5\]"),
         ],
@@ -195,6 +204,12 @@ class TestImages:
         detector.set_params(on_error="raise")
         with pytest.raises(ValueError, match=r"3\.png: cannot be read"):
             detector.predict(tmp_path)
+
+    def test_a_random_state_seeds_the_views_once(self):
+        encoder, X = load_encoder(conv_net(), image_size=32), random_images(8)
+        random_state = np.random.RandomState(0)
+        detector = JEPAScoreDetector(encoder, views=2, random_state=random_state).fit(X)
+        np.testing.assert_array_equal(detector.score_samples(X), detector.score_samples(X))
 
     def test_numerical_rank_of_the_fit_samples(self):
         detector = JEPAScoreDetector(load_encoder(conv_net(), image_size=32), views=2).fit(random_images(5))

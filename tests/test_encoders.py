@@ -526,3 +526,25 @@ class TestOwnPreprocessing:
 
 def resized(image: Image.Image, side: int) -> torch.Tensor:
     return transforms.functional.to_tensor(image.resize((side, side)))
+
+
+class Power(torch.nn.Module):
+    """Its exponent is neither weight nor buffer."""
+
+    def __init__(self, exponent):
+        super().__init__()
+        self.exponent, self.calls = exponent, 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x**self.exponent
+
+
+def test_plain_attributes_are_in_the_fingerprint_and_counters_do_not_move_it():
+    encoder = load_encoder(Power(2))
+    before = encoder.fingerprint
+    assert before == load_encoder(Power(2)).fingerprint
+    assert before != load_encoder(Power(3)).fingerprint
+    with encoder.scoring() as function:
+        function(torch.ones(1, 2))
+    assert encoder.fingerprint == before

@@ -1,4 +1,5 @@
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from oracles import (
     mlp,
     random_images,
 )
+from PIL import Image
 from torch import nn
 
 import skjepa.engine
@@ -248,6 +250,20 @@ class TestStore:
         with pytest.raises(SettingsMismatchError, match=named):
             extract(load_encoder(module, **{"image_size": 32, **change}), X, store=tmp_path / "run", **options)
 
+    def test_another_file_of_the_same_name_is_not_taken_for_it(self, tmp_path):
+        encoder = load_encoder(conv_net(), image_size=32)
+        for folder, seed in (("a", 1), ("b", 2)):
+            (tmp_path / folder).mkdir()
+            Image.fromarray(random_images(1, seed=seed)[0]).save(tmp_path / folder / "0.png")
+        fresh = {folder: extract(encoder, tmp_path / folder).singular_values for folder in "ab"}
+        for folder in "abab":
+            kept = extract(encoder, tmp_path / folder, store=tmp_path / "run")
+            np.testing.assert_array_equal(kept.singular_values, fresh[folder])
+            assert kept.ids.tolist() == ["0.png"]
+        (tmp_path / "b" / "0.png").replace(tmp_path / "a" / "0.png")
+        changed = extract(encoder, tmp_path / "a", store=tmp_path / "run")
+        np.testing.assert_array_equal(changed.singular_values, fresh["b"])
+
     def test_a_transform_is_known_again_by_what_it_does(self, tmp_path):
         encoder, X = load_encoder(conv_net(), image_size=32), random_images(2)
 
@@ -291,6 +307,58 @@ def test_unreadable_samples_are_raised_or_skipped_by_name():
             result = extract(encoder, broken_at(2), on_error="skip", n_jobs=n_jobs)
         assert result.ids.tolist() == list("abde")
         assert result.meta["skipped"] == [[2, "c", "c.jpg: cannot be read as an image (truncated)"]]
+
+
+def test_scores_of_skipped_samples_are_nan():
+    encoder = load_encoder(conv_net(), image_size=32)
+    with pytest.warns(UserWarning, match="skipped"):
+        scores = jepa_score(encoder, broken_at(2), on_error="skip")
+    assert np.isnan(scores).tolist() == [False, False, True, False, False]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_callers_gradient_mode_does_not_matter(mode):
+    encoder, X = load_encoder(conv_net(), image_size=32), random_images(2)
+    with mode():
+        inside = jepa_score(encoder, X)
+    np.testing.assert_array_equal(inside, jepa_score(encoder, X))
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"floor": 0}, ValueError),
+        ({"floor": "auto"}, TypeError),
+        ({"floor": float("nan")}, ValueError),
+        ({"rank": 0}, ValueError),
+        ({"rank": -1}, ValueError),
+        ({"rank": 7}, ValueError),
+    ],
+)
+def test_floor_and_rank_of_the_papers_score_are_checked(options, error):
+    with pytest.raises(error, match=next(iter(options))):
+        jepa_score(load_encoder(mlp()), np.zeros((2, 12)), **options)
+
+
+def test_an_extraction_takes_no_settings():
+    encoder = load_encoder(mlp())
+    extraction = extract(encoder, np.zeros((2, 12)))
+    with pytest.raises(TypeError, match="views: an Extraction keeps the settings"):
+        jepa_score(encoder, extraction, views=3)
+    with pytest.raises(TypeError, match="is an Extraction already"):
+        extract(encoder, extraction)
+
+
+def test_threads_share_an_encoder():
+    """With dropout in train mode outside, a thread that leaves early must not wake it under the other."""
+    module = nn.Sequential(mlp(12, 6), nn.Dropout(0.5)).train()
+    encoder, X = load_encoder(module), np.random.default_rng(0).normal(size=(40, 12))
+    expected = jepa_score(encoder, X)
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(jepa_score, encoder, X[: 5 + 35 * (i % 2)], memory_budget=1) for i in range(6)]
+    for i, run in enumerate(runs):
+        np.testing.assert_allclose(run.result(), expected[: 5 + 35 * (i % 2)], rtol=1e-4)
+    assert all(part.training for part in module.modules())
 
 
 def test_nothing_readable_is_an_error():

@@ -66,6 +66,23 @@ def test_linear_maps_are_their_own_jacobian(n_samples, n_components, n_inputs, s
     torch.testing.assert_close(jacobian(linear(A), x)[1], A.expand(n_samples, -1, -1))
 
 
+def test_auto_falls_back_where_an_operation_has_no_forward_rule():
+    class Cube(torch.autograd.Function):
+        @staticmethod
+        def forward(context, x):
+            context.save_for_backward(x)
+            return x**3
+
+        @staticmethod
+        def backward(context, gradient):
+            (x,) = context.saved_tensors
+            return 3 * x**2 * gradient
+
+    x = torch.tensor([[1.0, 2.0]])
+    J = jacobian(lambda x: Cube.apply(x).repeat(1, 2), x)[1]
+    assert J[0].tolist() == [[3.0, 0.0], [0.0, 12.0], [3.0, 0.0], [0.0, 12.0]]
+
+
 def test_unknown_mode():
     with pytest.raises(ValueError, match="mode must be one of 'auto', 'reverse', 'forward'; got 'both'"):
         jacobian(mlp(), torch.zeros(1, 12), mode="both")

@@ -12,7 +12,7 @@ import skjepa
 PACKAGE = Path(skjepa.__file__).parent
 
 ROOMS = [
-    {"_files", "_validation"},
+    {"_files", "_validation", "memory"},
     {
         "augment",
         "calibration",
@@ -20,7 +20,6 @@ ROOMS = [
         "functionals",
         "jacobian",
         "losses",
-        "memory",
         "networks",
         "preprocessing",
         "probe",

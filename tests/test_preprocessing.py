@@ -7,12 +7,13 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
+from torchvision import transforms
 from torchvision.transforms import functional as F
 
 from skjepa.preprocessing import (
     Preprocessing,
     channel_statistics,
-    describe_callable,
+    describe,
     plain_preprocessing,
     without_addresses,
 )
@@ -139,7 +140,6 @@ class TestDescribeCallable:
     """The same words for the same function in every process, other words for another."""
 
     def test_parameters_count(self):
-        describe = describe_callable
         assert describe(Scale(1)) == describe(Scale(1))
         assert describe(Scale(1)) != describe(Scale(2))
         add = functools.partial(max, 1)
@@ -147,21 +147,29 @@ class TestDescribeCallable:
         assert describe(add) != describe(functools.partial(max, 2))
         assert describe(functools.partial(max, key=abs)) != describe(functools.partial(min, key=abs))
 
+    def test_what_it_carries_counts_to_the_bottom(self):
+        def scaled(by):
+            return transforms.Compose([transforms.Lambda(lambda x: x * by), Scale(1)])
+
+        assert describe(scaled(1)) == describe(scaled(1))
+        assert describe(scaled(1)) != describe(scaled(9))
+        assert describe(transforms.Lambda(lambda x: x + 1)) != describe(transforms.Lambda(lambda x: x + 2))
+
     def test_code_counts(self):
         first = lambda x: x + 1  # noqa: E731
         second = lambda x: x + 2  # noqa: E731
-        assert describe_callable(first) != describe_callable(second)
+        assert describe(first) != describe(second)
 
     @pytest.mark.parametrize(
         "function", [lambda x: x, Scale(1), Holder().method, functools.partial(Scale(1)), Holder(), np.sum, F.resize]
     )
     def test_no_address(self, function):
-        assert " at 0x" not in describe_callable(function)
+        assert " at 0x" not in describe(function)
 
     def test_code_without_a_file(self):
         namespace: dict = {"__name__": "typed"}
         exec("def f(x): return x", namespace)
-        assert describe_callable(namespace["f"]) == "typed.f"
+        assert describe(namespace["f"]) == "typed.f"
 
     def test_without_addresses(self):
         assert without_addresses("<f at 0x7fA0> and <g at 0x1>") == "<f> and <g>"

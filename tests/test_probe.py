@@ -33,6 +33,10 @@ def test_what_it_learns():
         (lambda x: nn.functional.dropout(x, 0.5, training=True), "stochastic"),
         (lambda x: x - x.mean(dim=0), "mixes the samples"),
         (lambda x: nn.functional.batch_norm(x, None, None, training=True), "mixes the samples"),
+        (lambda x: x.cumsum(0), "mixes the samples"),
+        (lambda x: x / len(x), "the size of its batch"),
+        (lambda x: x.squeeze(), r"returned shape \(6,\) for a batch of 1"),
+        (lambda x: x * (1 + 1e-3 * torch.rand(1)), "stochastic"),
         (lambda x: x[:, :, None], r"returned shape \(2, 6, 1\)"),
         (lambda x: x.sum(dim=1), r"returned shape \(2,\)"),
         (lambda x: x[:1], r"returned shape \(1, 6\)"),
@@ -53,6 +57,20 @@ def test_batch_norm_without_running_statistics_is_refused():
     net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8, track_running_stats=False)).eval()
     with pytest.raises(EncoderError, match="mixes the samples"):
         probed(net)
+
+
+def test_inside_no_grad():
+    with torch.no_grad():
+        assert probed(conv_net(16).eval(), (3, 32, 32)).n_components == 16
+
+
+def test_running_out_of_memory_is_not_the_encoders_fault():
+    def full(x):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    with pytest.raises(RuntimeError, match="allocate memory") as caught:
+        probed(Lambda(full))
+    assert not isinstance(caught.value, EncoderError)
 
 
 def test_the_callers_randomness_is_left_alone():

@@ -150,7 +150,10 @@ def _source_code(code: Any) -> str:
     if name.startswith(("torch", "timm.", "PIL.", "numpy.", "builtins.")):
         return name  # of a library: its name says it
     try:
-        return inspect.getsource(code)
+        source = inspect.getsource(code)
+        # The source of a lambda is its whole line, which it may share with another.
+        inside = (code.__code__.co_code, code.__code__.co_consts) if "<lambda>" in name else ""
+        return source + without_addresses(repr(inside))
     except (OSError, TypeError):  # typed at a prompt
         return without_addresses(name)
 

@@ -122,7 +122,7 @@ def extract(
         kept = None if store is None else Store(store, meta)
         if kept is not None:
             stack.callback(kept.flush)
-        measure = _Measure(function, views, _batch_size(encoder, probed, memory_budget, device))
+        measure = _Measure(function, _batch_size(encoder, probed, memory_budget, device))
         loader = _Loader(encoder, source, views, transform, seed, device, on_error, n_jobs)
         rows = _run(source, kept, loader, measure, progress)
     return _assemble(source, rows, loader.skipped, meta)
@@ -288,9 +288,8 @@ class _Loader:
 class _Measure:
     """Embeddings and singular values of a batch; the batch size falls, for good, when memory runs out."""
 
-    def __init__(self, function: Callable[[Tensor], Tensor], views: int, batch_size: int) -> None:
-        self.function, self.views = function, views
-        self.batch_size = batch_size
+    def __init__(self, function: Callable[[Tensor], Tensor], batch_size: int) -> None:
+        self.function, self.batch_size = function, batch_size
 
     def __call__(self, x: Tensor, views: list[Tensor]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(B, K) and (B, V, R), float64."""

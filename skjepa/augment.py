@@ -1,4 +1,4 @@
-"""Random views of images as tensors, a whole batch in a few operations.
+"""Random views of samples as tensors, a whole batch in a few operations.
 
 Colour changes are composed into one affine map of RGB per image, and crop and flip into one resampling grid, so that
 the cost does not grow with the number of changes.
@@ -47,6 +47,22 @@ class ViewOptions:
     grayscale_probability: float = 0.2
 
 
+@dataclass(frozen=True)
+class VectorViewOptions:
+    """Strength of the random changes made by `vector_views`.
+
+    Attributes
+    ----------
+    noise : float
+        Standard deviation of the Gaussian noise on every feature, in units of the features, which are standardised.
+    mask : float
+        Share of the features, drawn for each row, that are replaced by the same features of another row of the batch.
+    """
+
+    noise: float = 0.3
+    mask: float = 0.0
+
+
 def training_views(
     images: Tensor, generator: torch.Generator, *, size: int | None = None, options: ViewOptions | None = None
 ) -> Tensor:
@@ -77,10 +93,43 @@ def training_views(
     options = options or ViewOptions()
     size = size or images.shape[2]
     pixels = images.float().div_(255)
-    theta = _crop_parameters(len(images), generator, options)
+    theta = _crop_parameters(len(images), generator, options).to(images.device)
     grid = F.affine_grid(theta, [len(images), 3, size, size], align_corners=False)
     views = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     return _recolour(views, generator, options)
+
+
+def vector_views(rows: Tensor, generator: torch.Generator, *, options: VectorViewOptions | None = None) -> Tensor:
+    """One random view of every row: some features taken from other rows, noise on all.
+
+    A masked feature gets a value from another row rather than zero, so that views stay where data can be.
+
+    Parameters
+    ----------
+    rows : floating Tensor of shape (n_samples, n_features)
+        Standardised features.
+    generator : torch.Generator
+        The only source of randomness (on the CPU): the same state and shapes give the same views.
+    options : VectorViewOptions, optional
+
+    Returns
+    -------
+    Tensor of shape (n_samples, n_features)
+        Of the rows' dtype, on their device.
+
+    Raises
+    ------
+    ValueError
+        If `rows` is not a matrix of floats.
+    """
+    if rows.ndim != 2 or not rows.is_floating_point():
+        raise ValueError(f"expected floating rows of shape (n, d), got {rows.dtype} {tuple(rows.shape)}")
+    options = options or VectorViewOptions()
+    if options.mask > 0:
+        masked = torch.rand(rows.shape, generator=generator) < options.mask
+        donor = torch.randint(len(rows), rows.shape, generator=generator)
+        rows = torch.where(masked.to(rows.device), rows.gather(0, donor.to(rows.device)), rows)
+    return rows + options.noise * torch.randn(rows.shape, generator=generator, dtype=rows.dtype).to(rows.device)
 
 
 def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
@@ -104,7 +153,7 @@ def _crop_parameters(n: int, generator: torch.Generator, options: ViewOptions) -
 
 def _recolour(views: Tensor, generator: torch.Generator, options: ViewOptions) -> Tensor:
     """Apply x -> A x + b to the colours of each image; A holds hue, saturation, contrast and brightness."""
-    n = len(views)
+    n, device = len(views), views.device
     jittered = torch.rand(n, generator=generator) < options.jitter_probability
     grey = torch.rand(n, generator=generator) < options.grayscale_probability
 
@@ -120,8 +169,8 @@ def _recolour(views: Tensor, generator: torch.Generator, options: ViewOptions) -
     chroma[:, 1, 1] = chroma[:, 2, 2] = saturation * angle.cos()
     chroma[:, 1, 2] = -saturation * angle.sin()
     chroma[:, 2, 1] = saturation * angle.sin()
-    colour = (brightness * contrast).view(n, 1, 1) * (_YIQ_TO_RGB @ chroma @ _RGB_TO_YIQ)
-    luma = views.mean((2, 3)) @ _RGB_TO_YIQ[0]
+    colour = ((brightness * contrast).view(n, 1, 1) * (_YIQ_TO_RGB @ chroma @ _RGB_TO_YIQ)).to(device)
+    luma = views.mean((2, 3)) @ _RGB_TO_YIQ[0].to(device)
     # Contrast pulls towards the image's own mean grey level, which brightness then scales.
-    offset = (brightness * (1 - contrast) * luma).view(n, 1, 1)
+    offset = ((brightness * (1 - contrast)).to(device) * luma).view(n, 1, 1)
     return torch.baddbmm(offset, colour, views.flatten(2)).view_as(views).clamp_(0, 1)

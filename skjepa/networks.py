@@ -89,7 +89,88 @@ class ConvNet(nn.Module):
         return self.head(self.features(x))
 
 
-_NETWORKS: dict[str, Callable[..., nn.Module]] = {"convnet": ConvNet}
+class ViT(nn.Module):
+    """A small vision transformer (timm's) with a linear scored output.
+
+    Parameters
+    ----------
+    image_size, patch_size : int
+        Position embeddings are for `image_size` and are interpolated for other sizes.
+    width, depth, n_heads : int
+        Channels of the tokens, transformer blocks, attention heads of each.
+    n_components : int
+        K, length of the scored embedding.
+
+    Attributes
+    ----------
+    features : nn.Module
+        (n_samples, 3, H, W) normalised images -> (n_samples, width), the mean of the normalised tokens.
+    head : nn.Linear
+    """
+
+    def __init__(self, image_size=32, patch_size=4, width=192, depth=6, n_heads=3, n_components=64) -> None:
+        super().__init__()
+        # Here and not above: vectors and convolutional networks need no timm.
+        from timm.models.vision_transformer import VisionTransformer
+
+        self.features = VisionTransformer(
+            img_size=image_size,
+            patch_size=patch_size,
+            embed_dim=width,
+            depth=depth,
+            num_heads=n_heads,
+            num_classes=0,
+            class_token=False,
+            global_pool="avg",
+            fc_norm=False,
+            dynamic_img_size=True,
+        )
+        self.head = nn.Linear(width, n_components)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised images (n_samples, 3, H, W) -> scored embeddings (n_samples, n_components)."""
+        return self.head(self.features(x))
+
+
+class MLP(nn.Module):
+    """A small smooth network for vectors, with a linear scored output.
+
+    Parameters
+    ----------
+    n_features : int
+        d, length of a vector.
+    widths : sequence of int
+        Hidden layers.
+    n_components : int
+        K, length of the scored embedding.
+
+    Attributes
+    ----------
+    features : nn.Module
+        (n_samples, d) standardised vectors -> (n_samples, widths[-1]).
+    head : nn.Linear
+
+    Notes
+    -----
+    SiLU and not ReLU: a network that is linear in pieces gives all samples of a piece the same log-volume.
+    """
+
+    def __init__(self, n_features: int, widths: tuple[int, ...] = (128, 128), n_components: int = 16) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        inputs = n_features
+        for width in widths:
+            layers += [nn.Linear(inputs, width), nn.SiLU()]
+            inputs = width
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(inputs, n_components)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardised vectors (n_samples, d) -> scored embeddings (n_samples, n_components)."""
+        return self.head(self.features(x))
+
+
+_NETWORKS: dict[str, Callable[..., nn.Module]] = {"convnet": ConvNet, "mlp": MLP, "vit": ViT}
 
 
 def build_network(name: str, **kwargs: Any) -> nn.Module:
@@ -98,7 +179,7 @@ def build_network(name: str, **kwargs: Any) -> nn.Module:
     Parameters
     ----------
     name : str
-        ``"convnet"``.
+        ``"convnet"``, ``"mlp"`` or ``"vit"``.
     **kwargs
         Arguments of the network, representable in JSON.
 

@@ -1,4 +1,4 @@
-"""Training of small image JEPAs without labels.
+"""Training of small JEPAs without labels, on images and on vectors.
 
 Everything random in an epoch follows from (seed, epoch), and the schedule from the step alone, so a checkpoint taken
 between epochs needs no generator state and a resumed run equals an uninterrupted one exactly. The learning rate is
@@ -16,14 +16,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 from tqdm import tqdm
 
 from skjepa._files import written_whole
-from skjepa.augment import ViewOptions, training_views
+from skjepa._validation import check_choice
+from skjepa.augment import VectorViewOptions, ViewOptions, training_views, vector_views
 from skjepa.isotropy import embedding_statistics
 from skjepa.losses import info_nce, invariance, random_directions, sigreg, vicreg
 
-OBJECTIVES = ("sigreg", "vicreg", "info_nce")
+OBJECTIVES = ("sigreg", "vicreg", "info_nce", "invariance")
+PRECISIONS = ("auto", "bfloat16", "float32")
 
 
 class CollapseWarning(UserWarning):
@@ -44,13 +48,16 @@ class PretrainConfig:
         Epochs of linear rise of the learning rate.
     decay : float
         Share of the epochs, the last ones, in which it falls linearly to zero.
-    objective : {"sigreg", "vicreg", "info_nce"}
-        Loss of the scored output.
+    objective : {"sigreg", "vicreg", "info_nce", "invariance"}
+        Loss of the scored output. "invariance" has no term against collapse: it is there to show what happens then,
+        and what weight decay or `spectral_norm` alone can do about it.
     sigreg_weight : float
         l of (1 - l) invariance + l SIGReg, SIGReg including its factor batch size.
     n_directions : int
         Random projections a step.
-    projector_objective : {"sigreg", "vicreg", "info_nce"} or None
+    spectral_norm : bool
+        Divide every weight matrix and kernel by its largest singular value while training (Miyato et al., 2018).
+    projector_objective : one of the objectives, or None
         A second loss, on an MLP over the pooled features that is thrown away after training.
     projector_weight, projector_width
         Weight of the second loss; width of the MLP's hidden layer, its output has half of it.
@@ -58,7 +65,8 @@ class PretrainConfig:
         Of InfoNCE.
     n_views : int
         Views of each image a step; "vicreg" and "info_nce" take two.
-    views : ViewOptions
+    views : ViewOptions or VectorViewOptions
+        Which of them says whether the samples are images or vectors.
     view_size : int or None
         Side of the views in pixels; the images' own by default. Random crops magnify: views smaller than the image
         cost less and show objects at the scale they have in whole images.
@@ -66,8 +74,10 @@ class PretrainConfig:
         Share of the epochs, the last ones, whose views have the images' own size. At most `decay`.
     mean, std : three floats
         Normalisation of pixels in [0, 1].
-    precision : {"bfloat16", "float32"}
-        bfloat16 is autocast: weights, losses and optimiser stay float32.
+    precision : {"auto", "bfloat16", "float32"}
+        bfloat16 is autocast: weights, losses and optimiser stay float32. "auto" takes it where the device has it.
+    n_watched : int
+        Samples whose embedding statistics are recorded after each epoch; 0 records none and cannot see a collapse.
     seed : int
     """
 
@@ -80,54 +90,63 @@ class PretrainConfig:
     objective: str = "sigreg"
     sigreg_weight: float = 0.15
     n_directions: int = 256
+    spectral_norm: bool = False
     projector_objective: str | None = None
     projector_weight: float = 1.0
     projector_width: int = 512
     temperature: float = 0.2
     n_views: int = 2
-    views: ViewOptions = field(default_factory=ViewOptions)
+    views: ViewOptions | VectorViewOptions = field(default_factory=ViewOptions)
     view_size: int | None = None
     full_size_share: float = 0.0
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
-    precision: str = "bfloat16"
+    precision: str = "auto"
+    n_watched: int = 2048
     seed: int = 0
 
     def validate(self, n_samples: int) -> None:
         """Raise ValueError where a setting cannot be trained with."""
+        check_choice("objective", self.objective, OBJECTIVES)
+        if self.projector_objective is not None:
+            check_choice("projector_objective", self.projector_objective, OBJECTIVES)
+        check_choice("precision", self.precision, PRECISIONS)
         for name in (self.objective, self.projector_objective):
-            if name is not None and name not in OBJECTIVES:
-                raise ValueError(f"unknown objective {name!r}; known: {', '.join(OBJECTIVES)}")
             if name in ("vicreg", "info_nce") and self.n_views != 2:
                 raise ValueError(f"{name} compares two views, got n_views={self.n_views}")
         if self.n_views < 2:
             raise ValueError(f"n_views must be at least 2, got {self.n_views}")
         if not 0 <= self.full_size_share <= self.decay <= 1:
             raise ValueError(f"0 <= full_size_share <= decay <= 1, got {self.full_size_share} and {self.decay}")
-        if self.precision not in ("bfloat16", "float32"):
-            raise ValueError(f"precision must be 'bfloat16' or 'float32', got {self.precision!r}")
+        if self.epochs < 1:
+            raise ValueError(f"epochs must be at least 1, got {self.epochs}")
         if not 2 <= self.batch_size <= n_samples:
-            raise ValueError(f"batch_size must lie in [2, {n_samples}] (the number of images), got {self.batch_size}")
+            raise ValueError(f"batch_size must lie in [2, {n_samples}] (the number of samples), got {self.batch_size}")
 
 
 def pretrain(
     network: nn.Module,
-    images: Tensor,
+    samples: Tensor,
     config: PretrainConfig,
     *,
+    device: str | torch.device = "cpu",
     checkpoint: str | os.PathLike | None = None,
     resume: bool = False,
     on_epoch: Callable[[nn.Module, dict[str, float]], None] | None = None,
     progress: bool = False,
 ) -> list[dict[str, float]]:
-    """Train `network` in place on unlabelled images.
+    """Train `network` in place on unlabelled samples.
 
     Parameters
     ----------
     network : nn.Module
-        (n, 3, H, W) -> (n, K); with a submodule `features` if the configuration asks for a projector.
-    images : uint8 Tensor of shape (n_samples, 3, height, width)
+        (n, 3, H, W) or (n, d) -> (n, K); with submodules `features` and `head` if the configuration asks for a
+        projector.
+    samples : uint8 Tensor of shape (n_samples, 3, height, width), or float Tensor of shape (n_samples, d)
+        Images, or standardised vectors.
     config : PretrainConfig
+    device : str or torch.device
+        Where to train. Random numbers are drawn on the CPU, so views and batches are the same everywhere.
     checkpoint : path-like, optional
         Rewritten, atomically, after every epoch.
     resume : bool
@@ -136,13 +155,13 @@ def pretrain(
     on_epoch : callable, optional
         Called with the network (in evaluation mode) and the epoch's statistics after the checkpoint is written.
     progress : bool
-        Show a bar with losses; its rate is in images (not views) a second.
+        Show a bar with losses; its rate is in samples (not views) a second.
 
     Returns
     -------
     list of dict
         One for each epoch: ``epoch`` from 1, mean losses, ``samples_per_second``, and `embedding_statistics` of
-        2,048 random images, unaugmented. The network is left in evaluation mode.
+        `n_watched` random samples, unaugmented. The network is left in evaluation mode, on the CPU.
 
     Raises
     ------
@@ -156,47 +175,84 @@ def pretrain(
     CollapseWarning
         After an epoch, past the warm-up, whose embeddings' participation ratio is under a tenth of K.
     """
-    config.validate(len(images))
-    network.to(memory_format=torch.channels_last)
-    torch.manual_seed(config.seed)
-    model = nn.ModuleDict({"network": network})
-    if config.projector_objective:
-        model["projector"] = _projector(_feature_width(network, images), config.projector_width)
+    config.validate(len(samples))
+    _check_samples(samples, config)
+    model = _model(network, samples, config).to(device)
     optimizer = _optimizer(model, config)
     # A random choice: folders list one class after the other.
-    watched = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))[:2048]
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(config.seed))
+    watched = samples[order[: config.n_watched]]
     history: list[dict[str, float]] = []
     if resume and checkpoint is not None and Path(checkpoint).exists():
         history = _load_checkpoint(checkpoint, model, optimizer, config)
     for epoch in range(len(history), config.epochs):
-        record = {"epoch": epoch + 1} | _train_epoch(model, optimizer, images, config, epoch, progress)
+        record = {"epoch": epoch + 1} | _train_epoch(model, optimizer, samples, config, epoch, progress)
         network.eval()
-        record |= embedding_statistics(embed(network, images[watched], config), seed=config.seed)
+        if len(watched) > 1:
+            record |= embedding_statistics(embed(network, watched, config), seed=config.seed)
+            if epoch + 1 > config.warmup:
+                _warn_of_collapse(record)
         history.append(record)
-        if epoch + 1 > config.warmup:
-            _warn_of_collapse(record)
         if checkpoint is not None:
             _save_checkpoint(checkpoint, model, optimizer, config, history)
         if on_epoch is not None:
             on_epoch(network, record)
-    network.eval()
+    if config.spectral_norm:
+        _fix_spectral_norm(network)
+    network.eval().to("cpu")
     return history
 
 
 @torch.no_grad()
-def embed(module: nn.Module, images: Tensor, config: PretrainConfig, *, batch_size: int = 512) -> Tensor:
-    """Outputs of `module` (in its current mode) for unaugmented images, float32 of shape (n_samples, n_outputs).
+def embed(module: nn.Module, samples: Tensor, config: PretrainConfig, *, batch_size: int = 512) -> Tensor:
+    """Outputs of `module` (in its current mode) for unaugmented samples: float32 of shape (n_samples, n_outputs).
 
     Parameters
     ----------
     module : nn.Module
         A network, or its `features`.
-    images : uint8 Tensor of shape (n_samples, 3, height, width)
+    samples : uint8 Tensor of shape (n_samples, 3, height, width), or float Tensor of shape (n_samples, d)
     config : PretrainConfig
         For mean and standard deviation of the pixels.
     """
-    parts = [module(_normalise(part.float() / 255, config)).float() for part in images.split(batch_size)]
-    return torch.cat(parts)
+    device = next((parameter.device for parameter in module.parameters()), samples.device)
+
+    def output(part: Tensor) -> Tensor:
+        part = part.to(device)
+        return module(part if samples.ndim == 2 else _normalise(part.float() / 255, config)).float().cpu()
+
+    return torch.cat([output(part) for part in samples.split(batch_size)])
+
+
+def _check_samples(samples: Tensor, config: PretrainConfig) -> None:
+    wanted = "vectors" if isinstance(config.views, VectorViewOptions) else "images"
+    given = {2: "vectors", 4: "images"}.get(samples.ndim)
+    if given != wanted:
+        raise ValueError(f"views={type(config.views).__name__} are views of {wanted}; got shape {tuple(samples.shape)}")
+
+
+def _model(network: nn.Module, samples: Tensor, config: PretrainConfig) -> nn.ModuleDict:
+    """The network and, beside it, the projector that is thrown away."""
+    if samples.ndim == 4:
+        network.to(memory_format=torch.channels_last)
+    # The caller's own random numbers go on as if nothing had been drawn here.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        if config.spectral_norm:
+            for module in list(network.modules()):
+                if isinstance(module, nn.Linear | nn.Conv2d):
+                    spectral_norm(module)
+        model = nn.ModuleDict({"network": network})
+        if config.projector_objective:
+            model["projector"] = _projector(_feature_width(network, samples), config.projector_width)
+    return model
+
+
+def _fix_spectral_norm(network: nn.Module) -> None:
+    """Make the normalised weights plain parameters again, as in a network trained without."""
+    for module in network.modules():
+        if is_parametrized(module, "weight"):
+            remove_parametrizations(module, "weight", leave_parametrized=True)
 
 
 def _warn_of_collapse(record: dict[str, float]) -> None:
@@ -206,22 +262,23 @@ def _warn_of_collapse(record: dict[str, float]) -> None:
         warnings.warn(message, CollapseWarning, stacklevel=3)
 
 
-def _train_epoch(model, optimizer, images: Tensor, config: PretrainConfig, epoch: int, progress: bool) -> dict:
+def _train_epoch(model, optimizer, samples: Tensor, config: PretrainConfig, epoch: int, progress: bool) -> dict:
     generator = torch.Generator().manual_seed(_mix(config.seed, epoch))
-    order = torch.randperm(len(images), generator=generator)
-    steps = len(images) // config.batch_size
+    order = torch.randperm(len(samples), generator=generator)
+    steps = len(samples) // config.batch_size
     size = config.view_size if epoch < config.epochs * (1 - config.full_size_share) else None
+    device = next(model.parameters()).device
     sums: dict[str, float] = {}
     started = time.perf_counter()
     model.train()
     with tqdm(
-        total=steps * config.batch_size, desc=f"epoch {epoch + 1}/{config.epochs}", unit="img", disable=not progress
+        total=steps * config.batch_size, desc=f"epoch {epoch + 1}/{config.epochs}", unit="sample", disable=not progress
     ) as bar:
         for step in range(steps):
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * _schedule(epoch + step / steps, config)
-            batch = images[order[step * config.batch_size : (step + 1) * config.batch_size]]
-            losses = _losses(model, batch, generator, size, config)
+            batch = samples[order[step * config.batch_size : (step + 1) * config.batch_size]]
+            losses = _losses(model, batch.to(device), generator, size, config)
             loss = losses["loss"]
             if not torch.isfinite(loss):
                 raise FloatingPointError(
@@ -240,12 +297,9 @@ def _train_epoch(model, optimizer, images: Tensor, config: PretrainConfig, epoch
 
 
 def _losses(model, batch: Tensor, generator: torch.Generator, size: int | None, config: PretrainConfig) -> dict:
-    views = torch.cat(
-        [training_views(batch, generator, size=size, options=config.views) for _ in range(config.n_views)]
-    )
-    views = _normalise(views, config)
+    views = torch.cat([_view(batch, generator, size, config) for _ in range(config.n_views)])
     network = model["network"]
-    with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
+    with torch.autocast(views.device.type, torch.bfloat16, enabled=_uses_bfloat16(views.device, config)):
         if "projector" not in model:
             embeddings = network(views)
         else:
@@ -259,19 +313,42 @@ def _losses(model, batch: Tensor, generator: torch.Generator, size: int | None, 
     return losses
 
 
+def _view(batch: Tensor, generator: torch.Generator, size: int | None, config: PretrainConfig) -> Tensor:
+    if isinstance(config.views, VectorViewOptions):
+        return vector_views(batch, generator, options=config.views)
+    return _normalise(training_views(batch, generator, size=size, options=config.views), config)
+
+
+def _uses_bfloat16(device: torch.device, config: PretrainConfig) -> bool:
+    if config.precision == "auto" and isinstance(config.views, VectorViewOptions):
+        return False  # small matrices gain nothing
+    if config.precision == "auto":
+        return has_bfloat16(device)
+    return config.precision == "bfloat16"
+
+
+def has_bfloat16(device: str | torch.device) -> bool:
+    """Whether the device multiplies in bfloat16 natively; elsewhere it is emulated, slower than float32."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def _objective(name: str | None, embeddings: Tensor, generator: torch.Generator, config: PretrainConfig) -> Tensor:
     views = embeddings.float().unflatten(0, (config.n_views, -1))
     if name == "vicreg":
         return vicreg(views[0], views[1])
     if name == "info_nce":
         return info_nce(views[0], views[1], temperature=config.temperature)
-    directions = random_directions(views.shape[2], config.n_directions, generator)
+    if name == "invariance":
+        return invariance(views)
+    directions = random_directions(views.shape[2], config.n_directions, generator).to(views.device)
     regulariser = torch.stack([sigreg(view, directions) for view in views]).mean()
     return (1 - config.sigreg_weight) * invariance(views) + config.sigreg_weight * regulariser
 
 
 def _normalise(pixels: Tensor, config: PretrainConfig) -> Tensor:
-    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (config.mean, config.std))
+    mean, std = (torch.tensor(value, device=pixels.device).view(3, 1, 1) for value in (config.mean, config.std))
     return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
@@ -298,9 +375,9 @@ def _projector(width: int, hidden: int) -> nn.Module:
 
 
 @torch.no_grad()
-def _feature_width(network: nn.Module, images: Tensor) -> int:
+def _feature_width(network: nn.Module, samples: Tensor) -> int:
     training = network.training
-    width = network.eval().features(torch.zeros(1, *images.shape[1:])).shape[1]  # type: ignore[operator]
+    width = network.eval().features(torch.zeros(1, *samples.shape[1:])).shape[1]  # type: ignore[operator]
     network.train(training)
     return width
 
@@ -320,7 +397,7 @@ def _save_checkpoint(path, model, optimizer, config: PretrainConfig, history: li
 
 
 def _load_checkpoint(path, model, optimizer, config: PretrainConfig) -> list[dict[str, float]]:
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, weights_only=True, map_location="cpu")
     current, stored = asdict(config), state["config"]
     changed = {name for name in current if stored.get(name) != current[name]}
     decay_start = min(_decay_start(config), stored["epochs"] * (1 - config.decay))

@@ -10,7 +10,7 @@ receives the weights of the complete run, their scored output whitened on the tr
 import argparse
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,26 +19,18 @@ from PIL import Image
 
 from skjepa.isotropy import whiten_head
 from skjepa.networks import build_network, save_network
-from skjepa.pretrain import PretrainConfig, embed, pretrain
+from skjepa.pretrain import embed, pretrain
+from skjepa.recipes import PretrainConfig
+from skjepa.training import RECIPE
 
 IMAGE_SIZE = 32
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # CIFAR-10's training pixels
-NETWORK = {"widths": [32, 64, 128, 256], "depths": [1, 1, 1, 1], "n_components": 64}
+NETWORK = {"widths": [32, 64, 128, 256], "depths": [1, 1, 1, 1], "n_components": 64, "n_pooled": 3}
 
 
 def recipe(epochs: int, seed: int) -> PretrainConfig:
     """The settings of the shipped weights; MODEL_CARD.md says which others were tried."""
-    return PretrainConfig(
-        epochs=epochs,
-        batch_size=128,
-        seed=seed,
-        sigreg_weight=0.25,
-        projector_objective="info_nce",
-        view_size=24,
-        full_size_share=0.1,
-        mean=MEAN,
-        std=STD,
-    )
+    return replace(RECIPE, epochs=epochs, seed=seed, view_size=24, mean=MEAN, std=STD)
 
 
 def read_class_folders(root: Path) -> tuple[torch.Tensor, torch.Tensor]:
@@ -62,6 +54,7 @@ def main() -> None:
     parser.add_argument("--checkpoint-dir", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--resume", action="store_true")
     arguments = parser.parse_args()
 
@@ -86,6 +79,7 @@ def main() -> None:
         network,
         images,
         config,
+        device=arguments.device,
         checkpoint=directory / "run.pt",
         resume=arguments.resume,
         on_epoch=keep,

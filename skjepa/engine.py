@@ -103,7 +103,7 @@ def extract(
     check_choice("on_error", on_error, ("raise", "skip"))
     views = check_integer("views", views, minimum=1)
     source = as_source(X, ids=ids)
-    device = _resolve_device(device)
+    device = resolve_device(device)
     seed = seed_from(random_state)
     shape = _input_shape(encoder, source)
     if transform is None and views > 1:
@@ -182,7 +182,8 @@ def jepa_score(
     return scores if extraction is X else extraction.aligned(scores)
 
 
-def _resolve_device(device: str) -> str:
+def resolve_device(device: str) -> str:
+    """The device that "auto" means, or the one named, if it is there."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -46,6 +46,22 @@ class _Block(nn.Module):
         return self.activation(self.residual(x) + self.shortcut(x))
 
 
+class _Trunk(nn.Sequential):
+    """Stem and blocks; the output is the mean over positions after each of the blocks named in `pooled`."""
+
+    def __init__(self, *layers: nn.Module, pooled: set[int]) -> None:
+        super().__init__(*layers)
+        self.pooled = pooled
+
+    def forward(self, x: Tensor) -> Tensor:
+        pools = []
+        for place, layer in enumerate(self):
+            x = layer(x)
+            if place in self.pooled:
+                pools.append(x.mean((2, 3)))
+        return torch.cat(pools, 1)
+
+
 class ConvNet(nn.Module):
     """A small residual network with a linear scored output.
 
@@ -55,34 +71,44 @@ class ConvNet(nn.Module):
         Channels and blocks of each stage. The stem and every stage after the first halve the resolution.
     n_components : int
         K, length of the scored embedding.
+    n_pooled : int
+        The features are the pooled outputs of this many stages, the last ones.
 
     Attributes
     ----------
     features : nn.Module
-        (n_samples, 3, H, W) normalised images -> (n_samples, widths[-1]) pooled features, for probes and neighbours.
+        (n_samples, 3, H, W) normalised images -> (n_samples, sum(widths[-n_pooled:])) pooled features, for probes and
+        neighbours.
     head : nn.Linear
         Features -> (n_samples, n_components), with nothing after it: any normalisation or rectifier here would make
         singular values of the Jacobian exactly zero.
     """
 
     def __init__(
-        self, widths: tuple[int, ...] = (32, 64, 128, 256), depths: tuple[int, ...] = (1, 1, 1, 1), n_components=64
+        self,
+        widths: tuple[int, ...] = (32, 64, 128, 256),
+        depths: tuple[int, ...] = (1, 1, 1, 1),
+        n_components: int = 64,
+        n_pooled: int = 1,
     ) -> None:
         super().__init__()
         if len(widths) != len(depths) or not widths:
             raise ValueError(f"widths and depths need equal, positive length, got {widths} and {depths}")
+        if not 1 <= n_pooled <= len(widths):
+            raise ValueError(f"n_pooled must lie in [1, {len(widths)}] (the number of stages), got {n_pooled}")
         layers: list[nn.Module] = [
             nn.Conv2d(3, widths[0], 4, 2, 1, bias=False),
             nn.BatchNorm2d(widths[0]),
             nn.SiLU(),
         ]
-        inputs = widths[0]
+        inputs, ends = widths[0], []
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             for block in range(depth):
                 layers.append(_Block(inputs, width, stride=2 if stage > 0 and block == 0 else 1))
                 inputs = width
-        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.head = nn.Linear(inputs, n_components)
+            ends.append(len(layers) - 1)
+        self.features = _Trunk(*layers, pooled=set(ends[-n_pooled:]))
+        self.head = nn.Linear(sum(widths[-n_pooled:]), n_components)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images (n_samples, 3, H, W) -> scored embeddings (n_samples, n_components)."""
@@ -108,7 +134,7 @@ class ViT(nn.Module):
     head : nn.Linear
     """
 
-    def __init__(self, image_size=32, patch_size=4, width=192, depth=6, n_heads=3, n_components=64) -> None:
+    def __init__(self, image_size=32, patch_size=4, width=128, depth=6, n_heads=4, n_components=64) -> None:
         super().__init__()
         # Here and not above: vectors and convolutional networks need no timm.
         from timm.models.vision_transformer import VisionTransformer

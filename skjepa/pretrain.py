@@ -10,7 +10,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,107 +21,14 @@ from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 from tqdm import tqdm
 
 from skjepa._files import written_whole
-from skjepa._validation import check_choice
-from skjepa.augment import VectorViewOptions, ViewOptions, training_views, vector_views
+from skjepa.augment import VectorViewOptions, training_views, vector_views
 from skjepa.isotropy import embedding_statistics
 from skjepa.losses import info_nce, invariance, random_directions, sigreg, vicreg
-
-OBJECTIVES = ("sigreg", "vicreg", "info_nce", "invariance")
-PRECISIONS = ("auto", "bfloat16", "float32")
+from skjepa.recipes import PretrainConfig
 
 
 class CollapseWarning(UserWarning):
     """The embeddings of an encoder in training vary in few directions only."""
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    """Settings of `pretrain`. All of them decide the resulting weights, on one machine and number of threads.
-
-    Attributes
-    ----------
-    epochs, batch_size : int
-        The last incomplete batch of an epoch is dropped.
-    learning_rate, weight_decay : float
-        AdamW; weight decay acts on matrices and kernels only.
-    warmup : float
-        Epochs of linear rise of the learning rate.
-    decay : float
-        Share of the epochs, the last ones, in which it falls linearly to zero.
-    objective : {"sigreg", "vicreg", "info_nce", "invariance"}
-        Loss of the scored output. "invariance" has no term against collapse: it is there to show what happens then,
-        and what weight decay or `spectral_norm` alone can do about it.
-    sigreg_weight : float
-        l of (1 - l) invariance + l SIGReg, SIGReg including its factor batch size.
-    n_directions : int
-        Random projections a step.
-    spectral_norm : bool
-        Divide every weight matrix and kernel by its largest singular value while training (Miyato et al., 2018).
-    projector_objective : one of the objectives, or None
-        A second loss, on an MLP over the pooled features that is thrown away after training.
-    projector_weight, projector_width
-        Weight of the second loss; width of the MLP's hidden layer, its output has half of it.
-    temperature : float
-        Of InfoNCE.
-    n_views : int
-        Views of each image a step; "vicreg" and "info_nce" take two.
-    views : ViewOptions or VectorViewOptions
-        Which of them says whether the samples are images or vectors.
-    view_size : int or None
-        Side of the views in pixels; the images' own by default. Random crops magnify: views smaller than the image
-        cost less and show objects at the scale they have in whole images.
-    full_size_share : float
-        Share of the epochs, the last ones, whose views have the images' own size. At most `decay`.
-    mean, std : three floats
-        Normalisation of pixels in [0, 1].
-    precision : {"auto", "bfloat16", "float32"}
-        bfloat16 is autocast: weights, losses and optimiser stay float32. "auto" takes it where the device has it.
-    n_watched : int
-        Samples whose embedding statistics are recorded after each epoch; 0 records none and cannot see a collapse.
-    seed : int
-    """
-
-    epochs: int = 30
-    batch_size: int = 256
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.05
-    warmup: float = 1.0
-    decay: float = 0.3
-    objective: str = "sigreg"
-    sigreg_weight: float = 0.15
-    n_directions: int = 256
-    spectral_norm: bool = False
-    projector_objective: str | None = None
-    projector_weight: float = 1.0
-    projector_width: int = 512
-    temperature: float = 0.2
-    n_views: int = 2
-    views: ViewOptions | VectorViewOptions = field(default_factory=ViewOptions)
-    view_size: int | None = None
-    full_size_share: float = 0.0
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.25, 0.25, 0.25)
-    precision: str = "auto"
-    n_watched: int = 2048
-    seed: int = 0
-
-    def validate(self, n_samples: int) -> None:
-        """Raise ValueError where a setting cannot be trained with."""
-        check_choice("objective", self.objective, OBJECTIVES)
-        if self.projector_objective is not None:
-            check_choice("projector_objective", self.projector_objective, OBJECTIVES)
-        check_choice("precision", self.precision, PRECISIONS)
-        for name in (self.objective, self.projector_objective):
-            if name in ("vicreg", "info_nce") and self.n_views != 2:
-                raise ValueError(f"{name} compares two views, got n_views={self.n_views}")
-        if self.n_views < 2:
-            raise ValueError(f"n_views must be at least 2, got {self.n_views}")
-        if not 0 <= self.full_size_share <= self.decay <= 1:
-            raise ValueError(f"0 <= full_size_share <= decay <= 1, got {self.full_size_share} and {self.decay}")
-        if self.epochs < 1:
-            raise ValueError(f"epochs must be at least 1, got {self.epochs}")
-        if not 2 <= self.batch_size <= n_samples:
-            raise ValueError(f"batch_size must lie in [2, {n_samples}] (the number of samples), got {self.batch_size}")
 
 
 def pretrain(
@@ -276,7 +183,7 @@ def _train_epoch(model, optimizer, samples: Tensor, config: PretrainConfig, epoc
     ) as bar:
         for step in range(steps):
             for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * _schedule(epoch + step / steps, config)
+                group["lr"] = config.learning_rate_at(epoch + step / steps)
             batch = samples[order[step * config.batch_size : (step + 1) * config.batch_size]]
             losses = _losses(model, batch.to(device), generator, size, config)
             loss = losses["loss"]
@@ -352,17 +259,6 @@ def _normalise(pixels: Tensor, config: PretrainConfig) -> Tensor:
     return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def _decay_start(config: PretrainConfig) -> float:
-    return config.epochs * (1 - config.decay)
-
-
-def _schedule(epochs_done: float, config: PretrainConfig) -> float:
-    """Factor on the learning rate: a trapezium over the epochs."""
-    rise = (epochs_done + 0.01) / (config.warmup + 0.01)  # the first step should move too
-    fall = (config.epochs - epochs_done) / max(config.epochs - _decay_start(config), 1e-9)
-    return min(1.0, rise, fall)
-
-
 def _mix(seed: int, epoch: int) -> int:
     """A generator seed that no other small (seed, epoch) shares."""
     return (seed * 1_000_003 + epoch) % 2**63
@@ -400,7 +296,7 @@ def _load_checkpoint(path, model, optimizer, config: PretrainConfig) -> list[dic
     state = torch.load(path, weights_only=True, map_location="cpu")
     current, stored = asdict(config), state["config"]
     changed = {name for name in current if stored.get(name) != current[name]}
-    decay_start = min(_decay_start(config), stored["epochs"] * (1 - config.decay))
+    decay_start = min(config.decay_start, stored["epochs"] * (1 - config.decay))
     if changed == {"epochs"} and len(state["history"]) <= decay_start:
         changed = set()
     if changed:

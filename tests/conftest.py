@@ -25,8 +25,8 @@ def device(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session", autouse=True)
 def _auto_is_the_chosen_device(device: str) -> None:
     """The same tests run on a GPU by the option, and on the CPU of a machine that has one without it."""
-    resolve = skjepa.engine._resolve_device
-    skjepa.engine._resolve_device = lambda name: resolve(device if name == "auto" else name)
+    resolve = skjepa.engine.resolve_device
+    skjepa.engine.resolve_device = lambda name: resolve(device if name == "auto" else name)
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,10 @@ import dataclasses
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from skjepa.augment import ViewOptions, training_views
+from skjepa.augment import VectorViewOptions, ViewOptions, training_views, vector_views
 
 STILL = ViewOptions(scale=(1.0, 1.0), ratio=1.0, flip=False, jitter_probability=0.0, grayscale_probability=0.0)
 
@@ -91,3 +93,27 @@ def test_each_colour_change_has_its_invariant(name):
 def test_other_arrays_are_refused(bad):
     with pytest.raises(ValueError, match="uint8 images of shape"):
         training_views(bad, torch.Generator())
+
+
+def test_masked_features_come_from_other_rows_of_the_same_column():
+    rows = torch.arange(40.0).view(10, 4)
+    views = vector_views(rows, torch.Generator().manual_seed(0), options=VectorViewOptions(noise=0.0, mask=0.5))
+    changed = views != rows
+    assert 0.2 < changed.float().mean() < 0.7
+    assert all(set(views[:, j].tolist()) <= set(rows[:, j].tolist()) for j in range(4))
+    again = vector_views(rows, torch.Generator().manual_seed(0), options=VectorViewOptions(noise=0.0, mask=0.5))
+    assert torch.equal(views, again)
+
+
+@given(noise=st.floats(0.01, 2.0))
+def test_noise_has_the_size_that_was_asked_for(noise):
+    rows = torch.zeros(2000, 5, dtype=torch.float64)
+    views = vector_views(rows, torch.Generator().manual_seed(1), options=VectorViewOptions(noise=noise))
+    assert views.dtype == torch.float64
+    assert abs(views.std() / noise - 1) < 0.05
+
+
+def test_vector_views_refuse_what_is_no_matrix_of_floats():
+    for rows in (torch.zeros(4), torch.zeros(4, 2, dtype=torch.int64)):
+        with pytest.raises(ValueError, match="floating rows"):
+            vector_views(rows, torch.Generator())

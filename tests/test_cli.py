@@ -165,3 +165,17 @@ def test_cifar_against_mnist(shared_data, tmp_path):
     scores, ids = np.array(rows["score"]), np.array(rows["id"])
     is_mnist = np.char.startswith(ids, "mnist/")
     assert detection_metrics(scores[~is_mnist], scores[is_mnist])["auroc"] > 0.9
+
+
+@pytest.mark.filterwarnings("ignore::skjepa.pretrain.CollapseWarning")
+def test_pretrain_writes_an_encoder_that_score_takes(folders, capsys):
+    encoder = folders / "my.safetensors"
+    settings = ["--epochs", 1, "--image-size", 16, "--components", 4, "--batch-size", 8, "-q"]
+    assert run("pretrain", folders / "normal", "--out", encoder, *settings) == 0
+    assert "30 images, 1 epochs" in capsys.readouterr().out
+    out = folders / "scores.parquet"
+    scoring = ["--encoder", encoder, "--contamination", 0.1, "--out", out, "-q"]
+    assert run("score", "--fit", folders / "normal", folders / "foreign", *scoring) == 0
+    assert pq.read_table(out).num_rows == 8
+    assert run("pretrain", folders / "normal", "--out", folders / "no" / "my.safetensors", *settings) == 2
+    assert "no folder" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 SNIPPETS = [
     snippet
-    for document in ("README.md", "docs/scores.md")
+    for document in ("README.md", "docs/pretraining.md", "docs/scores.md")
     for snippet in re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), flags=re.DOTALL)
 ]
 
@@ -41,7 +41,7 @@ def test_readme_snippets_run(snippet, tmp_path, monkeypatch):
 
 
 def test_links_in_documents_lead_somewhere():
-    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]:
+    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")]:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name} links to {target}, which is not there"
 

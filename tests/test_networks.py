@@ -29,6 +29,39 @@ def test_shapes_and_features(network):
     assert network(x).shape == (3, 5)
 
 
+def test_pooled_stages_are_concatenated():
+    torch.manual_seed(0)
+    network = build_network("convnet", **TINY, n_pooled=2).eval()
+    x = torch.randn(3, 3, 16, 16)
+    features = network.features(x)
+    assert features.shape == (3, 24)
+    last = build_network("convnet", **TINY).eval()
+    last.features.load_state_dict(network.features.state_dict())
+    torch.testing.assert_close(features[:, 8:], last.features(x))
+    with pytest.raises(ValueError, match=r"n_pooled must lie in \[1, 2\]"):
+        build_network("convnet", **TINY, n_pooled=3)
+
+
+def test_vit_takes_other_sizes_and_comes_back(tmp_path):
+    torch.manual_seed(0)
+    network = build_network("vit", image_size=16, patch_size=4, width=16, depth=1, n_heads=2, n_components=5).eval()
+    assert network.features(torch.randn(2, 3, 12, 12)).shape == (2, 16)
+    save_network(network, tmp_path / "vit.safetensors", metadata=INPUT)
+    again, _ = read_network(tmp_path / "vit.safetensors")
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(again(x), network(x))
+    assert network(x).shape == (2, 5)
+
+
+def test_mlp_volume_differs_from_sample_to_sample():
+    torch.manual_seed(0)
+    network = build_network("mlp", n_features=3, widths=[16], n_components=4).double()
+    assert network.features(torch.zeros(2, 3, dtype=torch.float64)).shape == (2, 16)
+    rows = torch.randn(20, 3, dtype=torch.float64)
+    jacobians = torch.func.vmap(torch.func.jacrev(network))(rows)
+    assert len(torch.linalg.svdvals(jacobians).log().sum(1).unique()) == 20
+
+
 @pytest.mark.parametrize("size", [9, 16, 31])
 def test_any_image_size(network, size):
     assert network(torch.randn(2, 3, size, size)).shape == (2, 5)

@@ -5,8 +5,10 @@ import dataclasses
 import pytest
 import torch
 
+from skjepa.augment import VectorViewOptions
 from skjepa.networks import build_network
-from skjepa.pretrain import CollapseWarning, PretrainConfig, embed, pretrain
+from skjepa.pretrain import CollapseWarning, embed, pretrain
+from skjepa.recipes import OBJECTIVES, PretrainConfig
 
 CONFIG = PretrainConfig(epochs=4, batch_size=16, n_directions=16, projector_width=16, precision="float32", seed=1)
 
@@ -134,3 +136,48 @@ def test_embed_normalises_and_batches(images):
         3, 1, 1
     )
     torch.testing.assert_close(out.double(), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_vectors_train_too(objective):
+    rows = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    options = {"objective": objective, "views": VectorViewOptions(mask=0.2), "n_watched": 0}
+    config = dataclasses.replace(CONFIG, epochs=12, learning_rate=1e-2, **options)
+    torch.manual_seed(0)
+    network = build_network("mlp", n_features=3, widths=[16], n_components=4)
+    history = pretrain(network, rows, config)
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert "participation_ratio" not in history[-1]  # nothing was watched
+    assert torch.equal(embed(network, rows, config), network(rows).detach())
+
+
+def test_samples_and_views_must_be_of_one_kind(images):
+    with pytest.raises(ValueError, match="views of vectors"):
+        pretrain(tiny(), images, dataclasses.replace(CONFIG, views=VectorViewOptions()))
+    with pytest.raises(ValueError, match="views of images"):
+        pretrain(build_network("mlp", n_features=3), torch.zeros(20, 3), CONFIG)
+
+
+@pytest.mark.filterwarnings("ignore::skjepa.pretrain.CollapseWarning")
+def test_spectral_norm_bounds_every_layer_and_leaves_plain_weights(images, tmp_path):
+    network = tiny()
+    names = set(network.state_dict())
+    pretrain(network, images, dataclasses.replace(CONFIG, objective="invariance", spectral_norm=True))
+    assert set(network.state_dict()) == names
+    for parameter in network.parameters():
+        if parameter.ndim > 1:  # power iteration comes near the largest singular value, not to it
+            assert 0.8 < torch.linalg.matrix_norm(parameter.detach().flatten(1), 2) < 1.2
+
+
+def test_the_callers_random_numbers_are_left_alone(images):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    config = dataclasses.replace(CONFIG, epochs=1, warmup=1.0, projector_objective="info_nce")
+    pretrain(build_and_keep_state(), images, config)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def build_and_keep_state() -> torch.nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        return tiny()

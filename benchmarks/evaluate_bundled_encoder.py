@@ -13,14 +13,12 @@ between its two metrics marks are rewritten from the figures.
 import argparse
 import hashlib
 import json
-import os
-import platform
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import record
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -40,6 +38,9 @@ from skjepa.networks import read_network
 from skjepa.spectrum import singular_values
 
 FLOOR = 1e-2  # times the median largest singular value of the fit images
+
+BARS = {"linear_probe": 0.78, "knn_20": 0.72, "participation_ratio_share": 0.6, "megabytes": 8.0}
+"""What the project asks of the encoder: at least, but for the size, which is to be under."""
 
 MARKS = ("<!-- metrics -->", "<!-- /metrics -->")
 
@@ -68,7 +69,7 @@ def main() -> None:
     def embed(module: nn.Module, images: Tensor) -> Tensor:
         return torch.cat([module(prepare(part)) for part in images.split(500)])
 
-    report: dict = {"stamp": stamp(arguments), "training": metadata["training"], "network": network_summary(network)}
+    report: dict = {"training": metadata["training"], "network": network_summary(network)}
     for name, module in (("features", network.features), ("head", network)):
         a, b = embed(module, train), embed(module, test)
         statistics = {key: round(value, 4) for key, value in embedding_statistics(b).items()}
@@ -87,7 +88,10 @@ def main() -> None:
     scores, seconds = score_sets(network, fit, sets, prepare, embed)
     report["auroc"] = {method: aurocs(by_set) for method, by_set in scores.items()}
     report["seconds_per_image"] = round(seconds, 5)
-    arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    report["bars"] = bars(report, arguments.weights)
+    sha256 = hashlib.sha256(arguments.weights.read_bytes()).hexdigest()
+    record.write(arguments.out, report, seed=arguments.seed, n_per_set=arguments.n, weights_sha256=sha256)
+    report = json.loads(arguments.out.read_text())
     print(figures(report))
     if arguments.card is not None:
         before, rest = arguments.card.read_text().split(MARKS[0])
@@ -96,28 +100,19 @@ def main() -> None:
         )
 
 
-def stamp(arguments: argparse.Namespace) -> dict:
-    """What was measured, when, and on what machine."""
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "weights_sha256": hashlib.sha256(arguments.weights.read_bytes()).hexdigest(),
-        "seed": arguments.seed,
-        "n_per_set": arguments.n,
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
+def bars(report: dict, weights: Path) -> dict[str, dict]:
+    """Each bar with what was measured, and whether it is met."""
+    spread = report["head"]["statistics"]
+    measured = {
+        "linear_probe": report["features"]["linear_probe"],
+        "knn_20": report["features"]["knn_20"],
+        "participation_ratio_share": round(spread["participation_ratio"] / spread["n_components"], 4),
+        "megabytes": round(weights.stat().st_size / 1e6, 2),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    return {
+        name: {"bar": BARS[name], "measured": value, "met": (value < BARS[name]) == (name == "megabytes")}
+        for name, value in measured.items()
+    }
 
 
 def network_summary(network: nn.Module) -> dict:
@@ -233,6 +228,10 @@ def figures(report: dict) -> str:
         lines.append(
             "| {} | {:.4g} | {:.4g} |".format(label, *(report[x]["statistics"][key] for x in ("features", "head")))
         )
+    lines += ["", "| bar | asked | measured | |", "|---|---|---|---|"]
+    for name, bar in report["bars"].items():
+        relation, verdict = "under" if name == "megabytes" else "at least", "met" if bar["met"] else "not met"
+        lines.append(f"| {name.replace('_', ' ')} | {relation} {bar['bar']:g} | {bar['measured']:.3g} | {verdict} |")
     sets = list(next(iter(report["auroc"].values())))
     lines += ["", f"| AUROC, normal = CIFAR-10 test | {' | '.join(sets)} |", "|---|" + "---|" * len(sets)]
     for method, values in report["auroc"].items():
@@ -242,8 +241,8 @@ def figures(report: dict) -> str:
         "",
         f"{net['parameters'] / 1e6:.2f} million parameters, {net['multiply_adds'] / 1e6:.1f} million multiply-adds an",
         f"image, {1000 * report['seconds_per_image']:.0f} ms an image for its singular values ({at['processor']},",
-        f"{at['cores']} cores, torch {at['torch']}); {report['training']['epochs_done']} epochs; {at['n_per_set']}",
-        f"images a set; measured {at['date']}.",
+        f"{at['cores']} cores, torch {at['versions']['torch']}); {report['training']['epochs_done']} epochs;",
+        f"{at['n_per_set']} images a set; measured {at['date']}.",
         "",
     ]
     return "\n".join(lines)

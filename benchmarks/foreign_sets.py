@@ -11,20 +11,17 @@ here is JPEG and the others PNG. Writes docs/results/foreign_sets.json (or --out
 """
 
 import argparse
-import datetime
 import io
-import json
-import platform
 import tempfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
-import torch
+import record
 from PIL import Image
 from sklearn.preprocessing import normalize
 
-from skjepa import Encoder, Extraction, __version__, extract, load_encoder
+from skjepa import Encoder, Extraction, extract, load_encoder
 from skjepa.demo import demo_images
 from skjepa.densities import GaussianDensity, KNNDensity
 from skjepa.evaluation import detection_metrics
@@ -32,7 +29,7 @@ from skjepa.functionals import combine_views, log_volume
 from skjepa.scores import fit_score_model
 from skjepa.sources import folder_source, read_image
 
-OUT = Path(__file__).parents[1] / "docs" / "results" / "foreign_sets.json"
+OUT = record.RESULTS / "foreign_sets.json"
 NORMAL_FIT, NORMAL_TEST = "cifar10/train", "cifar10/test"
 FOREIGN = ("mnist", "fashion_mnist", "tiny_imagenet")
 CONTROL = " re-encoded"
@@ -119,20 +116,9 @@ def report(chosen: argparse.Namespace, encoder: Encoder, results: dict) -> None:
     rivals = next(iter(results.values())).keys()
     counted = [result for name, result in results.items() if not name.endswith(CONTROL)]
     mean = {rival: float(np.mean([result[rival]["auroc"] for result in counted])) for rival in rivals}
-    stamp = {
-        "script": "benchmarks/foreign_sets.py",
-        "date": datetime.date.today().isoformat(),
-        "seed": chosen.seed,
-        "encoder": chosen.encoder,
-        "output": chosen.output,
-        "fingerprint": encoder.fingerprint,
-        "n_fit": chosen.n_fit,
-        "n_test": chosen.n_test,
-        "hardware": {"machine": platform.machine(), "threads": torch.get_num_threads()},
-        "versions": {"skjepa": __version__, "torch": torch.__version__, "numpy": np.__version__},
-    }
-    chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    chosen.out.write_text(json.dumps({**stamp, "mean_auroc": mean, "sets": results}, indent=1) + "\n")
+    settings = {name: getattr(chosen, name) for name in ("encoder", "output", "n_fit", "n_test")}
+    results_and_mean = {"mean_auroc": mean, "sets": results}
+    record.write(chosen.out, results_and_mean, seed=chosen.seed, fingerprint=encoder.fingerprint, **settings)
     print(f"{'AUROC':28}" + "".join(f"{name[:14]:>16}" for name in results) + f"{'mean':>8}")
     for rival in rivals:
         row = "".join(f"{result[rival]['auroc']:16.3f}" for result in results.values())

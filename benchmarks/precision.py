@@ -8,22 +8,19 @@ The float32 Jacobian itself differs from the float64 one where outputs are rank-
 can mend that, a floor or a rank can.
 """
 
-import datetime
 import json
-import platform
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-import torch
+import record
 from torch import Tensor, nn
 
-from skjepa import Encoder, Extraction, __version__, extract, load_encoder
+from skjepa import Encoder, Extraction, extract, load_encoder
 from skjepa.demo import demo_images
 from skjepa.functionals import log_volume
 from skjepa.scores import AUTO_FLOOR
 
-OUT = Path(__file__).parents[1] / "docs" / "results" / "precision.json"
+OUT = record.RESULTS / "precision.json"
 SEED, N_IMAGES, N_COMPONENTS = 0, 48, 64
 
 
@@ -78,16 +75,7 @@ def main() -> None:
         name: compare(extract(single, images), extract(double, images))
         for (name, single), double in zip(encoders("float32").items(), encoders("float64").values(), strict=True)
     }
-    stamp = {
-        "script": "benchmarks/precision.py",
-        "date": datetime.date.today().isoformat(),
-        "seed": SEED,
-        "n_images": N_IMAGES,
-        "hardware": {"machine": platform.machine(), "threads": torch.get_num_threads()},
-        "versions": {"skjepa": __version__, "torch": torch.__version__, "numpy": np.__version__},
-    }
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text(json.dumps({**stamp, "encoders": results}, indent=1) + "\n")
+    record.write(OUT, {"encoders": results}, seed=SEED, n_images=N_IMAGES)
     for name, row in results.items():
         print(name, json.dumps(row["error_in_nats"], indent=1))
 

@@ -14,9 +14,11 @@ from torch import nn
 
 from skjepa._validation import check_number, seed_from
 from skjepa.calibration import conformal_offset, conformal_p_values, contamination_offset
+from skjepa.diagnostics import diagnose
 from skjepa.encoders import Encoder, FingerprintError, load_encoder
 from skjepa.engine import extract
 from skjepa.extraction import SETTINGS, Extraction, require_same_settings
+from skjepa.findings import Diagnosis
 from skjepa.scores import check_score_settings, fit_score_model
 from skjepa.sources import as_source
 from skjepa.views import Transform
@@ -143,6 +145,7 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
         model = fit_score_model(learn, score=self.score, reference=self.reference, floor=self.floor, rank=self.rank)
         scores = model.score_samples(learn)
         _warn_if_collapsed(scores, learn)
+        diagnosis = diagnose(model, learn)
         calibration_scores = None if held_out is None else model.score_samples(held_out)
         if self.target_fpr is None or calibration_scores is None:
             offset = contamination_offset(scores, self.contamination)
@@ -155,6 +158,7 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
         self.offset_ = offset
         self.calibration_scores_ = calibration_scores
         self.numerical_rank_ = learn.numerical_rank
+        self._diagnosis = diagnosis
         self.n_samples_fit_ = len(learn)
         self._settings = {key: extraction.meta.get(key) for key in ("encoder", *SETTINGS)}
         self._seed = extraction.meta.get("seed")
@@ -224,6 +228,37 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
         if self.calibration_scores_ is None:
             raise ValueError("p-values need held-out normal samples: fit with calibration=0.2, say")
         return conformal_p_values(self.calibration_scores_, self.score_samples(X))
+
+    def diagnose(self, X: Any = None) -> Diagnosis:
+        """What may be wrong with the encoder or its scores, with advice; needs no labels. Prints readably.
+
+        Parameters
+        ----------
+        X : images, vectors or Extraction, optional
+            New samples, at least two: what is wrong on them that was not at fit, and where they are unlike the fit
+            samples. By default what `fit` learned from.
+
+        Returns
+        -------
+        skjepa.findings.Diagnosis
+            Its `findings` are empty where nothing is wrong.
+
+        Examples
+        --------
+        >>> import numpy as np, torch
+        >>> from skjepa import JEPAScoreDetector, load_encoder
+        >>> X = np.random.default_rng(0).normal(size=(200, 6))
+        >>> flat = load_encoder(torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.ReLU()))
+        >>> diagnosis = JEPAScoreDetector(flat).fit(X).diagnose()
+        >>> [finding.name for finding in diagnosis.findings]
+        ['rank deficiency']
+        """
+        check_is_fitted(self)
+        if X is None:
+            return self._diagnosis
+        extraction = X if isinstance(X, Extraction) else self.extract(X)
+        require_same_settings(self._settings, extraction.meta, "the detector's fit and these samples")
+        return diagnose(self.model_, extraction, self._diagnosis)
 
     def _pass_for_fit(self, X: Any, *, store: str | os.PathLike | None = None) -> tuple[Encoder | None, Extraction]:
         """The extraction of X, and the encoder if one had to run."""

@@ -1,0 +1,246 @@
+"""What can go wrong with an encoder or its scores, told from normal samples alone: measurements, findings, advice.
+
+No labels and no true density are needed. `benchmarks/theory/failures.py` produces each failure on purpose and sets
+what is found here beside what the failure does to the scores.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import spearmanr
+
+from skjepa.densities import KNNDensity
+from skjepa.extraction import Extraction
+from skjepa.findings import SEEDS_AGREE, Diagnosis, Finding, findings_at_fit, findings_of_new, seeds_disagree
+from skjepa.functionals import log_volume
+from skjepa.isotropy import embedding_statistics
+from skjepa.scores import ScoreModel
+
+_N_WATCHED = 1000  # enough rows for the embeddings' statistics, and milliseconds beside any fit
+
+
+def diagnose(model: ScoreModel, extraction: Extraction, fitted: Diagnosis | None = None) -> Diagnosis:
+    """Measure, and say what is wrong.
+
+    Parameters
+    ----------
+    model : ScoreModel
+        Fitted.
+    extraction : Extraction
+        Of at least two samples: those of the fit, or new ones.
+    fitted : Diagnosis, optional
+        Of the fit samples, with which new ones are then compared.
+
+    Returns
+    -------
+    Diagnosis
+
+    Raises
+    ------
+    ValueError
+        Fewer than two samples.
+    """
+    if len(extraction) < 2:
+        raise ValueError(f"a diagnosis needs at least 2 samples; got {len(extraction)}")
+    measured = Diagnosis(
+        model.score,
+        len(extraction),
+        extraction.embeddings.shape[1],
+        extraction.singular_values.shape[2],
+        extraction.singular_values.shape[1],
+        model.rank,
+        float(model.floor),
+        **_spectrum(model, extraction),
+        **_embeddings(model, extraction),
+        **_scores(model, extraction),
+        **_views(model, extraction),
+    )
+    findings = findings_at_fit(measured) if fitted is None else findings_of_new(measured, fitted)
+    return replace(measured, findings=tuple(findings))
+
+
+def _spectrum(model: ScoreModel, extraction: Extraction) -> dict[str, Any]:
+    rank = extraction.numerical_rank
+    counted = extraction.singular_values[..., : model.rank]
+    return {
+        "numerical_rank": float(np.median(rank)),
+        "numerical_rank_lowest": int(rank.min()),
+        "numerical_rank_highest": int(rank.max()),
+        "short_of_rank": float((rank < model.rank).any(axis=1).mean()),
+        "at_floor": float((counted <= model.floor).mean()),
+    }
+
+
+def _embeddings(model: ScoreModel, extraction: Extraction) -> dict[str, Any]:
+    some = extraction
+    if len(extraction) > _N_WATCHED:
+        some = extraction[np.sort(np.random.default_rng(0).choice(len(extraction), _N_WATCHED, replace=False))]
+    z, volume = some.embeddings, model.volume(some)
+    statistics = embedding_statistics(torch.from_numpy(z))
+    neighbours = KNNDensity().fit(z)
+    centre = float(np.linalg.norm(z.mean(axis=0)))
+    spread = float(np.sqrt(z.var(axis=0).sum()))
+    return {
+        "relative_spread": spread / max(centre, 1e-3 * spread, np.finfo(float).tiny),
+        "participation_ratio": statistics["participation_ratio"],
+        "normality": statistics["normality"],
+        "intrinsic_dim": neighbours.intrinsic_dim_,
+        "fidelity": _spearman(volume, volume + neighbours.score_samples(z)),
+    }
+
+
+def _scores(model: ScoreModel, extraction: Extraction) -> dict[str, Any]:
+    terms = model.terms(extraction)
+    scores = np.sum(list(terms.values()), axis=0)
+    distinct = scores[np.unique(extraction.ids, return_index=True)[1]]  # copies of one sample tie rightly
+    return {
+        "score_spread": float(scores.std()),
+        "tied": _share_tied(distinct),
+        "term_correlation": {f"{a} ~ {b}": _spearman(terms[a], terms[b]) for a, b in combinations(terms, 2)},
+        "decisive": max(_spearman(term, scores) for term in terms.values()),
+        "terms": {name: (float(term.mean()), float(term.std())) for name, term in terms.items()},
+    }
+
+
+def _views(model: ScoreModel, extraction: Extraction) -> dict[str, Any]:
+    volumes = log_volume(extraction.singular_values, floor=model.floor, rank=model.rank)
+    n_views = volumes.shape[1]
+    if n_views < 2:
+        return {}
+    pairs = [_spearman(volumes[:, a], volumes[:, b]) for a, b in combinations(range(n_views), 2)]
+    return {"view_spearman": float(np.mean(pairs)), "view_icc": intraclass_correlation(volumes)}
+
+
+def intraclass_correlation(values: ArrayLike) -> float:
+    """Share of the variance that lies between samples and not between repeats of one: ICC(1) of Shrout and Fleiss.
+
+    Parameters
+    ----------
+    values : array of shape (n_samples, n_repeats)
+        At least two of each.
+
+    Returns
+    -------
+    float
+        1 where all repeats of a sample agree, about 0 where they are as different as samples are; 0 if nothing varies.
+
+    References
+    ----------
+    Shrout and Fleiss (1979), Psychological Bulletin 86(2).
+
+    Examples
+    --------
+    >>> intraclass_correlation([[1.0, 1.0], [2.0, 2.0], [5.0, 5.0]])
+    1.0
+    """
+    values = np.asarray(values, dtype=np.float64)
+    repeats = values.shape[1]
+    between = repeats * float(values.mean(axis=1).var(ddof=1))
+    within = float(values.var(axis=1, ddof=1).mean())
+    total = between + (repeats - 1) * within
+    return (between - within) / total if total > 0 else 0.0
+
+
+def _share_tied(scores: NDArray[np.float64]) -> float:
+    # Equal up to rounding: linear encoders give equal volumes that differ in the last digits.
+    resolution = 1e-9 * (1 + float(np.abs(scores).max()))
+    _, counts = np.unique(np.round(scores / resolution), return_counts=True)
+    return float(counts[counts > 1].sum() / len(scores))
+
+
+def _spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """0 where one of them does not vary: it says nothing of the other."""
+    if _is_constant(a) or _is_constant(b):
+        return 0.0
+    return float(spearmanr(a, b).statistic)
+
+
+def _is_constant(values: NDArray[np.float64]) -> bool:
+    return bool(np.ptp(values) <= 1e-9 * (1 + np.abs(values).max()))
+
+
+@dataclass(frozen=True)
+class SeedAgreement:
+    """How far encoders trained with different seeds agree on the same samples.
+
+    Attributes
+    ----------
+    n_samples : int
+        Samples that all of them scored.
+    seeds : tuple of str
+    correlation : tuple of tuples
+        Spearman correlation of the scores, (n_seeds, n_seeds).
+    mean, lowest : float
+        Over pairs of seeds.
+    findings : tuple of Finding
+    """
+
+    n_samples: int
+    seeds: tuple[str, ...]
+    correlation: tuple[tuple[float, ...], ...]
+    mean: float
+    lowest: float
+    findings: tuple[Finding, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        summary = (
+            f"{len(self.seeds)} seeds, {self.n_samples} samples: Spearman {self.mean:.2f}, lowest {self.lowest:.2f}"
+        )
+        return "\n".join([summary, *(str(finding) for finding in self.findings)])
+
+
+def seed_agreement(scores_by_seed: Mapping[Any, ArrayLike] | ArrayLike) -> SeedAgreement:
+    """Do encoders that differ in their seed alone rank samples alike?
+
+    Parameters
+    ----------
+    scores_by_seed : mapping of seed -> (n_samples,), or array of shape (n_seeds, n_samples)
+        Scores of the same samples; those that one of them could not read (NaN) are left out.
+
+    Returns
+    -------
+    SeedAgreement
+
+    Raises
+    ------
+    ValueError
+        Fewer than two seeds or three samples, or scores of different length.
+
+    Examples
+    --------
+    >>> print(seed_agreement({0: [1.0, 2.0, 3.0, 4.0], 1: [1.0, 2.0, 4.0, 9.0]}))
+    2 seeds, 4 samples: Spearman 1.00, lowest 1.00
+    """
+    if not isinstance(scores_by_seed, Mapping):
+        scores_by_seed = dict(enumerate(np.asarray(scores_by_seed, dtype=np.float64)))
+    rows = {str(seed): np.asarray(scores, dtype=np.float64).ravel() for seed, scores in scores_by_seed.items()}
+    lengths = {len(scores) for scores in rows.values()}
+    if len(rows) < 2 or len(lengths) > 1:
+        raise ValueError(
+            f"scores_by_seed needs the scores of the same samples under at least 2 seeds; got {len(rows)} seeds with "
+            f"{', '.join(map(str, sorted(lengths))) or 'no'} samples"
+        )
+    scores = np.array(list(rows.values()))
+    scores = scores[:, np.isfinite(scores).all(axis=0)]
+    if scores.shape[1] < 3:
+        raise ValueError(
+            f"scores_by_seed needs at least 3 samples with a score under every seed; got {scores.shape[1]}"
+        )
+    correlation = np.eye(len(scores))
+    pairs = list(combinations(range(len(scores)), 2))
+    for a, b in pairs:
+        correlation[a, b] = correlation[b, a] = _spearman(scores[a], scores[b])
+    values = [correlation[pair] for pair in pairs]
+    mean, lowest = float(np.mean(values)), float(np.min(values))
+    findings = (seeds_disagree(mean, lowest),) if mean < SEEDS_AGREE else ()
+    matrix = tuple(tuple(map(float, row)) for row in correlation)
+    return SeedAgreement(scores.shape[1], tuple(rows), matrix, mean, lowest, findings)

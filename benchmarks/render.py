@@ -108,9 +108,28 @@ def precision_table() -> str:
     return markdown(heading, rows)
 
 
+def with_interval(found: dict, digits: int = 2) -> str:
+    """Mean and half the width of its symmetric interval."""
+    return f"{found['mean']:.{digits}f} ± {(found['high'] - found['low']) / 2:.{digits}f}"
+
+
+def objectives_table(measure: str) -> str:
+    toys = read("theory_objectives")["toys"]
+    objectives = [name for name, found in next(iter(toys.values())).items() if measure in found]
+    rows = [[name, *(with_interval(found[name][measure]) for found in toys.values())] for name in objectives]
+    return markdown([measure, *toys], rows)
+
+
 TABLES = {
     "README.md": {"demo": demo_table, "foreign": foreign_table},
     "docs/precision.md": {"precision": precision_table},
+    "docs/theory/objectives.md": {
+        "alone": lambda: objectives_table("JEPA-SCORE alone: Spearman"),
+        "formula": lambda: objectives_table("full formula: Spearman"),
+        "alone-auroc": lambda: objectives_table("JEPA-SCORE alone: AUROC"),
+        "formula-auroc": lambda: objectives_table("full formula: AUROC"),
+        "ratio": lambda: objectives_table("participation ratio"),
+    },
 }
 
 if __name__ == "__main__":

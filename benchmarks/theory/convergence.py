@@ -40,7 +40,8 @@ from toy import (
 
 from skjepa import extract
 from skjepa.losses import info_nce, invariance, random_directions, sigreg, vicreg
-from skjepa.pretrain import PretrainConfig, pretrain
+from skjepa.pretrain import pretrain
+from skjepa.recipes import PretrainConfig
 from skjepa.scores import fit_score_model
 
 NAME = "theory_convergence"

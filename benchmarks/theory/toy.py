@@ -31,7 +31,7 @@ from skjepa import Encoder, Extraction, extract, load_encoder
 from skjepa.augment import VectorViewOptions
 from skjepa.isotropy import embedding_statistics
 from skjepa.networks import build_network
-from skjepa.pretrain import PretrainConfig
+from skjepa.recipes import PretrainConfig
 from skjepa.scores import fit_score_model
 
 TOYS = {

@@ -14,6 +14,7 @@ _PUBLIC = {
     "extract": "engine",
     "jepa_score": "engine",
     "JEPAScoreDetector": "detectors",
+    "VectorJEPA": "vector",
 }
 
 __all__ = [*_PUBLIC, "__version__"]

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.base import BaseEstimator, OutlierMixin, clone
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
@@ -20,17 +21,19 @@ from skjepa.engine import extract
 from skjepa.extraction import SETTINGS, Extraction, require_same_settings
 from skjepa.findings import Diagnosis
 from skjepa.scores import check_score_settings, fit_score_model
-from skjepa.sources import as_source
+from skjepa.sources import Source, as_source
+from skjepa.vector import VectorJEPA
 from skjepa.views import Transform
 
 
 class JEPAScoreDetector(OutlierMixin, BaseEstimator):
-    """Anomaly detector on the embeddings and the Jacobian spectrum of a pretrained encoder.
+    """Anomaly detector on the embeddings and the Jacobian spectrum of an encoder.
 
     Parameters
     ----------
-    encoder : str or Encoder
-        "auto" (images: the bundled encoder), a name that `load_encoder` knows, or an `Encoder`.
+    encoder : str, Encoder or VectorJEPA
+        "auto" (images: the bundled encoder; vectors: a `VectorJEPA`), a name that `load_encoder` knows, an `Encoder`,
+        or a `VectorJEPA`, which `fit` clones and trains on the rows that it learns from, not on those held out.
     score : {"joint", "density", "jepa"}
         "jepa": log-volume alone (arXiv 2510.05949, Eq. 5). "density": log-volume + log q(z), the whole change of
         variables. "joint": the sum of log-volume s, log q(z) and log q(s | z), each standardised on the fit samples.
@@ -53,14 +56,14 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
         Of the expensive pass. With ``on_error="skip"`` unreadable images are left out of `fit`; afterwards they score
         NaN and are labelled -1.
     random_state : int, RandomState or Generator, optional
-        Seeds views and the calibration split; None means 0.
+        Seeds views, the calibration split and the training of a `VectorJEPA` that has no seed of its own; None means 0.
     verbose : int
         Above 0 shows a progress bar.
 
     Attributes
     ----------
     encoder_ : Encoder or None
-        None after a fit on an Extraction, until images come.
+        The one in use, trained where `encoder` was a `VectorJEPA`. None after a fit on an Extraction.
     model_ : skjepa.scores.ScoreModel
     floor_, rank_
         Learned for all samples, see `skjepa.scores.fit_score_model`.
@@ -85,7 +88,7 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
 
     def __init__(
         self,
-        encoder: str | Encoder = "auto",
+        encoder: str | Encoder | VectorJEPA = "auto",
         *,
         score: str = "joint",
         reference: Any = "knn",
@@ -140,13 +143,15 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
         ValueError, TypeError
             Bad data, parameters or encoder. A failed `fit` leaves an earlier one as it was.
         """
-        encoder, extraction = self._pass_for_fit(X)
-        learn, held_out = self._split(extraction)
+        seed = seed_from(self.random_state)
+        encoder, extraction = self._pass_for_fit(X, seed)
+        held_out_mask = self._held_out(extraction.ids, seed)
+        learn, held_out = extraction[~held_out_mask], extraction[held_out_mask]
         model = fit_score_model(learn, score=self.score, reference=self.reference, floor=self.floor, rank=self.rank)
         scores = model.score_samples(learn)
         _warn_if_collapsed(scores, learn)
         diagnosis = diagnose(model, learn)
-        calibration_scores = None if held_out is None else model.score_samples(held_out)
+        calibration_scores = None if self.calibration is None else model.score_samples(held_out)
         if self.target_fpr is None or calibration_scores is None:
             offset = contamination_offset(scores, self.contamination)
         else:
@@ -170,7 +175,8 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
     def extract(self, X: Any, *, store: str | os.PathLike | None = None) -> Extraction:
         """The expensive pass alone, with this detector's settings: `fit` and `score_samples` take what it returns.
 
-        Before a fit, X is taken for what will be fitted on, and the settings are checked as `fit` checks them.
+        Before a fit, X is taken for what will be fitted on, and the settings are checked as `fit` checks them. Where
+        `fit` has yet to train the encoder, there is nothing to extract with.
 
         Parameters
         ----------
@@ -178,9 +184,11 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
         store : path, optional
             Folder that keeps finished samples, and from which the run resumes.
         """
-        if not hasattr(self, "model_"):
-            return self._pass_for_fit(X, store=store)[1]
         source = as_source(X)
+        if not hasattr(self, "model_"):
+            if self._trains(source):
+                raise NotFittedError("the encoder is not trained yet: call fit first")
+            return self._pass_for_fit(source, seed_from(self.random_state), store=store)[1]
         expected = getattr(self, "n_features_in_", None)
         if source.is_vector and expected is not None and (found := len(source.load(0))) != expected:
             raise ValueError(
@@ -260,15 +268,17 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
         require_same_settings(self._settings, extraction.meta, "the detector's fit and these samples")
         return diagnose(self.model_, extraction, self._diagnosis)
 
-    def _pass_for_fit(self, X: Any, *, store: str | os.PathLike | None = None) -> tuple[Encoder | None, Extraction]:
+    def _pass_for_fit(
+        self, X: Any, seed: int, *, store: str | os.PathLike | None = None
+    ) -> tuple[Encoder | None, Extraction]:
         """The extraction of X, and the encoder if one had to run."""
         if isinstance(X, Extraction):
             self._check_settings(X.ids)
             return None, X
         source = as_source(X)
         self._check_settings(source.ids)
-        encoder = self._resolve_encoder(source)
-        return encoder, self._extract(encoder, source, store=store, seed=seed_from(self.random_state))
+        encoder = self._train(source, seed) if self._trains(source) else self._resolve_encoder()
+        return encoder, self._extract(encoder, source, store=store, seed=seed)
 
     def _check_settings(self, ids: NDArray[np.str_]) -> None:
         """Whatever can be refused without the expensive pass is refused before it."""
@@ -295,21 +305,33 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
         if self.target_fpr is not None and groups == len(ids):
             conformal_offset(np.zeros(held_out), self.target_fpr)
 
-    def _resolve_encoder(self, X: Any) -> Encoder:
+    def _trains(self, source: Source) -> bool:
+        return isinstance(self.encoder, VectorJEPA) or (source.is_vector and _is_auto(self.encoder))
+
+    def _train(self, source: Source, seed: int) -> Encoder:
+        """An encoder of the vectors that `fit` learns from: those held out must be as new to it as any later ones."""
+        jepa = VectorJEPA() if _is_auto(self.encoder) else clone(self.encoder)
+        if jepa.random_state is None:
+            jepa.set_params(random_state=seed)
+        learned = np.flatnonzero(~self._held_out(source.ids, seed)).tolist()
+        return jepa.fit(np.stack([source.load(i) for i in learned])).encoder_
+
+    def _resolve_encoder(self) -> Encoder:
         if isinstance(self.encoder, nn.Module):
             raise TypeError("encoder is a bare module, which sklearn.clone would copy: wrap it in load_encoder(module)")
         if not isinstance(self.encoder, str | Encoder):
-            raise TypeError(f"encoder must be a name or an Encoder from load_encoder; got {self.encoder!r}")
-        if isinstance(self.encoder, str) and self.encoder == "auto":
-            if as_source(X).is_vector:
-                raise ValueError(
-                    "vectors need an encoder: pass encoder=load_encoder(module) for a torch module of (B, d) inputs"
-                )
-            return load_encoder("bundled")
-        return load_encoder(self.encoder)
+            raise TypeError(
+                f"encoder must be a name, an Encoder from load_encoder or a VectorJEPA; got {self.encoder!r}"
+            )
+        return load_encoder("bundled" if _is_auto(self.encoder) else self.encoder)
 
-    def _fitted_encoder(self, X: Any) -> Encoder:
-        encoder = self._resolve_encoder(X) if self.encoder_ is None else self.encoder_
+    def _fitted_encoder(self, source: Source) -> Encoder:
+        if self.encoder_ is None and self._trains(source):
+            raise ValueError(
+                "fitted on an Extraction, this detector does not know the trained encoder it came from: score an "
+                "Extraction, or fit with that Encoder as encoder"
+            )
+        encoder = self._resolve_encoder() if self.encoder_ is None else self.encoder_
         if encoder.fingerprint != self._settings["fingerprint"]:
             raise FingerprintError(
                 f"encoder {encoder.name!r} is not the one this detector was fitted with: fingerprint "
@@ -333,15 +355,16 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
             progress=self.verbose > 0,
         )
 
-    def _split(self, extraction: Extraction) -> tuple[Extraction, Extraction | None]:
-        """Fit and calibration samples; copies of one sample go to the same side."""
+    def _held_out(self, ids: NDArray[np.str_], seed: int) -> NDArray[np.bool_]:
+        """Which samples `calibration` keeps from what is learned, (n_samples,); copies of one go to the same side."""
         if self.calibration is None:
-            return extraction, None
-        held_out = train_test_split(
-            np.unique(extraction.ids), test_size=float(self.calibration), random_state=seed_from(self.random_state)
-        )[1]
-        mask = np.isin(extraction.ids, held_out)
-        return extraction[~mask], extraction[mask]
+            return np.zeros(len(ids), dtype=bool)
+        share = float(self.calibration)
+        return np.isin(ids, train_test_split(np.unique(ids), test_size=share, random_state=seed)[1])
+
+
+def _is_auto(encoder: Any) -> bool:
+    return isinstance(encoder, str) and encoder == "auto"
 
 
 def _warn_if_collapsed(scores: NDArray[np.float64], extraction: Extraction) -> None:

@@ -15,6 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from skjepa._validation import check_choice
 from skjepa.memory import is_out_of_memory
 
+_ROWS_OF_A_PASS = 2048
+
 
 def jacobian(function: Callable[[Tensor], Tensor], x: Tensor, *, mode: str = "auto") -> tuple[Tensor, Tensor]:
     """Outputs and Jacobians of `function` at a batch of inputs.
@@ -72,16 +74,19 @@ def _reverse(outputs: Tensor, leaf: Tensor) -> Tensor:
 
 
 def _forward(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    n_samples = len(x)
     columns = []
     outputs: Tensor = x
+    # Vectors are small: many directions share a pass, whose fixed cost would otherwise be most of the whole.
+    shared = max(1, _ROWS_OF_A_PASS // n_samples) if x.ndim == 2 else 1
     # The fused attention kernels have no forward-mode rule; the mathematical one is the same function.
     with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
         # The first forward-mode pass of a process has torch compile its own rules by a way that it deprecates.
         warnings.filterwarnings("ignore", message="`torch.jit.script`", category=FutureWarning)
-        for d in range(x[0].numel()):
-            tangent = torch.zeros_like(x)
-            tangent.flatten(1)[:, d] = 1
-            both: Any = torch.func.jvp(function, (x,), (tangent,))
-            outputs, column = both
-            columns.append(column.detach())
-    return outputs.detach(), torch.stack(columns, dim=-1)
+        for directions in torch.eye(x[0].numel(), dtype=x.dtype, device=x.device).split(shared):
+            repeated = torch.cat([x] * len(directions))
+            tangents = directions.repeat_interleave(n_samples, dim=0).view_as(repeated)
+            both: Any = torch.func.jvp(function, (repeated,), (tangents,))
+            outputs, derivatives = both
+            columns.append(derivatives.detach().unflatten(0, (len(directions), n_samples)))
+    return outputs[:n_samples].detach(), torch.cat(columns).permute(1, 2, 0).contiguous()

@@ -30,6 +30,7 @@ ROOMS = [
     {"extraction", "hub", "isotropy", "recipes", "sources"},
     {"encoders", "store", "scores"},
     {"catalog", "diagnostics", "engine", "pretrain"},
+    {"vector"},
     {"detectors", "training"},
     {"evaluation", "plotting"},
     {"job"},

@@ -1,0 +1,156 @@
+"""Does the score follow a density that is known exactly? Mixture, rings and moons in the plane.
+
+    python benchmarks/theory/known_density.py [--quick] [--n-jobs 2]
+
+The bar is a kernel density estimate in input space whose bandwidth is the best for the truth, less 0.02. Writes
+docs/results/theory_known_density.json and docs/images/theory_known_density.png.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+from sklearn.neighbors import KernelDensity
+from sklearn.preprocessing import StandardScaler
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import matplotlib.pyplot as plt
+import record
+from kernels import AdaptiveKernelDensity, MeanKNNDensity
+from known import Distribution, distribution
+from toy import as_encoder, interval, on_sphere, options, run_all, save, spearman, tensor
+
+from skjepa import Encoder, Extraction, VectorJEPA, extract
+from skjepa.augment import VectorViewOptions
+from skjepa.densities import KNNDensity
+from skjepa.networks import build_network
+from skjepa.pretrain import PretrainConfig, pretrain
+from skjepa.scores import ScoreModel, fit_score_model
+
+NAMES = ("mixture", "rings", "moons")
+N_FIT, N_TEST, EPOCHS, ALLOWED = 3000, 2000, 30, 0.02
+BANDWIDTHS = np.geomspace(0.04, 0.5, 10)
+SCORES: dict[str, dict[str, Any]] = {
+    "JEPA-SCORE alone": {"score": "jepa", "reference": "knn"},
+    "full formula, kNN 10": {"score": "density", "reference": "knn"},
+    "full formula, kNN 30": {"score": "density", "reference": KNNDensity(30)},
+    "full formula, mean of kNN 10 to 60": {"score": "density", "reference": MeanKNNDensity()},
+    "full formula, adaptive kernels": {"score": "density", "reference": AdaptiveKernelDensity()},
+    "joint, kNN 10 (the default)": {"score": "joint", "reference": "knn"},
+}
+SHOWN = ("JEPA-SCORE alone", "full formula, adaptive kernels", "joint, kNN 10 (the default)")
+
+
+def info_nce(fit: NDArray, seed: int, epochs: int) -> Encoder:
+    return trained(fit, seed, on_sphere, n_components=8, noise=0.1, objective="info_nce", epochs=epochs)
+
+
+def sigreg(fit: NDArray, seed: int, epochs: int) -> Encoder:
+    return trained(fit, seed, "auto", n_components=4, noise=0.2, objective="sigreg", epochs=epochs)
+
+
+def automatic(fit: NDArray, seed: int, epochs: int) -> Encoder:
+    """What `JEPAScoreDetector()` trains on vectors."""
+    return VectorJEPA(random_state=seed).fit(fit).encoder_
+
+
+ENCODERS: dict[str, Callable[[NDArray, int, int], Encoder]] = {
+    "VectorJEPA (the default)": automatic,
+    "InfoNCE, K = 8, noise 0.1": info_nce,
+    "SIGReg, K = 4, noise 0.2": sigreg,
+}
+SHOWN_ENCODER = "SIGReg, K = 4, noise 0.2"
+
+
+def main() -> None:
+    chosen = options(__doc__, "theory_known_density").parse_args()
+    seeds, epochs = (2, 8) if chosen.quick else (chosen.n_seeds, EPOCHS)
+    tasks = [(name, chosen.seed + i, epochs) for name in NAMES for i in range(seeds)]
+    runs = dict(zip(tasks, run_all(one_run, tasks, n_jobs=chosen.n_jobs), strict=True))
+    results = {name: summary([run for task, run in runs.items() if task[0] == name]) for name in NAMES}
+    settings = {"script": "benchmarks/theory/known_density.py", "n_fit": N_FIT, "n_test": N_TEST, "seeds": seeds}
+    record.write(chosen.out, {"distributions": results}, seed=chosen.seed, epochs=epochs, allowed=ALLOWED, **settings)
+    draw(chosen.seed, epochs, chosen.figure)
+
+
+def one_run(name: str, seed: int, epochs: int) -> dict[str, Any]:
+    """Spearman with log p of the bar, and of every score on every encoder."""
+    law, fit, test = samples(name, seed)
+    log_p = law.log_density(test)
+    scale = StandardScaler().fit(fit)
+    fit, test = scale.transform(fit), scale.transform(test)
+    judged: dict[str, Any] = {
+        "kernel density": max(
+            spearman(KernelDensity(bandwidth=h, rtol=1e-4).fit(fit).score_samples(test), log_p) for h in BANDWIDTHS
+        )
+    }
+    for label, make in ENCODERS.items():
+        encoder = make(fit, seed, epochs)
+        learn, judge = extract(encoder, fit), extract(encoder, test)
+        judged[label] = {score: spearman(fitted(learn, score).score_samples(judge), log_p) for score in SCORES}
+    return judged
+
+
+def samples(name: str, seed: int) -> tuple[Distribution, NDArray, NDArray]:
+    law, rng = distribution(name, 2, seed), np.random.default_rng(seed)
+    return law, law.sample(N_FIT, rng), law.sample(N_TEST, rng)
+
+
+def trained(fit: NDArray, seed: int, output: Any, *, n_components: int, noise: float, **settings: Any) -> Encoder:
+    torch.manual_seed(seed)
+    module = build_network("mlp", n_features=fit.shape[1], n_components=n_components)
+    views = VectorViewOptions(noise=noise)
+    pretrain(module, tensor(fit), PretrainConfig(views=views, seed=seed, n_watched=0, n_directions=32, **settings))
+    return as_encoder(module, output)
+
+
+def fitted(learn: Extraction, score: str) -> ScoreModel:
+    # Both singular values always count, and in float64 neither is noise: a floor of 1 % would cut the smaller one off.
+    return fit_score_model(learn, **SCORES[score], floor=1e-12 if "default" not in score else "auto", rank=None)
+
+
+def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means and intervals over seeds; of each score also its difference from the bar, which shares the samples."""
+    bar = [run["kernel density"] for run in runs]
+    measured = {
+        encoder: {
+            score: interval(run[encoder][score] for run in runs)
+            | {"above_bar": interval(run[encoder][score] - b + ALLOWED for run, b in zip(runs, bar, strict=True))}
+            for score in SCORES
+        }
+        for encoder in ENCODERS
+    }
+    return {"kernel density": interval(bar), "encoders": measured}
+
+
+def draw(seed: int, epochs: int, path: Path) -> None:
+    """Ranks over the shown part of the plane, as the scores differ in scale; samples as dots beside log p."""
+    figure, axes = plt.subplots(len(NAMES), 1 + len(SHOWN), figsize=(13, 3 * len(NAMES)), layout="constrained")
+    for row, name in zip(axes, NAMES, strict=True):
+        law, fit, _ = samples(name, seed)
+        low, high = fit.min(axis=0) - 0.2, fit.max(axis=0) + 0.2
+        x, y = (np.linspace(a, b, 80) for a, b in zip(low, high, strict=True))
+        grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+        scale = StandardScaler().fit(fit)
+        encoder = ENCODERS[SHOWN_ENCODER](scale.transform(fit), seed, epochs)
+        learn, judge = extract(encoder, scale.transform(fit)), extract(encoder, scale.transform(grid))
+        maps = {"true log p": law.log_density(grid)}
+        maps |= {score: fitted(learn, score).score_samples(judge) for score in SHOWN}
+        for axis, (title, values) in zip(row, maps.items(), strict=True):
+            ranks = rankdata(values).reshape(len(y), len(x))
+            axis.pcolormesh(x, y, ranks, shading="nearest", cmap="viridis", rasterized=True)
+            axis.set(xticks=[], yticks=[], aspect="equal", title=title if name == NAMES[0] else "")
+        row[0].scatter(*fit[:400].T, s=1, color="white", alpha=0.5)
+        row[0].set_ylabel(name)
+    figure.suptitle(f"Ranks over the plane, bright = dense; encoder: {SHOWN_ENCODER}")
+    save(figure, path)
+
+
+if __name__ == "__main__":
+    main()

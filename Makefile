@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint costs precision figures clean
+.PHONY: demo test test-all lint costs precision theory figures clean
 
 demo: $(VENV)/.installed
 	$(BIN)/skjepa demo --out demo-output
@@ -25,6 +25,16 @@ costs: $(VENV)/.installed
 
 precision: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/precision.py
+
+# The paper's claims put to the test, in under an hour on two cores; `make theory QUICK=--quick` takes minutes and leaves its
+# figures in build/theory, away from the full ones.
+EXPERIMENTS := known_density dimension objectives convergence views failures
+QUICK_PLACE = $(if $(QUICK),--out build/theory/$$name.json --figure build/theory/$$name.png)
+theory: $(VENV)/.installed-test
+	for name in $(EXPERIMENTS); do \
+		OMP_NUM_THREADS=1 $(BIN)/python benchmarks/theory/$$name.py $(QUICK) $(QUICK_PLACE) || exit 1; \
+	done
+	$(if $(QUICK),,$(BIN)/python benchmarks/render.py)
 
 figures: $(VENV)/.installed
 	$(BIN)/python benchmarks/render.py --demo

@@ -1,23 +1,24 @@
 """What measurements of a detector point to: findings with the number and advice, and the limits they go by."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-# Limits between healthy and failed encoders, measured by benchmarks/theory/failures.py.
-COLLAPSED_SPREAD = 0.02
-COLLAPSED_RATIO = 0.05
-COLLAPSED_DIRECTIONS = 1.5
-SHORT_OF_RANK = 0.05
-AT_FLOOR = 0.25
-TIED = 0.05
-FAITHFUL = 0.5
-OPPOSED = -0.7
-DROWNED = 0.98
-RELIABLE = 0.7
-SEEDS_AGREE = 0.7
-SHIFTED = 1.0
-MORE_AT_FLOOR = 0.1
+# Limits between healthy and failed; benchmarks/theory/failures.py measures both sides.
+COLLAPSED_SPREAD = 0.02  # of the embeddings, relative to their length
+COLLAPSED_RATIO = 0.05  # participation ratio over the number of directions
+COLLAPSED_DIRECTIONS = 1.5  # the least participation ratio, however few directions there are
+SHORT_OF_RANK = 0.05  # share of samples whose numerical rank is below the rank counted
+AT_FLOOR = 0.25  # share of the counted singular values
+TIED = 0.05  # share of distinct samples
+FAITHFUL = 0.5  # Spearman of the log-volume with the full formula
+OPPOSED = -0.7  # Spearman of log-volume and log q(z)
+DROWNED = 0.98  # Spearman of one term with the sum
+RELIABLE = 0.7  # reliability of the views together
+SEEDS_AGREE = 0.7  # mean Spearman of two seeds
+SHIFTED = 1.0  # standard deviations of the fit, beyond what chance allows
+MORE_AT_FLOOR = 0.1  # share of the counted singular values, beyond that of the fit
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Diagnosis:
     decisive : float
         Largest Spearman correlation of a single term with the score; 1 for "jepa".
     terms : dict
-        Mean and standard deviation of each term.
+        Mean and standard deviation of each term, by a model that has seen the samples if they are those of the fit.
     view_spearman, view_icc : float or None
         Agreement of the log-volumes of single views: mean Spearman correlation of two, and intraclass correlation.
     findings : tuple of Finding
@@ -230,9 +231,12 @@ def findings_of_new(new: Diagnosis, fit: Diagnosis) -> Iterator[Finding]:
     known = {finding.name for finding in fit.findings}
     yield from (finding for finding in _degenerate_spectrum(new) if finding.name not in known)
     foreign = "these samples are not like those of the fit: fit on samples like them if they are normal"
-    shifts = {name: (new.terms[name][0] - mean) / spread for name, (mean, spread) in fit.terms.items() if spread > 0}
+    # "joint" standardises its terms on out-of-fold values; what a model says of samples it has seen is flattering.
+    at_fit = dict.fromkeys(fit.terms, (0.0, 1.0)) if fit.score == "joint" else fit.terms
+    shifts = {name: (new.terms[name][0] - mean) / spread for name, (mean, spread) in at_fit.items() if spread > 0}
     name = max(shifts, key=lambda term: abs(shifts[term]), default="")
-    if name and abs(shifts[name]) > SHIFTED:
+    chance = 4 * math.sqrt(1 / fit.n_samples + 1 / new.n_samples)
+    if name and abs(shifts[name]) > SHIFTED + chance:
         yield Finding(
             "shifted scores",
             "warning",

@@ -165,6 +165,17 @@ class TestDetector:
     def test_new_samples_like_those_of_the_fit_raise_no_alarm(self, fitted):
         assert fitted[0].diagnose(fitted[1]).healthy
 
+    @pytest.mark.parametrize("score", ["jepa", "density", "joint"])
+    def test_nor_do_they_after_a_fit_on_few(self, score):
+        """Models flatter the few samples that they have seen, and a few new ones are unlike them by chance."""
+        everything = extract(load_encoder(mlp(), precision="float64"), np.random.default_rng(2).normal(size=(400, 12)))
+        alarms = [
+            "shifted scores"
+            in names(JEPAScoreDetector(score=score).fit(everything[i : i + 20]).diagnose(everything[200:]))
+            for i in range(0, 200, 20)
+        ]
+        assert sum(alarms) <= 1
+
     def test_foreign_samples_are_told(self, fitted):
         detector, X = fitted
         assert names(detector.diagnose(extract(detector.encoder, X + 5))) == ["shifted scores"]

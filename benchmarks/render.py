@@ -10,6 +10,7 @@ import argparse
 import json
 import re
 import shutil
+import statistics
 import tempfile
 from pathlib import Path
 
@@ -120,6 +121,24 @@ def objectives_table(measure: str) -> str:
     return markdown([measure, *toys], rows)
 
 
+def convergence_table() -> str:
+    rows = [
+        [
+            f"{toy}, {objective}, {score}",
+            with_interval(answers["last"]),
+            f"{statistics.median(answers['saturated at step']):.0f}",
+            with_interval(answers["last less a quarter of the steps"]),
+            with_interval(answers["best step less last"]),
+            *(with_interval(found) for found in answers["correlation with the fall of"].values()),
+        ]
+        for toy, by in read("theory_convergence")["toys"].items()
+        for objective, found in by.items()
+        for score, answers in found["scores"].items()
+    ]
+    heading = ["Spearman with log p", "last", "saturated at", "last less a quarter of the steps", "best less last"]
+    return markdown([*heading, "with the fall of invariance", "of the regulariser"], rows)
+
+
 TABLES = {
     "README.md": {"demo": demo_table, "foreign": foreign_table},
     "docs/precision.md": {"precision": precision_table},
@@ -130,6 +149,7 @@ TABLES = {
         "formula-auroc": lambda: objectives_table("full formula: AUROC"),
         "ratio": lambda: objectives_table("participation ratio"),
     },
+    "docs/theory/convergence.md": {"convergence": convergence_table},
 }
 
 if __name__ == "__main__":

@@ -139,6 +139,19 @@ def convergence_table() -> str:
     return markdown([*heading, "with the fall of invariance", "of the regulariser"], rows)
 
 
+def views_table() -> str:
+    toys = read("theory_views")["toys"]
+    itself = "the sample itself"
+    rows, views = [], []
+    for toy, by in toys.items():
+        for objective, found in by.items():
+            views = [name for name in found if name.isdigit()]
+            for score, own in found[itself].items():
+                gains = [with_interval(found[v][f"{score}: gain"], 3) for v in views]
+                rows.append([f"{toy}, {objective}, {score}", with_interval(own, 3), *gains])
+    return markdown(["Spearman with log p", itself, *(f"V = {v}" for v in views)], rows)
+
+
 TABLES = {
     "README.md": {"demo": demo_table, "foreign": foreign_table},
     "docs/precision.md": {"precision": precision_table},
@@ -150,6 +163,7 @@ TABLES = {
         "ratio": lambda: objectives_table("participation ratio"),
     },
     "docs/theory/convergence.md": {"convergence": convergence_table},
+    "docs/theory/views.md": {"views": views_table},
 }
 
 if __name__ == "__main__":

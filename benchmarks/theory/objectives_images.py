@@ -23,7 +23,7 @@ from skjepa.recipes import PretrainConfig
 from skjepa.scores import fit_score_model
 
 NAME = "theory_objectives_images"
-BATCH, N_COMPONENTS, N_TEST = 64, 16, 60
+BATCH, N_COMPONENTS, N_TEST = 64, 16, 40
 KINDS = {**SCORES, "joint": "joint"}
 
 
@@ -31,7 +31,7 @@ def main() -> None:
     parser = options(__doc__, NAME)
     parser.add_argument("--data", type=Path)
     chosen = parser.parse_args()
-    n_seeds, steps = (2, 20) if chosen.quick else (chosen.n_seeds, 100)
+    n_seeds, steps = (2, 20) if chosen.quick else (chosen.n_seeds, 60)
     seeds = range(chosen.seed, chosen.seed + n_seeds)
     runs = run_all(image_run, [(chosen.data, steps, seed) for seed in seeds], n_jobs=chosen.n_jobs)
     settings = {"images": "CIFAR-10" if chosen.data else "tiles of photographs", "n_seeds": n_seeds, "steps": steps}

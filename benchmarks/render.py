@@ -152,21 +152,98 @@ def views_table() -> str:
     return markdown(["Spearman with log p", itself, *(f"V = {v}" for v in views)], rows)
 
 
-def views_images_table() -> str:
-    suites = read("theory_views_images")["suites"]
-    itself = "the sample itself"
-    rows, views = [], []
-    for suite, found in suites.items():
-        views = [name for name in found["views"] if name != itself]
-        for score, own in found["views"][itself].items():
-            gains = [gain_cell(found["views"][v][score]["gain"]) for v in views]
-            seconds = number(found["seconds an image and view"], 2)
-            rows.append([f"{suite}, {score}", number(own["value"]), *gains, seconds])
-    return markdown(["mean AUROC", itself, *(f"V = {v}" for v in views), "s / image and view"], rows)
+def found(*diagnoses: dict) -> str:
+    """The findings of several runs of one case, with how many runs they were made in where that is not all."""
+    named = [finding["name"] for diagnosis in diagnoses for finding in diagnosis["findings"]]
+    runs = len(diagnoses)
+    counted = {name: named.count(name) for name in dict.fromkeys(named)}
+    return ", ".join(name if n == runs else f"{name} ({n} of {runs})" for name, n in counted.items()) or "none"
 
 
-def gain_cell(gain: dict) -> str:
-    return f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
+def failures_vectors_table() -> str:
+    rows = []
+    for name, runs in read("theory_failures")["vectors"].items():
+        alone = [run["diagnoses"]["jepa"] for run in runs]
+        rows.append(
+            [
+                name,
+                *(span([d[key] for d in alone], digits) for key, digits in MEASURED_OF_EMBEDDINGS.items()),
+                *(span([run["spearman"][score] for run in runs], 2) for score in ("jepa", "density", "joint")),
+                found(*alone),
+                found(*(run["diagnoses"]["joint"] for run in runs)),
+            ]
+        )
+    heading = ["training", "participation ratio of 8", "relative spread", "fidelity", '"jepa"', '"density"', '"joint"']
+    return markdown([*heading, 'found, "jepa"', 'found, "joint"'], rows)
+
+
+MEASURED_OF_EMBEDDINGS = {"participation_ratio": 1, "relative_spread": 3, "fidelity": 2}
+
+
+def span(values: list[float], digits: int) -> str:
+    low, high = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def failures_images_table() -> str:
+    rows = []
+    for name, case in read("theory_failures")["images"].items():
+        for detector, judged in case["detectors"].items():
+            d = judged["diagnosis"]
+            rank = f"{d['numerical_rank']:.0f} ({d['numerical_rank_lowest']} to {d['numerical_rank_highest']})"
+            aurocs = [number(value) for value in judged["auroc"].values()]
+            rows.append([name, rank, f"{detector} ({d['rank']})", f"{d['short_of_rank']:.0%}", *aurocs, found(d)])
+    foreign = list(judged["auroc"])
+    return markdown(["output", "numerical rank", "score (values counted)", "short of rank", *foreign, "found"], rows)
+
+
+def failures_views_table() -> str:
+    rows = [
+        [
+            name,
+            *(number(case["diagnosis"][key], 2) for key in ("view_spearman", "view_icc")),
+            *(number(value) for value in case["auroc"].values()),
+            found(case["diagnosis"]),
+        ]
+        for name, case in read("theory_failures")["views"].items()
+    ]
+    foreign = list(next(iter(read("theory_failures")["views"].values()))["auroc"])
+    return markdown(["3 views", "Spearman", "intraclass correlation", *foreign, "found"], rows)
+
+
+def failures_seeds_table() -> str:
+    results = read("theory_failures")
+    rows = [
+        [
+            name,
+            *(number(agreement[key], 2) for key in ("mean", "lowest")),
+            span([run["spearman"]["jepa"] for run in results["vectors"][name]], 2),
+            found(agreement),
+        ]
+        for name, agreement in results["seeds"].items()
+    ]
+    return markdown(["training", "Spearman of two seeds, mean", "lowest", "Spearman with log p", "found"], rows)
+
+
+def failures_limits_table() -> str:
+    results = read("theory_failures")
+    healthy = list(results["healthy"].values())
+    toys = [run["diagnoses"] for run in next(iter(results["vectors"].values()))]
+    rows = []
+    for limit, (measure, digits) in LIMITS.items():
+        values = [d[measure] for d in (*healthy, *(run["joint"] for run in toys)) if d.get(measure) is not None]
+        rows.append([f"`{measure}`", f"{results['limits'][limit]:g}", span(values, digits)])
+    return markdown(["measured", "limit", "healthy: lowest to highest"], rows)
+
+
+LIMITS = {
+    "COLLAPSED_SPREAD": ("relative_spread", 2),
+    "COLLAPSED_DIRECTIONS": ("participation_ratio", 1),
+    "SHORT_OF_RANK": ("short_of_rank", 3),
+    "AT_FLOOR": ("at_floor", 3),
+    "TIED": ("tied", 3),
+    "FAITHFUL": ("fidelity", 2),
+}
 
 
 TABLES = {
@@ -180,7 +257,14 @@ TABLES = {
         "ratio": lambda: objectives_table("participation ratio"),
     },
     "docs/theory/convergence.md": {"convergence": convergence_table},
-    "docs/theory/views.md": {"views": views_table, "views-images": views_images_table},
+    "docs/theory/failures.md": {
+        "vectors": failures_vectors_table,
+        "images": failures_images_table,
+        "views": failures_views_table,
+        "seeds": failures_seeds_table,
+        "limits": failures_limits_table,
+    },
+    "docs/theory/views.md": {"views": views_table},
 }
 
 if __name__ == "__main__":

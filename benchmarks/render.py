@@ -152,6 +152,23 @@ def views_table() -> str:
     return markdown(["Spearman with log p", itself, *(f"V = {v}" for v in views)], rows)
 
 
+def views_images_table() -> str:
+    suites = read("theory_views_images")["suites"]
+    itself = "the sample itself"
+    rows, views = [], []
+    for suite, found in suites.items():
+        views = [name for name in found["views"] if name != itself]
+        for score, own in found["views"][itself].items():
+            gains = [gain_cell(found["views"][v][score]["gain"]) for v in views]
+            seconds = number(found["seconds an image and view"], 2)
+            rows.append([f"{suite}, {score}", number(own["value"]), *gains, seconds])
+    return markdown(["mean AUROC", itself, *(f"V = {v}" for v in views), "s / image and view"], rows)
+
+
+def gain_cell(gain: dict) -> str:
+    return f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
+
+
 def found(*diagnoses: dict) -> str:
     """The findings of several runs of one case, with how many runs they were made in where that is not all."""
     named = [finding["name"] for diagnosis in diagnoses for finding in diagnosis["findings"]]
@@ -264,7 +281,7 @@ TABLES = {
         "seeds": failures_seeds_table,
         "limits": failures_limits_table,
     },
-    "docs/theory/views.md": {"views": views_table},
+    "docs/theory/views.md": {"views": views_table, "views-images": views_images_table},
 }
 
 if __name__ == "__main__":

@@ -54,7 +54,8 @@ class VectorJEPA(BaseEstimator):
     temperature : float
         Of InfoNCE.
     n_steps : int, optional
-        Steps of training; by default one for every ten rows, at least 100 and at most 600.
+        Steps of training; by default one for every ten rows, at least 100 and at most 600. With 0
+        there is no network, as with too few rows.
     learning_rate, weight_decay : float
         AdamW.
     random_state : int, RandomState or Generator, optional
@@ -132,7 +133,7 @@ class VectorJEPA(BaseEstimator):
         compressed = standardise(torch.from_numpy(rows))
         parts: list[tuple[nn.Module, float]] = [(_Shortcut(rows.shape[1], seed), 1 - NETWORK_SHARE)]
         self.history_: list[dict[str, float]] = []
-        if len(np.unique(source.ids)) >= MIN_ROWS and rows.shape[1] > 1:
+        if self.n_steps != 0 and len(np.unique(source.ids)) >= MIN_ROWS and rows.shape[1] > 1:
             parts.append((self._trained(compressed, seed), NETWORK_SHARE))
         module = nn.Sequential(standardise, _SideBySide(parts, compressed)).requires_grad_(False)
         self.encoder_: Encoder = load_encoder(module.eval(), precision="float64")
@@ -151,7 +152,7 @@ class VectorJEPA(BaseEstimator):
         check_number("learning_rate", self.learning_rate, above=0.0)
         check_number("weight_decay", self.weight_decay, above=0.0, closed="<")
         if self.n_steps is not None:
-            check_integer("n_steps", self.n_steps, minimum=1)
+            check_integer("n_steps", self.n_steps, minimum=0)
 
     def _trained(self, samples: Tensor, seed: int) -> nn.Module:
         config = self._config(len(samples), seed)
@@ -182,28 +183,24 @@ class VectorJEPA(BaseEstimator):
 
 
 class _Standardise(nn.Module):
-    """Rows to features of mean 0 and variance 1, asinh, and mean 0 and variance 1 again."""
+    """Rows to features of mean 0 and variance 1, compressed by asinh: linear near 0, logarithmic in the tails."""
 
     centre: Tensor
     scale: Tensor
-    compressed_centre: Tensor
-    compressed_scale: Tensor
 
     def __init__(self, rows: NDArray[np.float64]) -> None:
         super().__init__()
         scaler = StandardScaler().fit(rows)
         if not np.isfinite(scaler.scale_).all():
             raise ValueError(f"X holds values too large to standardise: up to {np.abs(rows).max():.3g} in size")
-        compressed = StandardScaler().fit(np.arcsinh(scaler.transform(rows)))
-        for name, fitted in (("", scaler), ("compressed_", compressed)):
-            self.register_buffer(f"{name}centre", torch.from_numpy(fitted.mean_))
-            self.register_buffer(f"{name}scale", torch.from_numpy(fitted.scale_))
+        self.register_buffer("centre", torch.from_numpy(scaler.mean_))
+        self.register_buffer("scale", torch.from_numpy(scaler.scale_))
 
     def forward(self, x: Tensor) -> Tensor:
         standard = ((x - self.centre) / self.scale).detach()
         # The value is that of `standard`, the derivative that of x: the Jacobian is one of standardised features.
         standard = standard + (x - x.detach())
-        return (torch.asinh(standard) - self.compressed_centre) / self.compressed_scale
+        return torch.asinh(standard)
 
 
 class _Shortcut(nn.Module):

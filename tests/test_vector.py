@@ -63,7 +63,7 @@ class TestTraining:
             ({"noise": -1}, r"noise must lie in \[0, inf\)"),
             ({"mask": 1.0}, r"mask must lie in \[0, 1\)"),
             ({"temperature": 0}, r"temperature must lie in \(0, inf\)"),
-            ({"n_steps": 0}, "n_steps must be at least 1"),
+            ({"n_steps": -1}, "n_steps must be at least 0"),
         ):
             with pytest.raises(ValueError, match=message):
                 clone(VectorJEPA(**options)).fit(X)
@@ -134,6 +134,7 @@ class TestData:
         """The compressed features alone, which still know what is far."""
         jepa = VectorJEPA().fit(rows)
         assert jepa.history_ == []
+        assert VectorJEPA(n_steps=0).fit(rows).encoder_.fingerprint == jepa.encoder_.fingerprint
         for score in ("jepa", "density", "joint"):
             detector = JEPAScoreDetector(jepa.encoder_, score=score).fit(rows)
             assert detector.score_samples(rows + 20).max() < detector.score_samples(rows).min()

@@ -263,17 +263,20 @@ LIMITS = {
 }
 
 
+def objectives_images_table() -> str:
+    images = read("theory_objectives_images")["images"]
+    scores = ("JEPA-SCORE alone", "full formula", "joint")
+    rows = [
+        [name, *(with_interval(found[f"{score}: mean AUROC"]) for score in scores),
+         with_interval(found["participation ratio"])]
+        for name, found in images.items()
+    ]  # fmt: skip
+    return markdown(["mean AUROC", *scores, "participation ratio"], rows)
+
+
 TABLES = {
     "README.md": {"demo": demo_table, "foreign": foreign_table},
     "docs/precision.md": {"precision": precision_table},
-    "docs/theory/objectives.md": {
-        "alone": lambda: objectives_table("JEPA-SCORE alone: Spearman"),
-        "formula": lambda: objectives_table("full formula: Spearman"),
-        "alone-auroc": lambda: objectives_table("JEPA-SCORE alone: AUROC"),
-        "formula-auroc": lambda: objectives_table("full formula: AUROC"),
-        "ratio": lambda: objectives_table("participation ratio"),
-    },
-    "docs/theory/convergence.md": {"convergence": convergence_table},
     "docs/theory/failures.md": {
         "vectors": failures_vectors_table,
         "images": failures_images_table,
@@ -281,6 +284,15 @@ TABLES = {
         "seeds": failures_seeds_table,
         "limits": failures_limits_table,
     },
+    "docs/theory/objectives.md": {
+        "alone": lambda: objectives_table("JEPA-SCORE alone: Spearman"),
+        "formula": lambda: objectives_table("full formula: Spearman"),
+        "alone-auroc": lambda: objectives_table("JEPA-SCORE alone: AUROC"),
+        "formula-auroc": lambda: objectives_table("full formula: AUROC"),
+        "ratio": lambda: objectives_table("participation ratio"),
+        "images": objectives_images_table,
+    },
+    "docs/theory/convergence.md": {"convergence": convergence_table},
     "docs/theory/views.md": {"views": views_table, "views-images": views_images_table},
 }
 

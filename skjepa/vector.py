@@ -183,24 +183,32 @@ class VectorJEPA(BaseEstimator):
 
 
 class _Standardise(nn.Module):
-    """Rows to features of mean 0 and variance 1, compressed by asinh: linear near 0, logarithmic in the tails."""
+    """Rows to features of mean 0 and variance 1, compressed by asinh, and to mean 0 and variance 1 again.
+
+    asinh is linear near 0 and logarithmic in the tails. Features of two values, which it would shrink where one of them
+    is rare, get their size back.
+    """
 
     centre: Tensor
     scale: Tensor
+    compressed_centre: Tensor
+    compressed_scale: Tensor
 
     def __init__(self, rows: NDArray[np.float64]) -> None:
         super().__init__()
         scaler = StandardScaler().fit(rows)
         if not np.isfinite(scaler.scale_).all():
             raise ValueError(f"X holds values too large to standardise: up to {np.abs(rows).max():.3g} in size")
-        self.register_buffer("centre", torch.from_numpy(scaler.mean_))
-        self.register_buffer("scale", torch.from_numpy(scaler.scale_))
+        compressed = StandardScaler().fit(np.arcsinh(scaler.transform(rows)))
+        for name, fitted in (("", scaler), ("compressed_", compressed)):
+            self.register_buffer(f"{name}centre", torch.from_numpy(fitted.mean_))
+            self.register_buffer(f"{name}scale", torch.from_numpy(fitted.scale_))
 
     def forward(self, x: Tensor) -> Tensor:
         standard = ((x - self.centre) / self.scale).detach()
         # The value is that of `standard`, the derivative that of x: the Jacobian is one of standardised features.
         standard = standard + (x - x.detach())
-        return torch.asinh(standard)
+        return (torch.asinh(standard) - self.compressed_centre) / self.compressed_scale
 
 
 class _Shortcut(nn.Module):

@@ -30,7 +30,7 @@ precision: $(VENV)/.installed-test
 # figures in build/theory, away from the full ones.
 EXPERIMENTS := known_density dimension objectives convergence views failures
 QUICK_PLACE = $(if $(QUICK),--out build/theory/$$name.json --figure build/theory/$$name.png)
-theory: $(VENV)/.installed-test
+theory: $(VENV)/.installed
 	for name in $(EXPERIMENTS); do \
 		OMP_NUM_THREADS=1 $(BIN)/python benchmarks/theory/$$name.py $(QUICK) $(QUICK_PLACE) || exit 1; \
 	done

@@ -1,17 +1,25 @@
-"""The distributions of known density, against integration and against their own samples."""
+"""The distributions of known density against integration and their own samples, and what the experiments compute."""
 
+import json
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.integrate import quad
-from scipy.stats import multivariate_normal
+from scipy.stats import multivariate_normal, norm, spearmanr
 
 THEORY = Path(__file__).parents[1] / "benchmarks" / "theory"
 sys.path.insert(0, str(THEORY))
 
-from known import NAMES, Arc, distribution  # noqa: E402 (a script's folder, not a package)
+# A folder of scripts, not a package.
+from dimension import norm_variance  # noqa: E402
+from kernels import AdaptiveKernelDensity, MeanKNNDensity  # noqa: E402
+from known import NAMES, Arc, distribution  # noqa: E402
+from runs import resumable  # noqa: E402
+
+from skjepa.densities import KNNDensity  # noqa: E402
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -74,3 +82,59 @@ def test_bad_requests_are_refused():
         distribution("ring")
     with pytest.raises(ValueError, match="n_features must be 2; got 3"):
         distribution("moons", 3)
+
+
+@pytest.mark.parametrize("k", [4, 64])
+def test_norm_of_an_isotropic_gaussian_concentrates_as_lemma_1_says(k):
+    rng = np.random.default_rng(0)
+    fit, test = (3 + 7 * rng.standard_normal((20_000, k)) for _ in range(2))
+    assert norm_variance(fit, test) == pytest.approx(1 / (2 * k), rel=0.1)
+
+
+def test_adaptive_kernels_are_their_formula():
+    rng = np.random.default_rng(0)
+    Z, new = rng.standard_normal((200, 3)), rng.standard_normal((5, 3))
+    density = AdaptiveKernelDensity(n_neighbors=10).fit(Z)
+    others = np.sort(np.linalg.norm(Z[:, None] - Z, axis=2), axis=1)
+    widths = density.factor_ * others[:, 10]
+    kernels = norm.pdf(np.linalg.norm(new[:, None] - Z, axis=2) / widths) / widths**density.intrinsic_dim_
+    difference = density.score_samples(new) - np.log(kernels.sum(axis=1))
+    np.testing.assert_allclose(difference, difference[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("smoother", [MeanKNNDensity(), AdaptiveKernelDensity()])
+def test_smoother_references_follow_a_density_better_than_ten_neighbours(smoother):
+    rng = np.random.default_rng(0)
+    Z, new = rng.standard_normal((1000, 2)), rng.standard_normal((1000, 2))
+    truth = -np.sum(new**2, axis=1)
+    reached = [spearmanr(d.fit(Z).score_samples(new), truth).statistic for d in (KNNDensity(10), smoother)]
+    assert reached[1] > reached[0] + 0.01
+
+
+def test_interrupted_runs_go_on(tmp_path):
+    kept, called = tmp_path / "some.runs", []
+
+    def run(name, number):
+        if len(called) == 2:
+            called.append(None)
+            raise KeyboardInterrupt
+        called.append((name, number))
+        return {"value": number}
+
+    tasks = [("a", 1), ("b", 2), ("c", 3)]
+    with pytest.raises(KeyboardInterrupt):
+        resumable(run, tasks, kept, n_jobs=1)
+    assert [result["value"] for result in resumable(run, tasks, kept, n_jobs=1)] == [1, 2, 3]
+    assert called == [("a", 1), ("b", 2), None, ("c", 3)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["known_density", "dimension"])
+def test_quick_run(script, tmp_path):
+    out, figure = tmp_path / "out.json", tmp_path / "figure.png"
+    command = [sys.executable, THEORY / f"{script}.py", "--quick", "--n-jobs", "1", "--out", out, "--figure", figure]
+    subprocess.run(command, check=True, timeout=600)
+    results = json.loads(out.read_text())
+    assert results["stamp"]["seeds"] == 2
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert not out.with_suffix(".runs").exists()

@@ -8,17 +8,14 @@ the JSON while the experiment lasts, and an interrupted one goes on from there.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from joblib import Parallel, delayed
 from sklearn.neighbors import KernelDensity
 from sklearn.preprocessing import StandardScaler
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -26,6 +23,7 @@ import record
 import torch
 from known import distribution
 from numpy.typing import NDArray
+from runs import resumable
 from torch.nn.functional import normalize
 from toy import as_encoder, interval, on_sphere, spearman, tensor
 
@@ -154,23 +152,8 @@ def grouped(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def resumable(function, tasks: list[tuple], kept: Path, *, n_jobs: int) -> list[Any]:
-    """`function(*task)` for every task, in order; each result is kept in a line of a file as soon as it is there."""
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    lines = kept.read_text().splitlines() if kept.exists() else []
-    done = {tuple(task): result for task, result in map(json.loads, lines)}
-    missing = [task for task in tasks if task not in done]
-    results = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(function)(*task) for task in missing)
-    with kept.open("a") as file:
-        for task, result in zip(missing, tqdm(results, total=len(missing), desc="runs"), strict=True):
-            done[task] = result
-            file.write(json.dumps([task, result]) + "\n")
-            file.flush()
-    return [done[task] for task in tasks]
-
-
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Above: Spearman with log p against K, a column for each D. Below: the norm's variance against Lemma 1."""
+    """Above: Spearman with log p against K, a column for each D. Below: the norm's variance and Lemma 1. Bands: range."""
     dimensions = [int(d) for d in results["kernel_density"]]
     figure, axes = plt.subplots(2, len(dimensions), figsize=(4 * len(dimensions), 6.4), sharex=True, sharey="row")
     for (above, below), d in zip(axes.T, dimensions, strict=True):
@@ -182,7 +165,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
                 ("density", "s--", above),
                 ("norm_variance", "o-", below),
             ):
-                mean, low, high = ([g[measure][end] for g in groups] for end in ("mean", "low", "high"))
+                mean = [g[measure]["mean"] for g in groups]
+                low, high = ([end(g[measure]["values"]) for g in groups] for end in (min, max))
                 axis.plot(k, mean, style, color=colour, markersize=4, label=f"{label}, {MEASURES[measure]}")
                 axis.fill_between(k, low, high, color=colour, alpha=0.15, linewidth=0)
         bar = results["kernel_density"][str(d)]["mean"]

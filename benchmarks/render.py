@@ -109,6 +109,20 @@ def precision_table() -> str:
     return markdown(heading, rows)
 
 
+def trials_table() -> str:
+    rows = [
+        [
+            name,
+            number(measured["knn_20"]),
+            number(measured["linear_probe"]),
+            f"{measured['participation_ratio']:.1f} of {measured['n_components']}",
+            number(measured["jepa_score_auroc"]),
+        ]
+        for name, measured in read("encoder_trials")["trials"].items()
+    ]
+    return markdown(["change", "20-NN", "linear probe", "participation ratio", "JEPA-SCORE"], rows)
+
+
 def with_interval(found: dict, digits: int = 2) -> str:
     """Mean and half the width of its symmetric interval."""
     return f"{found['mean']:.{digits}f} ± {(found['high'] - found['low']) / 2:.{digits}f}"
@@ -119,6 +133,66 @@ def objectives_table(measure: str) -> str:
     objectives = [name for name, found in next(iter(toys.values())).items() if measure in found]
     rows = [[name, *(with_interval(found[name][measure]) for found in toys.values())] for name in objectives]
     return markdown([measure, *toys], rows)
+
+
+def known_density_table() -> str:
+    """Bold where the mean over seeds is at least the bar."""
+    results = read("theory_known_density")["distributions"]
+    allowed = read("theory_known_density")["stamp"]["allowed"]
+    rows = [
+        ["best kernel density of x", "", *(with_interval(found["kernel density"], 3) for found in results.values())],
+        [
+            f"**the bar**: the same, less {allowed}",
+            "",
+            *(number(f["kernel density"]["mean"] - allowed) for f in results.values()),
+        ],
+    ]
+    for encoder, scores in next(iter(results.values()))["encoders"].items():
+        for score in scores:
+            cells = [found["encoders"][encoder][score] for found in results.values()]
+            texts = [with_interval(cell, 3) for cell in cells]
+            met = [cell["above_bar"]["mean"] >= 0 for cell in cells]
+            rows.append([encoder, score, *(f"**{t}**" if m else t for t, m in zip(texts, met, strict=True))])
+    return markdown(["encoder", "score", *results], rows)
+
+
+def dimension_groups() -> dict[tuple[str, int, int], dict]:
+    keys = ("objective", "n_features", "n_components")
+    return {tuple(group[key] for key in keys): group for group in read("theory_dimension")["groups"]}
+
+
+def with_range(found: dict) -> str:
+    """Mean, and the smallest and largest of its runs."""
+    return f"{found['mean']:.2f} ({min(found['values']):.2f} to {max(found['values']):.2f})"
+
+
+def dimension_table(objective: str) -> str:
+    groups, bars = dimension_groups(), read("theory_dimension")["kernel_density"]
+    components = sorted({k for _, _, k in groups})
+    columns = [(measure, int(d)) for d in bars for measure in ("jepa", "density")]
+    names = {"jepa": "alone", "density": "formula"}
+    rows = [[str(k), *(with_range(groups[objective, d, k][m]) for m, d in columns)] for k in components]
+    best = [with_range(bars[str(d)]) if m == "density" else "" for m, d in columns]
+    return markdown(["K", *(f"D = {d}: {names[m]}" for m, d in columns)], [*rows, ["best kernel density of x", *best]])
+
+
+def norm_table() -> str:
+    groups, dimensions = dimension_groups(), read("theory_dimension")["kernel_density"]
+    rows = [
+        [
+            str(k),
+            number(1 / (2 * k), 4),
+            *(number(groups["sigreg", int(d), k]["norm_variance"]["mean"], 4) for d in dimensions),
+            *(
+                number(groups[objective, int(d), k]["participation_ratio"]["mean"], 1)
+                for objective in ("sigreg", "info_nce")
+                for d in dimensions
+            ),
+        ]
+        for k in sorted({k for _, _, k in groups})
+    ]
+    ratios = [f"{name}, participation ratio, D = {d}" for name in ("SIGReg", "InfoNCE") for d in dimensions]
+    return markdown(["K", "1 / (2K)", *(f"variance of the norm, D = {d}" for d in dimensions), *ratios], rows)
 
 
 def convergence_table() -> str:
@@ -150,23 +224,6 @@ def views_table() -> str:
                 gains = [with_interval(found[v][f"{score}: gain"], 3) for v in views]
                 rows.append([f"{toy}, {objective}, {score}", with_interval(own, 3), *gains])
     return markdown(["Spearman with log p", itself, *(f"V = {v}" for v in views)], rows)
-
-
-def views_images_table() -> str:
-    suites = read("theory_views_images")["suites"]
-    itself = "the sample itself"
-    rows, views = [], []
-    for suite, found in suites.items():
-        views = [name for name in found["views"] if name != itself]
-        for score, own in found["views"][itself].items():
-            gains = [gain_cell(found["views"][v][score]["gain"]) for v in views]
-            seconds = number(found["seconds an image and view"], 2)
-            rows.append([f"{suite}, {score}", number(own["value"]), *gains, seconds])
-    return markdown(["mean AUROC", itself, *(f"V = {v}" for v in views), "s / image and view"], rows)
-
-
-def gain_cell(gain: dict) -> str:
-    return f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
 
 
 def found(*diagnoses: dict) -> str:
@@ -263,6 +320,47 @@ LIMITS = {
 }
 
 
+def vectors_table() -> str:
+    means = read("tables")["mean_auroc"]
+    columns = [(protocol, part) for protocol in means for part in ("all", "tuned", "confirmed")]
+    rows = [
+        [f"`{rival}`" if rival.startswith("skjepa") else rival, *(number(means[p][part][rival]) for p, part in columns)]
+        for rival in means["unsupervised"]["all"]
+    ]
+    return markdown(["AUROC", *(f"{protocol}, {part}" for protocol, part in columns)], rows)
+
+
+def vectors_by_set_table() -> str:
+    results = read("tables")
+    rivals = ("skjepa joint", "KNN")
+    protocols = tuple(results["mean_auroc"])
+    rows = [
+        [name.partition("_")[2], *map(str, (own["n_samples"], own["n_features"], own["outliers"]))]
+        + [number(own[protocol][rival]) for protocol in protocols for rival in rivals]
+        + ["tuned" if name in results["tuned"] else "confirmed"]
+        for name, own in results["sets"].items()
+    ]
+    scores = [f"{protocol}: {rival}" for protocol in protocols for rival in rivals]
+    return markdown(["set", "rows", "features", "outliers", *scores, "half"], rows)
+
+
+def views_images_table() -> str:
+    suites = read("theory_views_images")["suites"]
+    itself = "the sample itself"
+    rows, views = [], []
+    for suite, found in suites.items():
+        views = [name for name in found["views"] if name != itself]
+        for score, own in found["views"][itself].items():
+            gains = [gain_cell(found["views"][v][score]["gain"]) for v in views]
+            seconds = number(found["seconds an image and view"], 2)
+            rows.append([f"{suite}, {score}", number(own["value"]), *gains, seconds])
+    return markdown(["mean AUROC", itself, *(f"V = {v}" for v in views), "s / image and view"], rows)
+
+
+def gain_cell(gain: dict) -> str:
+    return f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
+
+
 def objectives_images_table() -> str:
     images = read("theory_objectives_images")["images"]
     scores = ("JEPA-SCORE alone", "full formula", "joint")
@@ -274,76 +372,10 @@ def objectives_images_table() -> str:
     return markdown(["mean AUROC", *scores, "participation ratio"], rows)
 
 
-def known_density_table() -> str:
-    """Bold where the mean over seeds is at least the bar."""
-    results = read("theory_known_density")["distributions"]
-    allowed = read("theory_known_density")["stamp"]["allowed"]
-    rows = [
-        ["best kernel density of x", "", *(with_interval(found["kernel density"], 3) for found in results.values())],
-        [
-            f"**the bar**: the same, less {allowed}",
-            "",
-            *(number(f["kernel density"]["mean"] - allowed) for f in results.values()),
-        ],
-    ]
-    for encoder, scores in next(iter(results.values()))["encoders"].items():
-        for score in scores:
-            cells = [found["encoders"][encoder][score] for found in results.values()]
-            texts = [with_interval(cell, 3) for cell in cells]
-            met = [cell["above_bar"]["mean"] >= 0 for cell in cells]
-            rows.append([encoder, score, *(f"**{t}**" if m else t for t, m in zip(texts, met, strict=True))])
-    return markdown(["encoder", "score", *results], rows)
-
-
-def dimension_groups() -> dict[tuple[str, int, int], dict]:
-    keys = ("objective", "n_features", "n_components")
-    return {tuple(group[key] for key in keys): group for group in read("theory_dimension")["groups"]}
-
-
-def with_range(found: dict) -> str:
-    """Mean, and the smallest and largest of its runs."""
-    return f"{found['mean']:.2f} ({min(found['values']):.2f} to {max(found['values']):.2f})"
-
-
-def dimension_table(objective: str) -> str:
-    groups, bars = dimension_groups(), read("theory_dimension")["kernel_density"]
-    components = sorted({k for _, _, k in groups})
-    columns = [(measure, int(d)) for d in bars for measure in ("jepa", "density")]
-    names = {"jepa": "alone", "density": "formula"}
-    rows = [[str(k), *(with_range(groups[objective, d, k][m]) for m, d in columns)] for k in components]
-    best = [with_range(bars[str(d)]) if m == "density" else "" for m, d in columns]
-    return markdown(["K", *(f"D = {d}: {names[m]}" for m, d in columns)], [*rows, ["best kernel density of x", *best]])
-
-
-def norm_table() -> str:
-    groups, dimensions = dimension_groups(), read("theory_dimension")["kernel_density"]
-    rows = [
-        [
-            str(k),
-            number(1 / (2 * k), 4),
-            *(number(groups["sigreg", int(d), k]["norm_variance"]["mean"], 4) for d in dimensions),
-            *(
-                number(groups[objective, int(d), k]["participation_ratio"]["mean"], 1)
-                for objective in ("sigreg", "info_nce")
-                for d in dimensions
-            ),
-        ]
-        for k in sorted({k for _, _, k in groups})
-    ]
-    ratios = [f"{name}, participation ratio, D = {d}" for name in ("SIGReg", "InfoNCE") for d in dimensions]
-    return markdown(["K", "1 / (2K)", *(f"variance of the norm, D = {d}" for d in dimensions), *ratios], rows)
-
-
 TABLES = {
     "README.md": {"demo": demo_table, "foreign": foreign_table},
+    "skjepa/bundled/MODEL_CARD.md": {"trials": trials_table},
     "docs/precision.md": {"precision": precision_table},
-    "docs/theory/failures.md": {
-        "vectors": failures_vectors_table,
-        "images": failures_images_table,
-        "views": failures_views_table,
-        "seeds": failures_seeds_table,
-        "limits": failures_limits_table,
-    },
     "docs/theory/known-density.md": {"known-density": known_density_table},
     "docs/theory/dimension.md": {
         "dimension-info-nce": lambda: dimension_table("info_nce"),
@@ -359,7 +391,15 @@ TABLES = {
         "images": objectives_images_table,
     },
     "docs/theory/convergence.md": {"convergence": convergence_table},
+    "docs/theory/failures.md": {
+        "vectors": failures_vectors_table,
+        "images": failures_images_table,
+        "views": failures_views_table,
+        "seeds": failures_seeds_table,
+        "limits": failures_limits_table,
+    },
     "docs/theory/views.md": {"views": views_table, "views-images": views_images_table},
+    "docs/vectors.md": {"tables": vectors_table, "tables-by-set": vectors_by_set_table},
 }
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ def grouped(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Above: Spearman with log p against K, a column for each D. Below: the norm's variance. Bands: range over seeds."""
+    """Above: Spearman with log p against K, a column a D. Below: the norm's variance. Bands: range of seeds."""
     dimensions = [int(d) for d in results["kernel_density"]]
     figure, axes = plt.subplots(2, len(dimensions), figsize=(4 * len(dimensions), 6.4), sharex=True, sharey="row")
     for (above, below), d in zip(axes.T, dimensions, strict=True):

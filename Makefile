@@ -26,15 +26,10 @@ costs: $(VENV)/.installed
 precision: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/precision.py
 
-# The paper's claims put to the test, in under an hour on two cores; `make theory QUICK=--quick` takes minutes and leaves its
-# figures in build/theory, away from the full ones.
-EXPERIMENTS := known_density dimension objectives convergence views failures
-QUICK_PLACE = $(if $(QUICK),--out build/theory/$$name.json --figure build/theory/$$name.png)
+# The paper's claims put to the test, in under an hour on two cores; `make theory OPTIONS=--quick` takes minutes.
 theory: $(VENV)/.installed
-	for name in $(EXPERIMENTS); do \
-		OMP_NUM_THREADS=1 $(BIN)/python benchmarks/theory/$$name.py $(QUICK) $(QUICK_PLACE) || exit 1; \
-	done
-	$(if $(QUICK),,$(BIN)/python benchmarks/render.py)
+	$(BIN)/python benchmarks/theory/run_all.py $(OPTIONS)
+	$(if $(findstring --quick,$(OPTIONS)),,$(BIN)/python benchmarks/render.py)
 
 figures: $(VENV)/.installed
 	$(BIN)/python benchmarks/render.py --demo
@@ -56,4 +51,4 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	touch $@ $(VENV)/.installed $(VENV)/.installed-test
 
 clean:
-	rm -rf $(VENV) demo-output .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build demo-output .pytest_cache .ruff_cache .mypy_cache

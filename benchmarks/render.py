@@ -161,18 +161,13 @@ def dimension_groups() -> dict[tuple[str, int, int], dict]:
     return {tuple(group[key] for key in keys): group for group in read("theory_dimension")["groups"]}
 
 
-def with_range(found: dict) -> str:
-    """Mean, and the smallest and largest of its runs."""
-    return f"{found['mean']:.2f} ({min(found['values']):.2f} to {max(found['values']):.2f})"
-
-
 def dimension_table(objective: str) -> str:
     groups, bars = dimension_groups(), read("theory_dimension")["kernel_density"]
     components = sorted({k for _, _, k in groups})
     columns = [(measure, int(d)) for d in bars for measure in ("jepa", "density")]
     names = {"jepa": "alone", "density": "formula"}
-    rows = [[str(k), *(with_range(groups[objective, d, k][m]) for m, d in columns)] for k in components]
-    best = [with_range(bars[str(d)]) if m == "density" else "" for m, d in columns]
+    rows = [[str(k), *(with_interval(groups[objective, d, k][m]) for m, d in columns)] for k in components]
+    best = [with_interval(bars[str(d)]) if m == "density" else "" for m, d in columns]
     return markdown(["K", *(f"D = {d}: {names[m]}" for m, d in columns)], [*rows, ["best kernel density of x", *best]])
 
 

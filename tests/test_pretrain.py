@@ -1,10 +1,12 @@
 """The training loop on networks that train in a second."""
 
+import contextlib
 import dataclasses
 
 import pytest
 import torch
 
+import skjepa.pretrain
 from skjepa.augment import VectorViewOptions
 from skjepa.networks import build_network
 from skjepa.pretrain import CollapseWarning, embed, pretrain
@@ -181,3 +183,15 @@ def test_the_callers_random_numbers_are_left_alone(images):
 def build_and_keep_state() -> torch.nn.Module:
     with torch.random.fork_rng(devices=[]):
         return tiny()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_no_tensor_is_left_behind_on_the_cpu(objective, monkeypatch):
+    """The meta device stands in for a GPU: an operation that mixes devices fails on it, too."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # it knows no meta device
+    config = dataclasses.replace(CONFIG, objective=objective, projector_objective="info_nce")
+    images = torch.empty(8, 3, 16, 16, dtype=torch.uint8)
+    model = skjepa.pretrain._model(tiny(), images, config).to("meta")
+    loss = skjepa.pretrain._losses(model, images.to("meta"), torch.Generator(), 12, config)["loss"]
+    loss.backward()
+    assert loss.device.type == "meta"

@@ -255,7 +255,7 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
         --------
         >>> import numpy as np, torch
         >>> from skjepa import JEPAScoreDetector, load_encoder
-        >>> X = np.random.default_rng(0).normal(size=(200, 6))
+        >>> X, _ = np.random.default_rng(0).normal(size=(200, 6)), torch.manual_seed(0)
         >>> flat = load_encoder(torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.ReLU()))
         >>> diagnosis = JEPAScoreDetector(flat).fit(X).diagnose()
         >>> [finding.name for finding in diagnosis.findings]

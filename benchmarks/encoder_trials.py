@@ -19,7 +19,7 @@ import record
 import torch
 from evaluate_bundled_encoder import aurocs, corrupted, linear_probe, neighbours_accuracy
 from torch import Tensor
-from train_bundled_encoder import MEAN, NETWORK, STD, read_class_folders
+from train_bundled_encoder import IMAGE_SIZE, MEAN, NETWORK, STD, read_class_folders, recipe
 
 from skjepa import extract, load_encoder
 from skjepa.functionals import log_volume
@@ -27,7 +27,6 @@ from skjepa.isotropy import embedding_statistics, whiten_head
 from skjepa.networks import build_network
 from skjepa.pretrain import embed, pretrain
 from skjepa.scores import AUTO_FLOOR
-from skjepa.training import RECIPE
 
 OUT = record.RESULTS / "encoder_trials.json"
 N_LABELLED, N_VALIDATION, N_SCORED = 5_000, 5_000, 200
@@ -72,8 +71,7 @@ def trial(images: Tensor, labels: Tensor, changes: dict[str, Any], arguments: ar
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(arguments.seed))
     seen, unseen = order[: arguments.images], order[-N_VALIDATION:]
     own = {key: value for key, value in changes.items() if key != "network"}
-    recipe = replace(RECIPE, epochs=arguments.epochs, seed=arguments.seed, view_size=24, mean=MEAN, std=STD)
-    config = replace(recipe, **own)
+    config = replace(recipe(arguments.epochs, arguments.seed), **own)
     torch.manual_seed(arguments.seed)
     network = build_network("convnet", **{**NETWORK, **changes.get("network", {})})
     started = time.perf_counter()
@@ -99,7 +97,7 @@ def volume_aurocs(network: torch.nn.Module, fit: Tensor, unseen: Tensor, seed: i
     generator = torch.Generator().manual_seed(seed)
     sets = {"normal": unseen[:N_SCORED], **corrupted(unseen[N_SCORED : 2 * N_SCORED], generator)}
     sets["uniform noise"] = torch.randint(0, 256, fit.shape, dtype=torch.uint8, generator=generator)
-    encoder = load_encoder(network, image_size=32, mean=MEAN, std=STD)
+    encoder = load_encoder(network, image_size=IMAGE_SIZE, mean=MEAN, std=STD)
 
     def spectra(pictures: Tensor):
         return extract(encoder, pictures.permute(0, 2, 3, 1).numpy()).singular_values[:, 0]

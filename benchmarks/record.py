@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from skjepa._files import written_whole
+
 PACKAGES = ("skjepa", "torch", "numpy", "scikit-learn", "scipy", "timm", "pyod")
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 IMAGES = RESULTS.parent / "images"
@@ -40,7 +42,6 @@ def write(path: Path, results: dict[str, Any], *, seed: int, **settings: Any) ->
     """Write `results` under its stamp, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"stamp": stamp(seed, **settings), **results}, indent=1, allow_nan=False) + "\n"
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
+    with written_whole(path) as partial:
+        partial.write_text(text)
     print(f"wrote {path}")

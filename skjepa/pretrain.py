@@ -10,7 +10,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -296,7 +296,7 @@ def _load_checkpoint(path, model, optimizer, config: PretrainConfig) -> list[dic
     state = torch.load(path, weights_only=True, map_location="cpu")
     current, stored = asdict(config), state["config"]
     changed = {name for name in current if stored.get(name) != current[name]}
-    decay_start = min(config.decay_start, stored["epochs"] * (1 - config.decay))
+    decay_start = min(config.decay_start, replace(config, epochs=stored["epochs"]).decay_start)
     if changed == {"epochs"} and len(state["history"]) <= decay_start:
         changed = set()
     if changed:

@@ -34,6 +34,7 @@ from toy import (
     record,
     run_all,
     save,
+    score_models,
     spearman,
     tensor,
 )
@@ -42,7 +43,6 @@ from skjepa import extract
 from skjepa.losses import info_nce, invariance, random_directions, sigreg, vicreg
 from skjepa.pretrain import pretrain
 from skjepa.recipes import PretrainConfig
-from skjepa.scores import fit_score_model
 
 NAME = "theory_convergence"
 TRAINED = ("SIGReg", "VICReg", "InfoNCE")
@@ -91,10 +91,7 @@ def trace(name: str, objective: str, epochs: int, seed: int) -> dict[str, list[f
 def qualities(module: nn.Module, objective: str, toy: Toy) -> dict[str, float]:
     encoder = as_encoder(module, scored_output(objective))
     fit, test = extract(encoder, toy.fit), extract(encoder, toy.test)
-    found = {}
-    for label, kind in SCORES.items():
-        model = fit_score_model(fit, score=kind, reference="knn", floor=1e-12, rank=None)
-        found[label] = spearman(model.score_samples(test), toy.log_p)
+    found = {label: spearman(model.score_samples(test), toy.log_p) for label, model in score_models(fit).items()}
     return found | isotropy(fit.embeddings)
 
 

@@ -32,7 +32,7 @@ from skjepa.augment import VectorViewOptions
 from skjepa.isotropy import embedding_statistics
 from skjepa.networks import build_network
 from skjepa.recipes import PretrainConfig
-from skjepa.scores import fit_score_model
+from skjepa.scores import ScoreModel, fit_score_model
 
 TOYS = {
     "mixture, d = 2": ("mixture", 2),
@@ -111,11 +111,17 @@ def quality(encoder: Encoder, toy: Toy) -> dict[str, float]:
     return scored_quality(fit, test, outliers, toy.log_p) | isotropy(fit.embeddings)
 
 
+def score_models(fit: Extraction) -> dict[str, ScoreModel]:
+    """Both scores, fitted."""
+    # The smallest singular values of a toy are no noise in float64: a floor would only hide where the volume goes.
+    return {
+        name: fit_score_model(fit, score=kind, reference="knn", floor=1e-12, rank=None) for name, kind in SCORES.items()
+    }
+
+
 def scored_quality(fit: Extraction, test: Extraction, outliers: Extraction, log_p: NDArray) -> dict[str, float]:
     results = {}
-    for name, kind in SCORES.items():
-        # The smallest singular values of a toy are no noise in float64: a floor would only hide where the volume goes.
-        model = fit_score_model(fit, score=kind, reference="knn", floor=1e-12, rank=None)
+    for name, model in score_models(fit).items():
         normal = model.score_samples(test)
         results[f"{name}: Spearman"] = spearman(normal, log_p)
         results[f"{name}: AUROC"] = auroc(normal, model.score_samples(outliers))

@@ -28,13 +28,13 @@ from toy import (
     record,
     run_all,
     save,
+    score_models,
     spearman,
     tensor,
 )
 
 from skjepa import Encoder, Extraction, extract
 from skjepa.pretrain import pretrain
-from skjepa.scores import fit_score_model
 
 NAME = "theory_views"
 TRAINED = ("SIGReg", "InfoNCE")
@@ -68,10 +68,7 @@ def view_run(name: str, objective: str, steps: int, seed: int) -> dict[str, dict
     several = at_views(encoder, test, toy.test, seed)
     seconds = (time.perf_counter() - started) / len(test) / VIEWS[-1]
     cases = {ITSELF: test} | {str(v): replace(several, singular_values=several.singular_values[:, :v]) for v in VIEWS}
-    models = {
-        label: fit_score_model(fit, score=kind, reference="knn", floor=1e-12, rank=None)
-        for label, kind in SCORES.items()
-    }
+    models = score_models(fit)
     found = {
         views: {label: spearman(model.score_samples(case), toy.log_p) for label, model in models.items()}
         for views, case in cases.items()

@@ -11,10 +11,17 @@ _PUBLIC = {
     "Encoder": "encoders",
     "load_encoder": "encoders",
     "Extraction": "extraction",
+    "embed": "engine",
     "extract": "engine",
     "jepa_score": "engine",
     "JEPAScoreDetector": "detectors",
+    "MahalanobisDetector": "baselines",
+    "KNNDetector": "baselines",
+    "EmbeddingDetector": "baselines",
+    "EmbeddingTransformer": "transformers",
+    "NormalKFold": "model_selection",
     "VectorJEPA": "vector",
+    "inlier_labels": "model_selection",
 }
 
 __all__ = [*_PUBLIC, "__version__"]

@@ -87,7 +87,7 @@ def score(
     sources = {name: _limited(folder_source(path), limit, seed) for name, path in _names(tests).items()}
     detector = JEPAScoreDetector(
         load_encoder(encoder, image_size=image_size, weights=weights),
-        score=kind,
+        formula=kind,
         views=views,
         contamination=0.1 if contamination is None else contamination,
         target_fpr=alpha if contamination is None else None,

@@ -1,32 +1,52 @@
-"""`JEPAScoreDetector`: the scikit-learn face. Contracts and thresholds here; the mathematics lives below."""
+"""`JEPAScoreDetector`: the scikit-learn face. What is read and with which encoder; the mathematics lives below."""
 
-import math
 import os
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, OutlierMixin, clone
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from skjepa._validation import check_number, seed_from
-from skjepa.calibration import conformal_offset, conformal_p_values, contamination_offset
+from skjepa._validation import seed_from
 from skjepa.diagnostics import diagnose
 from skjepa.encoders import Encoder, FingerprintError, load_encoder
 from skjepa.engine import extract
 from skjepa.extraction import SETTINGS, Extraction, require_same_settings
 from skjepa.findings import Diagnosis
-from skjepa.scores import check_score_settings, fit_score_model
+from skjepa.scores import ScoreModel, check_score_settings, fit_score_model
 from skjepa.sources import Source, as_source
+from skjepa.thresholds import CalibratedDetector, Samples
 from skjepa.vector import VectorJEPA
 from skjepa.views import Transform
 
 
-class JEPAScoreDetector(OutlierMixin, BaseEstimator):
+@dataclass
+class FittedScore:
+    """What one model has learned, and of which extractions it can judge.
+
+    Attributes
+    ----------
+    model : ScoreModel
+    encoder : Encoder or None
+        Where it was trained on the samples.
+    settings : dict
+        Of the extraction learned from.
+    diagnosis : Diagnosis
+        Of the samples learned from.
+    """
+
+    model: ScoreModel
+    encoder: Encoder | None
+    settings: dict[str, Any]
+    diagnosis: Diagnosis
+
+
+class JEPAScoreDetector(CalibratedDetector):
     """Anomaly detector on the embeddings and the Jacobian spectrum of an encoder.
 
     Parameters
@@ -34,8 +54,8 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
     encoder : str, Encoder or VectorJEPA
         "auto" (images: the bundled encoder; vectors: a `VectorJEPA`), a name that `load_encoder` knows, an `Encoder`,
         or a `VectorJEPA`, which `fit` clones and trains on the rows that it learns from, not on those held out.
-    score : {"joint", "density", "jepa"}
-        "jepa": log-volume alone (arXiv 2510.05949, Eq. 5). "density": log-volume + log q(z), the whole change of
+    formula : {"joint", "density", "jepa"}
+        Of the score. "jepa": log-volume alone (arXiv 2510.05949, Eq. 5). "density": log-volume + log q(z), the whole change of
         variables. "joint": the sum of log-volume s, log q(z) and log q(s | z), each standardised on the fit samples.
     reference : {"knn", "gaussian"} or estimator
         Model of log q(z).
@@ -43,15 +63,19 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
         Floor of the singular values, one for all samples.
     rank : int, optional
         Number of singular values that count, in every sample.
-    method, views, transform
-        Of the expensive pass, see `skjepa.engine.extract`.
+    method, views, view_transform
+        Of the expensive pass, see `skjepa.engine.extract`; `view_transform` is its `transform`, a name by which
+        scikit-learn would take the detector for a transformer.
     contamination : float in (0, 0.5]
         Share of the training samples that `predict` flags. A promise about the training set only: of new normal samples
         more may be flagged. For a promise about new samples give `target_fpr` and `calibration`.
     target_fpr : float in (0, 1), optional
         Flag at most this share of new normal samples, in expectation over calibration sets; overrides `contamination`.
-    calibration : float in (0, 1), optional
-        Share of the fit samples held out to calibrate `target_fpr` and `p_values`; the detector learns from the rest.
+    calibration : float in (0, 1) or int, optional
+        How `target_fpr` and `p_values` are calibrated. A share is held out, and the detector learns from the rest: the
+        promise is exact. A number of folds makes a model of each, which has not seen it, and all of them score
+        together: every sample is learned from, and the promise is proven for twice the rate only. A `VectorJEPA` is
+        trained anew for each fold, unless it is an Extraction that is fitted.
     device, memory_budget, n_jobs, on_error
         Of the expensive pass. With ``on_error="skip"`` unreadable images are left out of `fit`; afterwards they score
         NaN and are labelled -1.
@@ -64,15 +88,14 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
     ----------
     encoder_ : Encoder or None
         The one in use, trained where `encoder` was a `VectorJEPA`. None after a fit on an Extraction.
-    model_ : skjepa.scores.ScoreModel
-    floor_, rank_
-        Learned for all samples, see `skjepa.scores.fit_score_model`.
+    models_ : list of FittedScore
+        One, or with folds one for each.
+    model_, floor_, rank_
+        `skjepa.scores.ScoreModel` of the first of them, and what it learned for all samples.
     offset_ : float
         ``decision_function = score_samples - offset_``.
     calibration_scores_ : array or None
-        Scores of the held-out samples.
-    numerical_rank_ : array of shape (n_fit, n_views)
-        Singular values above the noise of the arithmetic, per fit sample: a diagnostic.
+        Scores of normal samples by a model that has not seen them.
     n_samples_fit_ : int
 
     Examples
@@ -90,13 +113,13 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
         self,
         encoder: str | Encoder | VectorJEPA = "auto",
         *,
-        score: str = "joint",
+        formula: str = "joint",
         reference: Any = "knn",
         floor: float | str = "auto",
         rank: int | None = None,
         method: str = "exact",
         views: int = 1,
-        transform: Transform | None = None,
+        view_transform: Transform | None = None,
         contamination: float = 0.1,
         target_fpr: float | None = None,
         calibration: float | None = None,
@@ -108,13 +131,13 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
         verbose: int = 0,
     ) -> None:
         self.encoder = encoder
-        self.score = score
+        self.formula = formula
         self.reference = reference
         self.floor = floor
         self.rank = rank
         self.method = method
         self.views = views
-        self.transform = transform
+        self.view_transform = view_transform
         self.contamination = contamination
         self.target_fpr = target_fpr
         self.calibration = calibration
@@ -124,53 +147,6 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
         self.on_error = on_error
         self.random_state = random_state
         self.verbose = verbose
-
-    def fit(self, X: Any, y: object = None) -> "JEPAScoreDetector":
-        """Learn from normal samples.
-
-        Parameters
-        ----------
-        X : images, vectors or Extraction
-            See `skjepa.sources.as_source`; or what `skjepa.extract` returned, then no encoder runs.
-        y : ignored
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        ValueError, TypeError
-            Bad data, parameters or encoder. A failed `fit` leaves an earlier one as it was.
-        """
-        seed = seed_from(self.random_state)
-        encoder, extraction = self._pass_for_fit(X, seed)
-        held_out_mask = self._held_out(extraction.ids, seed)
-        learn, held_out = extraction[~held_out_mask], extraction[held_out_mask]
-        model = fit_score_model(learn, score=self.score, reference=self.reference, floor=self.floor, rank=self.rank)
-        scores = model.score_samples(learn)
-        _warn_if_collapsed(scores, learn)
-        diagnosis = diagnose(model, learn)
-        calibration_scores = None if self.calibration is None else model.score_samples(held_out)
-        if self.target_fpr is None or calibration_scores is None:
-            offset = contamination_offset(scores, self.contamination)
-        else:
-            offset = conformal_offset(calibration_scores, self.target_fpr)
-
-        shape = extraction.meta.get("input_shape") or []
-        self.encoder_ = encoder
-        self.model_, self.floor_, self.rank_ = model, model.floor, model.rank
-        self.offset_ = offset
-        self.calibration_scores_ = calibration_scores
-        self.numerical_rank_ = learn.numerical_rank
-        self._diagnosis = diagnosis
-        self.n_samples_fit_ = len(learn)
-        self._settings = {key: extraction.meta.get(key) for key in ("encoder", *SETTINGS)}
-        self._seed = extraction.meta.get("seed")
-        self.__dict__.pop("n_features_in_", None)
-        if len(shape) == 1:
-            self.n_features_in_ = shape[0]
-        return self
 
     def extract(self, X: Any, *, store: str | os.PathLike | None = None) -> Extraction:
         """The expensive pass alone, with this detector's settings: `fit` and `score_samples` take what it returns.
@@ -183,59 +159,46 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
         X : images or vectors
         store : path, optional
             Folder that keeps finished samples, and from which the run resumes.
-        """
-        source = as_source(X)
-        if not hasattr(self, "model_"):
-            if self._trains(source):
-                raise NotFittedError("the encoder is not trained yet: call fit first")
-            return self._pass_for_fit(source, seed_from(self.random_state), store=store)[1]
-        expected = getattr(self, "n_features_in_", None)
-        if source.is_vector and expected is not None and (found := len(source.load(0))) != expected:
-            raise ValueError(
-                f"X has {found} features, but {type(self).__name__} is expecting {expected} features as input"
-            )
-        # The seed of the fitted views: a RandomState would give another one at each call.
-        return self._extract(self._fitted_encoder(source), source, store=store, seed=self._seed)
-
-    def score_samples(self, X: Any) -> NDArray[np.float64]:
-        """Score of each sample: the higher, the more normal; the lower, the more abnormal.
-
-        Parameters
-        ----------
-        X : images, vectors or Extraction
-
-        Returns
-        -------
-        array of shape (n_samples,), float64
-            Nats for "jepa" and "density", standard deviations for "joint". NaN for a skipped image; an Extraction has
-            none, so its scores are as many as its samples.
-        """
-        check_is_fitted(self)
-        extraction = X if isinstance(X, Extraction) else self.extract(X)
-        require_same_settings(self._settings, extraction.meta, "the detector's fit and these samples")
-        scores = self.model_.score_samples(extraction)
-        return scores if extraction is X else extraction.aligned(scores)
-
-    def decision_function(self, X: Any) -> NDArray[np.float64]:
-        """``score_samples(X) - offset_``: negative where a sample is flagged; (n_samples,)."""
-        return self.score_samples(X) - self.offset_
-
-    def predict(self, X: Any) -> NDArray[np.int64]:
-        """+1 for normal, -1 for anomalous samples (and for images that could not be read); (n_samples,)."""
-        return np.where(self.decision_function(X) >= 0, 1, -1)
-
-    def p_values(self, X: Any) -> NDArray[np.float64]:
-        """Conformal p-values against the held-out samples: small = unlike normal data; (n_samples,).
 
         Raises
         ------
         ValueError
-            Fitted without `calibration`.
+            Every fold trained an encoder of its own.
         """
+        if not hasattr(self, "models_"):
+            source = as_source(X)
+            if self._trains(source):
+                raise NotFittedError("the encoder is not trained yet: call fit first")
+            self._check_settings(source.ids)
+            return self._extract(self._resolve_encoder(), source, seed_from(self.random_state), store=store)
+        if self._is_trained and len(self.models_) > 1:
+            raise ValueError("every fold trained an encoder of its own, there is no one extraction: score X itself")
+        source = as_source(self._validated(X, reset=False))
+        # The seed of the fitted views: a RandomState would give another one at each call.
+        seed = self.models_[0].settings["seed"]
+        return self._extract(self._fitted_encoder(source), source, seed, store=store)
+
+    @property
+    def model_(self) -> ScoreModel:
+        return self._first.model
+
+    @property
+    def floor_(self) -> float:
+        return self._first.model.floor
+
+    @property
+    def rank_(self) -> int:
+        return self._first.model.rank
+
+    @property
+    def _first(self) -> FittedScore:
         check_is_fitted(self)
-        if self.calibration_scores_ is None:
-            raise ValueError("p-values need held-out normal samples: fit with calibration=0.2, say")
-        return conformal_p_values(self.calibration_scores_, self.score_samples(X))
+        return self.models_[0]
+
+    @property
+    def _is_trained(self) -> bool:
+        """Whether `fit` trained an encoder on the samples, so that they are judged as they come."""
+        return self.models_[0].encoder is not None
 
     def diagnose(self, X: Any = None) -> Diagnosis:
         """What may be wrong with the encoder or its scores, with advice; needs no labels. Prints readably.
@@ -261,60 +224,71 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
         >>> [finding.name for finding in diagnosis.findings]
         ['rank deficiency']
         """
-        check_is_fitted(self)
+        fitted = self._first
         if X is None:
-            return self._diagnosis
-        extraction = X if isinstance(X, Extraction) else self.extract(X)
-        require_same_settings(self._settings, extraction.meta, "the detector's fit and these samples")
-        return diagnose(self.model_, extraction, self._diagnosis)
+            return fitted.diagnosis
+        return diagnose(fitted.model, self._measured(fitted, self._read(X)), fitted.diagnosis)
 
-    def _pass_for_fit(
-        self, X: Any, seed: int, *, store: str | os.PathLike | None = None
-    ) -> tuple[Encoder | None, Extraction]:
-        """The extraction of X, and the encoder if one had to run."""
+    def _read_for_fit(self, X: Any, seed: int) -> Samples:
         if isinstance(X, Extraction):
             self._check_settings(X.ids)
-            return None, X
-        source = as_source(X)
+            if len(shape := X.meta.get("input_shape") or []) == 1:
+                self.n_features_in_ = shape[0]
+            self.encoder_ = None
+            return X
+        source = as_source(self._validated(X, reset=True))
         self._check_settings(source.ids)
-        encoder = self._train(source, seed) if self._trains(source) else self._resolve_encoder()
-        return encoder, self._extract(encoder, source, store=store, seed=seed)
+        self.encoder_ = None
+        if self._trains(source):
+            return source
+        self.encoder_ = self._resolve_encoder()
+        return self._extract(self.encoder_, source, seed)
 
     def _check_settings(self, ids: NDArray[np.str_]) -> None:
         """Whatever can be refused without the expensive pass is refused before it."""
-        if len(ids) < 2:
-            raise ValueError(f"fit needs at least 2 samples; got {len(ids)} sample")
-        check_score_settings(self.score, self.reference, self.floor, self.rank)
-        check_number("contamination", self.contamination, above=0.0, below=0.5, closed=">")
-        if self.calibration is not None:
-            check_number("calibration", self.calibration, above=0.0, below=1.0)
-        if self.target_fpr is not None:
-            check_number("target_fpr", self.target_fpr, above=0.0, below=1.0)
-            if self.calibration is None:
-                raise ValueError("target_fpr needs held-out normal samples: give calibration, the share to hold out")
-        if self.calibration is None:
-            return
-        groups = len(np.unique(ids))
-        if groups < 3:
-            raise ValueError(f"calibration needs at least 3 different samples; got {groups}")
-        held_out = math.ceil(groups * self.calibration)
-        if groups - held_out < 2:
-            raise ValueError(
-                f"calibration={self.calibration:g} leaves {groups - held_out} of {groups} samples to fit on"
-            )
-        if self.target_fpr is not None and groups == len(ids):
-            conformal_offset(np.zeros(held_out), self.target_fpr)
+        check_score_settings(self.formula, self.reference, self.floor, self.rank)
+        self._check_thresholds()
+        self._check_size(ids)
+
+    def _read(self, X: Any) -> Samples:
+        if isinstance(X, Extraction):
+            return X
+        return as_source(self._validated(X, reset=False)) if self._is_trained else self.extract(X)
+
+    def _learn(self, samples: Samples, y: NDArray | None, seed: int) -> tuple[FittedScore, NDArray[np.float64]]:
+        encoder = None
+        extraction = samples
+        if not isinstance(samples, Extraction):
+            encoder = self._train(samples, seed)
+            self.encoder_ = self.encoder_ or encoder
+            extraction = self._extract(encoder, samples, seed)
+        model = fit_score_model(
+            extraction, score=self.formula, reference=self.reference, floor=self.floor, rank=self.rank
+        )
+        scores = model.score_samples(extraction)
+        _warn_if_collapsed(scores, extraction)
+        settings = {key: extraction.meta.get(key) for key in ("encoder", *SETTINGS)}
+        return FittedScore(model, encoder, settings, diagnose(model, extraction)), scores
+
+    def _score(self, model: FittedScore, samples: Samples) -> NDArray[np.float64]:
+        return model.model.score_samples(self._measured(model, samples))
+
+    def _measured(self, fitted: FittedScore, samples: Samples) -> Extraction:
+        """The extraction of samples, made with the encoder that was fitted."""
+        if not isinstance(samples, Extraction):
+            return self._extract(fitted.encoder, samples, fitted.settings["seed"])
+        require_same_settings(fitted.settings, samples.meta, "the detector's fit and these samples")
+        return samples
 
     def _trains(self, source: Source) -> bool:
         return isinstance(self.encoder, VectorJEPA) or (source.is_vector and _is_auto(self.encoder))
 
     def _train(self, source: Source, seed: int) -> Encoder:
-        """An encoder of the vectors that `fit` learns from: those held out must be as new to it as any later ones."""
+        """An encoder of the vectors to learn from: those held out must be as new to it as any later ones."""
         jepa = VectorJEPA() if _is_auto(self.encoder) else clone(self.encoder)
         if jepa.random_state is None:
             jepa.set_params(random_state=seed)
-        learned = np.flatnonzero(~self._held_out(source.ids, seed)).tolist()
-        return jepa.fit(np.stack([source.load(i) for i in learned])).encoder_
+        return jepa.fit(source).encoder_
 
     def _resolve_encoder(self) -> Encoder:
         if isinstance(self.encoder, nn.Module):
@@ -332,21 +306,24 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
                 "Extraction, or fit with that Encoder as encoder"
             )
         encoder = self._resolve_encoder() if self.encoder_ is None else self.encoder_
-        if encoder.fingerprint != self._settings["fingerprint"]:
+        expected = self.models_[0].settings["fingerprint"]
+        if encoder.fingerprint != expected:
             raise FingerprintError(
                 f"encoder {encoder.name!r} is not the one this detector was fitted with: fingerprint "
-                f"{encoder.fingerprint[:12]}, expected {str(self._settings['fingerprint'])[:12]}"
+                f"{encoder.fingerprint[:12]}, expected {str(expected)[:12]}"
             )
         return encoder
 
-    def _extract(self, encoder: Encoder, X: Any, *, store: str | os.PathLike | None, seed: int | None) -> Extraction:
+    def _extract(
+        self, encoder: Encoder, source: Source, seed: int | None, *, store: str | os.PathLike | None = None
+    ) -> Extraction:
         return extract(
             encoder,
-            X,
+            source,
             store=store,
             method=self.method,
             views=self.views,
-            transform=self.transform,
+            transform=self.view_transform,
             memory_budget=self.memory_budget,
             device=self.device,
             n_jobs=self.n_jobs,
@@ -354,13 +331,6 @@ class JEPAScoreDetector(OutlierMixin, BaseEstimator):
             random_state=seed,
             progress=self.verbose > 0,
         )
-
-    def _held_out(self, ids: NDArray[np.str_], seed: int) -> NDArray[np.bool_]:
-        """Which samples `calibration` keeps from what is learned, (n_samples,); copies of one go to the same side."""
-        if self.calibration is None:
-            return np.zeros(len(ids), dtype=bool)
-        share = float(self.calibration)
-        return np.isin(ids, train_test_split(np.unique(ids), test_size=share, random_state=seed)[1])
 
 
 def _is_auto(encoder: Any) -> bool:

@@ -174,7 +174,7 @@ def _collapse(d: Diagnosis) -> Iterator[Finding]:
             "failure" if d.tied > 0.5 else "warning",
             f"{d.tied:.0%} of the samples have the same score as another",
             "the encoder is constant or linear around them, in pieces with ReLU: use a smooth activation (SiLU, GELU), "
-            'or score="joint"; if every value is at the floor, lower the floor',
+            'or formula="joint"; if every value is at the floor, lower the floor',
         )
 
 
@@ -205,7 +205,7 @@ def _terms_at_odds(d: Diagnosis) -> Iterator[Finding]:
             "warning",
             f"the log-volume has a Spearman correlation of {d.fidelity:.2f} with the full formula, log-volume + log "
             "q(z): embeddings are not uniform, and the volume alone is no density",
-            'take score="density" or "joint", or an encoder trained longer',
+            'take formula="density" or "joint", or an encoder trained longer',
         )
     opposed = d.term_correlation.get("volume ~ density", 0.0)
     if d.score == "joint" and opposed < OPPOSED:
@@ -214,7 +214,7 @@ def _terms_at_odds(d: Diagnosis) -> Iterator[Finding]:
             "warning",
             f"log-volume and log q(z) have a Spearman correlation of {opposed:.2f}: standardised and added, they "
             "cancel",
-            'take score="density", which adds them in nats',
+            'take formula="density", which adds them in nats',
         )
     if d.score == "density" and d.decisive > DROWNED:
         yield Finding(
@@ -222,7 +222,7 @@ def _terms_at_odds(d: Diagnosis) -> Iterator[Finding]:
             "warning",
             f"one term alone has a Spearman correlation of {d.decisive:.3f} with the score: the other is too small to "
             "count",
-            'take score="joint", whose terms are standardised',
+            'take formula="joint", whose terms are standardised',
         )
 
 
@@ -255,7 +255,7 @@ def findings_of_new(new: Diagnosis, fit: Diagnosis) -> Iterator[Finding]:
 
 def _lines(d: Diagnosis) -> Iterator[str]:
     found = {0: "nothing wrong", 1: "1 finding"}.get(len(d.findings), f"{len(d.findings)} findings")
-    yield f'{found} in {d.n_samples} samples, score="{d.score}"'
+    yield f'{found} in {d.n_samples} samples, formula="{d.score}"'
     yield (
         f"  embeddings       K = {d.n_components}, participation ratio {d.participation_ratio:.1f}, intrinsic "
         f"dimension {d.intrinsic_dim:.1f}, relative spread {d.relative_spread:.2g}, normality {d.normality:.4f}"

@@ -128,7 +128,7 @@ class VectorJEPA(BaseEstimator):
         if not source.is_vector:
             raise ValueError("VectorJEPA trains on vectors (n_samples, n_features), X holds images")
         seed = seed_from(self.random_state)
-        rows = np.stack([source.load(i) for i in range(len(source))])
+        rows = source.rows()
         standardise = _Standardise(rows)
         compressed = standardise(torch.from_numpy(rows))
         parts: list[tuple[nn.Module, float]] = [(_Shortcut(rows.shape[1], seed), 1 - NETWORK_SHARE)]

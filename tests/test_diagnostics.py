@@ -171,7 +171,7 @@ class TestDetector:
         everything = extract(load_encoder(mlp(), precision="float64"), np.random.default_rng(2).normal(size=(400, 12)))
         alarms = [
             "shifted scores"
-            in names(JEPAScoreDetector(score=score).fit(everything[i : i + 20]).diagnose(everything[200:]))
+            in names(JEPAScoreDetector(formula=score).fit(everything[i : i + 20]).diagnose(everything[200:]))
             for i in range(0, 200, 20)
         ]
         assert sum(alarms) <= 1

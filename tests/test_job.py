@@ -11,7 +11,7 @@ from skjepa.sources import ImageReadError, Source, as_source
 @pytest.fixture(scope="module")
 def detector():
     encoder = load_encoder(conv_net(), image_size=32)
-    return JEPAScoreDetector(encoder, score="jepa", calibration=0.5, target_fpr=0.2, on_error="skip").fit(
+    return JEPAScoreDetector(encoder, formula="jepa", calibration=0.5, target_fpr=0.2, on_error="skip").fit(
         random_images(20)
     )
 

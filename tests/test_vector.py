@@ -136,7 +136,7 @@ class TestData:
         assert jepa.history_ == []
         assert VectorJEPA(n_steps=0).fit(rows).encoder_.fingerprint == jepa.encoder_.fingerprint
         for score in ("jepa", "density", "joint"):
-            detector = JEPAScoreDetector(jepa.encoder_, score=score).fit(rows)
+            detector = JEPAScoreDetector(jepa.encoder_, formula=score).fit(rows)
             assert detector.score_samples(rows + 20).max() < detector.score_samples(rows).min()
 
 

@@ -109,7 +109,7 @@ def trained(toy: Toy, settings: dict[str, Any] | None, seed: int, steps: int) ->
 def judged_vectors(encoder: Encoder, toy: Toy) -> tuple[dict[str, Any], NDArray]:
     """Spearman with log p of every score, and its diagnosis; and the scores of JEPA-SCORE alone."""
     fit, test = extract(encoder, toy.fit), extract(encoder, toy.test)
-    detectors = {score: JEPAScoreDetector(score=score).fit(fit) for score in SCORES}
+    detectors = {score: JEPAScoreDetector(formula=score).fit(fit) for score in SCORES}
     scores = {score: detector.score_samples(test) for score, detector in detectors.items()}
     row = {
         "spearman": {score: spearman(values, toy.log_p) for score, values in scores.items()},
@@ -187,7 +187,7 @@ def views(images: dict[str, NDArray], transform: Callable, seed: int) -> dict[st
     """JEPA-SCORE of random views; half of the images, for each costs as many passes as it has views."""
     half = {name: part[: (len(part) + 1) // 2] for name, part in images.items()}
     parts = extracted(load_encoder("bundled"), half, views=3, transform=transform, random_state=seed)
-    row = judged_detector(JEPAScoreDetector(score="jepa"), parts)
+    row = judged_detector(JEPAScoreDetector(formula="jepa"), parts)
     print(row["auroc"], names(row["diagnosis"]))
     volumes = np.log(np.maximum(parts["fit"].singular_values, row["diagnosis"]["floor"]))[
         ..., : row["diagnosis"]["rank"]
@@ -214,7 +214,7 @@ def spectral(singular_values: NDArray) -> dict[str, Any]:
     z = np.random.default_rng(0).normal(size=(n, 16))
     ids = np.arange(n).astype(str)
     extraction = Extraction(z, singular_values.astype(np.float64)[:, None], ids, {"precision": "float32"})
-    diagnosis = JEPAScoreDetector(score="jepa").fit(extraction).diagnose().to_dict()
+    diagnosis = JEPAScoreDetector(formula="jepa").fit(extraction).diagnose().to_dict()
     known = ("n_samples", "n_singular_values", "rank", "floor", "at_floor", "short_of_rank", "tied", "score_spread")
     known += ("numerical_rank", "numerical_rank_lowest", "numerical_rank_highest", "findings")
     return {name: diagnosis[name] for name in known}

@@ -3,7 +3,8 @@
     python benchmarks/train_bundled_encoder.py --data CIFAR10_DIR --out skjepa/bundled --checkpoint-dir DIR
 
 CIFAR10_DIR holds train/<class>/*.jpg or .png. The run is checkpointed after every epoch; `--resume` continues it and
-gives the same weights as an uninterrupted run. DIR/encoder.safetensors is usable from the first epoch on; OUT
+gives the same weights as an uninterrupted run. `--after RUN.pt` starts from the weights of a complete run, as a second
+stage with a schedule of its own (and another `--seed`). DIR/encoder.safetensors is usable from the first epoch on; OUT
 receives the weights of the complete run, their scored output whitened on the training images.
 """
 
@@ -47,6 +48,11 @@ def read_class_folders(root: Path) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labels
 
 
+def earlier_epochs(checkpoint: Path) -> int:
+    """Epochs of the earlier stage, read from its checkpoint."""
+    return len(torch.load(checkpoint, weights_only=True, map_location="cpu")["history"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -56,6 +62,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--after", type=Path, help="checkpoint of an earlier stage")
     arguments = parser.parse_args()
 
     config = recipe(arguments.epochs, arguments.seed)
@@ -67,6 +74,8 @@ def main() -> None:
 
     def save(path: Path, epochs_done: float, **more: float) -> None:
         training = {"data": "CIFAR-10 train", "images": len(images), "epochs_done": epochs_done, **more}
+        if arguments.after is not None:
+            training["earlier_epochs"] = earlier_epochs(arguments.after)
         metadata = {"image_size": IMAGE_SIZE, "mean": MEAN, "std": STD, "training": training | asdict(config)}
         save_network(network, path, metadata=metadata)
 
@@ -82,6 +91,7 @@ def main() -> None:
         device=arguments.device,
         checkpoint=directory / "run.pt",
         resume=arguments.resume,
+        initial_checkpoint=arguments.after,
         on_epoch=keep,
         progress=True,
     )

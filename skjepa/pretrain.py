@@ -39,6 +39,7 @@ def pretrain(
     device: str | torch.device = "cpu",
     checkpoint: str | os.PathLike | None = None,
     resume: bool = False,
+    initial_checkpoint: str | os.PathLike | None = None,
     on_epoch: Callable[[nn.Module, dict[str, float]], None] | None = None,
     progress: bool = False,
 ) -> list[dict[str, float]]:
@@ -59,6 +60,10 @@ def pretrain(
     resume : bool
         Continue from `checkpoint` where it exists; the result equals that of an uninterrupted run. `epochs` may differ
         from the checkpoint's as long as the decay has begun in neither run.
+    initial_checkpoint : path-like, optional
+        Checkpoint of an earlier run, whatever its settings, whose weights (of projector too) to start from: a warm
+        restart (Loshchilov and Hutter, 2017), with a schedule and an optimiser of its own. Give another `seed`, or the
+        earlier run's batches come again.
     on_epoch : callable, optional
         Called with the network (in evaluation mode) and the epoch's statistics after the checkpoint is written.
     progress : bool
@@ -73,7 +78,8 @@ def pretrain(
     Raises
     ------
     ValueError
-        If a setting is unusable, or `checkpoint` belongs to another configuration.
+        If a setting is unusable, `checkpoint` belongs to another configuration, or `initial_checkpoint` to another
+        network.
     FloatingPointError
         If the loss is not finite; the last checkpoint is then still good.
 
@@ -92,6 +98,8 @@ def pretrain(
     history: list[dict[str, float]] = []
     if resume and checkpoint is not None and Path(checkpoint).exists():
         history = _load_checkpoint(checkpoint, model, optimizer, config)
+    elif initial_checkpoint is not None:
+        _load_weights(initial_checkpoint, model)
     for epoch in range(len(history), config.epochs):
         record = {"epoch": epoch + 1} | _train_epoch(model, optimizer, samples, config, epoch, progress)
         network.eval()
@@ -290,6 +298,14 @@ def _save_checkpoint(path, model, optimizer, config: PretrainConfig, history: li
     state |= {"config": asdict(config), "history": history}
     with written_whole(path) as partial:
         torch.save(state, partial)
+
+
+def _load_weights(path, model: nn.Module) -> None:
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise ValueError(f"{path} holds the weights of another network: {error}") from error
 
 
 def _load_checkpoint(path, model, optimizer, config: PretrainConfig) -> list[dict[str, float]]:

@@ -77,6 +77,20 @@ def test_a_run_may_be_lengthened_until_its_decay_begins(images, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::skjepa.pretrain.CollapseWarning")
+@pytest.mark.filterwarnings("ignore::skjepa.pretrain.CollapseWarning")
+def test_a_second_stage_starts_from_the_first_ones_weights(images, tmp_path):
+    config = dataclasses.replace(CONFIG, projector_objective="info_nce")
+    first, path = tiny(), tmp_path / "run.pt"
+    pretrain(first, images, config, checkpoint=path)
+    still = dataclasses.replace(config, epochs=1, seed=2, learning_rate=0.0)
+    second = tiny(seed=99)
+    history = pretrain(second, images, still, initial_checkpoint=path)
+    trained = [(a - b).abs().max().item() for a, b in zip(first.parameters(), second.parameters(), strict=True)]
+    assert (max(trained), len(history)) == (0.0, 1)
+    with pytest.raises(ValueError, match="holds the weights of another network"):
+        pretrain(tiny(), images, CONFIG, initial_checkpoint=path)
+
+
 def test_a_checkpoint_of_other_settings_is_refused(images, tmp_path):
     path = tmp_path / "run.pt"
     pretrain(tiny(), images, dataclasses.replace(CONFIG, epochs=1), checkpoint=path)

@@ -32,7 +32,7 @@ ROOMS = [
     {"catalog", "diagnostics", "engine", "pretrain"},
     {"vector"},
     {"detectors", "training"},
-    {"evaluation", "plotting"},
+    {"evaluation", "plotting", "pyod"},
     {"job"},
     {"demo"},
     {"cli"},

@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
-from torch import nn
 
 from skjepa._validation import seed_from
+from skjepa.choice import frozen_encoder, is_trained_on, require_fingerprint, trained_encoder
 from skjepa.diagnostics import diagnose
-from skjepa.encoders import Encoder, FingerprintError, load_encoder
+from skjepa.encoders import Encoder
 from skjepa.engine import extract
 from skjepa.extraction import SETTINGS, Extraction, require_same_settings
 from skjepa.findings import Diagnosis
@@ -55,8 +54,9 @@ class JEPAScoreDetector(CalibratedDetector):
         "auto" (images: the bundled encoder; vectors: a `VectorJEPA`), a name that `load_encoder` knows, an `Encoder`,
         or a `VectorJEPA`, which `fit` clones and trains on the rows that it learns from, not on those held out.
     formula : {"joint", "density", "jepa"}
-        Of the score. "jepa": log-volume alone (arXiv 2510.05949, Eq. 5). "density": log-volume + log q(z), the whole change of
-        variables. "joint": the sum of log-volume s, log q(z) and log q(s | z), each standardised on the fit samples.
+        Of the score. "jepa": log-volume alone (arXiv 2510.05949, Eq. 5). "density": log-volume + log q(z), the whole
+        change of variables. "joint": the sum of log-volume s, log q(z) and log q(s | z), each standardised on the fit
+        samples.
     reference : {"knn", "gaussian"} or estimator
         Model of log q(z).
     floor : float or "auto"
@@ -76,6 +76,9 @@ class JEPAScoreDetector(CalibratedDetector):
         promise is exact. A number of folds makes a model of each, which has not seen it, and all of them score
         together: every sample is learned from, and the promise is proven for twice the rate only. A `VectorJEPA` is
         trained anew for each fold, unless it is an Extraction that is fitted.
+    memory : path or joblib.Memory, optional
+        Folder that keeps every sample's embedding and singular values by its content: no image is measured twice, in a
+        grid search say. Without effect on a `VectorJEPA`, trained anew by every fit.
     device, memory_budget, n_jobs, on_error
         Of the expensive pass. With ``on_error="skip"`` unreadable images are left out of `fit`; afterwards they score
         NaN and are labelled -1.
@@ -125,6 +128,7 @@ class JEPAScoreDetector(CalibratedDetector):
         calibration: float | None = None,
         device: str = "auto",
         memory_budget: int | None = None,
+        memory: Any = None,
         n_jobs: int | None = None,
         on_error: str = "raise",
         random_state: Any = None,
@@ -143,6 +147,7 @@ class JEPAScoreDetector(CalibratedDetector):
         self.calibration = calibration
         self.device = device
         self.memory_budget = memory_budget
+        self.memory = memory
         self.n_jobs = n_jobs
         self.on_error = on_error
         self.random_state = random_state
@@ -167,16 +172,18 @@ class JEPAScoreDetector(CalibratedDetector):
         """
         if not hasattr(self, "models_"):
             source = as_source(X)
-            if self._trains(source):
+            if is_trained_on(self.encoder, source):
                 raise NotFittedError("the encoder is not trained yet: call fit first")
             self._check_settings(source.ids)
-            return self._extract(self._resolve_encoder(), source, seed_from(self.random_state), store=store)
+            return self._extract(
+                frozen_encoder(self.encoder), source, seed_from(self.random_state), store=store, memory=self.memory
+            )
         if self._is_trained and len(self.models_) > 1:
             raise ValueError("every fold trained an encoder of its own, there is no one extraction: score X itself")
         source = as_source(self._validated(X, reset=False))
         # The seed of the fitted views: a RandomState would give another one at each call.
         seed = self.models_[0].settings["seed"]
-        return self._extract(self._fitted_encoder(source), source, seed, store=store)
+        return self._extract(self._fitted_encoder(source), source, seed, store=store, memory=self.memory)
 
     @property
     def model_(self) -> ScoreModel:
@@ -239,10 +246,10 @@ class JEPAScoreDetector(CalibratedDetector):
         source = as_source(self._validated(X, reset=True))
         self._check_settings(source.ids)
         self.encoder_ = None
-        if self._trains(source):
+        if is_trained_on(self.encoder, source):
             return source
-        self.encoder_ = self._resolve_encoder()
-        return self._extract(self.encoder_, source, seed)
+        self.encoder_ = frozen_encoder(self.encoder)
+        return self._extract(self.encoder_, source, seed, memory=self.memory)
 
     def _check_settings(self, ids: NDArray[np.str_]) -> None:
         """Whatever can be refused without the expensive pass is refused before it."""
@@ -257,9 +264,10 @@ class JEPAScoreDetector(CalibratedDetector):
 
     def _learn(self, samples: Samples, y: NDArray | None, seed: int) -> tuple[FittedScore, NDArray[np.float64]]:
         encoder = None
-        extraction = samples
-        if not isinstance(samples, Extraction):
-            encoder = self._train(samples, seed)
+        if isinstance(samples, Extraction):
+            extraction = samples
+        else:
+            encoder = trained_encoder(self.encoder, samples, seed)
             self.encoder_ = self.encoder_ or encoder
             extraction = self._extract(encoder, samples, seed)
         model = fit_score_model(
@@ -275,52 +283,36 @@ class JEPAScoreDetector(CalibratedDetector):
 
     def _measured(self, fitted: FittedScore, samples: Samples) -> Extraction:
         """The extraction of samples, made with the encoder that was fitted."""
-        if not isinstance(samples, Extraction):
+        if isinstance(samples, Source):
+            assert fitted.encoder is not None  # only then are samples left as they come
             return self._extract(fitted.encoder, samples, fitted.settings["seed"])
         require_same_settings(fitted.settings, samples.meta, "the detector's fit and these samples")
         return samples
 
-    def _trains(self, source: Source) -> bool:
-        return isinstance(self.encoder, VectorJEPA) or (source.is_vector and _is_auto(self.encoder))
-
-    def _train(self, source: Source, seed: int) -> Encoder:
-        """An encoder of the vectors to learn from: those held out must be as new to it as any later ones."""
-        jepa = VectorJEPA() if _is_auto(self.encoder) else clone(self.encoder)
-        if jepa.random_state is None:
-            jepa.set_params(random_state=seed)
-        return jepa.fit(source).encoder_
-
-    def _resolve_encoder(self) -> Encoder:
-        if isinstance(self.encoder, nn.Module):
-            raise TypeError("encoder is a bare module, which sklearn.clone would copy: wrap it in load_encoder(module)")
-        if not isinstance(self.encoder, str | Encoder):
-            raise TypeError(
-                f"encoder must be a name, an Encoder from load_encoder or a VectorJEPA; got {self.encoder!r}"
-            )
-        return load_encoder("bundled" if _is_auto(self.encoder) else self.encoder)
-
     def _fitted_encoder(self, source: Source) -> Encoder:
-        if self.encoder_ is None and self._trains(source):
+        if self.encoder_ is None and is_trained_on(self.encoder, source):
             raise ValueError(
                 "fitted on an Extraction, this detector does not know the trained encoder it came from: score an "
                 "Extraction, or fit with that Encoder as encoder"
             )
-        encoder = self._resolve_encoder() if self.encoder_ is None else self.encoder_
-        expected = self.models_[0].settings["fingerprint"]
-        if encoder.fingerprint != expected:
-            raise FingerprintError(
-                f"encoder {encoder.name!r} is not the one this detector was fitted with: fingerprint "
-                f"{encoder.fingerprint[:12]}, expected {str(expected)[:12]}"
-            )
+        encoder = self.encoder_ or frozen_encoder(self.encoder)
+        require_fingerprint(encoder.fingerprint, self.models_[0].settings["fingerprint"], f"encoder {encoder.name!r}")
         return encoder
 
     def _extract(
-        self, encoder: Encoder, source: Source, seed: int | None, *, store: str | os.PathLike | None = None
+        self,
+        encoder: Encoder,
+        source: Source,
+        seed: int | None,
+        *,
+        store: str | os.PathLike | None = None,
+        memory: Any = None,
     ) -> Extraction:
         return extract(
             encoder,
             source,
             store=store,
+            memory=memory if store is None else None,
             method=self.method,
             views=self.views,
             transform=self.view_transform,
@@ -331,10 +323,6 @@ class JEPAScoreDetector(CalibratedDetector):
             random_state=seed,
             progress=self.verbose > 0,
         )
-
-
-def _is_auto(encoder: Any) -> bool:
-    return isinstance(encoder, str) and encoder == "auto"
 
 
 def _warn_if_collapsed(scores: NDArray[np.float64], extraction: Extraction) -> None:

@@ -1,4 +1,4 @@
-"""From scores to decisions: `CalibratedDetector`, what all detectors share. Thresholds here, scores in the subclasses."""
+"""From scores to decisions: `CalibratedDetector`, what all detectors share; scores are its subclasses' business."""
 
 import math
 import warnings
@@ -111,7 +111,7 @@ class CalibratedDetector(OutlierMixin, BaseEstimator):
         self._level = self.contamination if self.target_fpr is None else self.target_fpr
         self.calibration_scores_ = np.concatenate(unseen) if unseen else None
         self.n_samples_fit_ = len(samples) if self._fold_scores else len(scores)
-        if self.target_fpr is not None:
+        if self.target_fpr is not None and self.calibration_scores_ is not None:
             self.offset_ = conformal_offset(self.calibration_scores_, self.target_fpr)
         else:
             own = self._combine(self._scores_by_model(samples)) if self._fold_scores else scores
@@ -203,7 +203,7 @@ class CalibratedDetector(OutlierMixin, BaseEstimator):
                 "p-values need normal samples that were not learned from: fit with calibration=0.2, say, or call "
                 "calibrate(X_normal)"
             )
-        if self._is_exact:
+        if self._fold_scores is None or self._is_exact:
             return conformal_p_values(self.calibration_scores_, self.score_samples(X))
         return cross_conformal_p_values(self._fold_scores, self._scores_of(X))
 
@@ -236,17 +236,17 @@ class CalibratedDetector(OutlierMixin, BaseEstimator):
         """
         level = check_number("level", level, above=0.0, below=1.0)
         p = self.p_values(X)
-        if not self._is_exact:
+        if not self._is_exact or self.calibration_scores_ is None:
             raise ValueError(
                 "predict_fdr needs p-values of held-out samples: fit with a share as calibration, not a number of "
                 "folds, or call calibrate(X_normal)"
             )
-        read = ~np.isnan(p)
-        smallest = 1 / (len(self.calibration_scores_) + 1)
+        read, n = ~np.isnan(p), len(self.calibration_scores_)
+        smallest = 1 / (n + 1)
         if smallest > level / max(read.sum(), 1):
             needed = math.ceil(read.sum() / level) - 1
             warnings.warn(
-                f"no p-value can be under {smallest:.2g} with {len(self.calibration_scores_)} calibration samples: one "
+                f"no p-value can be under {smallest:.2g} with {n} calibration samples: one "
                 f"outlier among {read.sum()} samples cannot be found at level {level:g}; that takes {needed}",
                 stacklevel=2,
             )

@@ -38,7 +38,7 @@ def test_a_covariance_of_ones_own():
     outlying = np.concatenate([NORMAL, np.full((60, 4), 20.0)])
     robust = MahalanobisDetector(covariance=MinCovDet(random_state=0)).fit(outlying)
     assert robust.score_samples([[20.0] * 4])[0] < MahalanobisDetector().fit(outlying).score_samples([[20.0] * 4])[0]
-    with pytest.raises(TypeError, match="covariance must be an estimator of sklearn.covariance"):
+    with pytest.raises(TypeError, match=r"covariance must be an estimator of sklearn\.covariance"):
         MahalanobisDetector(covariance="robust").fit(NORMAL)
 
 

@@ -1,4 +1,4 @@
-"""scikit-learn's own checks, with no expected failures, and the same assertions where a frozen encoder has one width."""
+"""scikit-learn's own checks, no failure expected, and the same assertions for frozen encoders, which have one width."""
 
 import copy
 import io
@@ -120,7 +120,7 @@ def test_a_failed_refit_changes_nothing(make):
     detector = make().fit(X)
     before = detector.score_samples(X)
     for bad in (np.ones((5, 3)) * np.nan, [[1.0, 2.0]]):
-        with pytest.raises(ValueError, match="NaN|minimum of 2"):
+        with pytest.raises(ValueError, match=r"NaN|minimum of 2"):
             detector.fit(bad)
         assert detector.n_features_in_ == 6
         np.testing.assert_array_equal(detector.score_samples(X), before)

@@ -109,7 +109,7 @@ class TestEncoderParameter:
         detector = JEPAScoreDetector(load_encoder(module)).fit(NORMAL)
         with torch.no_grad():
             module[0].weight.mul_(2)
-        with pytest.raises(FingerprintError, match="is not the one this detector was fitted with"):
+        with pytest.raises(FingerprintError, match="is not the one of the fit"):
             detector.predict(FRESH)
 
 

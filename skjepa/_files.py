@@ -1,6 +1,7 @@
 """Files appear whole or not at all."""
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,8 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
     Flushed to the disk before it is renamed, so that a reader never sees half a file, not even after a power cut.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    # Processes, and threads of one, may write the same file at the same time: the last one done wins.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}{PARTIAL}")
     try:
         yield partial
         with open(partial, "rb+") as file:

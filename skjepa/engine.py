@@ -2,10 +2,9 @@
 
 import os
 import platform
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,17 +19,18 @@ from skjepa.encoders import Encoder, load_encoder
 from skjepa.extraction import Extraction
 from skjepa.functionals import PAPER_FLOOR, combine_views, log_volume, warn_if_floor_is_noise
 from skjepa.jacobian import jacobian
-from skjepa.memory import MAX_BATCH, bytes_per_sample, default_budget, is_out_of_memory
+from skjepa.loading import Loader
+from skjepa.memory import MAX_BATCH, Halving, bytes_per_sample, default_budget
 from skjepa.preprocessing import describe
 from skjepa.probe import EncoderError, Probe, probe
-from skjepa.sources import ImageReadError, Source, as_source
+from skjepa.sources import ImageReadError, Source, as_source, known_by_content
 from skjepa.spectrum import singular_values
-from skjepa.store import Store
-from skjepa.views import Transform, default_transform, make_view
+from skjepa.store import Store, memory_folder
+from skjepa.views import Transform, default_transform
 
 METHODS = ("exact",)
 
-_Row = tuple[NDArray[np.float64], NDArray[np.float64]]
+_Arrays = tuple[NDArray[np.float64], ...]
 
 
 def extract(
@@ -42,6 +42,7 @@ def extract(
     transform: Transform | None = None,
     ids: Sequence[str] | None = None,
     store: str | os.PathLike | None = None,
+    memory: Any = None,
     memory_budget: int | None = None,
     device: str = "auto",
     n_jobs: int | None = None,
@@ -68,7 +69,11 @@ def extract(
     ids : sequence of str, optional
         Unique names of the samples.
     store : path, optional
-        Folder in which finished samples are kept, and from which the run resumes.
+        Folder in which finished samples are kept, and from which the run resumes. It belongs to one encoder and to one
+        choice of settings, and refuses others.
+    memory : path or joblib.Memory, optional
+        Folder of a cache for any encoders and settings: what has been measured once, known by its content and not by
+        its name, is read. Processes may share it. Of a `joblib.Memory` only the location is used.
     memory_budget : int, optional
         Bytes that a batch may take; by default half of the free memory. A batch that runs out is halved and retried.
     device : str
@@ -110,22 +115,75 @@ def extract(
         if encoder.preprocessing is None or encoder.preprocessing.normalises_first:
             raise ValueError("views > 1 of vectors, or of images with a preprocess of your own, need a transform")
         transform = default_transform(encoder.preprocessing.size)
+    if store is not None and memory is not None:
+        raise ValueError("give a store or a memory, not both: each keeps what has been measured")
     if store is not None and not source.stable_ids:
         raise ValueError("a store needs names that the next run will repeat: pass ids= with a torch Dataset")
 
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))  # a caller's no_grad or inference_mode ends at this door
-        stack.enter_context(torch.enable_grad())
-        function = stack.enter_context(encoder.scoring(device))
-        probed = probe(function, shape, dtype=encoder.dtype, device=device)
+    with _ready(encoder, shape, device) as (function, probed):
         meta = _describe(encoder, shape, probed, method, views, transform, seed, device)
-        kept = None if store is None else Store(store, meta)
-        if kept is not None:
-            stack.callback(kept.flush)
-        measure = _Measure(function, _batch_size(encoder, probed, memory_budget, device))
-        loader = _Loader(encoder, source, views, transform, seed, device, on_error, n_jobs)
-        rows = _run(source, kept, loader, measure, progress)
+        measure = Halving(partial(_spectra, function), _batch_size(encoder, probed, memory_budget, device))
+        folder = memory_folder(memory, meta) if store is None else store
+        if memory is not None and folder is not None:
+            source = known_by_content(source)
+        loader = Loader(
+            source,
+            encoder.preprocessing,
+            encoder.dtype,
+            device,
+            on_error=on_error,
+            n_jobs=n_jobs,
+            views=views,
+            transform=transform,
+            seed=seed,
+        )
+        with nullcontext() if folder is None else Store(folder, meta) as opened:
+            # Views draw their randomness from the id, which is part of the sample then.
+            by_name = store is not None or transform is not None
+            kept = None if opened is None else _Kept(opened, source, by_name=by_name)
+            rows = _run(source, loader, measure, progress, kept)
     return _assemble(source, rows, loader.skipped, meta)
+
+
+def embed(
+    encoder: Encoder | str,
+    X: Any,
+    *,
+    memory_budget: int | None = None,
+    device: str = "auto",
+    n_jobs: int | None = None,
+    on_error: str = "raise",
+    progress: bool = False,
+) -> NDArray[np.float64]:
+    """Embeddings alone: one forward pass a sample, no Jacobian.
+
+    Parameters
+    ----------
+    encoder, X, memory_budget, device, n_jobs, on_error, progress
+        As `extract` has them.
+
+    Returns
+    -------
+    array of shape (n_samples, K), float64
+        ``extract(encoder, X).embeddings``, with rows of NaN for samples skipped by ``on_error="skip"``.
+
+    Raises
+    ------
+    ValueError, TypeError, MemoryError
+        As `extract`.
+    """
+    if isinstance(X, Extraction):
+        raise TypeError("X is an Extraction, which has embeddings already")
+    encoder = load_encoder(encoder)
+    check_choice("on_error", on_error, ("raise", "skip"))
+    source, device = as_source(X), resolve_device(device)
+    with _ready(encoder, _input_shape(encoder, source), device) as (function, probed):
+        measure = Halving(partial(_outputs, function), _batch_size(encoder, probed, memory_budget, device))
+        loader = Loader(source, encoder.preprocessing, encoder.dtype, device, on_error=on_error, n_jobs=n_jobs)
+        rows = _run(source, loader, measure, progress)
+    _require_any(source, rows, loader.skipped)
+    missing = (np.full(probed.n_components, np.nan),)
+    return np.stack([rows.get(name, missing)[0] for name in source.ids.tolist()])
 
 
 def jepa_score(
@@ -193,6 +251,14 @@ def resolve_device(device: str) -> str:
     return str(device)
 
 
+@contextmanager
+def _ready(encoder: Encoder, shape: tuple[int, ...], device: str) -> Iterator[tuple[Callable[[Tensor], Tensor], Probe]]:
+    """The encoder as a function on the device, and what a look at it on inputs of this shape tells."""
+    # A caller's no_grad or inference_mode ends at this door.
+    with torch.inference_mode(False), torch.enable_grad(), encoder.scoring(device) as function:
+        yield function, probe(function, shape, dtype=encoder.dtype, device=device)
+
+
 def _input_shape(encoder: Encoder, source: Source) -> tuple[int, ...]:
     if encoder.input_shape is None:
         if not source.is_vector:
@@ -228,116 +294,49 @@ def _batch_size(encoder: Encoder, probed: Probe, memory_budget: int | None, devi
     return max(1, min(MAX_BATCH, budget // each))
 
 
-class _Loader:
-    """Reads samples into batches of model-ready tensors and remembers those that cannot be read."""
-
-    def __init__(self, encoder, source, views, transform, seed, device, on_error, n_jobs) -> None:
-        self.encoder, self.source, self.device, self.on_error = encoder, source, device, on_error
-        self.views, self.transform, self.seed = views, transform, seed
-        cores = os.cpu_count() or 1
-        self.n_jobs = {None: 1, -1: cores}.get(n_jobs) or check_integer("n_jobs", n_jobs, minimum=1)
-        self.skipped: dict[int, str] = {}
-
-    def batches(
-        self, positions: list[int], size: Callable[[], int]
-    ) -> Iterator[tuple[list[int], Tensor, list[Tensor]]]:
-        """Positions, inputs (B, ...) and one such tensor a view; `size` is asked before each batch: it may shrink."""
-        with ThreadPoolExecutor(self.n_jobs) as pool:
-            start = 0
-            while start < len(positions):
-                chunk = positions[start : start + size()]
-                start += len(chunk)
-                read = map(self._read, chunk) if self.n_jobs == 1 else pool.map(self._read, chunk)
-                samples = {i: sample for i, sample in zip(chunk, read, strict=True) if sample is not None}
-                if samples:
-                    yield list(samples), self._to_input(list(samples.values())), self._views(samples)
-
-    def _read(self, i: int) -> Tensor | None:
-        try:
-            sample = self.source.load(i)
-            if self.encoder.preprocessing is None:
-                return torch.as_tensor(sample, dtype=self.encoder.dtype)
-            return self.encoder.preprocessing.load(sample, self.encoder.dtype)
-        except ImageReadError as error:
-            if self.on_error == "raise":
-                raise
-            self.skipped[i] = str(error)
-            warnings.warn(f"skipped {error}", stacklevel=2)
-            return None
-
-    def _views(self, samples: dict[int, Tensor]) -> list[Tensor]:
-        if self.transform is None:
-            return []
-        return [
-            self._to_input(
-                [
-                    make_view(sample, self.transform, seed=self.seed, sample_id=str(self.source.ids[i]), view=view)
-                    for i, sample in samples.items()
-                ]
-            )
-            for view in range(self.views)
-        ]
-
-    def _to_input(self, samples: list[Tensor]) -> Tensor:
-        batch = torch.stack(samples).to(self.device)
-        if self.encoder.preprocessing is None:
-            return batch
-        # Convolutions run their backward passes faster on interleaved channels; to a ViT it is all the same.
-        return self.encoder.preprocessing.normalise(batch).contiguous(memory_format=torch.channels_last)
+def _spectra(function: Callable[[Tensor], Tensor], x: Tensor, views: list[Tensor]) -> _Arrays:
+    """Embeddings (B, K) and singular values (B, V, R)."""
+    if not views:
+        outputs, jacobians = jacobian(function, x)
+        return _to_numpy(outputs), _to_numpy(singular_values(jacobians))[:, None]
+    spectra = [_to_numpy(singular_values(jacobian(function, view)[1])) for view in views]
+    return *_outputs(function, x, []), np.stack(spectra, axis=1)
 
 
-class _Measure:
-    """Embeddings and singular values of a batch; the batch size falls, for good, when memory runs out."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor], batch_size: int) -> None:
-        self.function, self.batch_size = function, batch_size
-
-    def __call__(self, x: Tensor, views: list[Tensor]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(B, K) and (B, V, R), float64."""
-        try:
-            return self._measure(x, views)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if len(x) == 1:
-                raise MemoryError(
-                    f"one sample of shape {tuple(x.shape[1:])} does not fit into memory: use a smaller image_size, "
-                    "a smaller encoder or a larger device"
-                ) from error
-        # Outside the except block: the traceback would keep the failed batch alive.
-        if x.is_cuda:
-            torch.cuda.empty_cache()
-        half = (len(x) + 1) // 2
-        self.batch_size = min(self.batch_size, half)
-        first = self(x[:half], [view[:half] for view in views])
-        second = self(x[half:], [view[half:] for view in views])
-        return np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
-
-    def _measure(self, x: Tensor, views: list[Tensor]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        if not views:
-            outputs, jacobians = jacobian(self.function, x)
-            return _to_numpy(outputs), _to_numpy(singular_values(jacobians))[:, None]
-        with torch.no_grad():
-            outputs = self.function(x)
-        spectra = [_to_numpy(singular_values(jacobian(self.function, view)[1])) for view in views]
-        return _to_numpy(outputs), np.stack(spectra, axis=1)
+def _outputs(function: Callable[[Tensor], Tensor], x: Tensor, views: list[Tensor]) -> _Arrays:
+    """Embeddings (B, K) alone, of the samples as they are."""
+    with torch.no_grad():
+        return (_to_numpy(function(x)),)
 
 
 def _to_numpy(tensor: Tensor) -> NDArray[np.float64]:
     return tensor.detach().cpu().to(torch.float64).numpy()
 
 
-def _run(source: Source, store: Store | None, loader: _Loader, measure: _Measure, progress: bool) -> dict[str, _Row]:
-    """Every sample measured once: id -> (embedding, singular values). Equal ids are equal content."""
-    rows: dict[str, _Row] = {}
-    first: dict[str, int] = {}
-    for i, name in enumerate(source.ids.tolist()):
-        first.setdefault(name, i)
-    keys: dict[int, str] = {}
-    if store is not None:
-        kept = store.read()
-        keys = {i: _store_key(name, source.content(i)) for name, i in first.items()}
-        rows = {name: kept[keys[i]] for name, i in first.items() if keys[i] in kept}
+class _Kept:
+    """A store as one source sees it, by ids. Its own keys hold the content: a name is not a sample for ever."""
+
+    def __init__(self, store: Store, source: Source, *, by_name: bool) -> None:
+        self.store = store
+        self.keys: dict[str, str] = {}
+        for name, i in _first_positions(source).items():
+            content = source.content(i)
+            self.keys[name] = f"{name}#{content}" if by_name and content not in ("", name) else content or name
+
+    def read(self) -> dict[str, _Arrays]:
+        rows = self.store.read(self.keys.values())
+        return {name: rows[key] for name, key in self.keys.items() if key in rows}
+
+    def append(self, names: list[str], arrays: _Arrays) -> None:
+        self.store.append([self.keys[name] for name in names], *arrays)
+
+
+def _run(
+    source: Source, loader: Loader, measure: Halving, progress: bool, kept: _Kept | None = None
+) -> dict[str, _Arrays]:
+    """Every sample measured once: id -> its row of each array. Equal ids are equal content."""
+    first = _first_positions(source)
+    rows = {} if kept is None else kept.read()
     missing = [i for name, i in first.items() if name not in rows]
     with tqdm(
         total=len(first),
@@ -347,32 +346,39 @@ def _run(source: Source, store: Store | None, loader: _Loader, measure: _Measure
         disable=not progress,
     ) as bar:
         for positions, x, views in loader.batches(missing, lambda: measure.batch_size):
-            embeddings, sigma = measure(x, views)
+            arrays = measure(x, views)
             names = [str(source.ids[i]) for i in positions]
-            _check_finite(names, embeddings, sigma)
-            if store is not None:
-                store.append([keys[i] for i in positions], embeddings, sigma)
-            rows.update(zip(names, zip(embeddings, sigma, strict=True), strict=True))
+            _check_finite(names, arrays)
+            if kept is not None:
+                kept.append(names, arrays)
+            rows.update(zip(names, zip(*arrays, strict=True), strict=True))
             bar.update(len(positions))
     return rows
 
 
-def _store_key(name: str, content: str) -> str:
-    """The id a store keeps: names alone would take one folder's files for another's, or a changed file for the old."""
-    return name if content in ("", name) else f"{name}#{content}"
+def _first_positions(source: Source) -> dict[str, int]:
+    """Id -> where it first occurs."""
+    first: dict[str, int] = {}
+    for i, name in enumerate(source.ids.tolist()):
+        first.setdefault(name, i)
+    return first
 
 
-def _check_finite(names: list[str], embeddings: NDArray, sigma: NDArray) -> None:
-    finite = np.isfinite(embeddings).all(axis=1) & np.isfinite(sigma).all(axis=(1, 2))
+def _check_finite(names: list[str], arrays: _Arrays) -> None:
+    finite = np.all([np.isfinite(array).reshape(len(names), -1).all(axis=1) for array in arrays], axis=0)
     if not finite.all():
         raise EncoderError(f"the encoder's output or Jacobian is not finite at sample {names[int(np.argmin(finite))]}")
 
 
-def _assemble(source: Source, rows: dict[str, _Row], skipped: dict[int, str], meta: dict[str, Any]) -> Extraction:
+def _require_any(source: Source, rows: dict[str, _Arrays], skipped: dict[int, str]) -> None:
+    if not rows:
+        raise ImageReadError(f"not one of {len(source)} samples could be read; first: {next(iter(skipped.values()))}")
+
+
+def _assemble(source: Source, rows: dict[str, _Arrays], skipped: dict[int, str], meta: dict[str, Any]) -> Extraction:
+    _require_any(source, rows, skipped)
     names = source.ids.tolist()
     kept = [i for i, name in enumerate(names) if name in rows]
-    if not kept:
-        raise ImageReadError(f"not one of {len(names)} samples could be read; first: {next(iter(skipped.values()))}")
     reasons = {names[i]: reason for i, reason in skipped.items()}
     meta["skipped"] = [[i, name, reasons[name]] for i, name in enumerate(names) if name not in rows]
     return Extraction(

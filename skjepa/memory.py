@@ -1,7 +1,12 @@
 """How much memory there is, how much a batch needs, and what running out of it looks like."""
 
+from collections.abc import Callable
+
+import numpy as np
 import psutil
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 MAX_BATCH = 64
 """Beyond this the passes gain nothing; results would only come later."""
@@ -28,3 +33,40 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     message = str(error).lower()
     return isinstance(error, RuntimeError) and ("out of memory" in message or "can't allocate memory" in message)
+
+
+class Halving:
+    """A measurement of batches; a batch that runs out of memory is halved and retried, and later ones are as small.
+
+    Parameters
+    ----------
+    measure : callable
+        Inputs (B, ...) and a list of views of the same shape -> arrays (B, ...).
+    batch_size : int
+        To start with.
+    """
+
+    def __init__(
+        self, measure: Callable[[Tensor, list[Tensor]], tuple[NDArray[np.float64], ...]], batch_size: int
+    ) -> None:
+        self.measure, self.batch_size = measure, batch_size
+
+    def __call__(self, x: Tensor, views: list[Tensor]) -> tuple[NDArray[np.float64], ...]:
+        """What `measure` returns for the whole batch; raises MemoryError where one sample alone does not fit."""
+        try:
+            return self.measure(x, views)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(x) == 1:
+                raise MemoryError(
+                    f"one sample of shape {tuple(x.shape[1:])} does not fit into memory: use a smaller image_size, "
+                    "a smaller encoder or a larger device"
+                ) from error
+        # Outside the except block: the traceback would keep the failed batch alive.
+        if x.is_cuda:
+            torch.cuda.empty_cache()
+        half = (len(x) + 1) // 2
+        self.batch_size = min(self.batch_size, half)
+        halves = [self(x[part], [view[part] for view in views]) for part in (slice(half), slice(half, None))]
+        return tuple(np.concatenate(parts) for parts in zip(*halves, strict=True))

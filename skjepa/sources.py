@@ -49,6 +49,21 @@ class Source:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __getitem__(self, index: Any) -> "Source":
+        """The samples at a slice, a mask or integer positions."""
+        chosen = np.arange(len(self))[index].tolist()
+        return Source(
+            self.ids[index],
+            lambda i: self.load(chosen[i]),
+            self.is_vector,
+            self.stable_ids,
+            lambda i: self.content(chosen[i]),
+        )
+
+    def rows(self) -> NDArray[np.float64]:
+        """All vectors of a source of vectors, (n_samples, d)."""
+        return np.stack([self.load(i) for i in range(len(self))])
+
 
 def as_source(X: Any, *, ids: Sequence[str] | None = None) -> Source:
     """Make a `Source` of images or vectors.
@@ -80,6 +95,45 @@ def as_source(X: Any, *, ids: Sequence[str] | None = None) -> Source:
             raise ValueError("ids must be unique")
         source = Source(names, source.load, source.is_vector, content=source.content)
     return source
+
+
+def known_by_content(source: Source) -> Source:
+    """The source with a hash of the content of every sample, which is loaded for it where the source has none.
+
+    Its `load` raises ValueError where a sample so known comes out otherwise than before: it cannot be known again.
+    """
+    loaded: dict[int, str] = {}
+
+    def content(i: int) -> str:
+        known = source.content(i)
+        if not known and i not in loaded:
+            loaded[i] = _hash_of_loaded(source, i)
+        return known or loaded[i]
+
+    def load(i: int) -> Any:
+        sample = source.load(i)
+        if i in loaded and _hash_of(sample) != loaded[i]:
+            raise ValueError(f"sample {source.ids[i]} is another at each load: a memory needs data that stay the same")
+        return sample
+
+    return Source(source.ids, load, source.is_vector, source.stable_ids, content)
+
+
+def holds_vectors(X: Any) -> bool:
+    """Whether X is numbers for scikit-learn's `validate_data` to judge, not images, paths, a folder or a Dataset."""
+    if isinstance(X, Source):
+        return X.is_vector
+    if isinstance(X, str | os.PathLike | torch.utils.data.Dataset) or (isinstance(X, list | tuple) and not X):
+        return False
+    if isinstance(X, list | tuple):
+        kind = _kind(X[0])
+        return kind == "values" or (kind in ("arrays", "tensors") and np.ndim(X[0]) < 2)
+    if hasattr(X, "toarray"):
+        return True  # sparse: refused there
+    array = X if isinstance(X, Tensor) else np.asarray(X)
+    if isinstance(array, np.ndarray) and array.dtype.kind in "OSU" and array.size:
+        return _kind(array.flat[0]) not in ("paths", "PIL images")
+    return array.ndim < 3
 
 
 def _dispatch(X: Any) -> Source:
@@ -308,6 +362,20 @@ def _check_pixels(images: np.ndarray, what: str, first: int = 0) -> None:
 def _hashed(ids: NDArray[np.str_], load: Callable[[int], Any], *, is_vector: bool = False) -> Source:
     """A source whose ids are hashes of the content."""
     return Source(ids, load, is_vector, content=lambda i: str(ids[i]))
+
+
+def _hash_of_loaded(source: Source, i: int) -> str:
+    try:
+        return _hash_of(source.load(i))
+    except ImageReadError:
+        return ""  # `load` says so again
+
+
+def _hash_of(sample: Any) -> str:
+    """The hash of a loaded sample: the same of a PIL image and of the array of its pixels."""
+    if isinstance(sample, Tensor):
+        sample = (sample.float() if sample.dtype == torch.bfloat16 else sample).numpy()
+    return _hash(np.asarray(sample))
 
 
 def _file_hash(path: str | os.PathLike) -> str:

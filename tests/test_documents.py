@@ -10,7 +10,14 @@ import torch
 ROOT = Path(__file__).parents[1]
 SNIPPETS = [
     snippet
-    for document in ("README.md", "docs/pretraining.md", "docs/pyod.md", "docs/scores.md", "docs/vectors.md")
+    for document in (
+        "README.md",
+        "docs/model_selection.md",
+        "docs/pretraining.md",
+        "docs/pyod.md",
+        "docs/scores.md",
+        "docs/vectors.md",
+    )
     for snippet in re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), flags=re.DOTALL)
 ]
 

@@ -1,6 +1,7 @@
 import math
 from concurrent.futures import ThreadPoolExecutor
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -20,7 +21,7 @@ from PIL import Image
 from torch import nn
 
 import skjepa.engine
-from skjepa import Extraction, extract, jepa_score, load_encoder
+from skjepa import Extraction, embed, extract, jepa_score, load_encoder
 from skjepa.extraction import SettingsMismatchError
 from skjepa.jacobian import jacobian
 from skjepa.probe import EncoderError
@@ -285,6 +286,157 @@ class TestStore:
         with pytest.raises(ValueError, match="pass ids= with a torch Dataset"):
             extract(encoder, data, store=tmp_path / "run")
         assert extract(encoder, data, store=tmp_path / "run", ids=["a", "b", "c"]).ids.tolist() == ["a", "b", "c"]
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """How many samples went through the Jacobian, batch by batch."""
+    sizes = []
+    monkeypatch.setattr(skjepa.engine, "jacobian", lambda f, x: sizes.append(len(x)) or jacobian(f, x))
+    return sizes
+
+
+class TestCache:
+    def test_only_what_is_missing_is_measured(self, tmp_path, measured):
+        encoder, X = load_encoder(mlp(), precision="float64"), np.random.default_rng(0).normal(size=(30, 12))
+        fresh = extract(encoder, X)
+        measured.clear()
+        for part in (slice(0, 20), slice(10, 30), slice(None), [3, 3, 29]):
+            result = extract(encoder, X[part], memory=tmp_path)
+            np.testing.assert_allclose(result.singular_values, fresh[part].singular_values, rtol=1e-10)
+            np.testing.assert_allclose(result.embeddings, fresh[part].embeddings, rtol=1e-10)
+            assert result.ids.tolist() == fresh.ids[part].tolist()
+        assert measured == [20, 10]
+
+    def test_encoders_and_settings_have_folders_of_their_own(self, tmp_path, measured):
+        X = np.random.default_rng(0).normal(size=(5, 12))
+        encoders = [load_encoder(mlp(seed=0)), load_encoder(mlp(seed=1)), load_encoder(mlp(), precision="float64")]
+        for _ in range(2):
+            for encoder in encoders:
+                np.testing.assert_array_equal(jepa_score(encoder, X, memory=tmp_path), jepa_score(encoder, X))
+            for seed in range(2):
+                extract(encoders[0], X, transform=torch.round, random_state=seed, memory=str(tmp_path))
+        assert len(list(tmp_path.iterdir())) == 5
+        assert sum(measured) == 5 * (5 + 2 * 3)
+
+    def test_content_counts_not_the_name(self, tmp_path, measured):
+        encoder, (picture, other) = load_encoder(conv_net(), image_size=32), random_images(2)
+        for folder in ("a", "b"):
+            (tmp_path / folder).mkdir()
+        Image.fromarray(picture).save(tmp_path / "a" / "0.png")
+        Image.fromarray(picture).save(tmp_path / "b" / "1.png")
+        memory = tmp_path / "cache"
+        first, second = (extract(encoder, tmp_path / folder, memory=memory) for folder in "ab")
+        assert measured == [1]
+        assert (*first.ids, *second.ids) == ("0.png", "1.png")
+        Image.fromarray(other).save(tmp_path / "b" / "1.png")
+        changed = extract(encoder, tmp_path / "b", memory=memory)
+        np.testing.assert_array_equal(changed.embeddings, extract(encoder, other[None]).embeddings)
+
+    def test_random_views_belong_to_the_name_too(self, tmp_path):
+        encoder, X = load_encoder(conv_net(), image_size=32), random_images(1)
+        for names in (["a"], ["b"], ["a"]):
+            kept = extract(encoder, X, views=2, ids=names, memory=tmp_path)
+            fresh = extract(encoder, X, views=2, ids=names)
+            np.testing.assert_array_equal(kept.singular_values, fresh.singular_values)
+
+    def test_a_dataset_is_known_by_what_it_loads(self, tmp_path, measured):
+        pictures = torch.rand(4, 3, 32, 32)
+        data = torch.utils.data.TensorDataset(pictures)
+        encoder = load_encoder(conv_net(), image_size=32, precision="float64")
+        extract(encoder, data, memory=tmp_path)
+        again = extract(encoder, torch.utils.data.Subset(data, [3, 1]), memory=tmp_path)
+        assert measured == [4]
+        np.testing.assert_allclose(again.embeddings, extract(encoder, pictures[[3, 1]]).embeddings, rtol=1e-10)
+
+    def test_data_that_change_at_each_load_are_refused(self, tmp_path):
+        class Noisy(torch.utils.data.Dataset):
+            def __len__(self):
+                return 2
+
+            def __getitem__(self, i):
+                return torch.rand(3, 32, 32)
+
+        with pytest.raises(ValueError, match="sample 0 is another at each load"):
+            extract(load_encoder(conv_net(), image_size=32), Noisy(), memory=tmp_path)
+
+    def test_unreadable_samples_stay_out_of_it(self, tmp_path):
+        encoder = load_encoder(conv_net(), image_size=32)
+        (tmp_path / "images").mkdir()
+        Image.fromarray(random_images(1)[0]).save(tmp_path / "images" / "good.png")
+        (tmp_path / "images" / "bad.png").write_text("no picture")
+        for X in (tmp_path / "images", [str(tmp_path / "images" / name) for name in ("good.png", "gone.png")]):
+            for _ in range(2):
+                with pytest.warns(UserWarning, match="skipped"):
+                    result = extract(encoder, X, on_error="skip", memory=tmp_path / "cache")
+                assert len(result) == 1
+
+    def test_joblib_memory_gives_its_place(self, tmp_path, measured):
+        encoder, X = load_encoder(mlp()), np.zeros((1, 12))
+        for memory in (joblib.Memory(tmp_path, verbose=0), tmp_path, joblib.Memory(None), joblib.Memory(None), None):
+            extract(encoder, X, memory=memory)
+        assert len(measured) == 1 + 3
+
+    def test_store_and_memory_together(self, tmp_path):
+        with pytest.raises(ValueError, match="a store or a memory, not both"):
+            extract(load_encoder(mlp()), np.zeros((2, 12)), store=tmp_path / "a", memory=tmp_path / "b")
+
+    def test_not_a_folder(self):
+        with pytest.raises(TypeError, match=r"memory must be a folder or a joblib\.Memory; got True"):
+            extract(load_encoder(mlp()), np.zeros((2, 12)), memory=True)
+
+    def test_several_at_once(self, tmp_path):
+        encoder, X = load_encoder(mlp(), precision="float64"), np.random.default_rng(0).normal(size=(40, 12))
+        expected = jepa_score(encoder, X)
+        with ThreadPoolExecutor(4) as pool:
+            runs = [pool.submit(jepa_score, encoder, X[i % 4 :: 2], memory=tmp_path) for i in range(8)]
+        for i, run in enumerate(runs):
+            np.testing.assert_allclose(run.result(), expected[i % 4 :: 2], rtol=1e-10)
+
+
+class TestEmbed:
+    def test_equals_the_extraction(self, case, measured):
+        module, image_size, X, _ = case
+        encoder = load_encoder(module, image_size=image_size, precision="float64")
+        expected = extract(encoder, X).embeddings
+        measured.clear()
+        for options in ({}, {"memory_budget": 1}):
+            embeddings = embed(encoder, X, **options)
+            assert embeddings.dtype == np.float64
+            np.testing.assert_allclose(embeddings, expected, rtol=1e-9, atol=1e-12)
+        assert measured == []
+
+    def test_order_and_duplicates(self):
+        encoder, X = load_encoder(conv_net(), image_size=32, precision="float64"), random_images(4)
+        np.testing.assert_allclose(embed(encoder, X[[2, 0, 2]]), embed(encoder, X)[[2, 0, 2]], rtol=1e-9)
+
+    def test_a_batch_that_runs_out_is_halved(self, monkeypatch):
+        class Scarce(nn.Module):
+            def forward(self, x):
+                if len(x) > 3:
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+                return x.tanh()
+
+        X = np.random.default_rng(0).normal(size=(10, 2))
+        np.testing.assert_allclose(embed(load_encoder(Scarce(), precision="float64"), X), np.tanh(X))
+
+    def test_unreadable_samples_are_nan_or_raised(self):
+        encoder = load_encoder(conv_net(), image_size=32)
+        with pytest.raises(ImageReadError, match=r"c\.jpg"):
+            embed(encoder, broken_at(2))
+        with pytest.warns(UserWarning, match="skipped"):
+            embeddings = embed(encoder, broken_at(2), on_error="skip")
+        assert np.isnan(embeddings).all(axis=1).tolist() == [False, False, True, False, False]
+        assert not np.isnan(embeddings).any(axis=1)[[0, 1, 3, 4]].any()
+
+    def test_bad_input_is_named(self):
+        encoder, X = load_encoder(mlp()), np.zeros((2, 12))
+        with pytest.raises(TypeError, match="has embeddings already"):
+            embed(encoder, extract(encoder, X))
+        with pytest.raises(ValueError, match="on_error must be one of"):
+            embed(encoder, X, on_error="ignore")
+        with pytest.raises(ValueError, match="encodes vectors, X holds images"):
+            embed(encoder, random_images(2))
 
 
 def broken_at(position):

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.covariance import EmpiricalCovariance, LedoitWolf
-from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 from sklearn.utils.validation import column_or_1d
 
 from skjepa._validation import check_integer
+from skjepa.densities import NearestRows
 from skjepa.extraction import SETTINGS, Extraction, require_same_settings
+from skjepa.persistence import portable
 from skjepa.sources import Source, as_source, holds_vectors
 from skjepa.thresholds import CalibratedDetector, Samples
 
@@ -85,6 +86,7 @@ class _OnEmbeddings(CalibratedDetector):
         return self._score_rows(model, self._embeddings(samples))
 
 
+@portable
 class MahalanobisDetector(_OnEmbeddings):
     """Minus the squared Mahalanobis distance to the mean of normal embeddings (Lee et al., NeurIPS 2018).
 
@@ -151,19 +153,21 @@ class MahalanobisDetector(_OnEmbeddings):
 
     def _fit_rows(self, rows: NDArray[np.float64], y: NDArray | None) -> Any:
         whole = self._covariance(rows).fit(rows)
+        model = {"mean": whole.location_, "precision": whole.get_precision()}
         if y is None:
-            return whole, None, None
+            return model
         classes, members = np.unique(y, return_inverse=True)
         means = np.stack([rows[members == c].mean(axis=0) for c in range(len(classes))])
         within = self._covariance(rows).set_params(assume_centered=True).fit(rows - means[members])
-        return whole, within, means
+        return model | {"class_means": means, "class_precision": within.get_precision()}
 
     def _score_rows(self, model: Any, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        whole, within, means = model
-        if within is None:
-            return -whole.mahalanobis(rows)
-        nearest = np.min([within.mahalanobis(rows - mean) for mean in means], axis=0)
-        return whole.mahalanobis(rows) - nearest
+        whole = _squared_distance(rows, model["mean"], model["precision"])
+        if "class_means" not in model:
+            return -whole
+        return whole - np.min(
+            [_squared_distance(rows, mean, model["class_precision"]) for mean in model["class_means"]], axis=0
+        )
 
     def _covariance(self, rows: NDArray[np.float64]) -> Any:
         if self.covariance is not None:
@@ -171,6 +175,7 @@ class MahalanobisDetector(_OnEmbeddings):
         return EmpiricalCovariance() if len(rows) >= 2 * rows.shape[1] else LedoitWolf()
 
 
+@portable
 class KNNDetector(_OnEmbeddings):
     """Minus the distance to the k-th nearest normal embedding (Sun et al., ICML 2022).
 
@@ -221,13 +226,14 @@ class KNNDetector(_OnEmbeddings):
     def _check_parameters(self) -> None:
         check_integer("n_neighbors", self.n_neighbors, minimum=1)
 
-    def _fit_rows(self, rows: NDArray[np.float64], y: NDArray | None) -> NearestNeighbors:
-        return NearestNeighbors(n_neighbors=min(self.n_neighbors, len(rows)), metric=self.metric).fit(rows)
+    def _fit_rows(self, rows: NDArray[np.float64], y: NDArray | None) -> NearestRows:
+        return NearestRows(rows, min(self.n_neighbors, len(rows)), self.metric)
 
-    def _score_rows(self, model: NearestNeighbors, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        return -model.kneighbors(rows)[0][:, -1]
+    def _score_rows(self, model: NearestRows, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        return -model.distances(rows)[:, -1]
 
 
+@portable
 class EmbeddingDetector(_OnEmbeddings):
     """Any detector of scikit-learn's or PyOD's on embeddings, with the thresholds and signs of this package.
 
@@ -287,6 +293,11 @@ class EmbeddingDetector(_OnEmbeddings):
     def _score_rows(self, model: Any, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         scores = -model.decision_function(rows) if _is_pyod(model) else model.score_samples(rows)
         return np.asarray(scores, dtype=np.float64)
+
+
+def _squared_distance(rows: NDArray[np.float64], mean: NDArray, precision: NDArray) -> NDArray[np.float64]:
+    centred = rows - mean
+    return np.einsum("ij,ij->i", centred @ precision, centred)
 
 
 def _is_pyod(detector: Any) -> bool:

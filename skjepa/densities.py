@@ -3,6 +3,8 @@
 scikit-learn estimators with `fit` and `score_samples` (nats, higher = denser); any other such estimator serves as well.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, clone
@@ -14,11 +16,42 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from skjepa.persistence import portable
+
 _N_FOLDS = 5
 _ENOUGH_FOR_A_SLOPE = 10
 _RIDGE_ALPHAS = np.logspace(-2, 4, 7)
 
 
+@portable
+class NearestRows:
+    """Distances to the nearest of some rows.
+
+    Parameters
+    ----------
+    rows : array of shape (n_rows, d)
+    n_neighbors : int
+    metric : str or callable
+        Of `sklearn.neighbors.NearestNeighbors`.
+    """
+
+    def __init__(self, rows: NDArray[np.float64], n_neighbors: int, metric: Any = "euclidean") -> None:
+        self.rows, self.n_neighbors, self.metric = rows, n_neighbors, metric
+        self._search = NearestNeighbors(n_neighbors=n_neighbors, metric=metric).fit(rows)
+
+    def distances(self, rows: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        """To the nearest neighbours, ascending, (n, n_neighbors); by default of the rows, but for each row itself."""
+        return self._search.kneighbors(rows)[0]
+
+    def portable_state(self) -> dict[str, Any]:
+        return {"rows": self.rows, "n_neighbors": self.n_neighbors, "metric": self.metric}
+
+    @classmethod
+    def from_portable_state(cls, state: dict[str, Any], given: dict[str, Any]) -> "NearestRows":
+        return cls(**state)
+
+
+@portable
 class KNNDensity(BaseEstimator):
     """log q(z) = -d log r_k(z) up to a constant, r_k the distance to the k-th neighbour.
 
@@ -39,9 +72,8 @@ class KNNDensity(BaseEstimator):
     def fit(self, Z: ArrayLike, y: object = None) -> "KNNDensity":
         """Learn from embeddings (n_samples, K)."""
         Z = np.asarray(Z, dtype=np.float64)
-        self._k = max(1, min(self.n_neighbors, len(Z) - 1))
-        self._neighbors = NearestNeighbors(n_neighbors=self._k).fit(Z)
-        others = self._neighbors.kneighbors()[0] if len(Z) > 1 else np.ones((1, 1))
+        self._nearest = NearestRows(Z, max(1, min(self.n_neighbors, len(Z) - 1)))
+        others = self._nearest.distances() if len(Z) > 1 else np.ones((1, 1))
         # Duplicates are at distance zero, and log 0 would drown every other term.
         self._smallest = max(1e-3 * float(np.median(others[:, -1])), np.finfo(float).tiny)
         self.intrinsic_dim_ = _intrinsic_dimension(np.maximum(others, self._smallest), upper=Z.shape[1])
@@ -49,30 +81,56 @@ class KNNDensity(BaseEstimator):
 
     def score_samples(self, Z: ArrayLike) -> NDArray[np.float64]:
         """-d log r_k, in nats up to a constant; (n_samples,)."""
-        radius = self._neighbors.kneighbors(np.asarray(Z, dtype=np.float64))[0][:, -1]
+        radius = self._nearest.distances(np.asarray(Z, dtype=np.float64))[:, -1]
         return -self.intrinsic_dim_ * np.log(np.maximum(radius, self._smallest))
 
 
+@portable
 class GaussianDensity(BaseEstimator):
-    """log N(z; mean, covariance) in nats, with Ledoit-Wolf shrinkage: -Mahalanobis^2 / 2 and its constant."""
+    """log N(z; mean, covariance) in nats, with Ledoit-Wolf shrinkage: -Mahalanobis^2 / 2 and its constant.
+
+    Parameters
+    ----------
+    n_components : int, optional
+        Leading principal components that it lives in; by default all dimensions.
+
+    Attributes
+    ----------
+    location_ : array of shape (n_features,)
+    components_ : array of shape (n_components, n_features)
+        Orthonormal.
+    covariance_ : array of shape (n_components, n_components)
+    """
+
+    def __init__(self, n_components: int | None = None) -> None:
+        self.n_components = n_components
 
     def fit(self, Z: ArrayLike, y: object = None) -> "GaussianDensity":
         """Learn from embeddings (n_samples, K)."""
         Z = np.asarray(Z, dtype=np.float64)
-        self.covariance_ = LedoitWolf().fit(Z)
+        self.location_ = Z.mean(axis=0)
+        self.components_ = np.eye(Z.shape[1])
+        if self.n_components is not None and self.n_components < Z.shape[1]:
+            # The full solver shows all directions, also where there are fewer samples.
+            self.components_ = np.linalg.svd(Z - self.location_)[2][: self.n_components]
+        self.covariance_ = LedoitWolf(assume_centered=True).fit(self._centred(Z)).covariance_
         # A constant embedding has no covariance; a tiny one keeps the density finite.
-        ridge = max(np.trace(self.covariance_.covariance_) / Z.shape[1], np.finfo(float).tiny) * 1e-9
-        self._cholesky = np.linalg.cholesky(self.covariance_.covariance_ + ridge * np.eye(Z.shape[1]))
+        ridge = max(np.trace(self.covariance_) / len(self.covariance_), np.finfo(float).tiny) * 1e-9
+        self._cholesky = np.linalg.cholesky(self.covariance_ + ridge * np.eye(len(self.covariance_)))
         return self
+
+    def _centred(self, Z: ArrayLike) -> NDArray[np.float64]:
+        return (np.asarray(Z, dtype=np.float64) - self.location_) @ self.components_.T
 
     def score_samples(self, Z: ArrayLike) -> NDArray[np.float64]:
         """log N(z), in nats; (n_samples,)."""
-        centred = np.asarray(Z, dtype=np.float64) - self.covariance_.location_
+        centred = self._centred(Z)
         whitened = np.linalg.solve(self._cholesky, centred.T)
         constant = np.log(np.diag(self._cholesky)).sum() + 0.5 * centred.shape[1] * np.log(2 * np.pi)
         return -0.5 * (whitened**2).sum(axis=0) - constant
 
 
+@portable
 class ConditionalDensity(BaseEstimator):
     """log q(s | z): is this sample's log-volume s what it should be where its embedding z lies?
 
@@ -84,15 +142,18 @@ class ConditionalDensity(BaseEstimator):
         Z, s = np.asarray(Z, dtype=np.float64), np.asarray(s, dtype=np.float64)
         # A handful of samples says nothing of a slope: then s is compared with its mean.
         slope = RidgeCV(alphas=_RIDGE_ALPHAS) if len(Z) >= _ENOUGH_FOR_A_SLOPE else DummyRegressor()
-        self._regression = make_pipeline(StandardScaler(), slope).fit(Z, s)
-        residual = s - cross_val_predict(self._regression, Z, s, cv=_folds(Z))
+        regression = make_pipeline(StandardScaler(), slope).fit(Z, s)
+        residual = s - cross_val_predict(regression, Z, s, cv=_folds(Z))
+        # An affine function, however it was learned.
+        self.intercept_ = float(regression.predict(np.zeros((1, Z.shape[1])))[0])
+        self.coef_ = regression.predict(np.eye(Z.shape[1])) - self.intercept_
         self.scale_ = float(np.sqrt(np.mean(residual**2))) or 1.0
         self.fit_scores_ = self._log_density(residual)
         return self
 
     def score_samples(self, Z: ArrayLike, s: ArrayLike) -> NDArray[np.float64]:
         """log q(s | z), in nats; (n_samples,)."""
-        return self._log_density(np.asarray(s, dtype=np.float64) - self._regression.predict(np.asarray(Z)))
+        return self._log_density(np.asarray(s, dtype=np.float64) - self.intercept_ - np.asarray(Z) @ self.coef_)
 
     def _log_density(self, residual: NDArray[np.float64]) -> NDArray[np.float64]:
         return -0.5 * (residual / self.scale_) ** 2 - np.log(self.scale_) - 0.5 * np.log(2 * np.pi)

@@ -14,9 +14,10 @@ from skjepa._validation import seed_from
 from skjepa.choice import frozen_encoder, is_trained_on, require_fingerprint, trained_encoder
 from skjepa.diagnostics import diagnose
 from skjepa.encoders import Encoder
-from skjepa.engine import extract
+from skjepa.engine import extract, resolve_device
 from skjepa.extraction import SETTINGS, Extraction, require_same_settings
 from skjepa.findings import Diagnosis
+from skjepa.persistence import portable
 from skjepa.scores import ScoreModel, check_score_settings, fit_score_model
 from skjepa.sources import Source, as_source
 from skjepa.thresholds import CalibratedDetector, Samples
@@ -24,6 +25,7 @@ from skjepa.vector import VectorJEPA
 from skjepa.views import Transform
 
 
+@portable
 @dataclass
 class FittedScore:
     """What one model has learned, and of which extractions it can judge.
@@ -45,6 +47,7 @@ class FittedScore:
     diagnosis: Diagnosis
 
 
+@portable
 class JEPAScoreDetector(CalibratedDetector):
     """Anomaly detector on the embeddings and the Jacobian spectrum of an encoder.
 
@@ -235,6 +238,19 @@ class JEPAScoreDetector(CalibratedDetector):
         if X is None:
             return fitted.diagnosis
         return diagnose(fitted.model, self._measured(fitted, self._read(X)), fitted.diagnosis)
+
+    def portable_state(self) -> dict[str, Any]:
+        return vars(self) | {"memory": None}  # a folder of this machine
+
+    @classmethod
+    def from_portable_state(cls, state: dict[str, Any], given: dict[str, Any]) -> "JEPAScoreDetector":
+        made = cls.__new__(cls)
+        vars(made).update(state)
+        try:
+            resolve_device(made.device)
+        except ValueError:  # saved where there was a GPU
+            made.device = "auto"
+        return made
 
     def _read_for_fit(self, X: Any, seed: int) -> Samples:
         if isinstance(X, Extraction):

@@ -19,6 +19,7 @@ from torch.func import functional_call
 from skjepa._validation import check_choice, check_integer
 from skjepa.hub import load_timm_model, timm_preprocessing
 from skjepa.networks import read_network
+from skjepa.persistence import is_portable, portable
 from skjepa.preprocessing import (
     Preprocessing,
     callable_preprocessing,
@@ -38,6 +39,7 @@ class FingerprintError(ValueError):
     """The encoder at hand is not the one that a result or a detector was made with."""
 
 
+@portable
 class Encoder:
     """A frozen encoder f: R^D -> R^K. Made by `load_encoder`, shared (never copied) by `sklearn.clone` and `deepcopy`.
 
@@ -147,6 +149,45 @@ class Encoder:
                 f"encoder {self.name!r} has changed since it was pickled: fingerprint {self.fingerprint[:12]}, "
                 f"expected {fingerprint[:12]} (other weights, preprocessing or architecture)"
             )
+
+    def portable_state(self) -> dict[str, Any]:
+        # What holds a function can be had again from its maker only.
+        named = self._recipe is not None and not any(map(callable, self._recipe.values()))
+        return {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "precision": self.precision,
+            "recipe": self._recipe if named else None,
+            "module": self.module if is_portable(self.module) else None,
+        }
+
+    @classmethod
+    def from_portable_state(cls, state: dict[str, Any], given: dict[str, Any]) -> "Encoder":
+        made = given.setdefault("encoders", {})  # several places share one encoder
+        fingerprint = state["fingerprint"]
+        if fingerprint not in made:
+            made[fingerprint] = cls._found(state, given.get("encoder"))
+        if made[fingerprint].fingerprint != fingerprint:
+            raise FingerprintError(
+                f"encoder {state['name']!r} is not the one that was saved: fingerprint "
+                f"{made[fingerprint].fingerprint[:12]}, expected {fingerprint[:12]}"
+            )
+        return made[fingerprint]
+
+    @classmethod
+    def _found(cls, state: dict[str, Any], given: "Encoder | None") -> "Encoder":
+        if given is not None:
+            return given
+        if state["recipe"] is not None:
+            return load_encoder(**state["recipe"])
+        if state["module"] is None:
+            raise ValueError(
+                f"the encoder {state['name']!r} was made from a module or a function, which is not saved: make it "
+                "again and give it as encoder="
+            )
+        encoder = load_encoder(state["module"], precision=state["precision"])
+        encoder.name = state["name"]
+        return encoder
 
 
 def load_encoder(

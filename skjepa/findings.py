@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from skjepa.persistence import portable
+
 # Limits between healthy and failed; benchmarks/theory/failures.py measures both sides.
 COLLAPSED_SPREAD = 0.02  # of the embeddings, relative to their length
 COLLAPSED_RATIO = 0.05  # participation ratio over the number of directions
@@ -21,6 +23,7 @@ SHIFTED = 1.0  # standard deviations of the fit, beyond what chance allows
 MORE_AT_FLOOR = 0.1  # share of the counted singular values, beyond that of the fit
 
 
+@portable
 @dataclass(frozen=True)
 class Finding:
     """One thing that is wrong.
@@ -45,6 +48,7 @@ class Finding:
         return f"{self.severity.upper()} {self.name}: {self.message}.\n    {self.advice}."
 
 
+@portable
 @dataclass(frozen=True)
 class Diagnosis:
     """Measurements of a fitted detector on some samples, and what they point to.

@@ -6,13 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
-from sklearn.decomposition import PCA
-from sklearn.pipeline import make_pipeline
 
 from skjepa._validation import check_choice, check_integer, check_number
 from skjepa.densities import ConditionalDensity, GaussianDensity, KNNDensity, out_of_fold_scores
 from skjepa.extraction import Extraction
 from skjepa.functionals import combine_views, log_volume, warn_if_floor_is_noise
+from skjepa.persistence import portable
 
 SCORES = ("joint", "density", "jepa")
 REFERENCES = {"knn": KNNDensity, "gaussian": GaussianDensity}
@@ -21,6 +20,7 @@ AUTO_FLOOR = 1e-2
 """`floor="auto"`: this share of the median largest singular value of the fit samples."""
 
 
+@portable
 @dataclass
 class ScoreModel:
     """What normal samples taught: one floor, one rank, log q(z), log q(s | z), and the scale of each term.
@@ -158,6 +158,5 @@ def _learn_rank(sigma: NDArray[np.float64], floor: float, rank: int | None) -> i
 def _resolve_reference(reference: Any, *, n_components: int, rank: int) -> Any:
     if not isinstance(reference, str):
         return reference
-    density = REFERENCES[reference]()
     # Inputs of D < K dimensions fill a D-dimensional surface: a Gaussian in all K would be singular.
-    return make_pipeline(PCA(rank), density) if reference == "gaussian" and rank < n_components else density
+    return GaussianDensity(min(rank, n_components)) if reference == "gaussian" else KNNDensity()

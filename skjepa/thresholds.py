@@ -1,19 +1,23 @@
 """From scores to decisions: `CalibratedDetector`, what all detectors share; scores are its subclasses' business."""
 
 import math
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Integral
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
+import sklearn
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.model_selection import KFold, train_test_split
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skjepa import __version__
 from skjepa._validation import check_integer, check_number, seed_from
 from skjepa.calibration import (
     conformal_offset,
@@ -23,6 +27,7 @@ from skjepa.calibration import (
     cross_conformal_score,
 )
 from skjepa.extraction import Extraction
+from skjepa.persistence import read_folder, write_folder
 from skjepa.sources import Source, holds_vectors
 
 Samples = Extraction | Source
@@ -254,6 +259,49 @@ class CalibratedDetector(OutlierMixin, BaseEstimator):
         if read.any():
             flagged[read] = false_discovery_control(p[read], method="bh") <= level
         return np.where(flagged, -1, 1)
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write the fitted detector to a folder of JSON and safetensors, whole or not at all; no pickle.
+
+        A named encoder is written as its name and fingerprint, a trained `VectorJEPA` whole; of any other module only
+        the fingerprint, and `load` then needs it.
+
+        Parameters
+        ----------
+        path : path-like
+            Made, or replaced where it is a saved detector.
+
+        Raises
+        ------
+        skjepa.persistence.NotPortableError
+            A parameter, such as a `reference` or a `view_transform` of your own, cannot be written without pickle.
+        FileExistsError
+            `path` is something else.
+        """
+        check_is_fitted(self)
+        return write_folder(self, path, versions={"skjepa": __version__, "scikit-learn": sklearn.__version__})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, *, encoder: Any = None) -> Self:
+        """Read a detector that `save` wrote, on any device; its scores are the same.
+
+        Parameters
+        ----------
+        path : path-like
+        encoder : Encoder, optional
+            The one it was fitted with, where that was made from a module of your own.
+
+        Raises
+        ------
+        ValueError, FileNotFoundError
+            Damaged, of an unknown version, another class, or without its encoder.
+        skjepa.encoders.FingerprintError
+            The encoder is not the one that was saved.
+        """
+        made = read_folder(path, {} if encoder is None else {"encoder": encoder})
+        if not isinstance(made, cls):
+            raise ValueError(f"{path} holds a {type(made).__name__}, not a {cls.__name__}")
+        return made
 
     def _validated(self, X: Any, *, reset: bool) -> Any:
         """X with tables checked, and their width and names kept or compared, in scikit-learn's own way."""

@@ -14,6 +14,7 @@ from skjepa._validation import check_choice, check_integer, check_number, seed_f
 from skjepa.augment import VectorViewOptions
 from skjepa.encoders import Encoder, load_encoder
 from skjepa.networks import MLP
+from skjepa.persistence import portable
 from skjepa.pretrain import pretrain
 from skjepa.recipes import PretrainConfig
 from skjepa.sources import as_source
@@ -33,6 +34,7 @@ _STEPS = (100, 600)  # of training, at the least and at the most
 _BATCH_SIZE = 128
 
 
+@portable
 class VectorJEPA(BaseEstimator):
     """A JEPA of vectors that trains on X itself: two noisy views of a row get close embeddings, rows get distinct ones.
 
@@ -135,8 +137,8 @@ class VectorJEPA(BaseEstimator):
         self.history_: list[dict[str, float]] = []
         if self.n_steps != 0 and len(np.unique(source.ids)) >= MIN_ROWS and rows.shape[1] > 1:
             parts.append((self._trained(compressed, seed), NETWORK_SHARE))
-        module = nn.Sequential(standardise, _SideBySide(parts, compressed)).requires_grad_(False)
-        self.encoder_: Encoder = load_encoder(module.eval(), precision="float64")
+        module = RowNetwork(standardise, _SideBySide(parts, compressed))
+        self.encoder_: Encoder = load_encoder(module.requires_grad_(False).eval(), precision="float64")
         self.encoder_.name = type(self).__name__
         self.n_features_in_ = rows.shape[1]
         return self
@@ -180,6 +182,34 @@ class VectorJEPA(BaseEstimator):
             n_watched=0,
             seed=seed,
         )
+
+
+@portable
+class RowNetwork(nn.Sequential):
+    """What a `VectorJEPA` makes: rows standardised, then the shortcut and, where it was trained, the network."""
+
+    def portable_state(self) -> dict[str, Any]:
+        standardise, side_by_side = self
+        network = side_by_side.parts[1].network if len(side_by_side.parts) > 1 else None
+        return {
+            "n_features": len(standardise.centre),
+            "widths": network and tuple(part.out_features for part in network.features if isinstance(part, nn.Linear)),
+            "n_components": network and network.head.out_features,
+            "tensors": {name: tensor.numpy() for name, tensor in self.state_dict().items()},
+        }
+
+    @classmethod
+    def from_portable_state(cls, state: dict[str, Any], given: dict[str, Any]) -> "RowNetwork":
+        width = state["n_features"]
+        parts: list[tuple[nn.Module, float]] = [(_Shortcut(width, seed=0), 1.0)]
+        if state["widths"] is not None:
+            with torch.random.fork_rng(devices=[]):
+                network = MLP(width, state["widths"], state["n_components"])
+            parts.append((_UnitNorm(network.double()), 1.0))
+        # Of the right sizes; every number in it is replaced.
+        made = cls(_Standardise(np.zeros((2, width))), _SideBySide(parts, torch.zeros(2, width, dtype=torch.float64)))
+        made.load_state_dict({name: torch.from_numpy(array) for name, array in state["tensors"].items()})
+        return made.requires_grad_(False).eval()
 
 
 class _Standardise(nn.Module):

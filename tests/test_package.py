@@ -12,7 +12,7 @@ import skjepa
 PACKAGE = Path(skjepa.__file__).parent
 
 ROOMS = [
-    {"_files", "_validation", "memory"},
+    {"_files", "_validation", "memory", "persistence"},
     {
         "augment",
         "calibration",

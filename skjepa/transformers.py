@@ -99,7 +99,7 @@ class EmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         """
         with all_or_nothing(self):
             for name in ("n_features_in_", "feature_names_in_"):
-                vars(self).pop(name, None)
+                self.__dict__.pop(name, None)
             seed = seed_from(self.random_state)
             if isinstance(X, Extraction):
                 self._fit_extraction(X)
@@ -129,7 +129,7 @@ class EmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     def _fit_extraction(self, extraction: Extraction) -> None:
         if len(shape := extraction.meta.get("input_shape") or []) == 1:
             self.n_features_in_ = shape[0]
-        self.encoder_ = None
+        self.encoder_: Encoder | None = None
         self.fingerprint_ = extraction.meta.get("fingerprint")
         self._n_features_out = extraction.embeddings.shape[1]
 

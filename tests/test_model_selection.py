@@ -112,6 +112,15 @@ class TestOnePassForAGrid:
         assert search.best_score_ == pytest.approx(by_hand.mean(), abs=1e-12)
         assert search.best_score_ > 0.8
 
+    def test_twelve_settings_on_arrays_with_a_memory(self, measured, tmp_path):
+        options = {"scoring": "roc_auc", "cv": NormalKFold(3, random_state=0), "refit": False, "error_score": "raise"}
+        search = GridSearchCV(JEPAScoreDetector(ENCODER, memory=tmp_path), GRID, **options).fit(X, Y)
+        assert sum(measured) == len(X)
+        expected = GridSearchCV(JEPAScoreDetector(ENCODER), GRID, **options).fit(extract(ENCODER, X), Y)
+        np.testing.assert_allclose(
+            search.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"], rtol=1e-10
+        )
+
     def test_balanced_accuracy_over_contamination(self, measured):
         extraction = extract(ENCODER, X)
         search = GridSearchCV(
@@ -125,11 +134,17 @@ class TestOnePassForAGrid:
         assert sum(measured) == len(X)
         assert len(set(search.cv_results_["mean_test_score"])) > 1
 
-    def test_two_processes_share_the_encoder(self):
-        extraction = extract(ENCODER, X)
+    def test_two_processes_share_encoder_and_memory(self, measured, tmp_path):
         options = {"scoring": "roc_auc", "cv": NormalKFold(2, random_state=0)}
-        detector = JEPAScoreDetector(ENCODER, formula="density")
-        one, two = (cross_val_score(clone(detector), extraction, Y, n_jobs=jobs, **options) for jobs in (1, 2))
+        detector = JEPAScoreDetector(ENCODER, formula="density", memory=tmp_path)
+        two = cross_val_score(clone(detector), X, Y, n_jobs=2, **options)
+        one = cross_val_score(clone(detector), X, Y, **options)
+        assert measured == []  # what the two have kept is all there is to know
+        extraction = extract(ENCODER, X)
+        np.testing.assert_allclose(one, cross_val_score(clone(detector), extraction, Y, **options), rtol=1e-10)
+        np.testing.assert_allclose(
+            one, cross_val_score(clone(detector), extraction, Y, n_jobs=2, **options), rtol=1e-10
+        )
         np.testing.assert_allclose(one, two, rtol=1e-10)
 
     def test_in_a_pipeline(self):

@@ -18,6 +18,7 @@ _PUBLIC = {
     "MahalanobisDetector": "baselines",
     "KNNDetector": "baselines",
     "EmbeddingDetector": "baselines",
+    "ComplexityDetector": "baselines",
     "EmbeddingTransformer": "transformers",
     "NormalKFold": "model_selection",
     "VectorJEPA": "vector",

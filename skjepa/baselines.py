@@ -14,6 +14,7 @@ from sklearn.preprocessing import normalize
 from sklearn.utils.validation import column_or_1d
 
 from skjepa._validation import check_integer
+from skjepa.complexity import bits_per_pixel
 from skjepa.densities import NearestRows
 from skjepa.extraction import SETTINGS, Extraction, require_same_settings
 from skjepa.persistence import portable
@@ -293,6 +294,59 @@ class EmbeddingDetector(_OnEmbeddings):
     def _score_rows(self, model: Any, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         scores = -model.decision_function(rows) if _is_pyod(model) else model.score_samples(rows)
         return np.asarray(scores, dtype=np.float64)
+
+
+@portable
+class ComplexityDetector(CalibratedDetector):
+    """Minus the bits per pixel that an image takes when compressed: a control, which sees no content.
+
+    JEPA-SCORE ranks simple images as more typical; this does nothing else.
+
+    Parameters
+    ----------
+    image_size : int
+        See `skjepa.complexity.bits_per_pixel`.
+    contamination, target_fpr, calibration, random_state
+        As for `skjepa.JEPAScoreDetector`.
+
+    Attributes
+    ----------
+    models_, offset_, calibration_scores_, n_samples_fit_
+        See `skjepa.thresholds.CalibratedDetector`.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 32,
+        contamination: float = 0.1,
+        target_fpr: float | None = None,
+        calibration: float | int | None = None,
+        random_state: Any = None,
+    ) -> None:
+        self.image_size = image_size
+        self.contamination = contamination
+        self.target_fpr = target_fpr
+        self.calibration = calibration
+        self.random_state = random_state
+
+    def _read_for_fit(self, X: Any, seed: int) -> Samples:
+        self._check_thresholds()
+        source = as_source(X)
+        self._check_size(source.ids)
+        return self._read(source)
+
+    def _read(self, X: Any) -> Samples:
+        source = as_source(X)
+        bits = bits_per_pixel(source, image_size=self.image_size)
+        return Source(source.ids, lambda i: bits[i : i + 1], is_vector=True)
+
+    def _learn(self, samples: Samples, y: NDArray | None, seed: int) -> tuple[None, NDArray[np.float64]]:
+        return None, self._score(None, samples)
+
+    def _score(self, model: None, samples: Samples) -> NDArray[np.float64]:
+        assert isinstance(samples, Source)
+        return -samples.rows()[:, 0]
 
 
 def _squared_distance(rows: NDArray[np.float64], mean: NDArray, precision: NDArray) -> NDArray[np.float64]:

@@ -245,7 +245,7 @@ class JEPAScoreDetector(CalibratedDetector):
     @classmethod
     def from_portable_state(cls, state: dict[str, Any], given: dict[str, Any]) -> "JEPAScoreDetector":
         made = cls.__new__(cls)
-        vars(made).update(state)
+        made.__dict__.update(state)
         try:
             resolve_device(made.device)
         except ValueError:  # saved where there was a GPU

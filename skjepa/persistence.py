@@ -165,12 +165,12 @@ def _decode(tree: Any, arrays: dict[str, NDArray], given: Given) -> Any:
             return make(tree[key])
     if "$class" not in tree:
         return {key: _decode(item, arrays, given) for key, item in tree.items()}
-    cls = _PORTABLE[tree["$class"]]
+    cls: Any = _PORTABLE[tree["$class"]]
     state = {key: _decode(item, arrays, given) for key, item in tree["state"].items()}
     if hasattr(cls, "from_portable_state"):
         return cls.from_portable_state(state, given)
     made = cls.__new__(cls)
-    vars(made).update(state)
+    made.__dict__.update(state)
     return made
 
 

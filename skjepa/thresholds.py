@@ -95,7 +95,7 @@ class CalibratedDetector(OutlierMixin, BaseEstimator):
         """
         with all_or_nothing(self):
             for name in ("n_features_in_", "feature_names_in_"):
-                vars(self).pop(name, None)
+                self.__dict__.pop(name, None)
             seed = seed_from(self.random_state)
             samples = self._read_for_fit(X, seed)
             labels = self._labels(y, len(samples))

@@ -189,10 +189,10 @@ class RowNetwork(nn.Sequential):
     """What a `VectorJEPA` makes: rows standardised, then the shortcut and, where it was trained, the network."""
 
     def portable_state(self) -> dict[str, Any]:
-        standardise, side_by_side = self
-        network = side_by_side.parts[1].network if len(side_by_side.parts) > 1 else None
+        parts: Any = self[1].parts
+        network = parts[1].network if len(parts) > 1 else None
         return {
-            "n_features": len(standardise.centre),
+            "n_features": len(self.state_dict()["0.centre"]),
             "widths": network and tuple(part.out_features for part in network.features if isinstance(part, nn.Linear)),
             "n_components": network and network.head.out_features,
             "tensors": {name: tensor.numpy() for name, tensor in self.state_dict().items()},

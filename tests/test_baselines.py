@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from oracles import conv_net, mlp, random_images
+from PIL import Image
 from pyod.models.ecod import ECOD
 from pyod.models.knn import KNN
 from sklearn.covariance import MinCovDet
@@ -8,7 +9,8 @@ from sklearn.ensemble import IsolationForest
 from sklearn.neighbors import LocalOutlierFactor
 from sklearn.preprocessing import normalize
 
-from skjepa import EmbeddingDetector, KNNDetector, MahalanobisDetector, extract, load_encoder
+from skjepa import ComplexityDetector, EmbeddingDetector, KNNDetector, MahalanobisDetector, extract, load_encoder
+from skjepa.complexity import bits_per_pixel
 from skjepa.extraction import SettingsMismatchError
 
 RNG = np.random.default_rng(0)
@@ -110,6 +112,28 @@ class TestExtraction:
             KNNDetector().fit(random_images(4))
         made = extract(load_encoder(conv_net(), image_size=32), random_images(6))
         assert MahalanobisDetector().fit(made).predict(made).shape == (6,)
+
+
+class TestComplexity:
+    NOISE = random_images(20)
+
+    def test_simple_images_score_higher_in_every_form(self):
+        flat = np.full((2, 32, 32, 3), 128, dtype=np.uint8)
+        detector = ComplexityDetector(calibration=0.5, target_fpr=0.2).fit(self.NOISE)
+        assert detector.score_samples(flat).min() > detector.score_samples(self.NOISE).max()
+        images = [Image.fromarray(image) for image in self.NOISE]
+        np.testing.assert_array_equal(detector.score_samples(images), detector.score_samples(self.NOISE))
+        floats = detector.score_samples(self.NOISE / 255)
+        np.testing.assert_array_equal(floats, detector.score_samples(self.NOISE))
+
+    def test_bits_are_those_of_a_file(self, tmp_path):
+        bits = bits_per_pixel(self.NOISE[:1])[0]
+        Image.fromarray(self.NOISE[0]).save(tmp_path / "image.png", compress_level=9)
+        assert bits == 8 * (tmp_path / "image.png").stat().st_size / 32**2
+
+    def test_vectors_are_refused(self):
+        with pytest.raises(ValueError, match="complexity is of images"):
+            ComplexityDetector().fit(NORMAL)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ ROOMS = [
         "views",
     },
     {"extraction", "hub", "isotropy", "recipes", "sources"},
-    {"encoders", "loading", "store", "scores"},
+    {"complexity", "encoders", "loading", "store", "scores"},
     {"catalog", "diagnostics", "engine", "pretrain"},
     {"vector"},
     {"choice", "thresholds"},

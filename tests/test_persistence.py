@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from oracles import conv_net, mlp, random_images
+from oracles import conv_net, random_images
 from pyod.models.ecod import ECOD
 from sklearn.exceptions import NotFittedError
 from sklearn.neighbors import KernelDensity

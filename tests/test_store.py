@@ -116,6 +116,54 @@ class TestRoundTrip:
             list(pool.map(run, parts))
         assert_holds(Store(tmp_path / "store", AGREED), *parts)
 
+    def test_made_by_many_at_once(self, tmp_path):
+        parts = [some_rows(2, seed) for seed in range(8)]
+
+        def run(part):
+            with Store(tmp_path / "store", AGREED) as store:
+                store.append(*part)
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(run, parts))
+        assert_holds(Store(tmp_path / "store", AGREED), *parts)
+
+
+class TestReading:
+    def test_only_what_is_asked_for(self, store):
+        part = some_rows(5)
+        store.append(*part)
+        store.flush()
+        assert set(store.read([part[0][3], "another"])) == {part[0][3]}
+        assert store.read([]) == {}
+
+    def test_a_shard_is_read_once_and_again_when_it_has_changed(self, store, monkeypatch):
+        store.append(*some_rows(5))
+        store.flush()
+        (shard,) = store.path.glob("*.parquet")
+        read = []
+        monkeypatch.setattr(
+            store_module, "_read_shard", lambda path, f=store_module._read_shard: read.append(1) or f(path)
+        )
+        for _ in range(3):
+            assert len(store.read()) == 5
+        assert len(read) == 1
+        pq.write_table(pq.read_table(shard).slice(0, 2), shard)
+        assert len(store.read()) == 2
+        assert len(read) == 2
+
+    def test_memory_for_shards_is_bounded(self, tmp_path, monkeypatch):
+        parts = [some_rows(4, seed) for seed in range(5)]
+        with Store(tmp_path / "store", AGREED) as store:
+            for part in parts:
+                store.append(*part)
+                store.flush()
+        one = store_module._read_shard(next(store.path.glob("*.parquet"))).nbytes
+        shards = store_module._Shards(2 * one)
+        monkeypatch.setattr(store_module, "_SHARDS", shards)
+        for _ in range(2):
+            assert_holds(store, *parts)
+            assert len(shards._kept) == 2
+
 
 class TestSettings:
     def test_same(self, store):

@@ -19,10 +19,12 @@ from pathlib import Path
 import numpy as np
 import record
 from PIL import Image
+from scipy.stats import spearmanr
 from sklearn.preprocessing import normalize
 
 from skjepa import Encoder, Extraction, extract, load_encoder
 from skjepa.demo import demo_images
+from skjepa.complexity import bits_per_pixel
 from skjepa.densities import GaussianDensity, KNNDensity
 from skjepa.evaluation import detection_metrics
 from skjepa.functionals import combine_views, log_volume
@@ -34,6 +36,7 @@ NORMAL_FIT, NORMAL_TEST = "cifar10/train", "cifar10/test"
 FOREIGN = ("mnist", "fashion_mnist", "tiny_imagenet")
 CONTROL = " re-encoded"
 JPEG_QUALITY = 75
+COMPLEXITY = "bits per pixel"
 
 
 def main() -> None:
@@ -51,24 +54,31 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cifar = read_sets(chosen.data, Path(folder), chosen.n_fit, chosen.n_test, chosen.seed)
     photographs = demo_images(chosen.seed)
-    results = judge(encoder, cifar, NORMAL_FIT, NORMAL_TEST, chosen.store)
-    results |= judge(encoder, photographs, "fit", "photographs", chosen.store)
-    report(chosen, encoder, results)
+    results, complexity = judge(encoder, cifar, NORMAL_FIT, NORMAL_TEST, chosen.store)
+    more, more_complexity = judge(encoder, photographs, "fit", "photographs", chosen.store)
+    report(chosen, encoder, results | more, complexity | more_complexity)
 
 
-def judge(encoder: Encoder, images: dict, fit: str, normal: str, store: Path | None) -> dict[str, dict]:
-    """Foreign set -> rival -> metrics, for one suite."""
+def judge(
+    encoder: Encoder, images: dict, fit: str, normal: str, store: Path | None
+) -> tuple[dict[str, dict], dict[str, float]]:
+    """Foreign set -> rival -> metrics, for one suite; and normal set -> Spearman of JEPA-SCORE and bits per pixel."""
     passes = {
         name: extract(encoder, pictures, progress=True, store=store and store / name.replace("/", "-"))
         for name, pictures in images.items()
     }
-    scores = {name: score(passes[fit], passed) for name, passed in passes.items() if name != fit}
+    scores = {
+        name: score(passes[fit], passed) | {COMPLEXITY: -bits_per_pixel(images[name])}
+        for name, passed in passes.items()
+        if name != fit
+    }
     results = {}
     for name in scores:
         if not name.startswith(normal):
             unseen = scores[normal + CONTROL if name.endswith(CONTROL) else normal]
             results[name] = {rival: detection_metrics(unseen[rival], scores[name][rival]) for rival in unseen}
-    return results
+    simplicity = spearmanr(scores[normal]["skjepa jepa"], scores[normal][COMPLEXITY]).statistic
+    return results, {normal: -float(simplicity)}
 
 
 def read_sets(data: Path, folder: Path, n_fit: int, n_test: int, seed: int) -> dict[str, list[Image.Image]]:
@@ -112,13 +122,13 @@ def score(fit: Extraction, test: Extraction) -> dict[str, np.ndarray]:
     }
 
 
-def report(chosen: argparse.Namespace, encoder: Encoder, results: dict) -> None:
+def report(chosen: argparse.Namespace, encoder: Encoder, results: dict, complexity: dict) -> None:
     rivals = next(iter(results.values())).keys()
     counted = [result for name, result in results.items() if not name.endswith(CONTROL)]
     mean = {rival: float(np.mean([result[rival]["auroc"] for result in counted])) for rival in rivals}
     settings = {name: getattr(chosen, name) for name in ("encoder", "output", "n_fit", "n_test")}
-    results_and_mean = {"mean_auroc": mean, "sets": results}
-    record.write(chosen.out, results_and_mean, seed=chosen.seed, fingerprint=encoder.fingerprint, **settings)
+    measured = {"mean_auroc": mean, "sets": results, "spearman_with_bits_per_pixel": complexity}
+    record.write(chosen.out, measured, seed=chosen.seed, fingerprint=encoder.fingerprint, **settings)
     print(f"{'AUROC':28}" + "".join(f"{name[:14]:>16}" for name in results) + f"{'mean':>8}")
     for rival in rivals:
         row = "".join(f"{result[rival]['auroc']:16.3f}" for result in results.values())

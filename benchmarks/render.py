@@ -93,6 +93,12 @@ def foreign_table() -> str:
     return markdown(["AUROC", *(name.replace("_", "-") for name in counted), "mean"], rows)
 
 
+def complexity_table() -> str:
+    found = read("foreign_sets")["spearman_with_bits_per_pixel"]
+    rows = [[name.replace("cifar10/test", "CIFAR-10"), number(value, 2)] for name, value in found.items()]
+    return markdown(["Spearman with bits per pixel", "JEPA-SCORE"], rows)
+
+
 def precision_table() -> str:
     rows = [
         [
@@ -369,6 +375,7 @@ def objectives_images_table() -> str:
 
 TABLES = {
     "README.md": {"demo": demo_table, "foreign": foreign_table},
+    "docs/baselines.md": {"complexity": complexity_table},
     "skjepa/bundled/MODEL_CARD.md": {"trials": trials_table},
     "docs/precision.md": {"precision": precision_table},
     "docs/theory/known-density.md": {"known-density": known_density_table},

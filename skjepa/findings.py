@@ -20,6 +20,7 @@ DROWNED = 0.98  # Spearman of one term with the sum
 RELIABLE = 0.8  # reliability of the views together
 SEEDS_AGREE = 0.7  # mean Spearman of two seeds
 SHIFTED = 1.0  # standard deviations of the fit, beyond what chance allows
+FEW = 5  # samples a dimension of the embedding
 MORE_AT_FLOOR = 0.1  # share of the counted singular values, beyond that of the fit
 
 
@@ -144,6 +145,14 @@ def findings_at_fit(d: Diagnosis) -> Iterator[Finding]:
     yield from _collapse(d)
     yield from _degenerate_spectrum(d)
     yield from _terms_at_odds(d)
+    if d.score != "jepa" and d.n_samples < FEW * d.n_components:
+        yield Finding(
+            "few samples",
+            "warning",
+            f"{d.n_samples} samples are fewer than {FEW} for each of the {d.n_components} dimensions of the embedding: "
+            "covariance, intrinsic dimension and the volume expected of an embedding are uncertain",
+            f'fit on {FEW * d.n_components} samples or more; formula="jepa" learns none of these',
+        )
     if d.reliability is not None and d.reliability < RELIABLE:
         yield Finding(
             "disagreement of views",

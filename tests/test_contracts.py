@@ -9,9 +9,18 @@ import numpy as np
 import pytest
 from oracles import conv_net, mlp, random_images
 from sklearn.base import clone
+from sklearn.model_selection import cross_validate
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skjepa import EmbeddingDetector, JEPAScoreDetector, KNNDetector, MahalanobisDetector, VectorJEPA, load_encoder
+from skjepa import (
+    EmbeddingDetector,
+    JEPAScoreDetector,
+    KNNDetector,
+    MahalanobisDetector,
+    NormalKFold,
+    VectorJEPA,
+    load_encoder,
+)
 
 SMALL = VectorJEPA(n_components=4, widths=(16,), n_steps=20)
 
@@ -90,6 +99,16 @@ class TestFrozen:
 def test_the_encoder_is_shared_by_clones():
     encoder = load_encoder(conv_net(), image_size=32)
     assert clone(JEPAScoreDetector(encoder)).encoder is encoder
+
+
+def test_folds_share_one_encoder():
+    """Their memory does not grow by an encoder each."""
+    encoder = load_encoder(conv_net(), image_size=32)
+    data, y = random_images(24), np.repeat([1, -1], 12)
+    folds = cross_validate(
+        JEPAScoreDetector(encoder), data, y, cv=NormalKFold(3), scoring="roc_auc", return_estimator=True
+    )
+    assert all(fitted.encoder_ is encoder for fitted in folds["estimator"])
 
 
 @pytest.mark.parametrize(

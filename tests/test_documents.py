@@ -12,10 +12,12 @@ SNIPPETS = [
     snippet
     for document in (
         "README.md",
+        "docs/baselines.md",
         "docs/model_selection.md",
         "docs/pretraining.md",
         "docs/pyod.md",
         "docs/scores.md",
+        "docs/thresholds.md",
         "docs/vectors.md",
     )
     for snippet in re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), flags=re.DOTALL)

@@ -20,12 +20,10 @@ import numpy as np
 import record
 from PIL import Image
 from scipy.stats import spearmanr
-from sklearn.preprocessing import normalize
 
-from skjepa import Encoder, Extraction, extract, load_encoder
-from skjepa.demo import demo_images
+from skjepa import Encoder, Extraction, KNNDetector, MahalanobisDetector, extract, load_encoder
 from skjepa.complexity import bits_per_pixel
-from skjepa.densities import GaussianDensity, KNNDensity
+from skjepa.demo import demo_images
 from skjepa.evaluation import detection_metrics
 from skjepa.functionals import combine_views, log_volume
 from skjepa.scores import fit_score_model
@@ -105,19 +103,18 @@ def reencoded(image: Image.Image) -> Image.Image:
 
 def score(fit: Extraction, test: Extraction) -> dict[str, np.ndarray]:
     """Every rival's score of the test samples, learned from the fit samples alone; higher = more normal."""
-    z, unit = (fit.embeddings, test.embeddings), (normalize(fit.embeddings), normalize(test.embeddings))
     learned = {
         f"skjepa {kind}" + (f", {reference}" if kind != "jepa" else ""): fit_score_model(
-            fit, score=kind, reference=reference, floor="auto", rank=None
+            fit, formula=kind, reference=reference, floor="auto", rank=None
         )
         for kind, reference in (("jepa", "knn"), ("density", "gaussian"), ("joint", "gaussian"), ("joint", "knn"))
     }
     return {
         "JEPA-SCORE, floor 1e-6": combine_views(log_volume(test.singular_values)),
-        "Mahalanobis": GaussianDensity().fit(z[0]).score_samples(z[1]),
-        "Mahalanobis++": GaussianDensity().fit(unit[0]).score_samples(unit[1]),
-        "kNN": KNNDensity().fit(z[0]).score_samples(z[1]),
-        "kNN, normalised": KNNDensity().fit(unit[0]).score_samples(unit[1]),
+        "Mahalanobis": MahalanobisDetector().fit(fit).score_samples(test),
+        "Mahalanobis++": MahalanobisDetector(normalize=True).fit(fit).score_samples(test),
+        "kNN": KNNDetector().fit(fit).score_samples(test),
+        "kNN, normalised": KNNDetector(normalize=True).fit(fit).score_samples(test),
         **{name: model.score_samples(test) for name, model in learned.items()},
     }
 

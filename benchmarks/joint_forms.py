@@ -77,7 +77,7 @@ class Terms:
         self, fit: Extraction, test: Extraction, share: float = AUTO_FLOOR, density: Callable[[str], Pair] | None = None
     ) -> None:
         floor = max(share * float(np.median(fit.singular_values[..., 0])), np.finfo(float).tiny)
-        model = fit_score_model(fit, score="jepa", reference="knn", floor=floor, rank=None)
+        model = fit_score_model(fit, formula="jepa", reference="knn", floor=floor, rank=None)
         self.z, self.rank = (fit.embeddings, test.embeddings), fit.singular_values.shape[2]
         self.s: Pair = (model.volume(fit), model.volume(test))
         self.density = density or cache(self._density)

@@ -125,7 +125,7 @@ def default_scores(encoder: Encoder, fit: Rows, test: Rows) -> dict[str, Rows]:
     detector = JEPAScoreDetector(encoder)
     known, new = detector.extract(fit), detector.extract(test)
     return {
-        score: -fit_score_model(known, score=score, reference="knn", floor="auto", rank=None).score_samples(new)
+        score: -fit_score_model(known, formula=score, reference="knn", floor="auto", rank=None).score_samples(new)
         for score in ("joint", "density", "jepa")
     }
 

@@ -287,7 +287,7 @@ class JEPAScoreDetector(CalibratedDetector):
             self.encoder_ = self.encoder_ or encoder
             extraction = self._extract(encoder, samples, seed)
         model = fit_score_model(
-            extraction, score=self.formula, reference=self.reference, floor=self.floor, rank=self.rank
+            extraction, formula=self.formula, reference=self.reference, floor=self.floor, rank=self.rank
         )
         scores = model.score_samples(extraction)
         _warn_if_collapsed(scores, extraction)

@@ -48,7 +48,7 @@ def diagnose(model: ScoreModel, extraction: Extraction, fitted: Diagnosis | None
     if len(extraction) < 2:
         raise ValueError(f"a diagnosis needs at least 2 samples; got {len(extraction)}")
     measured = Diagnosis(
-        model.score,
+        model.formula,
         len(extraction),
         extraction.embeddings.shape[1],
         extraction.singular_values.shape[2],
@@ -57,7 +57,7 @@ def diagnose(model: ScoreModel, extraction: Extraction, fitted: Diagnosis | None
         float(model.floor),
         **_spectrum(model, extraction),
         **_embeddings(model, extraction),
-        **_scores(model, extraction),
+        **_scores(model, extraction, at_fit=fitted is None),
         **_views(model, extraction),
     )
     findings = findings_at_fit(measured) if fitted is None else findings_of_new(measured, fitted)
@@ -94,7 +94,7 @@ def _embeddings(model: ScoreModel, extraction: Extraction) -> dict[str, Any]:
     }
 
 
-def _scores(model: ScoreModel, extraction: Extraction) -> dict[str, Any]:
+def _scores(model: ScoreModel, extraction: Extraction, *, at_fit: bool) -> dict[str, Any]:
     terms = model.terms(extraction)
     scores = np.sum(list(terms.values()), axis=0)
     distinct = scores[np.unique(extraction.ids, return_index=True)[1]]  # copies of one sample tie rightly
@@ -103,7 +103,13 @@ def _scores(model: ScoreModel, extraction: Extraction) -> dict[str, Any]:
         "tied": _share_tied(distinct),
         "term_correlation": {f"{a} ~ {b}": _spearman(terms[a], terms[b]) for a, b in combinations(terms, 2)},
         "decisive": max(_spearman(term, scores) for term in terms.values()),
-        "terms": {name: (float(term.mean()), float(term.std())) for name, term in terms.items()},
+        "terms": {
+            # Out of fold, where that is known: what a model says of samples it has seen is flattering.
+            name: (0.0, model.weight[name] * model.scale[name])
+            if at_fit and name in model.weight and np.isfinite(model.scale[name])
+            else (float(term.mean()), float(term.std()))
+            for name, term in terms.items()
+        },
     }
 
 

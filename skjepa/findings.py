@@ -15,7 +15,6 @@ SHORT_OF_RANK = 0.05  # share of samples whose numerical rank is below the rank 
 AT_FLOOR = 0.25  # share of the counted singular values
 TIED = 0.05  # share of distinct samples
 FAITHFUL = 0.5  # Spearman of the log-volume with the full formula
-OPPOSED = -0.7  # Spearman of log-volume and log q(z)
 DROWNED = 0.98  # Spearman of one term with the sum
 RELIABLE = 0.8  # reliability of the views together
 SEEDS_AGREE = 0.7  # mean Spearman of two seeds
@@ -56,7 +55,7 @@ class Diagnosis:
 
     Attributes
     ----------
-    score : str
+    formula : str
         The detector's, "jepa", "density" or "joint".
     n_samples, n_components, n_singular_values, n_views : int
         n, K, R = min(K, D) and V.
@@ -86,14 +85,14 @@ class Diagnosis:
     decisive : float
         Largest Spearman correlation of a single term with the score; 1 for "jepa".
     terms : dict
-        Mean and standard deviation of each term, by a model that has seen the samples if they are those of the fit.
+        Mean and standard deviation of each term; of the fit samples and for "joint", those of out-of-fold values.
     view_spearman, view_icc : float or None
         Agreement of the log-volumes of single views: mean Spearman correlation of two, and intraclass correlation.
     findings : tuple of Finding
         Empty where nothing is wrong.
     """
 
-    score: str
+    formula: str
     n_samples: int
     n_components: int
     n_singular_values: int
@@ -145,7 +144,7 @@ def findings_at_fit(d: Diagnosis) -> Iterator[Finding]:
     yield from _collapse(d)
     yield from _degenerate_spectrum(d)
     yield from _terms_at_odds(d)
-    if d.score != "jepa" and d.n_samples < FEW * d.n_components:
+    if d.formula != "jepa" and d.n_samples < FEW * d.n_components:
         yield Finding(
             "few samples",
             "warning",
@@ -212,7 +211,7 @@ def _degenerate_spectrum(d: Diagnosis) -> Iterator[Finding]:
 
 
 def _terms_at_odds(d: Diagnosis) -> Iterator[Finding]:
-    if d.score == "jepa" and d.fidelity < FAITHFUL:
+    if d.formula == "jepa" and d.fidelity < FAITHFUL:
         yield Finding(
             "unfaithful volume",
             "warning",
@@ -220,16 +219,7 @@ def _terms_at_odds(d: Diagnosis) -> Iterator[Finding]:
             "q(z): embeddings are not uniform, and the volume alone is no density",
             'take formula="density" or "joint", or an encoder trained longer',
         )
-    opposed = d.term_correlation.get("volume ~ density", 0.0)
-    if d.score == "joint" and opposed < OPPOSED:
-        yield Finding(
-            "opposed terms",
-            "warning",
-            f"log-volume and log q(z) have a Spearman correlation of {opposed:.2f}: standardised and added, they "
-            "cancel",
-            'take formula="density", which adds them in nats',
-        )
-    if d.score == "density" and d.decisive > DROWNED:
+    if d.formula == "density" and d.decisive > DROWNED:
         yield Finding(
             "drowned term",
             "warning",
@@ -244,9 +234,7 @@ def findings_of_new(new: Diagnosis, fit: Diagnosis) -> Iterator[Finding]:
     known = {finding.name for finding in fit.findings}
     yield from (finding for finding in _degenerate_spectrum(new) if finding.name not in known)
     foreign = "these samples are not like those of the fit: fit on samples like them if they are normal"
-    # "joint" standardises its terms on out-of-fold values; what a model says of samples it has seen is flattering.
-    at_fit = dict.fromkeys(fit.terms, (0.0, 1.0)) if fit.score == "joint" else fit.terms
-    shifts = {name: (new.terms[name][0] - mean) / spread for name, (mean, spread) in at_fit.items() if spread > 0}
+    shifts = {name: (new.terms[name][0] - mean) / spread for name, (mean, spread) in fit.terms.items() if spread > 0}
     name = max(shifts, key=lambda term: abs(shifts[term]), default="")
     chance = 4 * math.sqrt(1 / fit.n_samples + 1 / new.n_samples)
     if name and abs(shifts[name]) > SHIFTED + chance:
@@ -268,7 +256,7 @@ def findings_of_new(new: Diagnosis, fit: Diagnosis) -> Iterator[Finding]:
 
 def _lines(d: Diagnosis) -> Iterator[str]:
     found = {0: "nothing wrong", 1: "1 finding"}.get(len(d.findings), f"{len(d.findings)} findings")
-    yield f'{found} in {d.n_samples} samples, formula="{d.score}"'
+    yield f'{found} in {d.n_samples} samples, formula="{d.formula}"'
     yield (
         f"  embeddings       K = {d.n_components}, participation ratio {d.participation_ratio:.1f}, intrinsic "
         f"dimension {d.intrinsic_dim:.1f}, relative spread {d.relative_spread:.2g}, normality {d.normality:.4f}"

@@ -13,63 +13,97 @@ from skjepa.extraction import Extraction
 from skjepa.functionals import combine_views, log_volume, warn_if_floor_is_noise
 from skjepa.persistence import portable
 
-SCORES = ("joint", "density", "jepa")
+FORMULAS = ("joint", "density", "jepa")
 REFERENCES = {"knn": KNNDensity, "gaussian": GaussianDensity}
 
 AUTO_FLOOR = 1e-2
 """`floor="auto"`: this share of the median largest singular value of the fit samples."""
 
+JOINT_WEIGHTS = {"volume": 0.5, "density": 1.0, "volume given embedding": 0.5}
+"""What each standardised term counts; benchmarks/joint_forms.py compares this with other forms."""
+
+Terms = dict[str, NDArray[np.float64]]
+
 
 @portable
 @dataclass
 class ScoreModel:
-    """What normal samples taught: one floor, one rank, log q(z), log q(s | z), and the scale of each term.
+    """What normal samples taught: one floor, one rank, log q(z), log q(s | z), and what each of them counts.
 
     Attributes
     ----------
-    score : {"joint", "density", "jepa"}
+    formula : {"joint", "density", "jepa"}
         - "jepa": the log-volume s alone (arXiv 2510.05949, Eq. 5);
         - "density": log q(z) + s, the change of variables with q learned;
-        - "joint": the sum of s, log q(z) and log q(s | z), each standardised on out-of-fold values of the fit samples.
+        - "joint": a weighted sum of s, log q(z) and log q(s | z), see `joint_weights`.
     floor, rank
         Of the log-volume, the same for all samples.
     reference, conditional
-        Fitted densities, None where `score` does without.
-    location, scale : dict
-        Mean and standard deviation of each term over the fit samples, out of fold.
+        Fitted densities, None where `formula` does without.
+    location, scale, weight : dict
+        Of each term of "joint": mean and standard deviation over the fit samples, out of fold, and what it counts.
     """
 
-    score: str
+    formula: str
     floor: float
     rank: int
     reference: Any = None
     conditional: Any = None
     location: dict[str, float] = field(default_factory=dict)
     scale: dict[str, float] = field(default_factory=dict)
+    weight: dict[str, float] = field(default_factory=dict)
 
     def volume(self, extraction: Extraction) -> NDArray[np.float64]:
         """Log-volume in nats, views combined; (n_samples,)."""
         return combine_views(log_volume(extraction.singular_values, floor=self.floor, rank=self.rank))
 
-    def terms(self, extraction: Extraction) -> dict[str, NDArray[np.float64]]:
+    def terms(self, extraction: Extraction) -> Terms:
         """The terms whose sum the score is, by name, each (n_samples,); higher = more normal."""
         s = self.volume(extraction)
-        if self.score == "jepa":
+        if self.formula == "jepa":
             return {"volume": s}
         z = extraction.embeddings
         raw = {"volume": s, "density": self.reference.score_samples(z)}
-        if self.score == "density":
+        if self.formula == "density":
             return raw
         raw["volume given embedding"] = self.conditional.score_samples(z, s)
-        return {name: (value - self.location[name]) / self.scale[name] for name, value in raw.items()}
+        return {name: self.weight[name] * (value - self.location[name]) for name, value in raw.items()}
 
     def score_samples(self, extraction: Extraction) -> NDArray[np.float64]:
         """One score a sample; (n_samples,), higher = more normal."""
         return np.sum(list(self.terms(extraction).values()), axis=0)
 
 
+def joint_weights(terms: Terms) -> dict[str, float]:
+    """What each term of the joint score counts, learned from out-of-fold values of the fit samples.
+
+    Standardised, log q(z) counts 1, the log-volume s and log q(s | z) a half each. But s and log q(z) are parts of one
+    formula: where normal samples show them opposed, to standardise them is to let them cancel. So that sum gives way to
+    s + log q(z) in nats, standardised as a whole and counting as much, by the share
+    c = max(0, -correlation of s and log q(z)).
+
+    Parameters
+    ----------
+    terms : dict
+        "volume", "density" and "volume given embedding", each (n_samples,).
+
+    Returns
+    -------
+    dict
+        Of the terms in nats, less their means: the score is their sum so weighted.
+    """
+    s, log_q = terms["volume"], terms["density"]
+    spread = {name: _spread(value) for name, value in terms.items()}
+    opposed = 0.0
+    if np.isfinite([spread["volume"], spread["density"]]).all():
+        opposed = max(0.0, -float(np.corrcoef(s, log_q)[0, 1]))
+    weights = {name: (1 - opposed) * share / spread[name] for name, share in JOINT_WEIGHTS.items()}
+    whole = opposed * sum(JOINT_WEIGHTS.values()) / _spread(s + log_q)
+    return weights | {name: weights[name] + whole for name in ("volume", "density")}
+
+
 def fit_score_model(
-    extraction: Extraction, *, score: str, reference: Any, floor: float | str, rank: int | None
+    extraction: Extraction, *, formula: str, reference: Any, floor: float | str, rank: int | None
 ) -> ScoreModel:
     """Learn a `ScoreModel` from normal samples.
 
@@ -77,7 +111,7 @@ def fit_score_model(
     ----------
     extraction : Extraction
         Of at least two normal samples.
-    score : {"joint", "density", "jepa"}
+    formula : {"joint", "density", "jepa"}
     reference : {"knn", "gaussian"} or estimator
         Model of log q(z); an estimator needs `fit` and `score_samples` and is cloned.
     floor : float or "auto"
@@ -90,19 +124,19 @@ def fit_score_model(
     ValueError, TypeError
         Invalid settings or fewer than two samples.
     """
-    check_score_settings(score, reference, floor, rank)
+    check_score_settings(formula, reference, floor, rank)
     if len(extraction) < 2:
         raise ValueError(f"fit needs at least 2 samples; got {len(extraction)} sample")
     sigma = extraction.singular_values
     floor = _learn_floor(sigma, floor)
-    model = ScoreModel(score, floor, _learn_rank(sigma, floor, rank))
+    model = ScoreModel(formula, floor, _learn_rank(sigma, floor, rank))
     warn_if_floor_is_noise(sigma, floor=floor, rank=model.rank, eps=extraction.eps)
-    if score == "jepa":
+    if formula == "jepa":
         return model
     z, s = extraction.embeddings, model.volume(extraction)
     density = _resolve_reference(reference, n_components=z.shape[1], rank=sigma.shape[2])
     model.reference = clone(density).fit(z)
-    if score == "density":
+    if formula == "density":
         return model
     model.conditional = ConditionalDensity().fit(z, s)
     out_of_fold = {
@@ -112,12 +146,13 @@ def fit_score_model(
     }
     model.location = {name: float(np.mean(value)) for name, value in out_of_fold.items()}
     model.scale = {name: _spread(value) for name, value in out_of_fold.items()}
+    model.weight = joint_weights(out_of_fold)
     return model
 
 
-def check_score_settings(score: str, reference: Any, floor: float | str, rank: int | None) -> None:
+def check_score_settings(formula: str, reference: Any, floor: float | str, rank: int | None) -> None:
     """Raise ValueError or TypeError where `fit_score_model` would, as far as can be told without data."""
-    check_choice("score", score, SCORES)
+    check_choice("formula", formula, FORMULAS)
     if isinstance(floor, str):
         check_choice("floor", floor, ("auto",))
     else:

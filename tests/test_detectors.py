@@ -49,7 +49,7 @@ class TestContract:
     def test_parameters_are_checked_in_fit_not_before(self):
         odd = JEPAScoreDetector(-1, contamination="many", formula=[], floor={})
         assert clone(odd).get_params()["contamination"] == "many"
-        for value, message in (([], "score must be one of"), ("jepa", "floor must be a number; got {}")):
+        for value, message in (([], "formula must be one of"), ("jepa", "floor must be a number; got {}")):
             with pytest.raises((TypeError, ValueError), match=message):
                 odd.set_params(formula=value).fit(NORMAL)
         with pytest.raises(TypeError, match="contamination must be a number; got 'many'"):

@@ -4,7 +4,7 @@ from sklearn.neighbors import KernelDensity
 
 from skjepa.extraction import Extraction
 from skjepa.functionals import log_volume
-from skjepa.scores import AUTO_FLOOR, fit_score_model
+from skjepa.scores import AUTO_FLOOR, fit_score_model, joint_weights
 
 RNG = np.random.default_rng(0)
 
@@ -19,31 +19,55 @@ def extraction(n=120, k=5, r=5, seed=0, shift=0.0, volume=0.0, precision="float6
 
 
 def fit(data=None, **options):
-    defaults = {"score": "joint", "reference": "knn", "floor": "auto", "rank": None}
+    defaults = {"formula": "joint", "reference": "knn", "floor": "auto", "rank": None}
     return fit_score_model(extraction() if data is None else data, **{**defaults, **options})
 
 
 def test_jepa_is_the_volume_alone():
     data = extraction()
-    model = fit(score="jepa", floor=1e-6, rank=5)
+    model = fit(formula="jepa", floor=1e-6, rank=5)
     np.testing.assert_allclose(model.score_samples(data), log_volume(data.singular_values)[:, 0])
 
 
 def test_density_is_the_change_of_variables():
     data = extraction()
-    model = fit(score="density", reference="gaussian")
+    model = fit(formula="density", reference="gaussian")
     expected = model.reference.score_samples(data.embeddings) + model.volume(data)
     np.testing.assert_allclose(model.score_samples(data), expected)
 
 
-def test_joint_terms_are_standardised_and_add_up():
+def test_joint_terms_add_up_and_count_what_they_should():
     model, fresh = fit(extraction(n=400)), extraction(n=400, seed=1)
     terms = model.terms(fresh)
     np.testing.assert_allclose(sum(terms.values()), model.score_samples(fresh))
-    assert set(terms) == {"volume", "density", "volume given embedding"}
-    for value in terms.values():
-        assert abs(value.mean()) < 0.4
-        assert 0.6 < value.std() < 1.6
+    for name, share in {"volume": 0.5, "density": 1.0, "volume given embedding": 0.5}.items():
+        assert abs(terms[name].mean()) < 0.4 * share
+        assert 0.6 * share < terms[name].std() < 1.6 * share
+
+
+class TestJointWeights:
+    RESIDUAL = RNG.normal(size=500)
+
+    def test_terms_that_go_together_are_standardised(self):
+        s, log_q = 3 * RNG.normal(size=500), 7 * RNG.normal(size=500)
+        weights = joint_weights({"volume": s, "density": log_q + s, "volume given embedding": self.RESIDUAL})
+        assert weights["volume"] == pytest.approx(0.5 / s.std())
+        assert weights["density"] == pytest.approx(1 / (log_q + s).std())
+        assert weights["volume given embedding"] == pytest.approx(0.5 / self.RESIDUAL.std())
+
+    def test_terms_that_cancel_are_added_in_nats(self):
+        """The limit of perfect opposition is the formula, whatever the scales."""
+        s = RNG.normal(size=500)
+        weights = joint_weights({"volume": s, "density": -5 * s, "volume given embedding": self.RESIDUAL})
+        assert weights["volume"] == pytest.approx(weights["density"], rel=1e-6)
+        assert weights["density"] == pytest.approx(2 / (4 * s).std())
+        assert weights["volume given embedding"] == pytest.approx(0, abs=1e-9)
+
+    def test_a_term_that_does_not_vary_counts_nothing(self):
+        terms = {"volume": np.ones(500), "density": RNG.normal(size=500), "volume given embedding": np.zeros(500)}
+        weights = joint_weights(terms)
+        assert (weights["volume"], weights["volume given embedding"]) == (0, 0)
+        assert weights["density"] == pytest.approx(1 / terms["density"].std())
 
 
 @pytest.mark.parametrize("kind", [{"shift": 4.0}, {"volume": -1.0}, {"volume": 1.5, "shift": 1.0}])
@@ -97,7 +121,7 @@ def test_a_handful_of_samples(n):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"score": "best"}, ValueError, "score must be one of 'joint', 'density', 'jepa'; got 'best'"),
+        ({"formula": "best"}, ValueError, "formula must be one of 'joint', 'density', 'jepa'; got 'best'"),
         ({"reference": "kde"}, ValueError, "reference must be one of 'knn', 'gaussian'; got 'kde'"),
         ({"reference": 3}, TypeError, "or an estimator with fit and score_samples; got int"),
         ({"floor": 0}, ValueError, r"floor must lie in \(0, inf\); got 0"),

@@ -154,10 +154,10 @@ def judged_images(parts: dict[str, Extraction]) -> dict[str, Any]:
     """AUROC against each foreign set, and the diagnosis: the paper's floor, the rank advised, and the default."""
     lowest = int(parts["fit"].numerical_rank.min())
     settings = {
-        "JEPA-SCORE, floor 1e-6": {"score": "jepa", "floor": 1e-6},
-        "JEPA-SCORE, rank as advised": {"score": "jepa", "floor": 1e-6, "rank": max(lowest, 1)},
-        "JEPA-SCORE": {"score": "jepa"},
-        "joint": {"score": "joint"},
+        "JEPA-SCORE, floor 1e-6": {"formula": "jepa", "floor": 1e-6},
+        "JEPA-SCORE, rank as advised": {"formula": "jepa", "floor": 1e-6, "rank": max(lowest, 1)},
+        "JEPA-SCORE": {"formula": "jepa"},
+        "joint": {"formula": "joint"},
     }
     judged = {name: judged_detector(JEPAScoreDetector(**options), parts) for name, options in settings.items()}
     print({name: (row["auroc"], names(row["diagnosis"])) for name, row in judged.items()})

@@ -30,7 +30,6 @@ from toy import as_encoder, interval, on_sphere, options, save, spearman, tensor
 
 from skjepa import Encoder, Extraction, VectorJEPA, extract
 from skjepa.augment import VectorViewOptions
-from skjepa.densities import KNNDensity
 from skjepa.networks import build_network
 from skjepa.pretrain import PretrainConfig, pretrain
 from skjepa.scores import ScoreModel, fit_score_model
@@ -40,14 +39,13 @@ BAR = "kernel density"
 N_FIT, N_TEST, EPOCHS, ALLOWED = 3000, 2000, 30, 0.02
 BANDWIDTHS = np.geomspace(0.04, 0.5, 10)
 SCORES: dict[str, dict[str, Any]] = {
-    "JEPA-SCORE alone": {"score": "jepa", "reference": "knn"},
-    "full formula, kNN 10": {"score": "density", "reference": "knn"},
-    "full formula, kNN 30": {"score": "density", "reference": KNNDensity(30)},
-    "full formula, mean of kNN 10 to 60": {"score": "density", "reference": MeanKNNDensity()},
-    "full formula, adaptive kernels": {"score": "density", "reference": AdaptiveKernelDensity()},
-    "joint, kNN 10 (the default)": {"score": "joint", "reference": "knn"},
+    "JEPA-SCORE alone": {"formula": "jepa", "reference": "knn"},
+    "full formula, kNN (the default reference)": {"formula": "density", "reference": "knn"},
+    "full formula, mean of kNN 10 to 60": {"formula": "density", "reference": MeanKNNDensity()},
+    "full formula, adaptive kernels": {"formula": "density", "reference": AdaptiveKernelDensity()},
+    "joint (the default)": {"formula": "joint", "reference": "knn"},
 }
-SHOWN = ("JEPA-SCORE alone", "full formula, adaptive kernels", "joint, kNN 10 (the default)")
+SHOWN = ("JEPA-SCORE alone", "full formula, adaptive kernels", "joint (the default)")
 
 
 def info_nce(fit: NDArray, seed: int, epochs: int) -> Encoder:

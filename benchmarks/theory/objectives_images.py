@@ -68,7 +68,7 @@ def quality(module: nn.Module, output, images: Images) -> dict[str, float]:
     )
     found = isotropy(learned.embeddings)
     for label, kind in KINDS.items():
-        model = fit_score_model(learned, score=kind, reference="knn", floor="auto", rank=None)
+        model = fit_score_model(learned, formula=kind, reference="knn", floor="auto", rank=None)
         high = model.score_samples(normal)
         against: list[float] = [auroc(high, model.score_samples(part)) for part in foreign]
         found |= {f"{label}: {name}": value for name, value in zip(list(images)[2:], against, strict=True)}

@@ -115,7 +115,8 @@ def score_models(fit: Extraction) -> dict[str, ScoreModel]:
     """Both scores, fitted."""
     # The smallest singular values of a toy are no noise in float64: a floor would only hide where the volume goes.
     return {
-        name: fit_score_model(fit, score=kind, reference="knn", floor=1e-12, rank=None) for name, kind in SCORES.items()
+        name: fit_score_model(fit, formula=kind, reference="knn", floor=1e-12, rank=None)
+        for name, kind in SCORES.items()
     }
 
 

@@ -63,7 +63,7 @@ def suite_run(encoder: Encoder, images: Images, views: list[int], n_test: int, s
     fit = extract(encoder, learned[:N_FIT])
     # Floor, rank and log q(z) come from the samples themselves: views enter the volume of the test images alone.
     models = {
-        label: fit_score_model(fit, score=kind, reference="knn", floor="auto", rank=None)
+        label: fit_score_model(fit, formula=kind, reference="knn", floor="auto", rank=None)
         for label, kind in SCORES.items()
     }
     tests = [pictures[:n_test] for pictures in (normal, *foreign)]

@@ -93,6 +93,35 @@ def foreign_table() -> str:
     return markdown(["AUROC", *(name.replace("_", "-") for name in counted), "mean"], rows)
 
 
+JOINT_FORMS = {
+    "standardised, k = 10": "equal weights, distance to the tenth neighbour",
+    "standardised, mean of 20": "equal weights, mean distance to twenty neighbours",
+    "standardised, halves, mean of 20": "line 1 alone",
+    "standardised with formula, halves, mean of 20": "lines 1 to 3 (the default)",
+    "log p with formula, halves, mean of 20": "lines 1 to 3, tail probabilities in the place of deviations",
+    "formula in nats, mean of 20": "s + log q(z)",
+    "log-volume": "s",
+    "log q(z), k = 10": "-d log r, r the distance to the tenth neighbour of z",
+    "log q(z), gaussian": "Gaussian of z (Mahalanobis)",
+}
+
+
+def joint_forms_table() -> str:
+    halves = read("joint_forms")["mean"]
+    groups = {
+        "tables, semi-supervised": "tables, semi-supervised",
+        "tables, unsupervised": "unsupervised",
+        "known densities, Spearman": "known densities",
+        "images, head": "images",
+        "all": "all ten groups",
+    }
+    rows = [
+        [name, *(" / ".join(number(halves[half][group][form]) for half in ("tune", "confirm")) for group in groups)]
+        for form, name in JOINT_FORMS.items()
+    ]
+    return markdown(["chosen on / looked at", *groups.values()], rows)
+
+
 def complexity_table() -> str:
     found = read("foreign_sets")["spearman_with_bits_per_pixel"]
     rows = [[name.replace("cifar10/test", "CIFAR-10"), number(value, 2)] for name, value in found.items()]
@@ -376,6 +405,7 @@ def objectives_images_table() -> str:
 TABLES = {
     "README.md": {"demo": demo_table, "foreign": foreign_table},
     "docs/baselines.md": {"complexity": complexity_table},
+    "docs/scores.md": {"joint-forms": joint_forms_table},
     "skjepa/bundled/MODEL_CARD.md": {"trials": trials_table},
     "docs/precision.md": {"precision": precision_table},
     "docs/theory/known-density.md": {"known-density": known_density_table},

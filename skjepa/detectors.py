@@ -98,6 +98,8 @@ class JEPAScoreDetector(CalibratedDetector):
         One, or with folds one for each.
     model_, floor_, rank_
         `skjepa.scores.ScoreModel` of the first of them, and what it learned for all samples.
+    intrinsic_dim_ : float
+        Of the embeddings, as the "knn" reference estimates it; the slope of its log-density.
     offset_ : float
         ``decision_function = score_samples - offset_``.
     calibration_scores_ : array or None
@@ -199,6 +201,10 @@ class JEPAScoreDetector(CalibratedDetector):
     @property
     def rank_(self) -> int:
         return self._first.model.rank
+
+    @property
+    def intrinsic_dim_(self) -> float:
+        return self._first.model.reference.intrinsic_dim_
 
     @property
     def _first(self) -> FittedScore:

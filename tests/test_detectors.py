@@ -34,6 +34,11 @@ class TestContract:
         assert (fitted.predict(NORMAL) == -1).sum() == 10
         np.testing.assert_array_equal(fitted.fit_predict(NORMAL), fitted.predict(NORMAL))
 
+    def test_what_was_learned(self, fitted):
+        assert (fitted.floor_, fitted.rank_) == (fitted.model_.floor, fitted.model_.rank)
+        assert 1 <= fitted.intrinsic_dim_ <= 6
+        assert not hasattr(JEPAScoreDetector(ENCODER, formula="jepa").fit(NORMAL), "intrinsic_dim_")
+
     def test_higher_is_more_normal(self, fitted):
         far = fitted.score_samples(FRESH + 5)
         assert np.mean(fitted.score_samples(FRESH)[:, None] > far) > 0.95

@@ -49,4 +49,7 @@ def seed_from(random_state: Any) -> int:
         return int(random_state.randint(2**31 - 1))
     if isinstance(random_state, np.random.Generator):
         return int(random_state.integers(2**31 - 1))
-    return check_integer("random_state", random_state, minimum=0)
+    seed = check_integer("random_state", random_state, minimum=0)
+    if seed >= 2**32:
+        raise ValueError(f"random_state must be under 2**32, as NumPy's seeds; got {seed}")
+    return seed

@@ -16,7 +16,7 @@ from sklearn.utils.validation import column_or_1d
 from skjepa._validation import check_integer
 from skjepa.complexity import bits_per_pixel
 from skjepa.densities import NearestRows
-from skjepa.extraction import SETTINGS, Extraction, require_same_settings
+from skjepa.extraction import SETTINGS, Extraction, require_finite, require_same_settings
 from skjepa.persistence import portable
 from skjepa.sources import Source, as_source, holds_vectors
 from skjepa.thresholds import CalibratedDetector, Samples
@@ -46,17 +46,19 @@ class _OnEmbeddings(CalibratedDetector):
             raise TypeError(f"normalize must be True or False; got {self.normalize!r}")
         self._settings = None
         if isinstance(X, Extraction):
+            require_finite(X)
             self.n_features_in_ = X.embeddings.shape[1]
             self._settings = {key: X.meta.get(key) for key in ("encoder", *SETTINGS)}
             samples: Samples = X
         else:
             samples = self._rows_of(X, reset=True)
-        self._check_size(samples.ids)
+        self._check_size(samples.ids, seed)
         return samples
 
     def _read(self, X: Any) -> Samples:
         if not isinstance(X, Extraction):
             return self._rows_of(X, reset=False)
+        require_finite(X)
         if self._settings is not None:
             require_same_settings(self._settings, X.meta, "the detector's fit and these samples")
         if X.embeddings.shape[1] != self.n_features_in_:
@@ -143,6 +145,8 @@ class MahalanobisDetector(_OnEmbeddings):
             raise TypeError(f"covariance must be an estimator of sklearn.covariance; got {self.covariance!r}")
 
     def _labels(self, y: Any, n_samples: int) -> NDArray | None:
+        if not isinstance(self.relative, bool | np.bool_):
+            raise TypeError(f"relative must be True or False; got {self.relative!r}")
         if not self.relative:
             return None
         if y is None:
@@ -153,16 +157,22 @@ class MahalanobisDetector(_OnEmbeddings):
         return labels
 
     def _fit_rows(self, rows: NDArray[np.float64], y: NDArray | None) -> Any:
-        whole = self._covariance(rows).fit(rows)
-        model = {"mean": whole.location_, "precision": whole.get_precision()}
+        scale, varies = _scales(rows)
+        rows = rows / scale
+        whole = self._covariance(rows).fit(rows[:, varies])
+        centre = rows.mean(axis=0)
+        centre[varies] = whole.location_
+        model = {"scale": scale, "mean": centre, "precision": _with_constants(whole.get_precision(), varies)}
         if y is None:
             return model
         classes, members = np.unique(y, return_inverse=True)
         means = np.stack([rows[members == c].mean(axis=0) for c in range(len(classes))])
-        within = self._covariance(rows).set_params(assume_centered=True).fit(rows - means[members])
-        return model | {"class_means": means, "class_precision": within.get_precision()}
+        within = self._covariance(rows).set_params(assume_centered=True).fit((rows - means[members])[:, varies])
+        precision = _with_constants(within.get_precision(), varies)
+        return model | {"class_means": means, "class_precision": precision}
 
     def _score_rows(self, model: Any, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        rows = rows / model["scale"]
         whole = _squared_distance(rows, model["mean"], model["precision"])
         if "class_means" not in model:
             return -whole
@@ -332,11 +342,13 @@ class ComplexityDetector(CalibratedDetector):
 
     def _read_for_fit(self, X: Any, seed: int) -> Samples:
         self._check_thresholds()
-        source = as_source(X)
-        self._check_size(source.ids)
-        return self._read(source)
+        samples = self._read(X)
+        self._check_size(samples.ids, seed)
+        return samples
 
     def _read(self, X: Any) -> Samples:
+        if isinstance(X, Extraction):
+            raise TypeError("ComplexityDetector looks at the images themselves, which an Extraction does not hold")
         source = as_source(X)
         bits = bits_per_pixel(source, image_size=self.image_size)
         return Source(source.ids, lambda i: bits[i : i + 1], is_vector=True)
@@ -347,6 +359,25 @@ class ComplexityDetector(CalibratedDetector):
     def _score(self, model: None, samples: Samples) -> NDArray[np.float64]:
         assert isinstance(samples, Source)
         return -samples.rows()[:, 0]
+
+
+def _scales(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Standard deviation of each column, and whether it varies; a constant gets a scale that notices a change.
+
+    Columns of very different units would cost the covariance its smallest eigenvalues, and with them the columns.
+    """
+    deviation, size = rows.std(axis=0), np.abs(rows).max(axis=0)
+    varies = deviation > 1e-12 * size
+    if not varies.any():
+        varies[:] = True  # nothing to tell one column from the other by
+    return np.where(deviation > 0, deviation, 1e-6 * np.where(size > 0, size, 1.0)), varies
+
+
+def _with_constants(precision: NDArray[np.float64], varies: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The precision of the columns that vary, and one for each that does not."""
+    whole = np.eye(len(varies))
+    whole[np.ix_(varies, varies)] = precision
+    return whole
 
 
 def _squared_distance(rows: NDArray[np.float64], mean: NDArray, precision: NDArray) -> NDArray[np.float64]:

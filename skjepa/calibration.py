@@ -72,13 +72,13 @@ def cross_conformal_p_values(
     return np.where(np.isnan(scores).any(axis=0), np.nan, p)
 
 
-def cross_conformal_score(
+def cross_conformal_margin(
     fold_scores: Sequence[NDArray[np.float64]], scores: NDArray[np.float64], alpha: float
 ) -> NDArray[np.float64]:
-    """One score a sample from those of several folds' models: below `conformal_offset` exactly where p <= alpha.
+    """One score a sample from those of several folds' models: below zero exactly where its p-value is at most alpha.
 
     The k-th largest of (score by the model of a fold) - (score of a calibration sample of that fold), over all
-    calibration samples, k = floor(alpha (n + 1)), plus the k-th smallest calibration score. With one fold, the score.
+    calibration samples, k = floor(alpha (n + 1)). With one fold, the score less `conformal_offset`.
 
     Parameters
     ----------
@@ -87,14 +87,14 @@ def cross_conformal_score(
     alpha : float
         k is at least 1.
     """
-    pooled = np.sort(np.concatenate(fold_scores))
-    k = max(1, _allowed(alpha, len(pooled)))
-    combined = np.empty(scores.shape[1])
-    for start in range(0, scores.shape[1], block := max(1, _BLOCK // len(pooled))):
+    n = sum(map(len, fold_scores))
+    k = max(1, _allowed(alpha, n))
+    margin = np.empty(scores.shape[1])
+    for start in range(0, scores.shape[1], block := max(1, _BLOCK // n)):
         part = scores[:, start : start + block]
         margins = np.concatenate([row[:, None] - own for own, row in zip(fold_scores, part, strict=True)], axis=1)
-        combined[start : start + block] = np.partition(margins, len(pooled) - k, axis=1)[:, len(pooled) - k]
-    return np.where(np.isnan(scores).any(axis=0), np.nan, combined + pooled[k - 1])
+        margin[start : start + block] = np.partition(margins, n - k, axis=1)[:, n - k]
+    return np.where(np.isnan(scores).any(axis=0), np.nan, margin)
 
 
 def _allowed(alpha: float, n: int) -> int:

@@ -164,6 +164,8 @@ class ConditionalDensity(BaseEstimator):
 def out_of_fold_scores(density: BaseEstimator, Z: ArrayLike) -> NDArray[np.float64]:
     """log q(z) of every fit sample under a density that has not seen it; (n_samples,)."""
     Z = np.asarray(Z, dtype=np.float64)
+    if len(Z) < 3:  # one sample alone has no density to tell of
+        return clone(density).fit(Z).score_samples(Z)
     scores = np.empty(len(Z))
     for seen, unseen in _folds(Z).split(Z):
         scores[unseen] = clone(density).fit(Z[seen]).score_samples(Z[unseen])

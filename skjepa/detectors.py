@@ -3,6 +3,7 @@
 import os
 import warnings
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from skjepa.choice import frozen_encoder, is_trained_on, require_fingerprint, tr
 from skjepa.diagnostics import diagnose
 from skjepa.encoders import Encoder
 from skjepa.engine import extract, resolve_device
-from skjepa.extraction import SETTINGS, Extraction, require_same_settings
+from skjepa.extraction import SETTINGS, Extraction, require_finite, require_same_settings
 from skjepa.findings import Diagnosis
 from skjepa.persistence import portable
 from skjepa.scores import ScoreModel, check_score_settings, fit_score_model
@@ -179,10 +180,9 @@ class JEPAScoreDetector(CalibratedDetector):
             source = as_source(X)
             if is_trained_on(self.encoder, source):
                 raise NotFittedError("the encoder is not trained yet: call fit first")
-            self._check_settings(source.ids)
-            return self._extract(
-                frozen_encoder(self.encoder), source, seed_from(self.random_state), store=store, memory=self.memory
-            )
+            seed = seed_from(self.random_state)
+            self._check_settings(source.ids, seed)
+            return self._extract(frozen_encoder(self.encoder), source, seed, store=store, memory=self.memory)
         if self._is_trained and len(self.models_) > 1:
             raise ValueError("every fold trained an encoder of its own, there is no one extraction: score X itself")
         source = as_source(self._validated(X, reset=False))
@@ -260,27 +260,35 @@ class JEPAScoreDetector(CalibratedDetector):
 
     def _read_for_fit(self, X: Any, seed: int) -> Samples:
         if isinstance(X, Extraction):
-            self._check_settings(X.ids)
+            require_finite(X)
+            self._check_settings(X.ids, seed)
             if len(shape := X.meta.get("input_shape") or []) == 1:
                 self.n_features_in_ = shape[0]
             self.encoder_ = None
             return X
         source = as_source(self._validated(X, reset=True))
-        self._check_settings(source.ids)
+        self._check_settings(source.ids, seed)
         self.encoder_ = None
         if is_trained_on(self.encoder, source):
             return source
         self.encoder_ = frozen_encoder(self.encoder)
-        return self._extract(self.encoder_, source, seed, memory=self.memory)
+        extraction = self._extract(self.encoder_, source, seed, memory=self.memory)
+        self._check_size(extraction.ids, seed)  # some may have been skipped
+        return extraction
 
-    def _check_settings(self, ids: NDArray[np.str_]) -> None:
+    def _check_settings(self, ids: NDArray[np.str_], seed: int) -> None:
         """Whatever can be refused without the expensive pass is refused before it."""
         check_score_settings(self.formula, self.reference, self.floor, self.rank)
+        if self.view_transform is not None and not callable(self.view_transform):
+            raise TypeError(f"view_transform must be a function of a tensor; got {self.view_transform!r}")
+        if not isinstance(self.verbose, Real):
+            raise TypeError(f"verbose must be a number; got {self.verbose!r}")
         self._check_thresholds()
-        self._check_size(ids)
+        self._check_size(ids, seed)
 
     def _read(self, X: Any) -> Samples:
         if isinstance(X, Extraction):
+            require_finite(X)
             return X
         return as_source(self._validated(X, reset=False)) if self._is_trained else self.extract(X)
 

@@ -242,6 +242,8 @@ def jepa_score(
 
 def resolve_device(device: str) -> str:
     """The device that "auto" means, or the one named, if it is there."""
+    if not isinstance(device, str):
+        raise TypeError(f"device must be a name such as 'auto', 'cpu' or 'cuda:0'; got {device!r}")
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -145,6 +145,14 @@ def _npz(path: str | os.PathLike) -> Path:
     return path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
 
 
+def require_finite(extraction: Extraction) -> None:
+    """Raise ValueError where an embedding or a singular value is NaN or infinite; names the first such sample."""
+    finite = np.isfinite(extraction.embeddings).all(axis=1) & np.isfinite(extraction.singular_values).all(axis=(1, 2))
+    if not finite.all():
+        first = extraction.ids[int(np.argmin(finite))]
+        raise ValueError(f"the Extraction holds values that are not finite, of {(~finite).sum()} samples: {first} ...")
+
+
 def require_same_settings(expected: dict[str, Any], found: dict[str, Any], what: str) -> None:
     """Raise SettingsMismatchError that names every setting in which `found` departs from `expected`."""
     different = [key for key in ("encoder", *SETTINGS) if found.get(key) != expected.get(key)]

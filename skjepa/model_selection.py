@@ -70,7 +70,7 @@ class NormalKFold(BaseCrossValidator):
             Labels missing, of another kind, of one class only, or fewer of a class than folds.
         """
         if y is None:
-            raise ValueError(f"NormalKFold needs y: {_DIRECTION[7:]}")
+            raise ValueError(f"NormalKFold needs y; {_DIRECTION}")
         labels = _checked(y)
         n_splits = self.get_n_splits()
         for label, name in ((1, "normal samples (+1)"), (-1, "outliers (-1)")):

@@ -108,16 +108,16 @@ def read_folder(path: str | os.PathLike, given: Given | None = None) -> Any:
     try:
         document = json.loads((path / OBJECT_FILE).read_text(encoding="utf-8"))
         version, expected, tree = document["format"], document["sha256"], document["object"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {OBJECT_FILE} cannot be read ({error})") from error
-    if version != FORMAT:
+    if type(version) is not int or version != FORMAT:
         raise ValueError(f"{path} has format {version!r}; this version of skjepa reads {FORMAT}")
     packed = (path / ARRAY_FILE).read_bytes()
     if _digest(packed) != expected:
         raise ValueError(f"{path} is damaged: {ARRAY_FILE} is not the file that was written")
     try:
         return _decode(tree, load_arrays(packed), given or {})
-    except (SafetensorError, KeyError, TypeError, AttributeError) as error:
+    except (SafetensorError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
@@ -167,6 +167,8 @@ def _decode(tree: Any, arrays: dict[str, NDArray], given: Given) -> Any:
         return {key: _decode(item, arrays, given) for key, item in tree.items()}
     cls: Any = _PORTABLE[tree["$class"]]
     state = {key: _decode(item, arrays, given) for key, item in tree["state"].items()}
+    if any(callable(getattr(cls, key, None)) for key in state):
+        raise TypeError(f"{tree['$class']} has methods among its attributes")
     if hasattr(cls, "from_portable_state"):
         return cls.from_portable_state(state, given)
     made = cls.__new__(cls)

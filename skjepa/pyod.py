@@ -16,12 +16,13 @@ from scipy.stats import binom
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.preprocessing import MinMaxScaler
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skjepa._validation import check_choice, check_number
 from skjepa.baselines import KNNDetector, MahalanobisDetector
 from skjepa.detectors import JEPAScoreDetector
 from skjepa.extraction import Extraction
+from skjepa.sources import holds_vectors
 from skjepa.thresholds import all_or_nothing
 
 
@@ -305,7 +306,7 @@ class ADBenchModel:
         """Anomaly scores, higher = more abnormal; (n_samples,)."""
         if not hasattr(self, "detector_"):
             raise NotFittedError("this ADBenchModel is not fitted yet: call fit first")
-        return -self.detector_.score_samples(X)
+        return -self.detector_.score_samples(np.asarray(X))
 
 
 def _fit_and_score(detector: Any, X: Any, y: Any) -> NDArray[np.float64]:
@@ -315,6 +316,8 @@ def _fit_and_score(detector: Any, X: Any, y: Any) -> NDArray[np.float64]:
         with suppress(NotFittedError):
             samples = detector.extract(X)
     scores = -np.asarray(detector.fit(samples, y).score_samples(samples), dtype=np.float64)
+    if samples is not X and holds_vectors(X):
+        validate_data(detector, X, skip_check_array=True)  # the names of columns, which an Extraction does not have
     return scores if samples is X else samples.aligned(scores)
 
 

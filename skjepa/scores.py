@@ -63,7 +63,7 @@ class ScoreModel:
         if self.formula == "jepa":
             return {"volume": s}
         z = extraction.embeddings
-        raw = {"volume": s, "density": self.reference.score_samples(z)}
+        raw = {"volume": s, "density": _log_density(self.reference, z)}
         if self.formula == "density":
             return raw
         raw["volume given embedding"] = self.conditional.score_samples(z, s)
@@ -136,6 +136,7 @@ def fit_score_model(
     z, s = extraction.embeddings, model.volume(extraction)
     density = _resolve_reference(reference, n_components=z.shape[1], rank=sigma.shape[2])
     model.reference = clone(density).fit(z)
+    _log_density(model.reference, z[:1])
     if formula == "density":
         return model
     model.conditional = ConditionalDensity().fit(z, s)
@@ -144,6 +145,9 @@ def fit_score_model(
         "density": out_of_fold_scores(density, z),
         "volume given embedding": model.conditional.fit_scores_,
     }
+    for name, value in out_of_fold.items():
+        if bad := int((~np.isfinite(value)).sum()):
+            raise ValueError(f"the term {name!r} is not finite, out of fold, for {bad} of {len(value)} fit samples")
     model.location = {name: float(np.mean(value)) for name, value in out_of_fold.items()}
     model.scale = {name: _spread(value) for name, value in out_of_fold.items()}
     model.weight = joint_weights(out_of_fold)
@@ -161,11 +165,20 @@ def check_score_settings(formula: str, reference: Any, floor: float | str, rank:
         check_integer("rank", rank, minimum=1)
     if isinstance(reference, str):
         check_choice("reference", reference, REFERENCES)
-    elif not (hasattr(reference, "fit") and hasattr(reference, "score_samples")):
+    elif isinstance(reference, type) or not (hasattr(reference, "fit") and hasattr(reference, "score_samples")):
         raise TypeError(
             f"reference must be one of {', '.join(map(repr, REFERENCES))} or an estimator with fit and score_samples; "
-            f"got {type(reference).__name__}"
+            f"got {reference.__name__ if isinstance(reference, type) else type(reference).__name__}"
         )
+
+
+def _log_density(reference: Any, z: NDArray[np.float64]) -> NDArray[np.float64]:
+    values = np.asarray(reference.score_samples(z), dtype=np.float64)
+    if values.shape != (len(z),):
+        raise ValueError(
+            f"{type(reference).__name__}.score_samples must return one number a sample, ({len(z)},); got {values.shape}"
+        )
+    return values
 
 
 def _spread(values: NDArray[np.float64]) -> float:

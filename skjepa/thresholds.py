@@ -23,8 +23,8 @@ from skjepa.calibration import (
     conformal_offset,
     conformal_p_values,
     contamination_offset,
+    cross_conformal_margin,
     cross_conformal_p_values,
-    cross_conformal_score,
 )
 from skjepa.extraction import Extraction
 from skjepa.persistence import read_folder, write_folder
@@ -116,17 +116,22 @@ class CalibratedDetector(OutlierMixin, BaseEstimator):
         self._level = self.contamination if self.target_fpr is None else self.target_fpr
         self.calibration_scores_ = np.concatenate(unseen) if unseen else None
         self.n_samples_fit_ = len(samples) if self._fold_scores else len(scores)
-        if self.target_fpr is not None and self.calibration_scores_ is not None:
-            self.offset_ = conformal_offset(self.calibration_scores_, self.target_fpr)
+        if self._fold_scores:
+            scores = self._combine(self._scores_by_model(samples))
+        _require_finite(scores, "the fit samples")
+        if self.target_fpr is None or self.calibration_scores_ is None:
+            self.offset_ = contamination_offset(scores, self.contamination)
+        elif self._fold_scores:
+            self.offset_ = 0.0
         else:
-            own = self._combine(self._scores_by_model(samples)) if self._fold_scores else scores
-            self.offset_ = contamination_offset(own, self.contamination)
+            _require_finite(self.calibration_scores_, "the calibration samples")
+            self.offset_ = conformal_offset(self.calibration_scores_, self.target_fpr)
 
     def _combine(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """One score a sample, (n_samples,), from those of every model, (n_models, n_samples)."""
         if self._fold_scores is None:
             return scores[0]
-        return cross_conformal_score(self._fold_scores, scores, self._level)
+        return cross_conformal_margin(self._fold_scores, scores, self._level)
 
     def _scores_by_model(self, samples: Samples) -> NDArray[np.float64]:
         return np.stack([self._score(model, samples) for model in self.models_])
@@ -143,7 +148,7 @@ class CalibratedDetector(OutlierMixin, BaseEstimator):
     def score_samples(self, X: Any) -> NDArray[np.float64]:
         """Score of each sample: the higher, the more normal; the lower, the more abnormal.
 
-        With folds it is the margin by which a sample passes the folds' models together, from the threshold up.
+        With folds it is the margin by which a sample passes their models' thresholds together.
 
         Parameters
         ----------
@@ -186,6 +191,9 @@ class CalibratedDetector(OutlierMixin, BaseEstimator):
         target = self.target_fpr if target_fpr is None else target_fpr
         scores = self.score_samples(X)
         scores = scores[~np.isnan(scores)]
+        if len(scores) == 0:
+            raise ValueError("calibrate needs normal samples; X holds none")
+        _require_finite(scores, "the calibration samples")
         if target is not None:
             self.offset_ = conformal_offset(scores, check_number("target_fpr", target, above=0.0, below=1.0))
         self.calibration_scores_, self._is_exact = scores, True
@@ -301,6 +309,7 @@ class CalibratedDetector(OutlierMixin, BaseEstimator):
         made = read_folder(path, {} if encoder is None else {"encoder": encoder})
         if not isinstance(made, cls):
             raise ValueError(f"{path} holds a {type(made).__name__}, not a {cls.__name__}")
+        check_is_fitted(made)
         return made
 
     def _validated(self, X: Any, *, reset: bool) -> Any:
@@ -325,7 +334,7 @@ class CalibratedDetector(OutlierMixin, BaseEstimator):
         else:
             check_number("calibration", self.calibration, above=0.0, below=1.0)
 
-    def _check_size(self, ids: NDArray[np.str_]) -> None:
+    def _check_size(self, ids: NDArray[np.str_], seed: int) -> None:
         """Whether there are enough samples to learn from and to calibrate with, before anything dear is done."""
         if len(ids) < 2:
             raise ValueError(f"fit needs at least 2 samples; got {len(ids)} sample")
@@ -337,14 +346,15 @@ class CalibratedDetector(OutlierMixin, BaseEstimator):
         if isinstance(self.calibration, Integral):
             if groups < self.calibration:
                 raise ValueError(f"calibration={self.calibration} folds need as many different samples; got {groups}")
-            held_out = groups
+            largest = math.ceil(groups / int(self.calibration))
         else:
-            held_out = math.ceil(groups * self.calibration)
-            if groups - held_out < 2:
-                raise ValueError(
-                    f"calibration={self.calibration:g} leaves {groups - held_out} of {groups} samples to fit on"
-                )
-        if self.target_fpr is not None and groups == len(ids):
+            largest = math.ceil(groups * self.calibration)
+        if groups - largest < 2:
+            raise ValueError(
+                f"calibration={self.calibration:g} leaves {groups - largest} of {groups} samples to fit on"
+            )
+        if self.target_fpr is not None:
+            held_out = sum(int(part.sum()) for part in self._held_out(ids, seed))
             conformal_offset(np.zeros(held_out), self.target_fpr)
 
     def _held_out(self, ids: NDArray[np.str_], seed: int) -> list[NDArray[np.bool_]]:
@@ -356,6 +366,15 @@ class CalibratedDetector(OutlierMixin, BaseEstimator):
             folds = KFold(int(self.calibration), shuffle=True, random_state=seed).split(groups)
             return [np.isin(ids, groups[unseen]) for _, unseen in folds]
         return [np.isin(ids, train_test_split(groups, test_size=float(self.calibration), random_state=seed)[1])]
+
+
+def _require_finite(scores: NDArray[np.float64], what: str) -> None:
+    bad = int((~np.isfinite(scores)).sum())
+    if bad:
+        raise ValueError(
+            f"{bad} of {len(scores)} scores of {what} are not finite: values too large, or a reference that gives no "
+            "density there"
+        )
 
 
 @contextmanager

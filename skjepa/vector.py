@@ -134,17 +134,21 @@ class VectorJEPA(BaseEstimator):
         standardise = _Standardise(rows)
         compressed = standardise(torch.from_numpy(rows))
         parts: list[tuple[nn.Module, float]] = [(_Shortcut(rows.shape[1], seed), 1 - NETWORK_SHARE)]
-        self.history_: list[dict[str, float]] = []
+        history: list[dict[str, float]] = []
         if self.n_steps != 0 and len(np.unique(source.ids)) >= MIN_ROWS and rows.shape[1] > 1:
-            parts.append((self._trained(compressed, seed), NETWORK_SHARE))
+            network, history = self._trained(compressed, seed)
+            parts.append((network, NETWORK_SHARE))
         module = RowNetwork(standardise, _SideBySide(parts, compressed))
         self.encoder_: Encoder = load_encoder(module.requires_grad_(False).eval(), precision="float64")
         self.encoder_.name = type(self).__name__
+        self.history_ = history
         self.n_features_in_ = rows.shape[1]
         return self
 
     def _check_parameters(self) -> None:
         check_integer("n_components", self.n_components, minimum=2)
+        if not isinstance(self.widths, tuple | list | np.ndarray):
+            raise TypeError(f"widths must be a sequence of integers; got {self.widths!r}")
         for width in self.widths:
             check_integer("widths", width, minimum=1)
         check_choice("objective", self.objective, OBJECTIVES)
@@ -156,13 +160,13 @@ class VectorJEPA(BaseEstimator):
         if self.n_steps is not None:
             check_integer("n_steps", self.n_steps, minimum=0)
 
-    def _trained(self, samples: Tensor, seed: int) -> nn.Module:
+    def _trained(self, samples: Tensor, seed: int) -> tuple[nn.Module, list[dict[str, float]]]:
         config = self._config(len(samples), seed)
         with torch.random.fork_rng(devices=[]):  # the caller's own random numbers go on as if none were drawn here
             torch.manual_seed(seed)
             network = MLP(samples.shape[1], tuple(self.widths), self.n_components)
-        self.history_ = pretrain(network, samples.float(), config)
-        return _UnitNorm(network.double())
+        history = pretrain(network, samples.float(), config)
+        return _UnitNorm(network.double()), history
 
     def _config(self, n_samples: int, seed: int) -> PretrainConfig:
         batch_size = min(_BATCH_SIZE, n_samples)

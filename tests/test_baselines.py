@@ -30,6 +30,22 @@ def test_mahalanobis_plus_plus_forgets_length():
     np.testing.assert_allclose(detector.score_samples(FRESH), expected)
 
 
+def test_mahalanobis_does_not_depend_on_units():
+    units = np.array([1.0, 1e10, 1e-10, 1e-120])
+    expected = MahalanobisDetector().fit(NORMAL).score_samples(FRESH)
+    np.testing.assert_allclose(MahalanobisDetector().fit(NORMAL * units).score_samples(FRESH * units), expected)
+
+
+@pytest.mark.parametrize("value", [0.0, 7.0])
+def test_a_constant_column_that_changes_is_noticed(value):
+    known = np.column_stack([NORMAL, np.full(300, value)])
+    same, other = (np.column_stack([FRESH, np.full(50, value + change)]) for change in (0.0, 1.0))
+    for detector in (MahalanobisDetector(), MahalanobisDetector(covariance=MinCovDet(random_state=0)), KNNDetector()):
+        detector.fit(known)
+        assert (detector.score_samples(other) < detector.score_samples(same)).all()
+    assert (MahalanobisDetector().fit(known).predict(other) == -1).all()
+
+
 def test_few_samples_are_shrunk():
     scores = MahalanobisDetector().fit(NORMAL[:5]).score_samples(FRESH)
     assert np.isfinite(scores).all()
@@ -131,15 +147,18 @@ class TestComplexity:
         Image.fromarray(self.NOISE[0]).save(tmp_path / "image.png", compress_level=9)
         assert bits == 8 * (tmp_path / "image.png").stat().st_size / 32**2
 
-    def test_vectors_are_refused(self):
+    def test_what_is_no_image_is_refused(self):
         with pytest.raises(ValueError, match="complexity is of images"):
             ComplexityDetector().fit(NORMAL)
+        with pytest.raises(TypeError, match="looks at the images themselves"):
+            ComplexityDetector().fit(extract(load_encoder(mlp(4), precision="float64"), NORMAL))
 
 
 @pytest.mark.parametrize(
     ("detector", "message"),
     [
         (KNNDetector(n_neighbors=0), "n_neighbors must be at least 1"),
+        (MahalanobisDetector(relative="yes"), "relative must be True or False; got 'yes'"),
         (KNNDetector(normalize="yes"), "normalize must be True or False; got 'yes'"),
     ],
 )

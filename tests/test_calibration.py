@@ -1,11 +1,17 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import betabinom, kstest
 
-from skjepa.calibration import conformal_offset, conformal_p_values, contamination_offset
+from skjepa.calibration import (
+    conformal_offset,
+    conformal_p_values,
+    contamination_offset,
+    cross_conformal_margin,
+    cross_conformal_p_values,
+)
 
 scores = arrays(np.float64, st.integers(20, 60), elements=st.floats(-5, 5))
 
@@ -52,3 +58,39 @@ def test_false_positives_follow_the_beta_binomial_law(alpha):
     jittered = np.array(flagged) + rng.uniform(size=runs)  # a continuous version of a discrete law, for the KS test
     uniform = [law.cdf(int(x) - 1) + (x - int(x)) * law.pmf(int(x)) for x in jittered]
     assert kstest(uniform, "uniform").pvalue > 0.001
+
+
+folds = st.lists(arrays(float, st.integers(1, 8), elements=st.integers(-5, 5).map(float)), min_size=1, max_size=4)
+
+
+@given(folds, st.integers(1, 99), st.integers(0, 2**32 - 1))
+def test_cross_conformal_margin_and_p_value_decide_alike(fold_scores, percent, seed):
+    alpha, n = percent / 100, sum(map(len, fold_scores))
+    assume(int(np.round(alpha * (n + 1), 9)) >= 1)
+    scores = np.random.default_rng(seed).integers(-6, 7, size=(len(fold_scores), 20)).astype(float)
+    p = cross_conformal_p_values(fold_scores, scores)
+    counted = sum((own[:, None] <= row).sum(axis=0) for own, row in zip(fold_scores, scores, strict=True))
+    np.testing.assert_allclose(p, (1 + counted) / (n + 1))
+    np.testing.assert_array_equal(cross_conformal_margin(fold_scores, scores, alpha) < 0, np.round(p - alpha, 9) <= 0)
+
+
+def test_one_fold_is_the_split_form():
+    calibration, scores = np.arange(19.0), np.linspace(-3, 22, 50)
+    np.testing.assert_array_equal(
+        cross_conformal_p_values([calibration], scores[None]), conformal_p_values(calibration, scores)
+    )
+    margin = cross_conformal_margin([calibration], scores[None], 0.1)
+    np.testing.assert_allclose(margin, scores - conformal_offset(calibration, 0.1))
+
+
+def test_folds_of_other_scales_do_not_swallow_the_margin():
+    fold_scores = [np.array([1e6]), np.array([1e-12, 2e-12, 3e-12])]
+    scores = np.array([[1e7, 1e7], [1.5e-12, 0.0]])
+    assert cross_conformal_p_values(fold_scores, scores).tolist() == [0.6, 0.4]
+    assert (cross_conformal_margin(fold_scores, scores, 0.8) < 0).all()
+
+
+def test_unread_images_have_no_margin():
+    scores = np.array([[np.nan, 1.0], [np.nan, 1.0]])
+    assert np.isnan(cross_conformal_margin([np.zeros(3)] * 2, scores, 0.5)).tolist() == [True, False]
+    assert np.isnan(cross_conformal_p_values([np.zeros(3)] * 2, scores)).tolist() == [True, False]

@@ -321,6 +321,14 @@ class TestInputs:
         assert_allclose(clf.decision_scores_, of_images.decision_scores_, rtol=1e-6)
         assert_allclose(clf.predict_proba(extraction), of_images.predict_proba(IMAGES), atol=1e-6)
 
+    def test_names_of_columns_are_kept(self, frozen):
+        pd = pytest.importorskip("pandas")
+        frame = pd.DataFrame(X_TRAIN).rename(columns=str)
+        clf = clone(frozen).fit(frame)
+        np.testing.assert_array_equal(clf.decision_function(frame), frozen.decision_function(X_TRAIN))
+        with pytest.raises(ValueError, match="feature names should match"):
+            clf.predict(frame[frame.columns[::-1]])
+
     def test_lists_of_numbers(self, frozen):
         clf = clone(frozen).fit(X_TRAIN.tolist())
         assert_array_equal(clf.decision_scores_, frozen.decision_scores_)

@@ -18,6 +18,13 @@ def extraction(n=120, k=5, r=5, seed=0, shift=0.0, volume=0.0, precision="float6
     return Extraction(z + shift, sigma[:, None], np.arange(n).astype(str), {"precision": precision})
 
 
+class Column(KernelDensity):
+    """A density of the wrong shape."""
+
+    def score_samples(self, X):
+        return super().score_samples(X)[:, None]
+
+
 def fit(data=None, **options):
     defaults = {"formula": "joint", "reference": "knn", "floor": "auto", "rank": None}
     return fit_score_model(extraction() if data is None else data, **{**defaults, **options})
@@ -123,6 +130,12 @@ def test_a_handful_of_samples(n):
     [
         ({"formula": "best"}, ValueError, "formula must be one of 'joint', 'density', 'jepa'; got 'best'"),
         ({"reference": "kde"}, ValueError, "reference must be one of 'knn', 'gaussian'; got 'kde'"),
+        ({"reference": KernelDensity}, TypeError, "or an estimator with fit and score_samples; got KernelDensity"),
+        (
+            {"reference": Column()},
+            ValueError,
+            r"Column\.score_samples must return one number a sample, \(1,\); got \(1, 1\)",
+        ),
         ({"reference": 3}, TypeError, "or an estimator with fit and score_samples; got int"),
         ({"floor": 0}, ValueError, r"floor must lie in \(0, inf\); got 0"),
         ({"floor": "low"}, ValueError, "floor must be one of 'auto'; got 'low'"),

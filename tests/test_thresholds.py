@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
-from oracles import mlp
+from oracles import conv_net, mlp, random_images
+from PIL import Image
 from scipy.stats import betabinom, kstest
 from sklearn.base import clone
+from sklearn.neighbors import KernelDensity
 
+import skjepa.detectors
 from skjepa import JEPAScoreDetector, KNNDetector, MahalanobisDetector, VectorJEPA, extract, load_encoder
 
 RNG = np.random.default_rng(0)
@@ -48,12 +51,51 @@ class TestFolds:
             ({"calibration": 1}, "calibration must be at least 2; got 1"),
             ({"calibration": True}, "calibration must be an integer; got True"),
             ({"calibration": 300}, "calibration=300 folds need as many different samples; got 200"),
+            ({"calibration": 2, "contamination": 0.2, "n": 3}, "calibration=2 leaves 1 of 3 samples"),
             ({"calibration": 5, "target_fpr": 0.001}, r"rate of 0\.001 needs 999 calibration samples; got 200"),
         ],
     )
     def test_impossible_folds_are_refused(self, options, message):
+        n = options.pop("n", 200)
         with pytest.raises((ValueError, TypeError), match=message):
-            KNNDetector(**options).fit(NORMAL)
+            KNNDetector(**options).fit(NORMAL[:n])
+
+    def test_skipped_images_may_leave_too_few(self, tmp_path):
+        for i, image in enumerate(random_images(4)):
+            Image.fromarray(image).save(tmp_path / f"{i}.png")
+            if i < 2:
+                (tmp_path / f"{i}.png").write_bytes(b"broken")
+        detector = JEPAScoreDetector(load_encoder(conv_net(), image_size=32), on_error="skip", calibration=4)
+        with (
+            pytest.warns(UserWarning, match="skipped"),
+            pytest.raises(ValueError, match="at least 3 different samples; got 2"),
+        ):
+            detector.fit(tmp_path)
+
+    def test_copies_do_not_delay_the_refusal(self, monkeypatch):
+        def late(*_):
+            raise AssertionError("trained before it was refused")
+
+        monkeypatch.setattr(skjepa.detectors, "trained_encoder", late)
+        with pytest.raises(ValueError, match=r"rate of 0\.01 needs 99 calibration samples"):
+            JEPAScoreDetector(calibration=0.5, target_fpr=0.01).fit(np.concatenate([NORMAL[:60], NORMAL[:1]]))
+
+
+class TestNonFiniteScores:
+    def test_of_the_fit(self):
+        narrow = KernelDensity(kernel="tophat", bandwidth=1e-3)
+        encoder = load_encoder(mlp(5), precision="float64")
+        with pytest.raises(ValueError, match=r"the term 'density' is not finite, out of fold, for \d+ of 200"):
+            JEPAScoreDetector(encoder, reference=narrow).fit(NORMAL)
+        with np.errstate(all="ignore"), pytest.raises(ValueError, match="200 of 200 scores of the fit samples are not"):
+            KNNDetector().fit(NORMAL * 1e200)
+
+    def test_of_an_extraction(self):
+        made = extract(load_encoder(mlp(5), precision="float64"), NORMAL)
+        made.singular_values[3] = np.nan
+        for detector in (JEPAScoreDetector(formula="jepa"), MahalanobisDetector()):
+            with pytest.raises(ValueError, match=f"not finite, of 1 samples: {made.ids[3]}"):
+                detector.fit(made)
 
 
 class TestCalibrate:
@@ -82,6 +124,9 @@ class TestCalibrate:
         with pytest.raises(ValueError, match=r"rate of 0\.01 needs 99 calibration samples; got 50"):
             detector.calibrate(FRESH[:50], target_fpr=0.01)
         assert detector.calibration_scores_ is None
+        with pytest.raises(ValueError, match="X holds none"):
+            made = extract(load_encoder(mlp(5), precision="float64"), FRESH)
+            JEPAScoreDetector(formula="jepa").fit(made).calibrate(made[:0])
 
 
 class TestFalseDiscoveries:

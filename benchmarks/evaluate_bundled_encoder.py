@@ -45,6 +45,11 @@ BARS = {"linear_probe": 0.78, "knn_20": 0.72, "participation_ratio_share": 0.6, 
 MARKS = ("<!-- metrics -->", "<!-- /metrics -->")
 
 
+def epochs(training: dict) -> str:
+    """Of all stages."""
+    return " + ".join(str(training[key]) for key in ("earlier_epochs", "epochs_done") if key in training)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -245,7 +250,7 @@ def figures(report: dict) -> str:
         "",
         f"{net['parameters'] / 1e6:.2f} million parameters, {net['multiply_adds'] / 1e6:.1f} million multiply-adds an",
         f"image, {1000 * report['seconds_per_image']:.0f} ms an image for its singular values ({at['processor']},",
-        f"{at['cores']} cores, torch {at['versions']['torch']}); {report['training']['epochs_done']} epochs;",
+        f"{at['cores']} cores, torch {at['versions']['torch']}); {epochs(report['training'])} epochs;",
         f"{at['n_per_set']} images a set; measured {at['date']}.",
         "",
     ]

@@ -67,7 +67,8 @@ def main() -> None:
 
     config = recipe(arguments.epochs, arguments.seed)
     directory = arguments.checkpoint_dir
-    directory.mkdir(parents=True, exist_ok=True)
+    for folder in (directory, arguments.out):
+        folder.mkdir(parents=True, exist_ok=True)
     images, _ = read_class_folders(arguments.data / "train")
     torch.manual_seed(config.seed)
     network = build_network("convnet", **NETWORK)

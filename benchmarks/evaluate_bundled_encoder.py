@@ -79,8 +79,8 @@ def main() -> None:
         a, b = embed(module, train), embed(module, test)
         statistics = {key: round(value, 4) for key, value in embedding_statistics(b).items()}
         # Features of several stages have no common unit; the probe standardises them as well.
-        mean, deviation = a.mean(0), a.std(0)
-        standardised = (a - mean) / deviation, train_labels, (b - mean) / deviation
+        centre, deviation = a.mean(0), a.std(0)
+        standardised = (a - centre) / deviation, train_labels, (b - centre) / deviation
         report[name] = {
             "linear_probe": round(linear_probe(a, train_labels, b, test_labels), 4),
             "knn_20": round(neighbours_accuracy(*standardised, test_labels), 4),

@@ -124,8 +124,8 @@ class TestCalibrate:
         with pytest.raises(ValueError, match=r"rate of 0\.01 needs 99 calibration samples; got 50"):
             detector.calibrate(FRESH[:50], target_fpr=0.01)
         assert detector.calibration_scores_ is None
+        made = extract(load_encoder(mlp(5), precision="float64"), FRESH)
         with pytest.raises(ValueError, match="X holds none"):
-            made = extract(load_encoder(mlp(5), precision="float64"), FRESH)
             JEPAScoreDetector(formula="jepa").fit(made).calibrate(made[:0])
 
 

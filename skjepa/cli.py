@@ -50,7 +50,7 @@ def score(
         float | None, typer.Option(help="Flag by this share of the normal images instead; then no p-values.")
     ] = None,
     kind: Annotated[
-        str, typer.Option("--score", help="'joint', 'density' or 'jepa' (the paper's score alone).")
+        str, typer.Option("--formula", help="'joint', 'density' or 'jepa' (the paper's score alone).")
     ] = "joint",
     image_size: Annotated[int | None, typer.Option(help="Side the encoder receives (default: its own).")] = None,
     weights: Annotated[Path | None, typer.Option(help="File or folder with the weights of a timm encoder.")] = None,

@@ -103,7 +103,7 @@ def test_store_resumes(folders):
         (["--fit", "{}/normal", "{}/foreign", "--encoder", "vit_smal_patch14_dinov2"], "unknown encoder"),
         (["--fit", "{}/normal", "{}/foreign", "--out", "{}/scores.txt"], "must end in .parquet or .csv"),
         (["--fit", "{}/normal", "{}/foreign", "--out", "{}/no/scores.csv"], "no folder"),
-        (["--fit", "{}/normal", "{}/foreign", "--score", "best"], "score must be one of"),
+        (["--fit", "{}/normal", "{}/foreign", "--formula", "best"], "formula must be one of"),
         (["--fit", "{}/normal", "{}/foreign", "--alpha", "0.01"], "needs 99 calibration samples"),
         (["--fit", "{}/normal", "{}/foreign", "{}/foreign"], "given twice"),
         (["--fit", "{}/normal", "{}/foreign", "--out", "{}/foreign/0.csv"], "would lie among the images"),

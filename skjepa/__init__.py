@@ -14,6 +14,8 @@ _PUBLIC = {
     "embed": "engine",
     "extract": "engine",
     "jepa_score": "engine",
+    "Directions": "directions",
+    "learn_directions": "subspace",
     "JEPAScoreDetector": "detectors",
     "MahalanobisDetector": "baselines",
     "KNNDetector": "baselines",

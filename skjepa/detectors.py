@@ -11,16 +11,18 @@ from numpy.typing import NDArray
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
-from skjepa._validation import seed_from
+from skjepa._validation import check_choice, seed_from
 from skjepa.choice import frozen_encoder, is_trained_on, require_fingerprint, trained_encoder
 from skjepa.diagnostics import diagnose
+from skjepa.directions import Correction, Directions, check_number_of_directions
 from skjepa.encoders import Encoder
-from skjepa.engine import extract, resolve_device
+from skjepa.engine import METHODS, embed, extract, resolve_device
 from skjepa.extraction import SETTINGS, Extraction, require_finite, require_same_settings
 from skjepa.findings import Diagnosis
 from skjepa.persistence import portable
 from skjepa.scores import ScoreModel, check_score_settings, fit_score_model
 from skjepa.sources import Source, as_source
+from skjepa.subspace import learn_directions
 from skjepa.thresholds import CalibratedDetector, Samples
 from skjepa.vector import VectorJEPA
 from skjepa.views import Transform
@@ -40,12 +42,15 @@ class FittedScore:
         Of the extraction learned from.
     diagnosis : Diagnosis
         Of the samples learned from.
+    directions : Directions or None
+        Where they were learned from the samples.
     """
 
     model: ScoreModel
     encoder: Encoder | None
     settings: dict[str, Any]
     diagnosis: Diagnosis
+    directions: Directions | None = None
 
 
 @portable
@@ -67,7 +72,13 @@ class JEPAScoreDetector(CalibratedDetector):
         Floor of the singular values, one for all samples.
     rank : int, optional
         Number of singular values that count, in every sample.
-    method, views, view_transform
+    method : {"exact", "subspace", "sketch"} or Directions
+        Of the expensive pass, see `skjepa.engine.extract`. "subspace": `fit` learns `Directions` from the samples that
+        are not held out, and every sample costs m passes instead of K. `Directions` from `skjepa.learn_directions` are
+        frozen: made once, they and the extractions made with them serve many fits.
+    n_directions : int, optional
+        m of "subspace" and "sketch"; by default K / 8.
+    views, view_transform
         Of the expensive pass, see `skjepa.engine.extract`; `view_transform` is its `transform`, a name by which
         scikit-learn would take the detector for a transformer.
     contamination : float in (0, 0.5]
@@ -79,7 +90,7 @@ class JEPAScoreDetector(CalibratedDetector):
         How `target_fpr` and `p_values` are calibrated. A share is held out, and the detector learns from the rest: the
         promise is exact. A number of folds makes a model of each, which has not seen it, and all of them score
         together: every sample is learned from, and the promise is proven for twice the rate only. A `VectorJEPA` is
-        trained anew for each fold, unless it is an Extraction that is fitted.
+        trained anew for each fold, unless it is an Extraction that is fitted, and so are the directions of "subspace".
     memory : path or joblib.Memory, optional
         Folder that keeps every sample's embedding and singular values by its content: no image is measured twice, in a
         grid search say. Without effect on a `VectorJEPA`, trained anew by every fit.
@@ -99,6 +110,10 @@ class JEPAScoreDetector(CalibratedDetector):
         One, or with folds one for each.
     model_, floor_, rank_
         `skjepa.scores.ScoreModel` of the first of them, and what it learned for all samples.
+    directions_ : Directions or None
+        Of the first model, those learned or those given.
+    correction_ : Correction or None
+        From their singular values to the exact log-volume, with its out-of-fold error, of the first model.
     intrinsic_dim_ : float
         Of the embeddings, as the "knn" reference estimates it; the slope of its log-density.
     offset_ : float
@@ -126,7 +141,8 @@ class JEPAScoreDetector(CalibratedDetector):
         reference: Any = "knn",
         floor: float | str = "auto",
         rank: int | None = None,
-        method: str = "exact",
+        method: str | Directions = "exact",
+        n_directions: int | None = None,
         views: int = 1,
         view_transform: Transform | None = None,
         contamination: float = 0.1,
@@ -146,6 +162,7 @@ class JEPAScoreDetector(CalibratedDetector):
         self.floor = floor
         self.rank = rank
         self.method = method
+        self.n_directions = n_directions
         self.views = views
         self.view_transform = view_transform
         self.contamination = contamination
@@ -174,21 +191,27 @@ class JEPAScoreDetector(CalibratedDetector):
         Raises
         ------
         ValueError
-            Every fold trained an encoder of its own.
+            Every fold trained an encoder or learned directions of its own.
         """
         if not hasattr(self, "models_"):
             source = as_source(X)
             if is_trained_on(self.encoder, source):
                 raise NotFittedError("the encoder is not trained yet: call fit first")
+            if self._learns_directions:
+                raise NotFittedError("the directions are not learned yet: call fit first, or give Directions as method")
             seed = seed_from(self.random_state)
             self._check_settings(source.ids, seed)
             return self._extract(frozen_encoder(self.encoder), source, seed, store=store, memory=self.memory)
-        if self._is_trained and len(self.models_) > 1:
-            raise ValueError("every fold trained an encoder of its own, there is no one extraction: score X itself")
-        source = as_source(self._validated(X, reset=False))
+        if self._is_own and len(self.models_) > 1:
+            raise ValueError(
+                "every fold trained an encoder or learned directions of its own, there is no one extraction: score X "
+                "itself"
+            )
+        source, fitted = as_source(self._validated(X, reset=False)), self.models_[0]
         # The seed of the fitted views: a RandomState would give another one at each call.
-        seed = self.models_[0].settings["seed"]
-        return self._extract(self._fitted_encoder(source), source, seed, store=store, memory=self.memory)
+        seed, directions = fitted.settings["seed"], fitted.directions
+        encoder = self._fitted_encoder(source)
+        return self._extract(encoder, source, seed, directions=directions, store=store, memory=self.memory)
 
     @property
     def model_(self) -> ScoreModel:
@@ -203,6 +226,15 @@ class JEPAScoreDetector(CalibratedDetector):
         return self._first.model.rank
 
     @property
+    def directions_(self) -> Directions | None:
+        given = self.method if isinstance(self.method, Directions) else None
+        return self._first.directions or given
+
+    @property
+    def correction_(self) -> Correction | None:
+        return self._first.model.correction
+
+    @property
     def intrinsic_dim_(self) -> float:
         return self._first.model.reference.intrinsic_dim_
 
@@ -212,9 +244,13 @@ class JEPAScoreDetector(CalibratedDetector):
         return self.models_[0]
 
     @property
-    def _is_trained(self) -> bool:
-        """Whether `fit` trained an encoder on the samples, so that they are judged as they come."""
-        return self.models_[0].encoder is not None
+    def _learns_directions(self) -> bool:
+        return isinstance(self.method, str) and self.method == "subspace"
+
+    @property
+    def _is_own(self) -> bool:
+        """Whether `fit` trained an encoder or learned directions, so that each model measures samples by itself."""
+        return self._first.encoder is not None or self._first.directions is not None
 
     def diagnose(self, X: Any = None) -> Diagnosis:
         """What may be wrong with the encoder or its scores, with advice; needs no labels. Prints readably.
@@ -262,6 +298,11 @@ class JEPAScoreDetector(CalibratedDetector):
         if isinstance(X, Extraction):
             require_finite(X)
             self._check_settings(X.ids, seed)
+            if self._learns_directions:
+                raise ValueError(
+                    "method='subspace' learns directions from samples, X is an Extraction: give what "
+                    "skjepa.learn_directions returns as method, and extract with it"
+                )
             if len(shape := X.meta.get("input_shape") or []) == 1:
                 self.n_features_in_ = shape[0]
             self.encoder_ = None
@@ -272,9 +313,25 @@ class JEPAScoreDetector(CalibratedDetector):
         if is_trained_on(self.encoder, source):
             return source
         self.encoder_ = frozen_encoder(self.encoder)
-        extraction = self._extract(self.encoder_, source, seed, memory=self.memory)
-        self._check_size(extraction.ids, seed)  # some may have been skipped
-        return extraction
+        if self._learns_directions:
+            samples: Samples = source if self.on_error != "skip" else self._readable(self.encoder_, source)
+        else:
+            samples = self._extract(self.encoder_, source, seed, memory=self.memory)
+        self._check_size(samples.ids, seed)  # some may have been skipped
+        return samples
+
+    def _readable(self, encoder: Encoder, source: Source) -> Source:
+        """The samples that can be read, found by one forward pass each."""
+        z = embed(
+            encoder,
+            source,
+            memory_budget=self.memory_budget,
+            device=self.device,
+            n_jobs=self.n_jobs,
+            on_error="skip",
+            progress=self.verbose > 0,
+        )
+        return source[~np.isnan(z).any(axis=1)]
 
     def _check_settings(self, ids: NDArray[np.str_], seed: int) -> None:
         """Whatever can be refused without the expensive pass is refused before it."""
@@ -283,6 +340,9 @@ class JEPAScoreDetector(CalibratedDetector):
             raise TypeError(f"view_transform must be a function of a tensor; got {self.view_transform!r}")
         if not isinstance(self.verbose, Real):
             raise TypeError(f"verbose must be a number; got {self.verbose!r}")
+        if not isinstance(self.method, Directions):
+            check_choice("method", self.method, (*METHODS, "subspace"))
+        check_number_of_directions(self.n_directions)
         self._check_thresholds()
         self._check_size(ids, seed)
 
@@ -290,34 +350,56 @@ class JEPAScoreDetector(CalibratedDetector):
         if isinstance(X, Extraction):
             require_finite(X)
             return X
-        return as_source(self._validated(X, reset=False)) if self._is_trained else self.extract(X)
+        return as_source(self._validated(X, reset=False)) if self._is_own else self.extract(X)
 
     def _learn(self, samples: Samples, y: NDArray | None, seed: int) -> tuple[FittedScore, NDArray[np.float64]]:
-        encoder = None
+        encoder = learned = None
         if isinstance(samples, Extraction):
             extraction = samples
         else:
-            encoder = trained_encoder(self.encoder, samples, seed)
-            self.encoder_ = self.encoder_ or encoder
-            extraction = self._extract(encoder, samples, seed)
+            if is_trained_on(self.encoder, samples):
+                encoder = trained_encoder(self.encoder, samples, seed)
+                self.encoder_ = self.encoder_ or encoder
+            used = encoder or self._frozen
+            if self._learns_directions:
+                learned = learn_directions(used, samples, self.n_directions, **self._options(seed))
+            extraction = self._extract(used, samples, seed, directions=learned, memory=self._memory_of(encoder))
+        given = self.method if isinstance(self.method, Directions) else learned
         model = fit_score_model(
-            extraction, formula=self.formula, reference=self.reference, floor=self.floor, rank=self.rank
+            extraction,
+            formula=self.formula,
+            reference=self.reference,
+            floor=self.floor,
+            rank=self.rank,
+            directions=given,
         )
         scores = model.score_samples(extraction)
         _warn_if_collapsed(scores, extraction)
         settings = {key: extraction.meta.get(key) for key in ("encoder", *SETTINGS)}
-        return FittedScore(model, encoder, settings, diagnose(model, extraction)), scores
+        return FittedScore(model, encoder, settings, diagnose(model, extraction), learned), scores
 
     def _score(self, model: FittedScore, samples: Samples) -> NDArray[np.float64]:
-        return model.model.score_samples(self._measured(model, samples))
+        measured = self._measured(model, samples)
+        scores = model.model.score_samples(measured)
+        return measured.aligned(scores) if isinstance(samples, Source) else scores
 
     def _measured(self, fitted: FittedScore, samples: Samples) -> Extraction:
-        """The extraction of samples, made with the encoder that was fitted."""
+        """The extraction of samples, made with the encoder and the directions that were fitted."""
         if isinstance(samples, Source):
-            assert fitted.encoder is not None  # only then are samples left as they come
-            return self._extract(fitted.encoder, samples, fitted.settings["seed"])
+            encoder, seed = fitted.encoder or self._fitted_encoder(samples), fitted.settings["seed"]
+            memory = self._memory_of(fitted.encoder)
+            return self._extract(encoder, samples, seed, directions=fitted.directions, memory=memory)
         require_same_settings(fitted.settings, samples.meta, "the detector's fit and these samples")
         return samples
+
+    @property
+    def _frozen(self) -> Encoder:
+        assert self.encoder_ is not None  # `_read_for_fit` loaded it
+        return self.encoder_
+
+    def _memory_of(self, trained: Encoder | None) -> Any:
+        """What an encoder measures that was trained for one fit is not worth keeping."""
+        return self.memory if trained is None else None
 
     def _fitted_encoder(self, source: Source) -> Encoder:
         if self.encoder_ is None and is_trained_on(self.encoder, source):
@@ -335,24 +417,32 @@ class JEPAScoreDetector(CalibratedDetector):
         source: Source,
         seed: int | None,
         *,
+        directions: Directions | None = None,
         store: str | os.PathLike | None = None,
         memory: Any = None,
     ) -> Extraction:
         return extract(
             encoder,
             source,
+            method=self.method if directions is None else directions,
+            n_directions=self.n_directions if directions is None else None,
             store=store,
             memory=memory if store is None else None,
-            method=self.method,
-            views=self.views,
-            transform=self.view_transform,
-            memory_budget=self.memory_budget,
-            device=self.device,
-            n_jobs=self.n_jobs,
-            on_error=self.on_error,
-            random_state=seed,
-            progress=self.verbose > 0,
+            **self._options(seed),
         )
+
+    def _options(self, seed: int | None) -> dict[str, Any]:
+        """Of every expensive pass."""
+        return {
+            "views": self.views,
+            "transform": self.view_transform,
+            "memory_budget": self.memory_budget,
+            "device": self.device,
+            "n_jobs": self.n_jobs,
+            "on_error": self.on_error,
+            "random_state": seed,
+            "progress": self.verbose > 0,
+        }
 
 
 def _warn_if_collapsed(scores: NDArray[np.float64], extraction: Extraction) -> None:

@@ -17,7 +17,6 @@ from scipy.stats import spearmanr
 from skjepa.densities import KNNDensity
 from skjepa.extraction import Extraction
 from skjepa.findings import SEEDS_AGREE, Diagnosis, Finding, findings_at_fit, findings_of_new, seeds_disagree
-from skjepa.functionals import log_volume
 from skjepa.isotropy import embedding_statistics
 from skjepa.scores import ScoreModel
 
@@ -53,7 +52,7 @@ def diagnose(model: ScoreModel, extraction: Extraction, fitted: Diagnosis | None
         extraction.embeddings.shape[1],
         extraction.singular_values.shape[2],
         extraction.singular_values.shape[1],
-        model.rank,
+        min(model.rank, extraction.singular_values.shape[2]),
         float(model.floor),
         **_spectrum(model, extraction),
         **_embeddings(model, extraction),
@@ -66,12 +65,12 @@ def diagnose(model: ScoreModel, extraction: Extraction, fitted: Diagnosis | None
 
 def _spectrum(model: ScoreModel, extraction: Extraction) -> dict[str, Any]:
     rank = extraction.numerical_rank
-    counted = extraction.singular_values[..., : model.rank]
+    counted = extraction.singular_values[..., : model.rank]  # in a subspace fewer
     return {
         "numerical_rank": float(np.median(rank)),
         "numerical_rank_lowest": int(rank.min()),
         "numerical_rank_highest": int(rank.max()),
-        "short_of_rank": float((rank < model.rank).any(axis=1).mean()),
+        "short_of_rank": float((rank < counted.shape[-1]).any(axis=1).mean()),
         "at_floor": float((counted <= model.floor).mean()),
     }
 
@@ -114,7 +113,7 @@ def _scores(model: ScoreModel, extraction: Extraction, *, at_fit: bool) -> dict[
 
 
 def _views(model: ScoreModel, extraction: Extraction) -> dict[str, Any]:
-    volumes = log_volume(extraction.singular_values, floor=model.floor, rank=model.rank)
+    volumes = model.volumes(extraction)
     n_views = volumes.shape[1]
     if n_views < 2:
         return {}

@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 
 from skjepa import __version__
 from skjepa._validation import check_choice, check_integer, check_number, seed_from
-from skjepa.encoders import Encoder, load_encoder
+from skjepa.directions import DEFAULT_SHARE, SUBSPACE, Directions, check_number_of_directions, random_directions
+from skjepa.encoders import Encoder, FingerprintError, load_encoder
 from skjepa.extraction import Extraction
 from skjepa.functionals import PAPER_FLOOR, combine_views, log_volume, warn_if_floor_is_noise
 from skjepa.jacobian import jacobian
@@ -28,7 +29,7 @@ from skjepa.spectrum import singular_values
 from skjepa.store import Store, memory_folder
 from skjepa.views import Transform, default_transform
 
-METHODS = ("exact",)
+METHODS = ("exact", "sketch")
 
 _Arrays = tuple[NDArray[np.float64], ...]
 
@@ -37,7 +38,8 @@ def extract(
     encoder: Encoder | str,
     X: Any,
     *,
-    method: str = "exact",
+    method: str | Directions = "exact",
+    n_directions: int | None = None,
     views: int = 1,
     transform: Transform | None = None,
     ids: Sequence[str] | None = None,
@@ -49,6 +51,7 @@ def extract(
     on_error: str = "raise",
     random_state: Any = None,
     progress: bool = False,
+    observe: Callable[[Tensor], None] | None = None,
 ) -> Extraction:
     """Embeddings and Jacobian singular values of every sample: the one expensive pass.
 
@@ -58,8 +61,12 @@ def extract(
         As made, or as taken, by `load_encoder`.
     X : array, list, folder, Dataset or Source
         See `skjepa.sources.as_source`.
-    method : {"exact"}
-        All R = min(K, D) singular values, by min(K, D) passes a view.
+    method : {"exact", "sketch"} or Directions
+        - "exact": all R = min(K, D) singular values of the Jacobian J, by min(K, D) passes a view;
+        - Directions U, from `skjepa.learn_directions`: those of U^T J, by m passes;
+        - "sketch": the same with random U, seeded by `random_state`, see `skjepa.directions.random_directions`.
+    n_directions : int, optional
+        m of a sketch; by default K / 8.
     views : int
         Number V of random views a sample (arXiv 2510.05949, Eq. 4). 1 without a `transform` is the sample itself
         (Eq. 5).
@@ -83,9 +90,12 @@ def extract(
     on_error : {"raise", "skip"}
         What to do with a sample that cannot be read: an error that names it, or a warning that does.
     random_state : int, RandomState or Generator, optional
-        Seeds the views; None means 0, so that two runs agree.
+        Seeds the views and the sketch; None means 0, so that two runs agree.
     progress : bool
         Show a bar with images per second and time left.
+    observe : callable, optional
+        Is given the Jacobians (B, K or m, D) of every batch and view before they are dropped: for what else is to be
+        learned from them. A batch of views that runs out of memory is seen again in part.
 
     Returns
     -------
@@ -104,7 +114,7 @@ def extract(
     if isinstance(X, Extraction):
         raise TypeError("X is an Extraction already: pass it on instead of extracting it again")
     encoder = load_encoder(encoder)
-    check_choice("method", method, METHODS)
+    _check_method(method, n_directions)
     check_choice("on_error", on_error, ("raise", "skip"))
     views = check_integer("views", views, minimum=1)
     source = as_source(X, ids=ids)
@@ -117,12 +127,16 @@ def extract(
         transform = default_transform(encoder.preprocessing.size)
     if store is not None and memory is not None:
         raise ValueError("give a store or a memory, not both: each keeps what has been measured")
+    if observe is not None and (store is not None or memory is not None):
+        raise ValueError("observe sees what is measured: what a store or a memory keeps would pass it by")
     if store is not None and not source.stable_ids:
         raise ValueError("a store needs names that the next run will repeat: pass ids= with a torch Dataset")
 
     with _ready(encoder, shape, device) as (function, probed):
-        meta = _describe(encoder, shape, probed, method, views, transform, seed, device)
-        measure = Halving(partial(_spectra, function), _batch_size(encoder, probed, memory_budget, device))
+        name, directions = _output_directions(encoder, method, n_directions, probed.n_components, seed)
+        meta = _describe(encoder, shape, probed, name, views, transform, seed, device)
+        spectra = partial(_spectra, function, directions=directions, observe=observe)
+        measure = Halving(spectra, _batch_size(encoder, probed, memory_budget, device))
         folder = memory_folder(memory, meta) if store is None else store
         if memory is not None and folder is not None:
             source = known_by_content(source)
@@ -201,7 +215,9 @@ def jepa_score(
     rank : int, optional
         Only the `rank` largest values count, in every sample.
     **options
-        Of `extract`: views, transform, device, memory_budget, random_state, progress ...
+        Of `extract`: method, views, transform, device, memory_budget, random_state, progress ... With learned
+        `Directions` as method the score is the exact one as their correction predicts it; with "sketch" it is the
+        log-volume of the sketch.
 
     Returns
     -------
@@ -232,6 +248,16 @@ def jepa_score(
         extraction = X
     else:
         extraction = extract(encoder, X, **options)
+    directions = options.get("method")
+    if isinstance(directions, Directions) and directions.n_exact:
+        correction = directions.correction(floor, rank)
+        scores = combine_views(correction.log_volume(extraction.embeddings, extraction.singular_values))
+        return extraction.aligned(scores)
+    if str(extraction.meta.get("method")).startswith(SUBSPACE):
+        raise ValueError(
+            f"X was measured by method {extraction.meta['method']!r}: the correction of those Directions predicts its "
+            "exact score, in a detector with method=directions say"
+        )
     sigma = extraction.singular_values
     if rank is not None and rank > sigma.shape[-1]:
         raise ValueError(f"rank must be at most min(K, D) = {sigma.shape[-1]}; got {rank}")
@@ -261,6 +287,43 @@ def _ready(encoder: Encoder, shape: tuple[int, ...], device: str) -> Iterator[tu
         yield function, probe(function, shape, dtype=encoder.dtype, device=device)
 
 
+def _check_method(method: str | Directions, n_directions: int | None) -> None:
+    check_number_of_directions(n_directions)
+    if isinstance(method, Directions):
+        if n_directions not in (None, method.n_directions):
+            raise ValueError(f"method has {method.n_directions} directions, n_directions is {n_directions}")
+        return
+    if isinstance(method, str) and method == "subspace":
+        raise ValueError(
+            "method='subspace' learns its directions from normal samples, in a detector's fit; here pass what "
+            "learn_directions returns as method"
+        )
+    check_choice("method", method, METHODS)
+    if method == "exact" and n_directions is not None:
+        raise ValueError("n_directions is for method='sketch'; method='exact' takes all")
+
+
+def _output_directions(
+    encoder: Encoder, method: str | Directions, n_directions: int | None, n_components: int, seed: int
+) -> tuple[str, Tensor | None]:
+    """What the method is called in the meta, and its cotangents (K, m) in the encoder's arithmetic."""
+    if isinstance(method, Directions):
+        if method.encoder not in (None, encoder.fingerprint):
+            raise FingerprintError(
+                f"the directions are of another encoder than {encoder.name!r}: fingerprint "
+                f"{str(method.encoder)[:12]}, expected {encoder.fingerprint[:12]}"
+            )
+        if len(method.components) != n_components:
+            raise ValueError(f"the directions are of {len(method.components)} outputs, the encoder has {n_components}")
+        chosen, name = method, method.method
+    elif method == "sketch":
+        m = n_directions or max(1, n_components // DEFAULT_SHARE)
+        chosen, name = random_directions(n_components, m, seed=seed), f"sketch of {m} directions"
+    else:
+        return "exact", None
+    return name, torch.from_numpy(chosen.components).to(encoder.dtype)
+
+
 def _input_shape(encoder: Encoder, source: Source) -> tuple[int, ...]:
     if encoder.input_shape is None:
         if not source.is_vector:
@@ -282,7 +345,7 @@ def _describe(encoder, shape, probed: Probe, method, views, transform, seed, dev
         "n_components": probed.n_components,
         "views": views,
         "transform": describe(transform) if random_views else None,
-        "seed": seed if random_views else None,
+        "seed": seed if random_views or method.startswith("sketch") else None,
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or device,
         "versions": {"skjepa": __version__, "torch": torch.__version__, "numpy": np.__version__},
     }
@@ -296,13 +359,24 @@ def _batch_size(encoder: Encoder, probed: Probe, memory_budget: int | None, devi
     return max(1, min(MAX_BATCH, budget // each))
 
 
-def _spectra(function: Callable[[Tensor], Tensor], x: Tensor, views: list[Tensor]) -> _Arrays:
-    """Embeddings (B, K) and singular values (B, V, R)."""
-    if not views:
-        outputs, jacobians = jacobian(function, x)
-        return _to_numpy(outputs), _to_numpy(singular_values(jacobians))[:, None]
-    spectra = [_to_numpy(singular_values(jacobian(function, view)[1])) for view in views]
-    return *_outputs(function, x, []), np.stack(spectra, axis=1)
+def _spectra(
+    function: Callable[[Tensor], Tensor],
+    x: Tensor,
+    views: list[Tensor],
+    *,
+    directions: Tensor | None = None,
+    observe: Callable[[Tensor], None] | None = None,
+) -> _Arrays:
+    """Embeddings (B, K) and singular values (B, V, R), with directions (B, V, m)."""
+    measure = jacobian if directions is None else partial(jacobian, directions=directions)
+    spectra = []
+    for view in views or [x]:
+        outputs, jacobians = measure(function, view)
+        spectra.append(_to_numpy(singular_values(jacobians)))
+        if observe is not None:
+            observe(jacobians)
+    embeddings = _outputs(function, x, []) if views else (_to_numpy(outputs),)
+    return *embeddings, np.stack(spectra, axis=1)
 
 
 def _outputs(function: Callable[[Tensor], Tensor], x: Tensor, views: list[Tensor]) -> _Arrays:

@@ -18,8 +18,10 @@ from skjepa.memory import is_out_of_memory
 _ROWS_OF_A_PASS = 2048
 
 
-def jacobian(function: Callable[[Tensor], Tensor], x: Tensor, *, mode: str = "auto") -> tuple[Tensor, Tensor]:
-    """Outputs and Jacobians of `function` at a batch of inputs.
+def jacobian(
+    function: Callable[[Tensor], Tensor], x: Tensor, *, mode: str = "auto", directions: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Outputs and Jacobians J of `function` at a batch of inputs, or U^T J for some output directions U.
 
     Parameters
     ----------
@@ -28,12 +30,15 @@ def jacobian(function: Callable[[Tensor], Tensor], x: Tensor, *, mode: str = "au
     x : Tensor of shape (B, *input_shape)
         Where to differentiate; D is the number of entries of one sample.
     mode : {"auto", "reverse", "forward"}
-        Reverse mode costs K backward passes, forward mode D forward passes; "auto" takes the cheaper.
+        Reverse mode costs K backward passes (m with `directions`), forward mode D forward passes; "auto" takes the
+        cheaper.
+    directions : Tensor of shape (K, m), optional
+        U, whose columns are the cotangents; by default the unit vectors.
 
     Returns
     -------
     outputs : Tensor of shape (B, K)
-    jacobians : Tensor of shape (B, K, D)
+    jacobians : Tensor of shape (B, K, D), or (B, m, D)
         Detached, in the dtype of the outputs.
 
     Examples
@@ -46,34 +51,40 @@ def jacobian(function: Callable[[Tensor], Tensor], x: Tensor, *, mode: str = "au
     """
     check_choice("mode", mode, ("auto", "reverse", "forward"))
     x = x.detach()
-    n_inputs = x[0].numel()
     if mode == "forward":
-        return _forward(function, x)
+        return _forward(function, x, directions)
     with torch.enable_grad():
         leaf = x.clone().requires_grad_(True)
         outputs = function(leaf)
-        if mode == "auto" and n_inputs < outputs.shape[1]:
+        if directions is not None:
+            directions = directions.to(outputs)
+        n_passes = outputs.shape[1] if directions is None else directions.shape[1]
+        if mode == "auto" and x[0].numel() < n_passes:
             try:
-                return _forward(function, x)
+                return _forward(function, x, directions)
             except (RuntimeError, NotImplementedError) as error:
                 # Not every operation has a forward-mode rule; every one that trains has a backward pass.
                 if is_out_of_memory(error):
                     raise
-        return outputs.detach(), _reverse(outputs, leaf)
+        return outputs.detach(), _reverse(outputs, leaf, directions, n_passes)
 
 
-def _reverse(outputs: Tensor, leaf: Tensor) -> Tensor:
-    n_samples, n_components = outputs.shape
-    rows = outputs.new_empty(n_samples, n_components, leaf[0].numel())
-    for k in range(n_components):
-        cotangent = torch.zeros_like(outputs)
-        cotangent[:, k] = 1
-        (gradient,) = torch.autograd.grad(outputs, leaf, cotangent, retain_graph=k + 1 < n_components)
+def _reverse(outputs: Tensor, leaf: Tensor, directions: Tensor | None, n_passes: int) -> Tensor:
+    rows = outputs.new_empty(len(outputs), n_passes, leaf[0].numel())
+    for k in range(n_passes):
+        if directions is None:
+            cotangent = torch.zeros_like(outputs)
+            cotangent[:, k] = 1
+        else:
+            cotangent = directions[:, k].expand_as(outputs)
+        (gradient,) = torch.autograd.grad(outputs, leaf, cotangent, retain_graph=k + 1 < n_passes)
         rows[:, k] = gradient.flatten(1)
     return rows
 
 
-def _forward(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+def _forward(
+    function: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     n_samples = len(x)
     columns = []
     outputs: Tensor = x
@@ -83,10 +94,12 @@ def _forward(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, T
     with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
         # The first forward-mode pass of a process has torch compile its own rules by a way that it deprecates.
         warnings.filterwarnings("ignore", message="`torch.jit.script`", category=FutureWarning)
-        for directions in torch.eye(x[0].numel(), dtype=x.dtype, device=x.device).split(shared):
-            repeated = torch.cat([x] * len(directions))
-            tangents = directions.repeat_interleave(n_samples, dim=0).view_as(repeated)
+        for units in torch.eye(x[0].numel(), dtype=x.dtype, device=x.device).split(shared):
+            repeated = torch.cat([x] * len(units))
+            tangents = units.repeat_interleave(n_samples, dim=0).view_as(repeated)
             both: Any = torch.func.jvp(function, (repeated,), (tangents,))
             outputs, derivatives = both
-            columns.append(derivatives.detach().unflatten(0, (len(directions), n_samples)))
+            if directions is not None:
+                derivatives = derivatives @ directions.to(derivatives)
+            columns.append(derivatives.detach().unflatten(0, (len(units), n_samples)))
     return outputs[:n_samples].detach(), torch.cat(columns).permute(1, 2, 0).contiguous()

@@ -9,7 +9,8 @@ from sklearn.base import clone
 
 from skjepa._validation import check_choice, check_integer, check_number
 from skjepa.densities import ConditionalDensity, GaussianDensity, KNNDensity, out_of_fold_scores
-from skjepa.extraction import Extraction
+from skjepa.directions import SUBSPACE, Correction, Directions
+from skjepa.extraction import Extraction, SettingsMismatchError
 from skjepa.functionals import combine_views, log_volume, warn_if_floor_is_noise
 from skjepa.persistence import portable
 
@@ -40,6 +41,8 @@ class ScoreModel:
         Of the log-volume, the same for all samples.
     reference, conditional
         Fitted densities, None where `formula` does without.
+    correction : Correction or None
+        From the singular values of a subspace to the exact log-volume, where samples are measured in one.
     location, scale, weight : dict
         Of each term of "joint": mean and standard deviation over the fit samples, out of fold, and what it counts.
     """
@@ -49,13 +52,20 @@ class ScoreModel:
     rank: int
     reference: Any = None
     conditional: Any = None
+    correction: Correction | None = None
     location: dict[str, float] = field(default_factory=dict)
     scale: dict[str, float] = field(default_factory=dict)
     weight: dict[str, float] = field(default_factory=dict)
 
+    def volumes(self, extraction: Extraction) -> NDArray[np.float64]:
+        """Log-volume of each view in nats, (n_samples, V)."""
+        if self.correction is not None:
+            return self.correction.log_volume(extraction.embeddings, extraction.singular_values)
+        return log_volume(extraction.singular_values, floor=self.floor, rank=self.rank)
+
     def volume(self, extraction: Extraction) -> NDArray[np.float64]:
         """Log-volume in nats, views combined; (n_samples,)."""
-        return combine_views(log_volume(extraction.singular_values, floor=self.floor, rank=self.rank))
+        return combine_views(self.volumes(extraction))
 
     def terms(self, extraction: Extraction) -> Terms:
         """The terms whose sum the score is, by name, each (n_samples,); higher = more normal."""
@@ -103,7 +113,13 @@ def joint_weights(terms: Terms) -> dict[str, float]:
 
 
 def fit_score_model(
-    extraction: Extraction, *, formula: str, reference: Any, floor: float | str, rank: int | None
+    extraction: Extraction,
+    *,
+    formula: str,
+    reference: Any,
+    floor: float | str,
+    rank: int | None,
+    directions: Directions | None = None,
 ) -> ScoreModel:
     """Learn a `ScoreModel` from normal samples.
 
@@ -118,18 +134,25 @@ def fit_score_model(
         Absolute floor of the singular values, or `AUTO_FLOOR` times the median largest one.
     rank : int, optional
         Number of singular values that count; by default those whose median over the samples exceeds the floor.
+    directions : Directions, optional
+        Those that the extraction was made with: floor and rank are learned from their exact samples, and so is the
+        correction of the log-volume.
 
     Raises
     ------
     ValueError, TypeError
         Invalid settings or fewer than two samples.
+    SettingsMismatchError
+        The extraction was not made with the directions, or with others and none are given.
     """
     check_score_settings(formula, reference, floor, rank)
     if len(extraction) < 2:
         raise ValueError(f"fit needs at least 2 samples; got {len(extraction)} sample")
-    sigma = extraction.singular_values
+    sigma = _exact_spectra(extraction, directions)
     floor = _learn_floor(sigma, floor)
     model = ScoreModel(formula, floor, _learn_rank(sigma, floor, rank))
+    if directions is not None and directions.n_exact:
+        model.correction = directions.correction(floor, model.rank)
     warn_if_floor_is_noise(sigma, floor=floor, rank=model.rank, eps=extraction.eps)
     if formula == "jepa":
         return model
@@ -179,6 +202,29 @@ def _log_density(reference: Any, z: NDArray[np.float64]) -> NDArray[np.float64]:
             f"{type(reference).__name__}.score_samples must return one number a sample, ({len(z)},); got {values.shape}"
         )
     return values
+
+
+def _exact_spectra(extraction: Extraction, directions: Directions | None) -> NDArray[np.float64]:
+    """Of the samples themselves, or of those that the directions were learned from."""
+    method = extraction.meta.get("method")
+    if directions is None:
+        if str(method).startswith(SUBSPACE):
+            raise SettingsMismatchError(
+                f"the samples were measured by method {method!r}: give those Directions as method, which have the "
+                "correction of the log-volume"
+            )
+        return extraction.singular_values
+    if method != directions.method:
+        raise SettingsMismatchError(
+            f"the samples were measured by method {method!r}, the directions given are {directions.method!r}"
+        )
+    for key, value in (directions.view_settings or {}).items():
+        if extraction.meta.get(key) != value:
+            raise SettingsMismatchError(
+                f"the directions were learned with {key}={value!r}, the samples were measured with "
+                f"{key}={extraction.meta.get(key)!r}"
+            )
+    return extraction.singular_values if directions.singular_values is None else directions.singular_values
 
 
 def _spread(values: NDArray[np.float64]) -> float:

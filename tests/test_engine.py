@@ -542,7 +542,7 @@ def test_stochastic_modules_are_refused_before_any_work():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "fast"}, "method must be one of 'exact'; got 'fast'"),
+        ({"method": "fast"}, "method must be one of 'exact', 'sketch'; got 'fast'"),
         ({"views": 0}, "views must be at least 1; got 0"),
         ({"on_error": "ignore"}, "on_error must be one of 'raise', 'skip'"),
         ({"memory_budget": 0}, "memory_budget must be at least 1"),

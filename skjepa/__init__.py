@@ -16,6 +16,7 @@ _PUBLIC = {
     "jepa_score": "engine",
     "Directions": "directions",
     "learn_directions": "subspace",
+    "lanczos_log_volume": "lanczos",
     "JEPAScoreDetector": "detectors",
     "MahalanobisDetector": "baselines",
     "KNNDetector": "baselines",

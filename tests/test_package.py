@@ -20,6 +20,7 @@ ROOMS = [
         "findings",
         "functionals",
         "jacobian",
+        "lanczos",
         "losses",
         "networks",
         "preprocessing",

@@ -32,7 +32,7 @@ from skjepa.subspace import N_EXACT
 
 OUT = record.RESULTS / "fewer_passes.json"
 SHARES = (16, 8, 4, 2, 1)
-KINDS = ("subspace, corrected", "subspace, raw", "random, corrected", "random, raw (sketch)")
+KINDS = ("random, corrected", "random, raw", "principal, corrected", "principal, raw")
 SCORES = {"volume": "jepa", "joint": "joint"}
 BAR = {"passes": 8, "spearman": 0.95, "auroc": 0.02}
 
@@ -80,7 +80,7 @@ def main() -> None:
     results = {
         "n_components": n_components,
         "curve": curve,
-        "bar": {**BAR, "met": meets_bar(curve, n_components)},
+        "bar": {**BAR, "met": meets_bar(curve, n_components), "fewest_passes": fewest_passes(curve)},
         "seconds_per_image": seconds(encoder, cifar[NORMAL_FIT], n_components, repeats=1 if chosen.quick else 3),
     }
     settings = {name: getattr(chosen, name) for name in ("encoder", "n_fit", "n_test", "seeds", "quick")}
@@ -105,9 +105,9 @@ def gram(jacobians) -> NDArray[np.float64]:
 
 
 def directions_of(kind: str, learned_from: Measured, m: int, seed: int) -> Directions:
-    """What `learn_directions` returns, from Gram matrices; for the random kinds with another U."""
+    """What `learn_directions` returns, from Gram matrices."""
     exact, n_components = learned_from.exact, learned_from.grams.shape[1]
-    if kind.startswith("subspace"):
+    if kind.startswith("principal"):
         components = principal_directions(learned_from.grams.mean(axis=0), m)
     else:
         components = random_directions(n_components, m, seed=seed).components
@@ -200,11 +200,20 @@ def spread(values: list[float]) -> dict:
 
 def meets_bar(curve: list[dict], n_components: int) -> dict[str, bool]:
     """Of the default score at K / 8, by kind: every set by itself, in the mean over seeds."""
+    m = max(1, n_components // BAR["passes"])
+    return {row["kind"]: is_good(row) for row in curve if row["score"] == "joint" and row["m"] == m}
+
+
+def fewest_passes(curve: list[dict]) -> dict[str, int]:
+    """The smallest m with which the default score meets the bar for accuracy, by kind."""
     return {
-        row["kind"]: bool(row["lowest_spearman"] >= BAR["spearman"] and row["largest_change"] <= BAR["auroc"])
-        for row in curve
-        if row["score"] == "joint" and row["m"] == max(1, n_components // BAR["passes"])
+        kind: min(row["m"] for row in curve if row["score"] == "joint" and row["kind"] == kind and is_good(row))
+        for kind in KINDS
     }
+
+
+def is_good(row: dict) -> bool:
+    return bool(row["lowest_spearman"] >= BAR["spearman"] and row["largest_change"] <= BAR["auroc"])
 
 
 def seconds(encoder: Encoder, images: list, n_components: int, *, repeats: int, n: int = 16) -> dict[str, float]:
@@ -230,8 +239,13 @@ def draw(results: dict, folder: Path) -> None:
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for axis, key, label, bar in (
-        (axes[0], "lowest_spearman_with_normal", "Spearman with exact, worst set", BAR["spearman"]),
-        (axes[1], "largest_change", "|change of AUROC|, worst set", BAR["auroc"]),
+        (
+            axes[0],
+            "lowest_spearman_with_normal",
+            "Spearman with exact: normal and\none set together, the worst",
+            BAR["spearman"],
+        ),
+        (axes[1], "largest_change", "|change of AUROC|, the worst set", BAR["auroc"]),
     ):
         for kind in KINDS:
             rows = [row for row in results["curve"] if row["kind"] == kind and row["score"] == "joint"]
@@ -239,6 +253,8 @@ def draw(results: dict, folder: Path) -> None:
         axis.axhline(bar, color="grey", linewidth=1, linestyle=":")
         axis.axvline(results["n_components"] / BAR["passes"], color="grey", linewidth=1, linestyle=":")
         axis.set_xscale("log", base=2)
+        ticks = [row["m"] for row in results["curve"] if (row["kind"], row["score"]) == (KINDS[0], "joint")]
+        axis.set_xticks(ticks, [str(m) for m in ticks])
         axis.set_xlabel(f"passes an image (exact: {results['n_components']})")
         axis.set_ylabel(label)
     axes[0].legend(fontsize=8)
@@ -255,7 +271,7 @@ def show(results: dict) -> None:
             f"{row['lowest_spearman_with_normal']:13.3f}{row['lowest_spearman']:7.3f}"
             f"{row['largest_change']:11.3f}{row['largest_change_of_a_seed']:10.3f}"
         )
-    print("bar met:", results["bar"]["met"], "\nseconds an image:", results["seconds_per_image"])
+    print("bar:", results["bar"], "\nseconds an image:", results["seconds_per_image"])
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ class JEPAScoreDetector(CalibratedDetector):
         are not held out, and every sample costs m passes instead of K. `Directions` from `skjepa.learn_directions` are
         frozen: made once, they and the extractions made with them serve many fits.
     n_directions : int, optional
-        m of "subspace" and "sketch"; by default K / 8.
+        m of "subspace" and "sketch"; by default K / 4.
     views, view_transform
         Of the expensive pass, see `skjepa.engine.extract`; `view_transform` is its `transform`, a name by which
         scikit-learn would take the detector for a transformer.

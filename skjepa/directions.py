@@ -16,8 +16,8 @@ from skjepa._validation import check_integer
 from skjepa.functionals import PAPER_FLOOR, log_volume
 from skjepa.persistence import portable
 
-DEFAULT_SHARE = 8
-"""m = K / 8 where no number of directions is given; docs/fewer-passes.md has the curve."""
+DEFAULT_SHARE = 4
+"""m = K / 4 where no number of directions is given; docs/fewer-passes.md has the curve."""
 
 MIN_EXACT = 50
 """Exact samples that a correction takes at the least, and `EXACT_A_DIRECTION` for each direction."""
@@ -200,7 +200,7 @@ def exact_samples_needed(n_directions: int) -> int:
 
 
 def check_number_of_directions(n_directions: Any, n_components: int | None = None) -> int | None:
-    """Return it as an int, K // 8 where it is None and K is known; raise where it is no number from 1 to K."""
+    """Return it as an int, K // 4 where it is None and K is known; raise where it is no number from 1 to K."""
     if n_directions is None:
         return None if n_components is None else max(1, n_components // DEFAULT_SHARE)
     n_directions = check_integer("n_directions", n_directions, minimum=1)

@@ -66,7 +66,7 @@ def extract(
         - Directions U, from `skjepa.learn_directions`: those of U^T J, by m passes;
         - "sketch": the same with random U, seeded by `random_state`, see `skjepa.directions.random_directions`.
     n_directions : int, optional
-        m of a sketch; by default K / 8.
+        m of a sketch; by default K / 4.
     views : int
         Number V of random views a sample (arXiv 2510.05949, Eq. 4). 1 without a `transform` is the sample itself
         (Eq. 5).

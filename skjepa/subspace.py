@@ -1,4 +1,4 @@
-"""`learn_directions`: which m output directions to score with, and what they leave out, from exact normal samples."""
+"""`learn_directions`: m output directions to score with, and what they leave out, learned from exact normal samples."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,12 +7,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skjepa._validation import check_integer, seed_from
-from skjepa.directions import Directions, check_number_of_directions, exact_samples_needed, principal_directions
+from skjepa._validation import check_choice, check_integer, seed_from
+from skjepa.directions import (
+    Directions,
+    check_number_of_directions,
+    exact_samples_needed,
+    principal_directions,
+    random_directions,
+)
 from skjepa.encoders import Encoder, load_encoder
 from skjepa.engine import extract
 from skjepa.extraction import Extraction
 from skjepa.sources import Source, as_source
+
+CHOICES = ("random", "principal")
 
 N_EXACT = 300
 """Samples that are measured exactly unless another number is asked for, or fewer where there are fewer."""
@@ -27,13 +35,13 @@ def learn_directions(
     n_directions: int | None = None,
     *,
     n_exact: int = N_EXACT,
+    choice: str = "random",
     random_state: Any = None,
     **options: Any,
 ) -> Directions:
-    """The m output directions in which normal samples' Jacobians are largest, and a correction for the others.
+    """m of K output directions, and a correction, learned from normal samples, for what they leave out.
 
-    Some of X is measured exactly, by K passes a sample and then m. U holds the eigenvectors of the m largest
-    eigenvalues of the mean of J J^T over them; the mean is summed up batch by batch, in float64.
+    Some of X is measured exactly, by K passes a sample and then m.
 
     Parameters
     ----------
@@ -41,11 +49,16 @@ def learn_directions(
     X : data
         Normal samples, as `extract` takes them.
     n_directions : int, optional
-        m, passes that a sample will cost; by default K / 8. With m = K nothing is left out.
+        m, passes that a sample will cost; by default K / 4. With m = K nothing is left out.
     n_exact : int
         Samples to measure exactly, drawn at random; fewer where X has fewer.
+    choice : {"random", "principal"}
+        Of U. "random": uniformly distributed orthonormal directions, each of which sees a share of all singular
+        values. "principal": eigenvectors of the m largest eigenvalues of the mean of J J^T over the exact samples,
+        summed up batch by batch in float64, which see the largest. Corrected, the random ones are nearer to the exact score
+        (docs/fewer-passes.md).
     random_state : int, RandomState or Generator, optional
-        Seeds the draw, and the views.
+        Seeds the draw, the directions and the views.
     **options
         Of `extract`: views, transform, device, memory_budget, n_jobs, on_error, progress.
 
@@ -74,6 +87,7 @@ def learn_directions(
     for name in ("method", "store", "memory", "observe"):
         if name in options:
             raise TypeError(f"learn_directions takes no {name}: keep the Directions that it returns")
+    check_choice("choice", choice, CHOICES)
     encoder, n_directions = load_encoder(encoder), check_number_of_directions(n_directions)
     seed = seed_from(random_state)
     if isinstance(X, Extraction):
@@ -81,11 +95,16 @@ def learn_directions(
     chosen = _draw(as_source(X), check_integer("n_exact", n_exact, minimum=1), seed)
     _require_enough(len(chosen), n_directions or 1)
     gram = _MeanGram()
-    exact = extract(encoder, chosen, random_state=seed, observe=gram.add, **options)
+    observe = gram.add if choice == "principal" else None
+    exact = extract(encoder, chosen, random_state=seed, observe=observe, **options)
     n_directions = check_number_of_directions(n_directions, exact.embeddings.shape[1])
     assert n_directions is not None  # K is known
     _require_enough(len(exact), n_directions)
-    bare = Directions(principal_directions(gram.mean(), n_directions), encoder.fingerprint)
+    if choice == "principal":
+        components = principal_directions(gram.mean(), n_directions)
+    else:
+        components = random_directions(exact.embeddings.shape[1], n_directions, seed=seed).components
+    bare = Directions(components, encoder.fingerprint)
     readable = chosen[np.isin(chosen.ids, exact.ids)]
     seen = extract(encoder, readable, random_state=seed, method=bare, **options)
     return replace(

@@ -51,11 +51,12 @@ class TestIdentities:
         ours = extract(ENCODER, FRESH[:5], method=learned).singular_values[:, 0]
         np.testing.assert_allclose(ours, torch.linalg.svdvals(product).numpy(), rtol=1e-11)
 
+    @pytest.mark.parametrize("choice", ["random", "principal"])
     @pytest.mark.parametrize("n_inputs", [12, 5])
-    def test_all_directions_are_exact(self, n_inputs):
+    def test_all_directions_are_exact(self, n_inputs, choice):
         encoder = load_encoder(mlp(n_inputs, 8), precision="float64")
         exact = extract(encoder, X[:, :n_inputs])
-        directions = learn_directions(encoder, X[:, :n_inputs], 8)
+        directions = learn_directions(encoder, X[:, :n_inputs], 8, choice=choice)
         for options in ({"method": directions}, {"method": "sketch", "n_directions": 8}):
             found = extract(encoder, X[:, :n_inputs], **options)
             np.testing.assert_allclose(found.singular_values, exact.singular_values, rtol=0, atol=1e-10)
@@ -96,14 +97,17 @@ class TestPrincipalDirections:
     def test_mean_gram_of_a_linear_encoder(self):
         """J is the same everywhere, so U spans its leading left singular vectors."""
         A = matrix_of_spectrum([5.0, 3.0, 1.0, 0.1], 9)
-        directions = learn_directions(load_encoder(linear(A), precision="float64"), np.tile(X, 1)[:, :9], 2)
+        encoder = load_encoder(linear(A), precision="float64")
+        directions = learn_directions(encoder, X[:, :9], 2, choice="principal")
         left = np.linalg.svd(A.numpy())[0][:, :2]
         np.testing.assert_allclose(np.abs(directions.components.T @ left), np.eye(2), atol=1e-10)
         np.testing.assert_allclose(directions.subspace_values[:, 0], np.tile([5.0, 3.0], (150, 1)))
 
     def test_batches_do_not_matter(self):
-        one_by_one = learn_directions(ENCODER, X[:60], 3, memory_budget=1)
-        np.testing.assert_allclose(one_by_one.components, learn_directions(ENCODER, X[:60], 3).components, atol=1e-9)
+        whole, one_by_one = (
+            learn_directions(ENCODER, X[:60], 3, choice="principal", memory_budget=budget) for budget in (None, 1)
+        )
+        np.testing.assert_allclose(one_by_one.components, whole.components, atol=1e-9)
 
 
 class TestSketch:
@@ -147,8 +151,8 @@ class TestSketch:
         with pytest.raises(SettingsMismatchError, match="seed is 2, expected 1"):
             Extraction.concat([one, other])
 
-    def test_default_is_an_eighth(self):
-        assert extract(ENCODER, X[:3], method="sketch").singular_values.shape == (3, 1, 1)
+    def test_default_is_a_quarter(self):
+        assert extract(ENCODER, X[:3], method="sketch").singular_values.shape == (3, 1, 2)
 
 
 class TestCorrection:
@@ -230,6 +234,10 @@ class TestRefusals:
         with pytest.raises(TypeError, match=f"learn_directions takes no {name}"):
             learn_directions(ENCODER, X, 2, **{name: None})
 
+    def test_unknown_choice(self):
+        with pytest.raises(ValueError, match="choice must be one of 'random', 'principal'; got 'best'"):
+            learn_directions(ENCODER, X, 2, choice="best")
+
     def test_an_extraction(self, learned):
         with pytest.raises(TypeError, match="X is an Extraction: its Jacobians are gone"):
             learn_directions(ENCODER, extract(ENCODER, X), 2)
@@ -262,7 +270,8 @@ class TestFrozen:
         again = learn_directions(ENCODER, X, 3)
         assert again.fingerprint == learned.fingerprint
         np.testing.assert_array_equal(again.subspace_values, learned.subspace_values)
-        assert learn_directions(ENCODER, X[:100], 3).fingerprint != learned.fingerprint
+        principal = [learn_directions(ENCODER, X[:n], 3, choice="principal").fingerprint for n in (150, 100, 100)]
+        assert learned.fingerprint != principal[0] != principal[1] == principal[2]
 
     def test_a_draw_is_seeded(self):
         drawn = [learn_directions(ENCODER, X, 2, n_exact=60, random_state=seed) for seed in (0, 0, 1)]

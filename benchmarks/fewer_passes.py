@@ -204,12 +204,10 @@ def meets_bar(curve: list[dict], n_components: int) -> dict[str, bool]:
     return {row["kind"]: is_good(row) for row in curve if row["score"] == "joint" and row["m"] == m}
 
 
-def fewest_passes(curve: list[dict]) -> dict[str, int]:
-    """The smallest m with which the default score meets the bar for accuracy, by kind."""
-    return {
-        kind: min(row["m"] for row in curve if row["score"] == "joint" and row["kind"] == kind and is_good(row))
-        for kind in KINDS
-    }
+def fewest_passes(curve: list[dict]) -> dict[str, int | None]:
+    """The smallest m with which the default score meets the bar for accuracy, by kind; None where no m does."""
+    good = [row for row in curve if row["score"] == "joint" and is_good(row)]
+    return {kind: min((row["m"] for row in good if row["kind"] == kind), default=None) for kind in KINDS}
 
 
 def is_good(row: dict) -> bool:

@@ -128,6 +128,60 @@ def complexity_table() -> str:
     return markdown(["Spearman with bits per pixel", "JEPA-SCORE"], rows)
 
 
+def fewer_passes_table() -> str:
+    results = read("fewer_passes")
+    found = {(row["score"], row["kind"], row["m"]): row for row in results["curve"]}
+    rows = []
+    for kind, m in dict.fromkeys((row["kind"], row["m"]) for row in results["curve"] if row["fewer_passes"] > 1):
+        joint, volume = found["joint", kind, m], found["volume", kind, m]
+        errors = [volume["sets"][name]["error"]["mean"] for name in ("cifar10/test", "photographs")]
+        rows.append(
+            [
+                kind,
+                f"{m} ({joint['fewer_passes']:.0f}x)",
+                number(joint["lowest_spearman_with_normal"]),
+                number(joint["lowest_spearman"]),
+                f"{joint['largest_change']:.3f} ({joint['largest_change_of_a_seed']:.3f})",
+                number(volume["lowest_spearman_with_normal"]),
+                " / ".join(number(error, 1) for error in errors),
+            ]
+        )
+    heading = ["directions", "m", "Spearman", "alone", "change of AUROC", "Spearman, volume", "error in nats"]
+    return markdown(heading, sorted(rows, key=lambda row: list(dict.fromkeys(r[0] for r in rows)).index(row[0])))
+
+
+def fewer_passes_sets_table() -> str:
+    results = read("fewer_passes")
+    chosen = {
+        row["m"]: row["sets"]
+        for row in results["curve"]
+        if (row["score"], row["kind"]) == ("joint", "random, corrected") and row["fewer_passes"] in (4, 8)
+    }
+    few, more = sorted(chosen)
+    rows = [
+        [
+            name.replace("_", "-"),
+            number(found["auroc"]["mean"]),
+            *(changed(chosen[m][name]["change"]) for m in (more, few)),
+        ]
+        for name, found in chosen[few].items()
+        if "change" in found
+    ]
+    return markdown(["AUROC of the default score", "exact", *(f"change, m = {m}" for m in (more, few))], rows)
+
+
+def changed(change: dict) -> str:
+    mean, low, high = (round(value, 3) + 0.0 for value in (change["mean"], *change["range"]))  # no minus zero
+    return f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def fewer_passes_seconds_table() -> str:
+    results = read("fewer_passes")
+    times = results["seconds_per_image"]
+    rows = [[name, number(1000 * time, 1), number(times["exact"] / time, 1)] for name, time in times.items()]
+    return markdown(["passes an image", "ms an image", "times faster"], rows)
+
+
 def precision_table() -> str:
     rows = [
         [
@@ -407,6 +461,11 @@ TABLES = {
     "docs/baselines.md": {"complexity": complexity_table},
     "docs/scores.md": {"joint-forms": joint_forms_table},
     "skjepa/bundled/MODEL_CARD.md": {"trials": trials_table},
+    "docs/fewer-passes.md": {
+        "fewer-passes": fewer_passes_table,
+        "fewer-passes-sets": fewer_passes_sets_table,
+        "fewer-passes-seconds": fewer_passes_seconds_table,
+    },
     "docs/precision.md": {"precision": precision_table},
     "docs/theory/known-density.md": {"known-density": known_density_table},
     "docs/theory/dimension.md": {

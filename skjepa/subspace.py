@@ -55,8 +55,8 @@ def learn_directions(
     choice : {"random", "principal"}
         Of U. "random": uniformly distributed orthonormal directions, each of which sees a share of all singular
         values. "principal": eigenvectors of the m largest eigenvalues of the mean of J J^T over the exact samples,
-        summed up batch by batch in float64, which see the largest. Corrected, the random ones are nearer to the exact score
-        (docs/fewer-passes.md).
+        summed up batch by batch in float64, which see the largest. Corrected, the random ones are nearer to the exact
+        score (docs/fewer-passes.md).
     random_state : int, RandomState or Generator, optional
         Seeds the draw, the directions and the views.
     **options

@@ -13,6 +13,7 @@ SNIPPETS = [
     for document in (
         "README.md",
         "docs/baselines.md",
+        "docs/fewer-passes.md",
         "docs/model_selection.md",
         "docs/pretraining.md",
         "docs/pyod.md",
@@ -41,9 +42,10 @@ def test_readme_snippets_run(snippet, tmp_path, monkeypatch):
     from PIL import Image
 
     monkeypatch.chdir(tmp_path)
+    n_images = 52 if "directions" in snippet else 25
     for folder in ("normal", "incoming"):
         (tmp_path / folder).mkdir()
-        for i, image in enumerate(random_images(25, seed=len(folder))):
+        for i, image in enumerate(random_images(n_images, seed=len(folder))):
             Image.fromarray(image).save(tmp_path / folder / f"{i}.png")
     torch.manual_seed(0)
     exec(snippet, {"my_module": conv_net(), "images": random_images(4)})

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import conv_net, dense_jacobian, linear, matrix_of_spectrum, mlp, random_images
+from PIL import Image
 from scipy.stats import spearmanr
 
 from skjepa import Directions, Extraction, extract, jepa_score, learn_directions, load_encoder
@@ -277,6 +278,15 @@ class TestFrozen:
         drawn = [learn_directions(ENCODER, X, 2, n_exact=60, random_state=seed) for seed in (0, 0, 1)]
         assert [directions.n_exact for directions in drawn] == [60, 60, 60]
         assert drawn[0].fingerprint == drawn[1].fingerprint != drawn[2].fingerprint
+
+    def test_unreadable_images_are_left_out(self, tmp_path):
+        for i, image in enumerate(random_images(52)):
+            Image.fromarray(image).save(tmp_path / f"{i:02}.png")
+        (tmp_path / "05.png").write_bytes(b"")
+        with pytest.warns(UserWarning, match=r"skipped .*05\.png"):
+            directions = learn_directions(load_encoder(conv_net(8), image_size=32), tmp_path, 2, on_error="skip")
+        assert directions.n_exact == 51
+        assert directions.subspace_values.shape == (51, 1, 2)
 
     def test_copies_share_the_arrays(self, learned):
         assert copy.deepcopy(learned) is copy.copy(learned) is learned

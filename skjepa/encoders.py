@@ -92,7 +92,8 @@ class Encoder:
     @property
     def fingerprint(self) -> str:
         """Hash of architecture, weights, output, preprocessing and precision, as they are now."""
-        return _hash(self.module, {**self._settings, "precision": self.precision})
+        with self._lock:
+            return _hash(self.module, {**self._settings, "precision": self.precision})
 
     @contextmanager
     def scoring(self, device: torch.device | str = "cpu") -> Iterator[Callable[[Tensor], Tensor]]:
@@ -105,16 +106,21 @@ class Encoder:
         def adapt(tensor: Tensor, copy: bool = False) -> Tensor:
             return tensor.detach().to(device, self.dtype if tensor.is_floating_point() else None, copy=copy)
 
-        state = {name: adapt(tensor) for name, tensor in self.module.named_parameters()}
-        # Copies: a forward pass may write into buffers (running statistics, counters), which are not ours.
-        state |= {name: adapt(tensor, copy=True) for name, tensor in self.module.named_buffers()}
-        with self._lock:  # threads share an encoder: the first one in saves the modes, the last one out restores them
+        def function(x: Tensor) -> Tensor:
+            with self._lock:  # for the time of a call, the module itself holds these parameters
+                return functional_call(self.module, state, (x,))
+
+        with self._lock:
+            state = {name: adapt(tensor) for name, tensor in self.module.named_parameters()}
+            # Copies: a forward pass may write into buffers (running statistics, counters), which are not ours.
+            state |= {name: adapt(tensor, copy=True) for name, tensor in self.module.named_buffers()}
+            # Threads share an encoder: the first one in saves the modes, the last one out restores them.
             if self._users == 0:
                 self._modes = [(module, module.training) for module in self.module.modules()]
                 self.module.eval()
             self._users += 1
         try:
-            yield lambda x: functional_call(self.module, state, (x,))
+            yield function
         finally:
             with self._lock:
                 self._users -= 1

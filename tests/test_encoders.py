@@ -4,7 +4,9 @@ import copy
 import functools
 import io
 import pickle
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import joblib
 import numpy as np
@@ -548,3 +550,25 @@ def test_plain_attributes_are_in_the_fingerprint_and_counters_do_not_move_it():
     with encoder.scoring() as function:
         function(torch.ones(1, 2))
     assert encoder.fingerprint == before
+
+
+def test_threads_do_not_see_each_others_parameters():
+    class Slow(nn.Linear):
+        def forward(self, x):
+            before = self.weight
+            time.sleep(0.02)  # another thread's turn
+            assert self.weight is before
+            return super().forward(x)
+
+    encoder = load_encoder(Slow(3, 2), precision="float64")
+    fingerprint = encoder.fingerprint
+
+    def score(_):
+        with encoder.scoring() as function:
+            return function(torch.ones(1, 3, dtype=torch.float64)), encoder.fingerprint
+
+    with ThreadPoolExecutor(4) as pool:
+        for output, seen in pool.map(score, range(8)):
+            assert output.dtype == torch.float64
+            assert seen == fingerprint
+    assert encoder.module.weight.dtype == torch.float32

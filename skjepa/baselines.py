@@ -4,6 +4,7 @@ All of them take what `JEPAScoreDetector` takes as an Extraction, or rows of num
 thresholds and p-values. Images reach them through an `EmbeddingTransformer`, or as an Extraction.
 """
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,11 @@ class _OnEmbeddings(CalibratedDetector):
 
     normalize: bool
 
-    def _fit_rows(self, rows: NDArray[np.float64], y: NDArray | None) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _fit_rows(self, rows: NDArray[np.float64], y: NDArray | None) -> Any: ...
 
-    def _score_rows(self, model: Any, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        raise NotImplementedError
+    @abstractmethod
+    def _score_rows(self, model: Any, rows: NDArray[np.float64]) -> NDArray[np.float64]: ...
 
     def _check_parameters(self) -> None:
         """Of the subclass; raises ValueError or TypeError."""

@@ -3,6 +3,7 @@
 import math
 import os
 import warnings
+from abc import ABCMeta, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Integral
@@ -33,7 +34,7 @@ from skjepa.sources import Source, holds_vectors
 Samples = Extraction | Source
 
 
-class CalibratedDetector(OutlierMixin, BaseEstimator):
+class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
     """Base class: a subclass says how samples are read, what is learned from them, and how they are scored.
 
     Its parameters include `contamination`, `target_fpr`, `calibration` and `random_state`.
@@ -55,21 +56,21 @@ class CalibratedDetector(OutlierMixin, BaseEstimator):
     calibration: float | int | None
     random_state: Any
 
+    @abstractmethod
     def _read(self, X: Any) -> Samples:
         """New samples in the form that `_score` takes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _read_for_fit(self, X: Any, seed: int) -> Samples:
         """Samples to fit on, in the form that `_learn` takes; bad ones are refused here."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _learn(self, samples: Samples, y: NDArray | None, seed: int) -> tuple[Any, NDArray[np.float64]]:
         """A model of normal samples, and its scores of these samples, (n_samples,)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _score(self, model: Any, samples: Samples) -> NDArray[np.float64]:
         """Scores by one model, (n_samples,); higher = more normal."""
-        raise NotImplementedError
 
     def _labels(self, y: Any, n_samples: int) -> NDArray | None:
         """What `_learn` is told of `y`: nothing, as of any outlier detector's."""

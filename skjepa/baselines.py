@@ -17,7 +17,7 @@ from sklearn.utils.validation import column_or_1d
 from skjepa._validation import check_integer
 from skjepa.complexity import bits_per_pixel
 from skjepa.densities import NearestRows
-from skjepa.extraction import SETTINGS, Extraction, require_finite, require_same_settings
+from skjepa.extraction import Extraction, require_finite, require_same_settings
 from skjepa.persistence import portable
 from skjepa.sources import Source, as_source, holds_vectors
 from skjepa.thresholds import CalibratedDetector, Samples
@@ -49,7 +49,7 @@ class _OnEmbeddings(CalibratedDetector):
         if isinstance(X, Extraction):
             require_finite(X)
             self.n_features_in_ = X.embeddings.shape[1]
-            self._settings = {key: X.meta.get(key) for key in ("encoder", *SETTINGS)}
+            self._settings = X.settings
             samples: Samples = X
         else:
             samples = self._rows_of(X, reset=True)

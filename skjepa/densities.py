@@ -146,9 +146,7 @@ class ConditionalDensity(BaseEstimator):
         slope = RidgeCV(alphas=_RIDGE_ALPHAS) if len(Z) >= _ENOUGH_FOR_A_SLOPE else DummyRegressor()
         regression = make_pipeline(StandardScaler(), slope).fit(Z, s)
         residual = s - cross_val_predict(regression, Z, s, cv=_folds(Z))
-        # An affine function, however it was learned.
-        self.intercept_ = float(regression.predict(np.zeros((1, Z.shape[1])))[0])
-        self.coef_ = regression.predict(np.eye(Z.shape[1])) - self.intercept_
+        self.intercept_, self.coef_ = affine(regression, Z.shape[1])
         self.scale_ = float(np.sqrt(np.mean(residual**2))) or 1.0
         self.fit_scores_ = self._log_density(residual)
         return self
@@ -159,6 +157,12 @@ class ConditionalDensity(BaseEstimator):
 
     def _log_density(self, residual: NDArray[np.float64]) -> NDArray[np.float64]:
         return -0.5 * (residual / self.scale_) ** 2 - np.log(self.scale_) - 0.5 * np.log(2 * np.pi)
+
+
+def affine(regression: Any, n_features: int) -> tuple[float, NDArray[np.float64]]:
+    """Intercept and coefficients (n_features,) of a fitted linear regression, whatever pipeline it stands in."""
+    intercept = float(regression.predict(np.zeros((1, n_features)))[0])
+    return intercept, regression.predict(np.eye(n_features)) - intercept
 
 
 def out_of_fold_scores(density: BaseEstimator, Z: ArrayLike) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ from skjepa.diagnostics import diagnose
 from skjepa.directions import Correction, Directions, check_number_of_directions
 from skjepa.encoders import Encoder
 from skjepa.engine import METHODS, embed, extract, resolve_device
-from skjepa.extraction import SETTINGS, Extraction, require_finite, require_same_settings
+from skjepa.extraction import Extraction, require_finite, require_same_settings
 from skjepa.findings import Diagnosis
 from skjepa.persistence import portable
 from skjepa.scores import ScoreModel, check_score_settings, fit_score_model
@@ -303,8 +303,8 @@ class JEPAScoreDetector(CalibratedDetector):
                     "method='subspace' learns directions from samples, X is an Extraction: give what "
                     "skjepa.learn_directions returns as method, and extract with it"
                 )
-            if len(shape := X.meta.get("input_shape") or []) == 1:
-                self.n_features_in_ = shape[0]
+            if X.n_features is not None:
+                self.n_features_in_ = X.n_features
             self.encoder_ = None
             return X
         source = as_source(self._validated(X, reset=True))
@@ -375,8 +375,7 @@ class JEPAScoreDetector(CalibratedDetector):
         )
         scores = model.score_samples(extraction)
         _warn_if_collapsed(scores, extraction)
-        settings = {key: extraction.meta.get(key) for key in ("encoder", *SETTINGS)}
-        return FittedScore(model, encoder, settings, diagnose(model, extraction), learned), scores
+        return FittedScore(model, encoder, extraction.settings, diagnose(model, extraction), learned), scores
 
     def _score(self, model: FittedScore, samples: Samples) -> NDArray[np.float64]:
         measured = self._measured(model, samples)

@@ -13,6 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skjepa._validation import check_integer
+from skjepa.densities import affine
 from skjepa.functionals import PAPER_FLOOR, log_volume
 from skjepa.persistence import portable
 
@@ -154,8 +155,7 @@ class Directions:
         folds = GroupKFold(min(_N_FOLDS, len(exact)))  # the views of a sample are not independent
         predicted = raw.ravel() + cross_val_predict(regression, rows, lacking, groups=samples, cv=folds)
         regression.fit(rows, lacking)
-        intercept = float(regression.predict(np.zeros((1, rows.shape[1])))[0])
-        coef = regression.predict(np.eye(rows.shape[1])) - intercept
+        intercept, coef = affine(regression, rows.shape[1])
         residual = float(np.sqrt(np.mean((exact.ravel() - predicted) ** 2)))
         return Correction(floor, rank, intercept, coef, residual, _spearman(exact.ravel(), predicted))
 

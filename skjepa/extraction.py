@@ -83,6 +83,17 @@ class Extraction:
         return Extraction(self.embeddings[index], self.singular_values[index], self.ids[index], meta)
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What must agree before these results are mixed with others, see `require_same_settings`."""
+        return {key: self.meta.get(key) for key in ("encoder", *SETTINGS)}
+
+    @property
+    def n_features(self) -> int | None:
+        """d of vectors; None for images."""
+        shape = self.meta.get("input_shape") or []
+        return shape[0] if len(shape) == 1 else None
+
+    @property
     def numerical_rank(self) -> NDArray[np.int64]:
         """Singular values above the noise of the arithmetic, (n_samples, V)."""
         return numerical_rank(self.singular_values, eps=self.eps)

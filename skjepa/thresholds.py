@@ -95,8 +95,6 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
             Bad data or parameters. A failed `fit` leaves an earlier one as it was.
         """
         with all_or_nothing(self):
-            for name in ("n_features_in_", "feature_names_in_"):
-                self.__dict__.pop(name, None)
             seed = seed_from(self.random_state)
             samples = self._read_for_fit(X, seed)
             labels = self._labels(y, len(samples))
@@ -314,10 +312,7 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         return made
 
     def _validated(self, X: Any, *, reset: bool) -> Any:
-        """X with tables checked, and their width and names kept or compared, in scikit-learn's own way."""
-        if isinstance(X, Source) or not holds_vectors(X):
-            return X
-        return validate_data(self, X, reset=reset, dtype=np.float64, ensure_min_samples=2 if reset else 1)
+        return validated(self, X, reset=reset, min_samples=2 if reset else 1)
 
     def _check_thresholds(self) -> None:
         """Whatever can be refused without the samples."""
@@ -378,10 +373,19 @@ def _require_finite(scores: NDArray[np.float64], what: str) -> None:
         )
 
 
+def validated(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int = 1) -> Any:
+    """X with tables checked, and their width and names kept or compared, in scikit-learn's own way."""
+    if isinstance(X, Source) or not holds_vectors(X):
+        return X
+    return validate_data(estimator, X, reset=reset, dtype=np.float64, ensure_min_samples=min_samples)
+
+
 @contextmanager
 def all_or_nothing(estimator: BaseEstimator) -> Iterator[None]:
-    """What fails leaves the estimator as it was: fitted as before, or not fitted, never a mixture."""
+    """For a fit: it starts without the columns of an earlier one, and if it fails, leaves the estimator as it was."""
     before = dict(vars(estimator))
+    for name in ("n_features_in_", "feature_names_in_"):
+        estimator.__dict__.pop(name, None)
     try:
         yield
     except BaseException:

@@ -5,15 +5,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from skjepa._validation import seed_from
 from skjepa.choice import frozen_encoder, is_trained_on, require_fingerprint, trained_encoder
 from skjepa.encoders import Encoder
 from skjepa.engine import embed
 from skjepa.extraction import Extraction
-from skjepa.sources import Source, as_source, holds_vectors
-from skjepa.thresholds import all_or_nothing
+from skjepa.sources import Source, as_source
+from skjepa.thresholds import all_or_nothing, validated
 from skjepa.vector import VectorJEPA
 
 
@@ -98,13 +98,11 @@ class EmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             Bad data or parameters. A failed `fit` leaves an earlier one as it was.
         """
         with all_or_nothing(self):
-            for name in ("n_features_in_", "feature_names_in_"):
-                self.__dict__.pop(name, None)
             seed = seed_from(self.random_state)
             if isinstance(X, Extraction):
                 self._fit_extraction(X)
             else:
-                self._fit_source(as_source(self._validated(X, reset=True)), seed)
+                self._fit_source(as_source(validated(self, X, reset=True)), seed)
         return self
 
     def transform(self, X: Any) -> NDArray[np.float64]:
@@ -123,12 +121,12 @@ class EmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         if isinstance(X, Extraction):
             require_fingerprint(X.meta.get("fingerprint"), self.fingerprint_, "the encoder of this Extraction")
             return X.embeddings
-        source = as_source(self._validated(X, reset=False))
+        source = as_source(validated(self, X, reset=False))
         return self._embed(self._fitted_encoder(source), source, progress=self.verbose > 0)
 
     def _fit_extraction(self, extraction: Extraction) -> None:
-        if len(shape := extraction.meta.get("input_shape") or []) == 1:
-            self.n_features_in_ = shape[0]
+        if extraction.n_features is not None:
+            self.n_features_in_ = extraction.n_features
         self.encoder_: Encoder | None = None
         self.fingerprint_ = extraction.meta.get("fingerprint")
         self._n_features_out = extraction.embeddings.shape[1]
@@ -163,9 +161,3 @@ class EmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             on_error=self.on_error,
             progress=progress,
         )
-
-    def _validated(self, X: Any, *, reset: bool) -> Any:
-        """X with tables checked, and their width and names kept or compared, in scikit-learn's own way."""
-        if isinstance(X, Source) or not holds_vectors(X):
-            return X
-        return validate_data(self, X, reset=reset, dtype=np.float64)

@@ -22,10 +22,12 @@ _PUBLIC = {
     "KNNDetector": "baselines",
     "EmbeddingDetector": "baselines",
     "ComplexityDetector": "baselines",
+    "FlowDensity": "flows",
     "EmbeddingTransformer": "transformers",
     "NormalKFold": "model_selection",
     "VectorJEPA": "vector",
     "inlier_labels": "model_selection",
+    "run_benchmark": "benchmark",
 }
 
 __all__ = [*_PUBLIC, "__version__"]

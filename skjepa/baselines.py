@@ -5,7 +5,7 @@ thresholds and p-values. Images reach them through an `EmbeddingTransformer`, or
 """
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ class _OnEmbeddings(CalibratedDetector):
     Subclasses have a parameter `normalize` and say how to `_fit_rows` and `_score_rows`.
     """
 
+    reads: ClassVar[str] = "embeddings"
     normalize: bool
 
     @abstractmethod
@@ -325,6 +326,8 @@ class ComplexityDetector(CalibratedDetector):
     models_, offset_, calibration_scores_, n_samples_fit_
         See `skjepa.thresholds.CalibratedDetector`.
     """
+
+    reads: ClassVar[str] = "samples"
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Command line: `skjepa score`, `skjepa pretrain`, `skjepa encoders`, `skjepa demo`."""
+"""Command line: `skjepa score`, `skjepa bench`, `skjepa pretrain`, `skjepa encoders`, `skjepa demo`."""
 
 import os
 import sys
@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from skjepa.bench_command import bench
 
 EXIT_OK, EXIT_CRASH, EXIT_BAD_INPUT, EXIT_SKIPPED, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 _EXIT_CODES = (
@@ -84,7 +86,7 @@ def score(
             f"{picture} would lie among the images: write it elsewhere (--picture, --out) or give --no-picture"
         )
     normal = _limited(folder_source(fit), limit, seed)
-    sources = {name: _limited(folder_source(path), limit, seed) for name, path in _names(tests).items()}
+    sources = {name: _limited(folder_source(path), limit, seed) for name, path in job.short_names(tests).items()}
     detector = JEPAScoreDetector(
         load_encoder(encoder, image_size=image_size, weights=weights),
         formula=kind,
@@ -127,6 +129,9 @@ def score(
     written = f"{out}" + (f" and {picture}" if picture else "")
     _stdout.print(f"{written} written; {time.perf_counter() - started:.1f} s", highlight=False, soft_wrap=True)
     return EXIT_SKIPPED if normal_pass.meta["skipped"] or any(group.errors for group in groups) else EXIT_OK
+
+
+app.command()(bench)
 
 
 @app.command()
@@ -235,17 +240,6 @@ def demo(
 
     run_demo(out, seed=seed, console=_stdout)
     return EXIT_OK
-
-
-def _names(folders: list[Path]) -> dict[str, Path]:
-    """Short unique names: the folder's own, with its parents' where two are alike."""
-    resolved = [folder.resolve() for folder in folders]
-    if len(set(resolved)) < len(resolved):
-        raise ValueError("a test folder is given twice")
-    depth = 1
-    while len({path.parts[-depth:] for path in resolved}) < len(resolved):
-        depth += 1
-    return {"-".join(path.parts[-depth:]).strip("/"): path for path in resolved}
 
 
 def _warn_of_overlap(fit: Path, tests: list[Path]) -> None:

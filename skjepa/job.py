@@ -12,14 +12,13 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
 from rich.table import Table
 
 from skjepa._files import written_whole
 from skjepa.calibration import conformal_p_values
 from skjepa.detectors import JEPAScoreDetector
 from skjepa.evaluation import detection_metrics
-from skjepa.plotting import Thumbnail, save_figure, score_figure
+from skjepa.plotting import Thumbnail, as_picture, save_figure, score_figure
 from skjepa.sources import Source
 
 TABLE_SUFFIXES = (".parquet", ".csv")
@@ -111,6 +110,17 @@ def check_output(path: str | os.PathLike, suffixes: Iterable[str]) -> Path:
     return path
 
 
+def short_names(folders: Sequence[Path]) -> dict[str, Path]:
+    """Short unique names: the folder's own, with its parents' where two are alike."""
+    resolved = [folder.resolve() for folder in folders]
+    if len(set(resolved)) < len(resolved):
+        raise ValueError("a folder is given twice")
+    depth = 1
+    while len({path.parts[-depth:] for path in resolved}) < len(resolved):
+        depth += 1
+    return {"-".join(path.parts[-depth:]).strip("/"): path for path in resolved}
+
+
 def write_table(table: pa.Table, path: str | os.PathLike) -> Path:
     """Write Parquet or CSV, as the suffix says, whole or not at all."""
     path = check_output(path, TABLE_SUFFIXES)
@@ -177,7 +187,7 @@ def score_picture(
 
     def thumbnails(places: list[tuple[float, int, int]]) -> list[Thumbnail]:
         return [
-            Thumbnail(_as_picture(groups[g].source.load(i)), score, score < detector.offset_, caption(groups[g], i))
+            Thumbnail(as_picture(groups[g].source.load(i)), score, score < detector.offset_, caption(groups[g], i))
             for score, g, i in places
         ]
 
@@ -191,10 +201,6 @@ def score_picture(
         title=title,
     )
     return save_figure(figure, path)
-
-
-def _as_picture(sample: Any) -> Image.Image:
-    return sample if isinstance(sample, Image.Image) else Image.fromarray(np.asarray(sample, dtype=np.uint8))
 
 
 def _file_name(group: ScoredGroup, i: int) -> str:

@@ -1,9 +1,10 @@
-"""Pictures for people: score histograms above, the most and the least typical images below."""
+"""Pictures for people: score histograms over the most and the least typical images, ROC curves, ranks of detectors."""
 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from PIL import Image
+from sklearn.metrics import roc_curve
 
 from skjepa._files import written_whole
 
@@ -18,6 +20,7 @@ _FLAGGED = "#c0392b"
 _THUMBNAIL = 128
 # Colour-blind safe (Okabe and Ito).
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+_LINES = ("-", "--", ":", "-.")
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,86 @@ def score_figure(
     for strip, name, row in zip(strips, names, rows, strict=True):
         _draw_gallery(strip, name, row)
     return figure
+
+
+def roc_figure(sets: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]]) -> Figure:
+    """ROC curves, one square for each set of outliers, one line for each detector.
+
+    Parameters
+    ----------
+    sets : mapping of set -> detector -> (scores of normal samples, scores of outliers)
+        The same detectors in every set. Outliers are the positive class.
+    """
+    columns = min(4, len(sets))
+    rows = -(-len(sets) // columns)
+    figure = Figure(figsize=(3.2 * columns, 3.2 * rows + 0.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    squares = figure.subplots(rows, columns, squeeze=False).ravel()
+    names = list(next(iter(sets.values())))
+    for axes, (title, detectors) in zip(squares, sets.items(), strict=False):
+        for i, (normal, outlier) in enumerate(detectors.values()):
+            is_outlier = np.repeat([0, 1], [np.size(normal), np.size(outlier)])
+            flagged, caught, _ = roc_curve(is_outlier, -np.concatenate([np.ravel(normal), np.ravel(outlier)]))
+            style = _LINES[i // len(_COLOURS) % len(_LINES)]
+            axes.plot(flagged, caught, color=_COLOURS[i % len(_COLOURS)], linestyle=style, linewidth=1.4)
+        axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, zorder=0)
+        axes.set(title=title, xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in squares[len(sets) :]:
+        axes.set_axis_off()
+    figure.supxlabel("normal samples flagged", fontsize=10)
+    figure.supylabel("outliers caught", fontsize=10)
+    figure.legend(squares[0].lines[: len(names)], names, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    return figure
+
+
+def ranks_figure(ranks: Mapping[str, float], critical_difference: float) -> Figure:
+    """Mean ranks over sets on one axis, 1 = best; a bar joins detectors that are not told apart (Demsar, 2006).
+
+    Parameters
+    ----------
+    ranks : mapping of detector -> mean rank
+    critical_difference : float
+        See `skjepa.comparison.critical_difference`.
+    """
+    names = sorted(ranks, key=lambda name: ranks[name])
+    values = [ranks[name] for name in names]
+    figure = Figure(figsize=(8, 1.2 + 0.28 * len(names)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for height, (name, value) in enumerate(zip(names, values, strict=True), start=1):
+        axes.plot([value, value], [0, -height], color="#444444", linewidth=0.8)
+        axes.annotate(f"{value:.2f}  {name}", (value, -height), (4, 0), textcoords="offset points", va="center")
+    for level, (first, last) in enumerate(_not_told_apart(values, critical_difference)):
+        axes.plot([values[first], values[last]], [-0.25 - 0.22 * level] * 2, color=_COLOURS[0], linewidth=3)
+    axes.plot([1, 1 + critical_difference], [0.8, 0.8], color="#000000", linewidth=1.5)
+    axes.annotate(f"critical difference {critical_difference:.2f}", (1, 0.8), (0, 4), textcoords="offset points")
+    axes.set(xlim=(0.9, max(len(names), 1 + critical_difference) + 2.0), ylim=(-len(names) - 0.6, 1.5), yticks=[])
+    axes.xaxis.tick_top()
+    axes.set_xticks(range(1, len(names) + 1))
+    axes.set_xlabel("mean rank over sets (1 = best)")
+    axes.spines[["left", "right", "bottom"]].set_visible(False)
+    return figure
+
+
+def as_picture(sample: Any) -> Image.Image:
+    """A loaded sample of images as a PIL image: PIL, uint8 or float (H, W, 3), or a tensor (3, H, W)."""
+    if isinstance(sample, Image.Image):
+        return sample
+    pixels = np.asarray(sample)
+    if pixels.dtype.kind == "f":
+        pixels = np.round(255 * pixels).astype(np.uint8)
+    return Image.fromarray(np.moveaxis(pixels, 0, -1) if pixels.shape[-1] != 3 else pixels)
+
+
+def _not_told_apart(values: Sequence[float], critical_difference: float) -> list[tuple[int, int]]:
+    """First and last of every largest run of ascending values that spans at most the critical difference."""
+    runs: list[tuple[int, int]] = []
+    for first in range(len(values)):
+        last = max(i for i in range(first, len(values)) if values[i] - values[first] <= critical_difference)
+        if last > first and (not runs or last > runs[-1][1]):
+            runs.append((first, last))
+    return runs
 
 
 def save_figure(figure: Figure, path: str | os.PathLike) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import sklearn
@@ -49,8 +49,11 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         Scores of normal samples by a model that has not seen them.
     n_samples_fit_ : int
         Samples learned from; with folds, all of them.
+    reads : {"extraction", "embeddings", "samples"}
+        What scoring costs: singular values, a forward pass, or no encoder at all.
     """
 
+    reads: ClassVar[str] = "extraction"
     contamination: float
     target_fpr: float | None
     calibration: float | int | None

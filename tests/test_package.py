@@ -12,12 +12,13 @@ import skjepa
 PACKAGE = Path(skjepa.__file__).parent
 
 ROOMS = [
-    {"_files", "_validation", "memory", "persistence"},
+    {"_files", "_validation", "memory", "persistence", "stamp"},
     {
         "augment",
         "calibration",
         "densities",
         "findings",
+        "flows",
         "functionals",
         "jacobian",
         "lanczos",
@@ -34,9 +35,12 @@ ROOMS = [
     {"subspace", "vector"},
     {"choice", "thresholds"},
     {"baselines", "detectors", "training", "transformers"},
-    {"evaluation", "model_selection", "plotting", "pyod"},
+    {"evaluation", "model_selection", "plotting", "pyod", "splits"},
+    {"comparison"},
+    {"benchmark_result"},
+    {"benchmark"},
     {"job"},
-    {"demo"},
+    {"bench_command", "demo"},
     {"cli"},
     {"__main__"},
 ]

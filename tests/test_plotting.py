@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+import torch
 from oracles import random_images
 from PIL import Image
 
-from skjepa.plotting import Thumbnail, save_figure, score_figure
+from skjepa.plotting import Thumbnail, as_picture, ranks_figure, save_figure, score_figure
 
 
 def thumbnails(n):
@@ -52,3 +53,20 @@ def test_saved_whole_or_not_at_all(tmp_path, monkeypatch):
         save_figure(figure, path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["scores.png"]
+
+
+def test_bars_join_what_is_not_told_apart():
+    figure = ranks_figure({"c": 3.4, "a": 1.0, "b": 2.0, "d": 3.6}, critical_difference=1.5)
+    axes = figure.axes[0]
+    bars = [line.get_xdata() for line in axes.lines if line.get_linewidth() == 3]
+    assert [tuple(bar) for bar in bars] == [(1.0, 2.0), (2.0, 3.4), (3.4, 3.6)]
+    names = [text.get_text().split()[-1] for text in axes.texts[:4]]
+    assert names == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float", "tensor"])
+def test_samples_as_pictures(kind):
+    pixels = random_images(1)[0]
+    floats = pixels / np.float32(255)
+    sample = {"uint8": pixels, "float": floats, "tensor": torch.from_numpy(floats).permute(2, 0, 1)}[kind]
+    assert np.array_equal(np.asarray(as_picture(sample)), pixels)

@@ -20,6 +20,7 @@ from skjepa._validation import check_choice, check_integer
 from skjepa.hub import load_timm_model, timm_preprocessing
 from skjepa.networks import read_network
 from skjepa.persistence import is_portable, portable
+from skjepa.precision import PRECISIONS, arithmetic
 from skjepa.preprocessing import (
     Preprocessing,
     callable_preprocessing,
@@ -31,7 +32,6 @@ from skjepa.preprocessing import (
 BUNDLED = Path(__file__).parent / "bundled" / "encoder.safetensors"
 
 _THREADS = ("_lock", "_users", "_modes")
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _WHOLE = ("auto", "pooled", "projected")  # outputs for which the module's own is the embedding
 
 
@@ -51,8 +51,8 @@ class Encoder:
         As handed over: scoring leaves its mode, dtype, device and gradients as they were.
     preprocessing : Preprocessing or None
         None for an encoder of vectors.
-    precision : {"float32", "float64"}
-        Arithmetic of the forward and backward passes.
+    precision : {"float32", "float64", "tf32", "bfloat16"}
+        Arithmetic of the forward and backward passes, see `skjepa.precision`.
 
     Notes
     -----
@@ -81,8 +81,8 @@ class Encoder:
 
     @property
     def dtype(self) -> torch.dtype:
-        """torch dtype of the arithmetic."""
-        return _DTYPES[self.precision]
+        """torch dtype of weights and inputs."""
+        return PRECISIONS[self.precision].dtype
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:
@@ -120,7 +120,8 @@ class Encoder:
                 self.module.eval()
             self._users += 1
         try:
-            yield function
+            with arithmetic(self.precision):
+                yield function
         finally:
             with self._lock:
                 self._users -= 1
@@ -229,8 +230,11 @@ def load_encoder(
         In the place of the model's own resizing and normalisation, and so of `mean` and `std`: a deterministic function
         of a PIL image (RGB) that returns the float tensor (3, H, W) the module receives, such as the transforms that
         come with torchvision's weights. Float pictures reach it rounded to 8 bits.
-    precision : {"float32", "float64"}
-        Arithmetic of both passes. float64 takes its singular values from the Jacobian itself.
+    precision : {"float32", "float64", "tf32", "bfloat16"}
+        Arithmetic of both passes. "float64" takes its singular values from the Jacobian itself; "float32" is IEEE
+        float32 whatever torch is set to; "tf32" lets a GPU round the factors of products to TF32; "bfloat16" runs the
+        passes of the Jacobian under autocast and leaves embeddings in float32. What each does to scores and ranks:
+        docs/precision.md.
     weights : path, optional
         File or folder with the weights of the timm name in `source`.
 
@@ -256,7 +260,7 @@ def load_encoder(
     if isinstance(source, Encoder):
         _refuse_settings(options)
         return source
-    check_choice("precision", precision, _DTYPES)
+    check_choice("precision", precision, PRECISIONS)
     _check_output(source, output)
     if image_size is not None:
         image_size = check_integer("image_size", image_size, minimum=1)
@@ -329,14 +333,22 @@ def _load(source, *, image_size, mean, std, output, weights) -> tuple[nn.Module,
     if not _is_file(name):
         projected = {"auto": None, "projected": True}.get(output, False) if isinstance(output, str) else False
         module = load_timm_model(name, image_size=image_size, projected=projected, weights=weights)
-        return module, timm_preprocessing(module, image_size=image_size, mean=mean, std=std)
+        return _fast(module), timm_preprocessing(module, image_size=image_size, mean=mean, std=std)
     module, metadata = read_network(BUNDLED if name == "bundled" else name)
     preprocessing = plain_preprocessing(
         image_size or metadata["image_size"],
         metadata["mean"] if mean is None else mean,
         metadata["std"] if std is None else std,
     )
-    return module, preprocessing
+    return _fast(module), preprocessing
+
+
+def _fast(module: nn.Module) -> nn.Module:
+    """A module of ours or timm's with its convolutions in the layout that is fast on CPUs and GPUs.
+
+    Not so a user's module: one that calls `view` on what a convolution returns would fail.
+    """
+    return module.to(memory_format=torch.channels_last)
 
 
 def _is_file(source: Any) -> bool:

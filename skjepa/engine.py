@@ -22,6 +22,7 @@ from skjepa.functionals import PAPER_FLOOR, combine_views, log_volume, warn_if_f
 from skjepa.jacobian import jacobian
 from skjepa.loading import Loader
 from skjepa.memory import MAX_BATCH, Halving, bytes_per_sample, default_budget
+from skjepa.precision import narrowed
 from skjepa.preprocessing import describe
 from skjepa.probe import EncoderError, Probe, probe
 from skjepa.sources import ImageReadError, Source, as_source, known_by_content
@@ -30,6 +31,9 @@ from skjepa.store import Store, memory_folder
 from skjepa.views import Transform, default_transform
 
 METHODS = ("exact", "sketch")
+
+# A forward pass of a copy costs about as much as a backward pass: an eighth more at the most.
+_PASSES_A_COPY = 8
 
 _Arrays = tuple[NDArray[np.float64], ...]
 
@@ -135,7 +139,9 @@ def extract(
     with _ready(encoder, shape, device) as (function, probed):
         name, directions = _output_directions(encoder, method, n_directions, probed.n_components, seed)
         meta = _describe(encoder, shape, probed, name, views, transform, seed, device)
-        spectra = partial(_spectra, function, directions=directions, observe=observe)
+        narrow = narrowed(function, encoder.precision, device)
+        n_passes = probed.n_components if directions is None else directions.shape[1]
+        spectra = partial(_spectra, function, narrow, n_passes, directions=directions, observe=observe)
         measure = Halving(spectra, _batch_size(encoder, probed, memory_budget, device))
         folder = memory_folder(memory, meta) if store is None else store
         if memory is not None and folder is not None:
@@ -361,25 +367,27 @@ def _batch_size(encoder: Encoder, probed: Probe, memory_budget: int | None, devi
 
 def _spectra(
     function: Callable[[Tensor], Tensor],
+    narrow: Callable[[Tensor], Tensor],
+    n_passes: int,
     x: Tensor,
     views: list[Tensor],
+    room: int,
     *,
     directions: Tensor | None = None,
     observe: Callable[[Tensor], None] | None = None,
 ) -> _Arrays:
     """Embeddings (B, K) and singular values (B, V, R), with directions (B, V, m)."""
-    measure = jacobian if directions is None else partial(jacobian, directions=directions)
+    copies = 1 if x[0].numel() < n_passes else max(1, min(room, n_passes // _PASSES_A_COPY))
     spectra = []
     for view in views or [x]:
-        outputs, jacobians = measure(function, view)
+        _, jacobians = jacobian(narrow, view, directions=directions, copies=copies)
         spectra.append(_to_numpy(singular_values(jacobians)))
         if observe is not None:
             observe(jacobians)
-    embeddings = _outputs(function, x, []) if views else (_to_numpy(outputs),)
-    return *embeddings, np.stack(spectra, axis=1)
+    return *_outputs(function, x), np.stack(spectra, axis=1)
 
 
-def _outputs(function: Callable[[Tensor], Tensor], x: Tensor, views: list[Tensor]) -> _Arrays:
+def _outputs(function: Callable[[Tensor], Tensor], x: Tensor, *_: Any) -> _Arrays:
     """Embeddings (B, K) alone, of the samples as they are."""
     with torch.no_grad():
         return (_to_numpy(function(x)),)

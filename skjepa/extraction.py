@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from skjepa._files import written_whole
 from skjepa.functionals import numerical_rank
+from skjepa.precision import PRECISIONS
 
 SETTINGS = (
     "fingerprint",
@@ -100,8 +101,8 @@ class Extraction:
 
     @property
     def eps(self) -> float:
-        """Machine epsilon of the encoder's arithmetic."""
-        return float(np.finfo(self.meta.get("precision", "float64")).eps)
+        """Machine epsilon of the encoder's arithmetic, see `skjepa.precision`."""
+        return PRECISIONS[self.meta.get("precision", "float64")].eps
 
     def aligned(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """`values` of these samples, (n_samples,), with NaN at the places of the samples that were skipped."""

@@ -13,13 +13,19 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from skjepa._validation import check_choice
+from skjepa.many_passes import prepared
 from skjepa.memory import is_out_of_memory
 
 _ROWS_OF_A_PASS = 2048
 
 
 def jacobian(
-    function: Callable[[Tensor], Tensor], x: Tensor, *, mode: str = "auto", directions: Tensor | None = None
+    function: Callable[[Tensor], Tensor],
+    x: Tensor,
+    *,
+    mode: str = "auto",
+    directions: Tensor | None = None,
+    copies: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """Outputs and Jacobians J of `function` at a batch of inputs, or U^T J for some output directions U.
 
@@ -34,12 +40,15 @@ def jacobian(
         cheaper.
     directions : Tensor of shape (K, m), optional
         U, whose columns are the cotangents; by default the unit vectors.
+    copies : int
+        In reverse mode, so many copies of the batch go through the function side by side and one pass yields a row for
+        each: what small batches need to fill a machine. The graph takes the memory of so many batches.
 
     Returns
     -------
     outputs : Tensor of shape (B, K)
     jacobians : Tensor of shape (B, K, D), or (B, m, D)
-        Detached, in the dtype of the outputs.
+        Detached, in the dtype of the inputs.
 
     Examples
     --------
@@ -54,8 +63,8 @@ def jacobian(
     if mode == "forward":
         return _forward(function, x, directions)
     with torch.enable_grad():
-        leaf = x.clone().requires_grad_(True)
-        outputs = function(leaf)
+        leaf = x.repeat(copies, *[1] * (x.ndim - 1)).requires_grad_(True)
+        outputs = prepared(function)(leaf)
         if directions is not None:
             directions = directions.to(outputs)
         n_passes = outputs.shape[1] if directions is None else directions.shape[1]
@@ -66,19 +75,23 @@ def jacobian(
                 # Not every operation has a forward-mode rule; every one that trains has a backward pass.
                 if is_out_of_memory(error):
                     raise
-        return outputs.detach(), _reverse(outputs, leaf, directions, n_passes)
+        return outputs[: len(x)].detach(), _reverse(outputs, leaf, directions, n_passes, copies)
 
 
-def _reverse(outputs: Tensor, leaf: Tensor, directions: Tensor | None, n_passes: int) -> Tensor:
-    rows = outputs.new_empty(len(outputs), n_passes, leaf[0].numel())
-    for k in range(n_passes):
-        if directions is None:
-            cotangent = torch.zeros_like(outputs)
-            cotangent[:, k] = 1
-        else:
-            cotangent = directions[:, k].expand_as(outputs)
-        (gradient,) = torch.autograd.grad(outputs, leaf, cotangent, retain_graph=k + 1 < n_passes)
-        rows[:, k] = gradient.flatten(1)
+def _reverse(outputs: Tensor, leaf: Tensor, directions: Tensor | None, n_rows: int, copies: int) -> Tensor:
+    n_samples = len(outputs) // copies
+    rows = leaf.new_empty(n_samples, n_rows, leaf[0].numel())
+    for start in range(0, n_rows, copies):
+        stop = min(start + copies, n_rows)
+        cotangents = torch.zeros_like(outputs)
+        for copy, k in enumerate(range(start, stop)):
+            of_copy = cotangents[copy * n_samples : (copy + 1) * n_samples]
+            if directions is None:
+                of_copy[:, k] = 1
+            else:
+                of_copy[:] = directions[:, k]
+        (gradient,) = torch.autograd.grad(outputs, leaf, cotangents, retain_graph=stop < n_rows)
+        rows[:, start:stop] = gradient.view(copies, n_samples, -1)[: stop - start].transpose(0, 1)
     return rows
 
 

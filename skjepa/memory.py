@@ -41,24 +41,25 @@ class Halving:
     Parameters
     ----------
     measure : callable
-        Inputs (B, ...) and a list of views of the same shape -> arrays (B, ...).
+        Inputs (B, ...), a list of views of the same shape, and how many times B samples have room -> arrays (B, ...).
     batch_size : int
         To start with.
     """
 
     def __init__(
-        self, measure: Callable[[Tensor, list[Tensor]], tuple[NDArray[np.float64], ...]], batch_size: int
+        self, measure: Callable[[Tensor, list[Tensor], int], tuple[NDArray[np.float64], ...]], batch_size: int
     ) -> None:
         self.measure, self.batch_size = measure, batch_size
 
     def __call__(self, x: Tensor, views: list[Tensor]) -> tuple[NDArray[np.float64], ...]:
         """What `measure` returns for the whole batch; raises MemoryError where one sample alone does not fit."""
+        room = max(1, self.batch_size // len(x))
         try:
-            return self.measure(x, views)
+            return self.measure(x, views, room)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            if len(x) == 1:
+            if len(x) == room == 1:
                 raise MemoryError(
                     f"one sample of shape {tuple(x.shape[1:])} does not fit into memory: use a smaller image_size, "
                     "a smaller encoder or a larger device"
@@ -66,6 +67,9 @@ class Halving:
         # Outside the except block: the traceback would keep the failed batch alive.
         if x.is_cuda:
             torch.cuda.empty_cache()
+        if room > 1:
+            self.batch_size = len(x)
+            return self(x, views)
         half = (len(x) + 1) // 2
         self.batch_size = min(self.batch_size, half)
         halves = [self(x[part], [view[part] for view in views]) for part in (slice(half), slice(half, None))]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from skjepa.many_passes import prepared
 from skjepa.memory import is_out_of_memory
 
 # Relative to the largest output. The same pass twice may differ by the order of sums on a GPU, another batch size by
@@ -84,7 +85,7 @@ def _call_and_count(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Te
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = _call(function, x)
+        output = _call(prepared(function), x)
     return output, sum(storages.values())
 
 

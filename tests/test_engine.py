@@ -117,9 +117,14 @@ def test_order_ids_and_duplicates():
         np.testing.assert_allclose(result.embeddings[i], single.embeddings[0], rtol=1e-10)
 
 
+def noting(sizes):
+    """`jacobian`, which writes down the size of every batch."""
+    return lambda function, x, **how: sizes.append(len(x)) or jacobian(function, x, **how)
+
+
 def test_equal_samples_are_measured_once(monkeypatch):
     seen = []
-    monkeypatch.setattr(skjepa.engine, "jacobian", lambda f, x: seen.append(len(x)) or jacobian(f, x))
+    monkeypatch.setattr(skjepa.engine, "jacobian", noting(seen))
     extract(load_encoder(conv_net(), image_size=32), random_images(1).repeat(6, axis=0))
     assert sum(seen) == 1
 
@@ -168,7 +173,9 @@ class TestViews:
 class TestMemory:
     def test_batches_follow_the_budget(self, monkeypatch):
         sizes = []
-        monkeypatch.setattr(skjepa.engine, "jacobian", lambda f, x: sizes.append(len(x)) or jacobian(f, x))
+        monkeypatch.setattr(
+            skjepa.engine, "jacobian", lambda f, x, **how: sizes.append(len(x)) or jacobian(f, x, **how)
+        )
         encoder, X = load_encoder(conv_net(), image_size=32), random_images(20)
         extract(encoder, X, memory_budget=10**12)
         extract(encoder, X, memory_budget=3 * 2**20)
@@ -178,11 +185,11 @@ class TestMemory:
     def test_a_batch_that_runs_out_is_halved_and_retried(self, monkeypatch):
         tried = []
 
-        def scarce(function, x):
-            tried.append(len(x))
-            if len(x) > 3:
+        def scarce(function, x, *, copies, **how):
+            tried.append((len(x), copies))
+            if len(x) * copies > 3:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return jacobian(function, x)
+            return jacobian(function, x, copies=copies, **how)
 
         encoder, X = load_encoder(conv_net(), image_size=32, precision="float64"), random_images(14)
         plenty = extract(encoder, X)
@@ -190,10 +197,27 @@ class TestMemory:
         monkeypatch.setattr(skjepa.engine, "jacobian", scarce)
         result = extract(encoder, X)
         np.testing.assert_allclose(result.singular_values, plenty.singular_values, rtol=1e-10)
-        assert tried == [8, 4, 2, 2, 4, 2, 2, 2, 2, 2]
+        halved = [8, 4, 2, 2, 4, 2, 2, 2, 2, 2]
+        assert tried == [(n_samples, 1) for n_samples in halved]
+
+    def test_a_small_batch_goes_side_by_side_where_there_is_room(self, monkeypatch):
+        tried = []
+
+        def scarce(function, x, *, copies, **how):
+            tried.append((len(x), copies))
+            if copies > 1 and len(tried) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return jacobian(function, x, copies=copies, **how)
+
+        encoder, X = load_encoder(conv_net(), image_size=32, precision="float64"), random_images(3)
+        alone = np.concatenate([extract(encoder, X[[i]], memory_budget=1).singular_values for i in range(3)])
+        monkeypatch.setattr(skjepa.engine, "jacobian", scarce)
+        for _ in range(2):  # the second time without the room: one copy alone is tried before the batch is halved
+            np.testing.assert_allclose(extract(encoder, X).singular_values, alone, rtol=1e-10)
+        assert tried == [(3, 2), (3, 2), (3, 1)]
 
     def test_one_sample_too_large_is_named(self, monkeypatch):
-        def full(function, x):
+        def full(function, x, **how):
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
         monkeypatch.setattr(skjepa.engine, "jacobian", full)
@@ -201,7 +225,7 @@ class TestMemory:
             extract(load_encoder(conv_net(), image_size=32), random_images(4))
 
     def test_other_errors_are_not_retried(self, monkeypatch):
-        def broken(function, x):
+        def broken(function, x, **how):
             raise RuntimeError("a bug")
 
         monkeypatch.setattr(skjepa.engine, "jacobian", broken)
@@ -216,17 +240,19 @@ class TestStore:
         whole = extract(encoder, X, views=2)
         measured = []
 
-        def interrupted(function, x):
+        def interrupted(function, x, **how):
             if len(measured) == 3:
                 raise KeyboardInterrupt
             measured.append(len(x))
-            return jacobian(function, x)
+            return jacobian(function, x, **how)
 
         monkeypatch.setattr(skjepa.engine, "jacobian", interrupted)
         with pytest.raises(KeyboardInterrupt):
             extract(encoder, X, views=2, store=tmp_path / "run")
         again = []
-        monkeypatch.setattr(skjepa.engine, "jacobian", lambda f, x: again.append(len(x)) or jacobian(f, x))
+        monkeypatch.setattr(
+            skjepa.engine, "jacobian", lambda f, x, **how: again.append(len(x)) or jacobian(f, x, **how)
+        )
         resumed = extract(encoder, X, views=2, store=tmp_path / "run")
         assert sum(again) == 2 * 8  # the first batch of four, both views, was kept
         np.testing.assert_array_equal(resumed.singular_values, whole.singular_values)
@@ -292,7 +318,7 @@ class TestStore:
 def measured(monkeypatch):
     """How many samples went through the Jacobian, batch by batch."""
     sizes = []
-    monkeypatch.setattr(skjepa.engine, "jacobian", lambda f, x: sizes.append(len(x)) or jacobian(f, x))
+    monkeypatch.setattr(skjepa.engine, "jacobian", noting(sizes))
     return sizes
 
 

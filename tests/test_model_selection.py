@@ -25,7 +25,7 @@ GRID = {"formula": ["jepa", "density", "joint"], "floor": ["auto", 1e-3], "refer
 @pytest.fixture
 def measured(monkeypatch):
     sizes = []
-    monkeypatch.setattr(skjepa.engine, "jacobian", lambda f, x: sizes.append(len(x)) or jacobian(f, x))
+    monkeypatch.setattr(skjepa.engine, "jacobian", lambda f, x, **how: sizes.append(len(x)) or jacobian(f, x, **how))
     return sizes
 
 

@@ -30,10 +30,10 @@ def passes(monkeypatch):
     """Samples measured, by the number of directions; None stands for all of them."""
     counted = {}
 
-    def watched(function, x, directions=None):
+    def watched(function, x, *, directions, **how):
         m = None if directions is None else directions.shape[1]
         counted[m] = counted.get(m, 0) + len(x)
-        return jacobian(function, x, directions=directions)
+        return jacobian(function, x, directions=directions, **how)
 
     monkeypatch.setattr(skjepa.engine, "jacobian", watched)
     return counted

@@ -1,0 +1,207 @@
+"""A forward pass prepared for many backward passes: what every one of the K passes would compute again is kept.
+
+Training runs one backward pass for each forward pass, and torch's backward rules are made for that: they keep the
+inputs and compute derivatives anew. A Jacobian runs K of them. The rules here give the same products, up to rounding.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+_FEW_CHANNELS = 4  # of an input: kernels for the gradient of a convolution are made for many
+_MANY_TOKENS = 8
+_LONGEST_KEPT = 2048  # tokens whose attention weights, a square matrix a head, are kept
+
+
+def prepared(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The same function; its graph is cheaper to go through many times.
+
+    - Smooth activations (GELU, SiLU ...) and batch normalisation in eval mode keep their derivative: a pass multiplies.
+    - A convolution of few channels (a stem, a patch embedding) goes back by a matrix product.
+    - On the CPU, attention keeps its weights instead of computing them again in every pass, and a linear layer of
+      tokens leaves out those that no gradient reaches: behind a class token, all others.
+
+    A rule is left alone where a weight depends on the input. Where a rule does not work, as in functions that
+    differentiate inside themselves, the function is called as it is.
+    """
+
+    def called(x: Tensor) -> Tensor:
+        try:
+            with _ManyPasses():
+                return function(x)
+        except RuntimeError:
+            pass
+        # Outside the except block: the traceback would keep the failed graph alive.
+        return function(x)
+
+    return called
+
+
+class _ManyPasses(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        rule = _RULES.get(func)
+        result = None if rule is None or not torch.is_grad_enabled() else rule(func, *args, **kwargs)
+        return func(*args, **kwargs) if result is None else result
+
+
+def _elementwise(func: Callable, input: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
+    if not input.requires_grad or (args and func is not F.gelu) or kwargs.get("inplace"):
+        return None
+
+    def with_derivative(x: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_(True)
+            output = func(leaf, *args, **kwargs)
+            (derivative,) = torch.autograd.grad(output, leaf, torch.ones_like(output))
+        return output.detach(), derivative
+
+    return _Scaled.apply(input, with_derivative)
+
+
+def _batch_norm(
+    func: Callable,
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor | None:
+    if training or running_var is None or not input.requires_grad or _depend(running_mean, running_var, weight, bias):
+        return None
+
+    def with_derivative(x: Tensor) -> tuple[Tensor, Tensor]:
+        scale = torch.rsqrt(running_var + eps)
+        scale = scale if weight is None else scale * weight
+        output = func(x, running_mean, running_var, weight, bias, training, momentum, eps)
+        return output, scale.view(-1, *[1] * (x.ndim - 2)).to(output.dtype)
+
+    return _Scaled.apply(input, with_derivative)
+
+
+def _conv2d(
+    func: Callable,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor | None:
+    plain = groups == 1 and not isinstance(padding, str) and input.ndim == 4 and weight.shape[1] <= _FEW_CHANNELS
+    if not plain or not input.requires_grad or _depend(weight, bias):
+        return None
+    return _FewChannels.apply(input, func, weight, bias, {"stride": stride, "padding": padding, "dilation": dilation})
+
+
+def _linear(func: Callable, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+    tokens = input.ndim == 3 and input.shape[1] >= _MANY_TOKENS and not input.is_cuda
+    if not tokens or not input.requires_grad or _depend(weight, bias):
+        return None
+    return _Tokens.apply(input, func, weight, bias)
+
+
+def _attention(
+    func: Callable,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor | None:
+    plain = attn_mask is None and not dropout_p and not is_causal and not enable_gqa
+    if not plain or query.is_cuda or key.shape[-2] > _LONGEST_KEPT:
+        return None
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    return torch.softmax((query * scale) @ key.transpose(-2, -1), dim=-1) @ value
+
+
+def _depend(*tensors: Tensor | None) -> bool:
+    return any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+_RULES: dict[Callable, Callable] = {
+    F.batch_norm: _batch_norm,
+    F.conv2d: _conv2d,
+    F.linear: _linear,
+    F.scaled_dot_product_attention: _attention,
+    **dict.fromkeys([F.gelu, F.silu, F.mish, F.hardswish, F.softplus, F.elu, F.celu, F.selu], _elementwise),
+}
+
+
+def _refuse_second_derivatives() -> None:
+    # What a rule keeps is a number to the backward pass: differentiated again, it would be wrong in silence.
+    if torch.is_grad_enabled():
+        raise RuntimeError("a graph prepared for many backward passes has no second derivatives")
+
+
+class _Scaled(torch.autograd.Function):
+    """Any function whose derivative is one factor an entry, or one a channel."""
+
+    @staticmethod
+    def forward(ctx, input, with_derivative):
+        output, derivative = with_derivative(input)
+        ctx.save_for_backward(derivative)
+        return output
+
+    @staticmethod
+    def backward(ctx, gradient):
+        _refuse_second_derivatives()
+        (derivative,) = ctx.saved_tensors
+        return gradient * derivative, None
+
+
+class _FewChannels(torch.autograd.Function):
+    """The transpose of a convolution: a matrix product at every output position, and the sum where patches overlap."""
+
+    @staticmethod
+    def forward(ctx, input, func, weight, bias, how):
+        output = func(input, weight, bias, **how)
+        ctx.save_for_backward(weight.to(output.dtype))
+        ctx.size, ctx.how, ctx.dtype = input.shape[2:], how, input.dtype
+        return output
+
+    @staticmethod
+    def backward(ctx, gradient):
+        _refuse_second_derivatives()
+        (weight,) = ctx.saved_tensors
+        patches = weight.flatten(1).mT @ gradient.flatten(2)
+        below = F.fold(patches, ctx.size, kernel_size=weight.shape[2:], **ctx.how)
+        return below.to(ctx.dtype), None, None, None, None
+
+
+class _Tokens(torch.autograd.Function):
+    """A linear layer of tokens (B, N, C)."""
+
+    @staticmethod
+    def forward(ctx, input, func, weight, bias):
+        output = func(input, weight, bias)
+        ctx.save_for_backward(weight.to(output.dtype))
+        ctx.dtype, ctx.dense = input.dtype, False
+        return output
+
+    @staticmethod
+    def backward(ctx, gradient):
+        _refuse_second_derivatives()
+        (weight,) = ctx.saved_tensors
+        if not ctx.dense:
+            # Which tokens the output reads is a matter of the network: where the first pass finds most of them
+            # reached, later passes do not look.
+            reached = gradient.abs().amax(-1) != 0
+            ctx.dense = int(reached.sum()) > reached.numel() // 2
+        if ctx.dense:
+            return (gradient @ weight).to(ctx.dtype), None, None, None
+        below = gradient.new_zeros(*gradient.shape[:2], weight.shape[1], dtype=ctx.dtype)
+        below[reached] = (gradient[reached] @ weight).to(ctx.dtype)
+        return below, None, None, None

@@ -12,7 +12,7 @@ import skjepa
 PACKAGE = Path(skjepa.__file__).parent
 
 ROOMS = [
-    {"_files", "_validation", "memory", "persistence", "stamp"},
+    {"_files", "_validation", "many_passes", "memory", "persistence", "precision", "stamp"},
     {
         "augment",
         "calibration",

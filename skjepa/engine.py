@@ -19,7 +19,7 @@ from skjepa.directions import DEFAULT_SHARE, SUBSPACE, Directions, check_number_
 from skjepa.encoders import Encoder, FingerprintError, load_encoder
 from skjepa.extraction import Extraction
 from skjepa.functionals import PAPER_FLOOR, combine_views, log_volume, warn_if_floor_is_noise
-from skjepa.jacobian import jacobian
+from skjepa.jacobian import jacobian, worthwhile_copies
 from skjepa.loading import Loader
 from skjepa.memory import MAX_BATCH, Halving, bytes_per_sample, default_budget
 from skjepa.precision import narrowed
@@ -31,9 +31,6 @@ from skjepa.store import Store, memory_folder
 from skjepa.views import Transform, default_transform
 
 METHODS = ("exact", "sketch")
-
-# A forward pass of a copy costs about as much as a backward pass: an eighth more at the most.
-_PASSES_A_COPY = 8
 
 _Arrays = tuple[NDArray[np.float64], ...]
 
@@ -377,7 +374,7 @@ def _spectra(
     observe: Callable[[Tensor], None] | None = None,
 ) -> _Arrays:
     """Embeddings (B, K) and singular values (B, V, R), with directions (B, V, m)."""
-    copies = 1 if x[0].numel() < n_passes else max(1, min(room, n_passes // _PASSES_A_COPY))
+    copies = worthwhile_copies(x[0].numel(), n_passes, room)
     spectra = []
     for view in views or [x]:
         _, jacobians = jacobian(narrow, view, directions=directions, copies=copies)

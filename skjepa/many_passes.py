@@ -20,7 +20,8 @@ _LONGEST_KEPT = 2048  # tokens whose attention weights, a square matrix a head, 
 def prepared(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """The same function; its graph is cheaper to go through many times.
 
-    - Smooth activations (GELU, SiLU ...) and batch normalisation in eval mode keep their derivative: a pass multiplies.
+    - Smooth activations (GELU, SiLU ...) keep their derivative: a pass multiplies.
+    - Batch normalisation in eval mode is a factor a channel, which the convolution before it takes into its weights.
     - A convolution of few channels (a stem, a patch embedding) goes back by a matrix product.
     - On the CPU, attention keeps its weights instead of computing them again in every pass, and a linear layer of
       tokens leaves out those that no gradient reaches: behind a class token, all others.
@@ -77,13 +78,14 @@ def _batch_norm(
     if training or running_var is None or not input.requires_grad or _depend(running_mean, running_var, weight, bias):
         return None
 
-    def with_derivative(x: Tensor) -> tuple[Tensor, Tensor]:
-        scale = torch.rsqrt(running_var + eps)
-        scale = scale if weight is None else scale * weight
-        output = func(x, running_mean, running_var, weight, bias, training, momentum, eps)
-        return output, scale.view(-1, *[1] * (x.ndim - 2)).to(output.dtype)
-
-    return _Scaled.apply(input, with_derivative)
+    scale = torch.rsqrt(running_var + eps)
+    scale = scale if weight is None else scale * weight
+    output = func(input.detach(), running_mean, running_var, weight, bias, training, momentum, eps)
+    version, *convolution = getattr(input, "_convolution", (None,))
+    if version == input._version:  # else it was changed in place since
+        x, kernel, how = convolution
+        return _Convolution.apply(x, kernel * scale[:, None, None, None], how, lambda _: output)
+    return _Scaled.apply(input, lambda _: (output, scale.view(-1, *[1] * (input.ndim - 2)).to(output.dtype)))
 
 
 def _conv2d(
@@ -96,10 +98,23 @@ def _conv2d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor | None:
-    plain = groups == 1 and not isinstance(padding, str) and input.ndim == 4 and weight.shape[1] <= _FEW_CHANNELS
+    plain = input.ndim == 4 and not isinstance(padding, str)
     if not plain or not input.requires_grad or _depend(weight, bias):
         return None
-    return _FewChannels.apply(input, func, weight, bias, {"stride": stride, "padding": padding, "dilation": dilation})
+    how = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+
+    def convolved(x: Tensor) -> Tensor:
+        return func(x, weight, bias, **how)
+
+    output = (
+        _Convolution.apply(input, weight, how, convolved) if _has_few_channels(weight, groups) else convolved(input)
+    )
+    output._convolution = (output._version, input, weight, how)  # for a batch normalisation that may follow
+    return output
+
+
+def _has_few_channels(weight: Tensor, groups: int) -> bool:
+    return groups == 1 and weight.shape[1] <= _FEW_CHANNELS
 
 
 def _linear(func: Callable, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
@@ -162,23 +177,28 @@ class _Scaled(torch.autograd.Function):
         return gradient * derivative, None
 
 
-class _FewChannels(torch.autograd.Function):
-    """The transpose of a convolution: a matrix product at every output position, and the sum where patches overlap."""
+class _Convolution(torch.autograd.Function):
+    """A convolution whose output is given, alone or with a batch normalisation whose scale its weight has taken in."""
 
     @staticmethod
-    def forward(ctx, input, func, weight, bias, how):
-        output = func(input, weight, bias, **how)
+    def forward(ctx, input, weight, how, output_of):
+        output = output_of(input)
         ctx.save_for_backward(weight.to(output.dtype))
-        ctx.size, ctx.how, ctx.dtype = input.shape[2:], how, input.dtype
+        ctx.shape, ctx.how, ctx.dtype = input.shape, how, input.dtype
         return output
 
     @staticmethod
     def backward(ctx, gradient):
         _refuse_second_derivatives()
         (weight,) = ctx.saved_tensors
-        patches = weight.flatten(1).mT @ gradient.flatten(2)
-        below = F.fold(patches, ctx.size, kernel_size=weight.shape[2:], **ctx.how)
-        return below.to(ctx.dtype), None, None, None, None
+        if _has_few_channels(weight, ctx.how["groups"]):
+            # A matrix product at every output position, and the sum where patches overlap.
+            patches = weight.flatten(1).mT @ gradient.flatten(2)
+            how = {name: value for name, value in ctx.how.items() if name != "groups"}
+            below = F.fold(patches, ctx.shape[2:], kernel_size=weight.shape[2:], **how)
+        else:
+            below = torch.nn.grad.conv2d_input(ctx.shape, weight, gradient, **ctx.how)
+        return below.to(ctx.dtype), None, None, None
 
 
 class _Tokens(torch.autograd.Function):

@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor
 
-# float64 entries converted at once, so that the float64 copy of a float32 Jacobian never stands whole (128 MiB).
-_CHUNK_ENTRIES = 2**24
+# float64 entries converted at once (4 MiB): a copy that stays in the cache costs little beside the product, a whole one
+# as much as a backward pass.
+_CHUNK_ENTRIES = 2**19
+_CHUNK_ENTRIES_ON_GPU = 2**24  # 128 MiB: few kernels
 
 
 def singular_values(jacobians: Tensor) -> Tensor:
@@ -29,13 +31,19 @@ def singular_values(jacobians: Tensor) -> Tensor:
     >>> singular_values(torch.tensor([[[3.0, 0.0, 0.0], [0.0, 0.0, 4.0]]])).tolist()
     [[4.0, 3.0]]
     """
-    finite = torch.isfinite(jacobians).flatten(1).all(dim=1)
-    if not finite.all():
-        jacobians = torch.where(finite[:, None, None], jacobians, 0)
     if jacobians.dtype == torch.float64:
-        sigma = torch.linalg.svdvals(jacobians)
-    else:
-        sigma = torch.linalg.eigvalsh(_gram(jacobians)).clamp_min(0).sqrt().flip(-1)
+        finite = torch.isfinite(jacobians).flatten(1).all(dim=1)
+        return _where(finite, torch.linalg.svdvals(_zeroed(jacobians, finite)))
+    gram = _gram(jacobians)
+    finite = torch.isfinite(gram).flatten(1).all(dim=1)  # as the Jacobian is: float64 holds every square of a float32
+    return _where(finite, torch.linalg.eigvalsh(_zeroed(gram, finite)).clamp_min(0).sqrt().flip(-1))
+
+
+def _zeroed(matrices: Tensor, finite: Tensor) -> Tensor:
+    return matrices if finite.all() else torch.where(finite[:, None, None], matrices, 0)
+
+
+def _where(finite: Tensor, sigma: Tensor) -> Tensor:
     return torch.where(finite[:, None].to(sigma.device), sigma, torch.nan).cpu()
 
 
@@ -45,9 +53,12 @@ def _gram(jacobians: Tensor) -> Tensor:
         jacobians = jacobians.cpu()
     wide = jacobians if jacobians.shape[1] <= jacobians.shape[2] else jacobians.mT
     n_samples, n_rows, n_columns = wide.shape
-    gram = torch.zeros(n_samples, n_rows, n_rows, dtype=torch.float64, device=wide.device)
-    step = max(1, _CHUNK_ENTRIES // (n_samples * n_rows))
-    for start in range(0, n_columns, step):
-        chunk = wide[:, :, start : start + step].to(torch.float64)
-        gram.baddbmm_(chunk, chunk.mT)
+    gram = wide.new_zeros(n_samples, n_rows, n_rows, dtype=torch.float64)
+    together = n_samples if wide.is_cuda else 1
+    step = max(1, (_CHUNK_ENTRIES_ON_GPU if wide.is_cuda else _CHUNK_ENTRIES) // (together * n_rows))
+    buffer = wide.new_empty(together, n_rows, min(step, n_columns), dtype=torch.float64)
+    for some, total in zip(wide.split(together), gram.split(together), strict=True):
+        for columns in some.split(step, dim=2):
+            chunk = buffer[..., : columns.shape[2]].copy_(columns)
+            total.baddbmm_(chunk, chunk.mT)
     return gram

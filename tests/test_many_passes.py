@@ -69,7 +69,7 @@ def assert_same(function, x, taken, dense=None):
     """The forward values untouched, the Jacobian that of the function, and the rule in the graph."""
     leaf = x.clone().requires_grad_(True)
     output = prepared(function)(leaf)
-    assert {"_ScaledBackward", "_FewChannelsBackward", "_TokensBackward"} & names_in_graph(output) == set(taken)
+    assert {"_ScaledBackward", "_ConvolutionBackward", "_TokensBackward"} & names_in_graph(output) == set(taken)
     torch.testing.assert_close(output, function(x), rtol=1e-13, atol=1e-13)
     torch.testing.assert_close(jacobian(function, x)[1], dense_jacobian(dense or function, x), rtol=1e-10, atol=1e-12)
 
@@ -83,7 +83,8 @@ def test_activations(name):
 
 def test_batch_norm_in_eval_mode():
     net = conv_net().double().eval().requires_grad_(False)
-    assert_same(net, randn(2, 3, 32, 32), ["_ScaledBackward", "_FewChannelsBackward"])
+    assert_same(net, randn(2, 3, 32, 32), ["_ScaledBackward", "_ConvolutionBackward"])
+    assert "NativeBatchNormBackward0" not in names_in_graph(prepared(net)(randn(1, 3, 32, 32).requires_grad_(True)))
     plain = nn.BatchNorm1d(4, affine=False).double()
     plain(randn(9, 4))
     assert_same(plain.eval(), randn(3, 4), ["_ScaledBackward"])
@@ -96,15 +97,34 @@ def test_convolutions_of_few_channels(name, channels_last):
     layer = nn.Conv2d(3, 5, **CONVOLUTIONS[name]).double().requires_grad_(False)
     if channels_last:
         layer = layer.to(memory_format=torch.channels_last)
-    taken = [] if name == "padded as 'same'" else ["_FewChannelsBackward"]
+    taken = [] if name == "padded as 'same'" else ["_ConvolutionBackward"]
     assert_same(lambda x: layer(x).flatten(1), randn(2, 3, 13, 11), taken)
+
+
+def test_batch_norm_of_a_convolution_that_was_changed_in_place():
+    torch.manual_seed(0)
+    convolution, norm = nn.Conv2d(5, 4, 3, groups=1).double(), nn.BatchNorm2d(4).double()
+    norm(randn(2, 4, 3, 3))
+    for module in (convolution, norm.eval()):
+        module.requires_grad_(False)
+    for between, taken in ((nn.Identity(), "_ConvolutionBackward"), (nn.ReLU(inplace=True), "_ScaledBackward")):
+        assert_same(lambda x, f=between: norm(f(convolution(x))).flatten(1), randn(2, 5, 6, 6), [taken])
+
+
+@pytest.mark.parametrize("groups", [1, 6])
+@pytest.mark.parametrize("bias", [False, True])
+def test_batch_norm_of_a_convolution(groups, bias):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(6, 12, 3, 2, 1, groups=groups, bias=bias), nn.BatchNorm2d(12), nn.Flatten()).double()
+    net(randn(4, 6, 5, 5))
+    assert_same(net.eval().requires_grad_(False), randn(2, 6, 5, 5), ["_ConvolutionBackward"])
 
 
 @pytest.mark.parametrize("read", READ)
 def test_tokens(read):
     torch.manual_seed(0)
     net = Tokens(READ[read]).double().eval().requires_grad_(False)
-    assert_same(net, randn(2, 3, 16, 16), ["_ScaledBackward", "_FewChannelsBackward", "_TokensBackward"])
+    assert_same(net, randn(2, 3, 16, 16), ["_ScaledBackward", "_ConvolutionBackward", "_TokensBackward"])
 
 
 def test_tokens_that_a_later_pass_reaches():

@@ -25,7 +25,7 @@ from skjepa.splits import SPLITS, checked_classes, classes_of, repeats, split_so
 from skjepa.thresholds import CalibratedDetector
 
 READS = ("extraction", "embeddings", "samples")
-_TIMED = 32
+_TIMED = 16
 
 
 @dataclass(frozen=True)

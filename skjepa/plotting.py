@@ -21,6 +21,7 @@ _THUMBNAIL = 128
 # Colour-blind safe (Okabe and Ito).
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 _LINES = ("-", "--", ":", "-.")
+_FILLED = 5
 
 
 @dataclass(frozen=True)
@@ -113,15 +114,17 @@ def ranks_figure(ranks: Mapping[str, float], critical_difference: float) -> Figu
     figure = Figure(figsize=(8, 1.2 + 0.28 * len(names)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
+    right = max(len(names), 1 + critical_difference)
     for height, (name, value) in enumerate(zip(names, values, strict=True), start=1):
-        axes.plot([value, value], [0, -height], color="#444444", linewidth=0.8)
-        axes.annotate(f"{value:.2f}  {name}", (value, -height), (4, 0), textcoords="offset points", va="center")
+        axes.plot([value, value, right], [0, -height, -height], color="#999999", linewidth=0.8)
+        axes.annotate(f"{value:.2f}  {name}", (right, -height), (4, 0), textcoords="offset points", va="center")
     for level, (first, last) in enumerate(_not_told_apart(values, critical_difference)):
         axes.plot([values[first], values[last]], [-0.25 - 0.22 * level] * 2, color=_COLOURS[0], linewidth=3)
     axes.plot([1, 1 + critical_difference], [0.8, 0.8], color="#000000", linewidth=1.5)
     axes.annotate(f"critical difference {critical_difference:.2f}", (1, 0.8), (0, 4), textcoords="offset points")
-    axes.set(xlim=(0.9, max(len(names), 1 + critical_difference) + 2.0), ylim=(-len(names) - 0.6, 1.5), yticks=[])
+    axes.set(xlim=(0.9, 1.35 * right), ylim=(-len(names) - 0.6, 1.5), yticks=[])
     axes.xaxis.tick_top()
+    axes.xaxis.set_label_position("top")
     axes.set_xticks(range(1, len(names) + 1))
     axes.set_xlabel("mean rank over sets (1 = best)")
     axes.spines[["left", "right", "bottom"]].set_visible(False)
@@ -164,10 +167,17 @@ def _draw_histograms(axes: Axes, groups: Mapping[str, ArrayLike], threshold: flo
     margin = 0.05 * (high - low) or 1.0
     low, high = min(low, threshold) - margin, max(high, threshold) + margin
     bins = np.linspace(low, high, 61).tolist()
-    for (name, scores), colour in zip(finite.items(), _cycle(len(finite)), strict=True):
+
+    def style(i: int) -> dict[str, Any]:
+        """Filled bars of more than a few groups would hide each other."""
+        if len(finite) <= _FILLED:
+            return {"alpha": 0.5}
+        return {"histtype": "step", "linewidth": 1.5, "linestyle": _LINES[i // len(_COLOURS) % len(_LINES)]}
+
+    for i, ((name, scores), colour) in enumerate(zip(finite.items(), _cycle(len(finite)), strict=True)):
         flagged = int((scores < threshold).sum())
         label = f"{name}: {flagged} of {len(scores)} flagged"
-        axes.hist(np.clip(scores, low, high), bins, density=True, alpha=0.5, color=colour, label=label)
+        axes.hist(np.clip(scores, low, high), bins, density=True, color=colour, label=label, **style(i))
     axes.axvline(threshold, color=_FLAGGED, linestyle="--", linewidth=1.5, label="threshold")
     axes.set(
         xlabel="score (right = more normal, left = flagged)", ylabel="share of images", title=title, xlim=(low, high)

@@ -100,6 +100,7 @@ def judge_set(normal: Spectra, outliers: Spectra, resamples: int) -> dict:
         "scores": measured,
         "fifths": {"auroc": by_part, "gap_in_nats": gaps},
         "tail": asdict(tail),
+        "values_under_the_paper_floor": int((normal < PAPER_FLOOR).sum() + (outliers < PAPER_FLOOR).sum()),
     }
 
 

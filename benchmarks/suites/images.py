@@ -1,0 +1,258 @@
+"""CIFAR-10 as normal against everything at hand: does the default detector beat every baseline, and where not?
+
+    python benchmarks/suites/images.py --data FOLDER [--quick] [--memory FOLDER] [--download FOLDER]
+
+FOLDER holds cifar10, mnist, fashion_mnist and tiny_imagenet, as folders of class folders or as zip files of them
+(`cifar10/{train,test}/<class>/`). Detectors are fitted on CIFAR-10 training images, which the bundled encoder was
+trained on too; they are calibrated and tested on test images, which nobody has seen. Parts:
+
+- foreign: MNIST, Fashion-MNIST, Tiny-ImageNet, uniform noise, and four corruptions of further test images, each at five
+  strengths; with --download also SVHN, CIFAR-100 and DTD by torchvision;
+- re-encoded: all of it, the normal images too, once more through one JPEG compression;
+- training images: those that the encoder was trained on and the detectors were not fitted on, against test images;
+- one class: each class of CIFAR-10 in turn is normal, the other nine are not;
+- features: the first part once more on the encoder's 448 features in the place of its 64 outputs, 64 random directions.
+
+Images already measured are kept in --memory, and a run that was cut off goes on from there. Writes
+docs/results/benchmark_images.json (or --out) and pictures beside it.
+"""
+
+import argparse
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from image_sets import (
+    CORRUPTIONS,
+    FOREIGN,
+    NOISE,
+    STRENGTHS,
+    Images,
+    corrupted,
+    downloaded,
+    drawn,
+    folders_of,
+    reencoded,
+    uniform_noise,
+)
+from verdicts import bars, one_class_means
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import record
+
+from skjepa import load_encoder
+from skjepa.benchmark import default_detectors, run_benchmark
+from skjepa.benchmark_result import BenchmarkResult
+from skjepa.evaluation import detection_metrics
+from skjepa.plotting import Thumbnail, save_figure, score_figure
+
+OUT = record.RESULTS / "benchmark_images.json"
+TRAINING = "training images"
+TUNED = ("fashion_mnist",)  # of these sets; see benchmarks/joint_cases.py
+RANKED_CLASS = "horse"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Images of each group."""
+
+    fit: int
+    calibration: int
+    test: int
+    foreign: int
+    control: float = 0.5
+    features: float = 0.5
+
+
+FULL, QUICK = Sizes(2000, 500, 1000, 400), Sizes(200, 100, 100, 30)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--data", type=Path, required=True)
+    options.add_argument("--download", type=Path, help="folder for SVHN, CIFAR-100 and DTD; needs a network")
+    options.add_argument("--encoder", default="bundled")
+    options.add_argument("--no-features", action="store_true", help="leave out the last part")
+    options.add_argument("--memory", type=Path, help="keep finished images here, and resume")
+    options.add_argument("--resamples", type=int, default=1000)
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--quick", action="store_true", help="few images: two minutes on a free core")
+    options.add_argument("--out", type=Path, default=OUT)
+    chosen = options.parse_args()
+    sizes = QUICK if chosen.quick else FULL
+    with folders_of(chosen.data) as folder, tempfile.TemporaryDirectory() as scratch:
+        sets = Sets(folder, sizes, chosen.seed, chosen.download)
+        common = {
+            "memory": chosen.memory or Path(scratch),
+            "random_state": chosen.seed,
+            "n_resamples": 100 if chosen.quick else chosen.resamples,
+            "progress": True,
+        }
+        results, pictures = judged(chosen, sets, common)
+    record.write(chosen.out, results, seed=chosen.seed, encoder=chosen.encoder, quick=chosen.quick, sizes=vars(sizes))
+    images = record.IMAGES if chosen.out == OUT else chosen.out.parent
+    for name, figure in pictures.items():
+        print(f"wrote {save_figure(figure, images / f'benchmark_{name}.png')}")
+
+
+class Sets:
+    """Images of every group; no two groups share one."""
+
+    def __init__(self, folder: Path, sizes: Sizes, seed: int, download: Path | None) -> None:
+        rng = np.random.default_rng(seed)
+        train, train_classes = drawn(folder / "cifar10" / "train", sizes.fit + sizes.foreign, rng)
+        n_corrupted = sizes.foreign * len(CORRUPTIONS)
+        unseen, classes = drawn(folder / "cifar10" / "test", sizes.calibration + sizes.test + n_corrupted, rng)
+        ends = np.cumsum([sizes.calibration, sizes.test])
+        self.normal = {
+            "fit": train[: sizes.fit],
+            "calibration": unseen[: ends[0]],
+            "test": unseen[ends[0] : ends[1]],
+        }
+        self.classes = {
+            "fit": train_classes[: sizes.fit],
+            "calibration": classes[: ends[0]],
+            "test": classes[ends[0] : ends[1]],
+        }
+        self.outliers = {name: drawn(folder / name, sizes.foreign, rng)[0] for name in FOREIGN}
+        self.outliers[NOISE] = uniform_noise(sizes.foreign, rng)
+        if download is not None:
+            self.outliers |= downloaded(download, sizes.foreign, rng)
+        clean = unseen[ends[1] :]
+        for i, kind in enumerate(CORRUPTIONS):
+            self.outliers[kind] = corrupted(clean[i * sizes.foreign : (i + 1) * sizes.foreign], kind, rng)
+        self.training = train[sizes.fit :]
+        self.sizes = sizes
+
+    def normal_of(self, share: float) -> dict[str, Images]:
+        """The first so many of every split."""
+        return {name: images[: int(share * len(images))] for name, images in self.normal.items()}
+
+    def outliers_of(self, share: float) -> dict[str, Images]:
+        return {name: images[: int(share * len(images))] for name, images in self.outliers.items()}
+
+    def fit_classes(self, share: float = 1.0) -> list[str]:
+        return self.classes["fit"][: int(share * len(self.classes["fit"]))]
+
+
+def judged(chosen: argparse.Namespace, sets: Sets, common: dict[str, Any]) -> tuple[dict, dict]:
+    """Everything that is measured, and the pictures of it."""
+    encoder, rivals = load_encoder(chosen.encoder), default_detectors(classes=True)
+    whole = run_benchmark(
+        sets.normal,
+        sets.outliers | {TRAINING: sets.training},
+        rivals,
+        encoder=encoder,
+        classes=sets.fit_classes(),
+        **common,
+    )
+    foreign = whole.on(list(sets.outliers))
+    results: dict[str, Any] = {
+        "tuned_on": TUNED,
+        "foreign": foreign.summary,
+        "bars": bars(foreign, tuned=TUNED),
+        "strengths": by_strength(foreign),
+        "training_images": whole.on([TRAINING]).summary,
+        "re-encoded": re_encoded(sets, rivals, encoder, common).summary,
+        "one_class": one_class(sets, rivals, encoder, common),
+    }
+    if not chosen.no_features:
+        results["features"] = on_features(chosen, sets, rivals, common).summary
+    pictures = {
+        "ranks": foreign.ranks(),
+        "roc": foreign.roc(),
+        "default": foreign.gallery(),
+        "jepa_score": foreign.gallery("JEPA-SCORE"),
+        "within_class": within_class(whole, sets),
+    }
+    return results, pictures
+
+
+def by_strength(result: BenchmarkResult) -> dict[str, dict[str, list[float]]]:
+    """AUROC of every detector on each corruption, from the weakest to the strongest."""
+    return {
+        kind: {
+            name: [
+                detection_metrics(scores["test"], scores[kind][strength::STRENGTHS])["auroc"]
+                for strength in range(STRENGTHS)
+            ]
+            for name, scores in result.scores.items()
+        }
+        for kind in CORRUPTIONS
+    }
+
+
+def re_encoded(sets: Sets, rivals: dict, encoder: Any, common: dict[str, Any]) -> BenchmarkResult:
+    """All images alike through one JPEG compression: what is left is not the file format."""
+    share = sets.sizes.control
+    normal = {name: list(map(reencoded, images)) for name, images in sets.normal_of(share).items()}
+    outliers = {name: list(map(reencoded, images)) for name, images in sets.outliers_of(share).items()}
+    foreign = {name: outliers[name] for name in (*FOREIGN, NOISE)}
+    return run_benchmark(normal, foreign, rivals, encoder=encoder, classes=sets.fit_classes(share), **common)
+
+
+def one_class(sets: Sets, rivals: dict, encoder: Any, common: dict[str, Any]) -> dict[str, Any]:
+    """Each class in turn normal, the other nine foreign: AUROC by class, and the means. No image is measured anew."""
+    few = common | {"n_resamples": 1, "progress": False}
+    names = sorted(set(sets.classes["fit"]))
+    detectors = {name: rival for name, rival in rivals.items() if name != "relative Mahalanobis"}
+    found = {}
+    for chosen in names:
+        of_class = {
+            split: [image for image, label in zip(images, sets.classes[split], strict=True) if label == chosen]
+            for split, images in sets.normal.items()
+        }
+        others = [
+            image for image, label in zip(sets.normal["test"], sets.classes["test"], strict=True) if label != chosen
+        ]
+        result = run_benchmark(of_class, {"others": others}, detectors, encoder=encoder, classes=None, **few)
+        found[chosen] = {
+            name: detection_metrics(scores["test"], scores["others"])["auroc"] for name, scores in result.scores.items()
+        }
+    return {"classes": found, "mean": one_class_means(found)}
+
+
+def on_features(chosen: argparse.Namespace, sets: Sets, rivals: dict, common: dict[str, Any]) -> BenchmarkResult:
+    """Another embedding: a layer before the scored output, its singular values in 64 random directions."""
+    share = sets.sizes.features
+    return run_benchmark(
+        sets.normal_of(share),
+        sets.outliers_of(share),
+        {name: rival for name, rival in rivals.items() if name != "flow"},  # of 448 dimensions from a thousand rows
+        encoder=load_encoder(chosen.encoder, output=features_of),
+        classes=sets.fit_classes(share),
+        method="sketch",
+        n_directions=64,
+        **common,
+    )
+
+
+def features_of(module: Any, x: Any) -> Any:
+    """Of the bundled encoder's network, or of one that `skjepa pretrain` made: (B, 448)."""
+    return module.features(x)
+
+
+def within_class(result: BenchmarkResult, sets: Sets) -> Any:
+    """One class's test images, the most and the least typical by JEPA-SCORE (the paper's Fig. 1)."""
+    places = [i for i, label in enumerate(sets.classes["test"]) if label == RANKED_CLASS]
+    scores = result.scores["JEPA-SCORE"]["test"][places]
+    order = np.argsort(scores)
+    n = min(10, len(order) // 2)
+
+    def row(chosen: np.ndarray) -> list[Thumbnail]:
+        return [Thumbnail(sets.normal["test"][places[i]], float(scores[i]), False) for i in chosen]
+
+    return score_figure(
+        {RANKED_CLASS: scores, "all test images": result.scores["JEPA-SCORE"]["test"]},
+        threshold=float(np.quantile(scores, 0.05)),
+        most_typical=row(order[::-1][:n]),
+        least_typical=row(order[:n]),
+        title=f"JEPA-SCORE of test images of the class {RANKED_CLASS}; threshold at 5 % of them",
+    )
+
+
+if __name__ == "__main__":
+    main()

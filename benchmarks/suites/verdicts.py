@@ -1,0 +1,72 @@
+"""Is a bar met? Numbers, not prose."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from skjepa.benchmark_result import BenchmarkResult
+
+AHEAD, BEHIND, SIGNIFICANCE = 0.03, 0.03, 0.05
+CONTROLS = ("bits per pixel",)
+
+
+def bars(result: BenchmarkResult, *, tuned: Sequence[str]) -> dict[str, Any]:
+    """The default against every baseline: ahead on average, nowhere far behind, significantly, calibrated.
+
+    Parameters
+    ----------
+    result : BenchmarkResult
+        Its reference is the default detector.
+    tuned : sequence of str
+        Sets that settings were chosen on; the bars are told for all sets, and for the others.
+    """
+    untouched = [name for name in result.sets if name not in tuned]
+    return {"all sets": _bars(result), "sets not tuned on": _bars(result.on(untouched))}
+
+
+def _bars(result: BenchmarkResult) -> dict[str, Any]:
+    found = result.summary
+    rivals = [name for name in result.detectors if name not in (result.reference, *CONTROLS)]
+    tests = {test["rival"]: test for test in found["paired_tests"]}
+    nearest = min(rivals, key=lambda name: tests[name]["difference"])
+    auroc = {name: {s: v["auroc"]["value"] for s, v in row["sets"].items()} for name, row in found["detectors"].items()}
+    behind = {}
+    for name in result.sets:
+        best = max(rivals, key=lambda rival: auroc[rival][name])
+        behind[name] = {"best_rival": best, "behind_by": auroc[best][name] - auroc[result.reference][name]}
+    worst = max(behind, key=lambda name: behind[name]["behind_by"])
+    shares = found["detectors"][result.reference]["false_positives"]
+    p = max(tests[name]["adjusted_p_value"] for name in rivals)
+    return {
+        "sets": result.sets,
+        "ahead of every baseline": {
+            "asked": AHEAD,
+            "nearest": nearest,
+            "measured": tests[nearest]["difference"],
+            "met": tests[nearest]["difference"] >= AHEAD,
+        },
+        "no set far behind the best": {
+            "asked": BEHIND,
+            "worst_set": worst,
+            "best_there": behind[worst]["best_rival"],
+            "measured": behind[worst]["behind_by"],
+            "met": behind[worst]["behind_by"] <= BEHIND,
+        },
+        "significant against every baseline": {
+            "asked": SIGNIFICANCE,
+            "measured": p,
+            "met": p <= SIGNIFICANCE and all(tests[name]["difference"] > 0 for name in rivals),
+        },
+        "false positives within bounds": {
+            "measured": {f"{row['alpha']:g}": row["observed"] for row in shares},
+            "met": all(row["within"] is not False for row in shares),
+        },
+        "behind": behind,
+    }
+
+
+def one_class_means(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Mean over classes of every detector's AUROC."""
+    detectors = next(iter(found.values()))
+    return {name: float(np.mean([row[name] for row in found.values()])) for name in detectors}

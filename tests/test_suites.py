@@ -1,0 +1,113 @@
+"""The suites of the benchmark: golden spectra, corruptions, verdicts."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from oracles import random_images
+from PIL import Image
+
+SUITES = Path(__file__).parents[1] / "benchmarks" / "suites"
+
+
+@pytest.fixture(autouse=True)
+def _path(monkeypatch):
+    monkeypatch.syspath_prepend(str(SUITES.parent))
+    monkeypatch.syspath_prepend(str(SUITES))
+
+
+def test_published_aurocs_of_real_spectra(shared_data):
+    import spectra
+
+    with np.load(shared_data / "spectra.npz") as arrays:
+        loaded = {name: arrays[name].astype(np.float64) for name in arrays}
+    for encoder, sets in spectra.PUBLISHED.items():
+        found = spectra.judge_encoder(encoder, loaded, resamples=20)
+        for name, published in sets.items():
+            score = found[name]["scores"]["JEPA-SCORE"]
+            assert score["auroc"] == pytest.approx(published, abs=spectra.TOLERANCE)
+            assert score["low"] <= score["auroc"] <= score["high"]
+        if encoder == "dinov2_vits14":
+            tail = found["SVHN"]["scores"]["without the largest 20 %"]["auroc"]
+            assert tail == pytest.approx(spectra.PUBLISHED_TAIL, abs=spectra.TOLERANCE)
+        if encoder == "metaclip_b16":
+            assert max(found["SVHN"]["fifths"]["gap_in_nats"]) < -0.6
+
+
+@pytest.mark.parametrize("kind", ["blur", "gaussian noise", "JPEG", "contrast"])
+def test_corruptions_grow_stronger(kind):
+    import image_sets
+
+    images = [Image.fromarray(image) for image in random_images(1).repeat(5, axis=0)]
+    changed = image_sets.corrupted(images, kind, np.random.default_rng(0))
+    distance = [
+        np.abs(np.asarray(a).astype(float) - np.asarray(b)).mean() for a, b in zip(images, changed, strict=True)
+    ]
+    assert distance[0] > 0
+    assert (np.diff(distance) > 0).all()
+
+
+def test_groups_of_the_image_suite_share_no_image(tmp_path):
+    import image_sets
+    import images as suite
+
+    from skjepa.sources import as_source
+    from skjepa.splits import repeats
+
+    pictures = random_images(60, side=8)
+    for place in ("cifar10/train", "cifar10/test", *image_sets.FOREIGN):
+        for i in range(24):
+            folder = tmp_path / place / str(i % 2)
+            folder.mkdir(parents=True, exist_ok=True)
+            offset = {"cifar10/train": 0, "cifar10/test": 24}.get(place, 48)
+            Image.fromarray(pictures[min(offset + i, 59)]).save(folder / f"{i}.png")
+    with image_sets.folders_of(tmp_path) as found:
+        sets = suite.Sets(found, suite.Sizes(fit=8, calibration=4, test=6, foreign=2), seed=0, download=None)
+    groups = {**sets.normal, suite.TRAINING: sets.training, **sets.outliers}
+    assert {name: len(group) for name, group in sets.normal.items()} == {"fit": 8, "calibration": 4, "test": 6}
+    assert repeats({name: as_source(group) for name, group in groups.items()}) == []
+    assert set(sets.outliers) == {*image_sets.FOREIGN, image_sets.NOISE, *image_sets.CORRUPTIONS}
+    assert {name: len(part) for name, part in sets.normal_of(0.5).items()} == {"fit": 4, "calibration": 2, "test": 3}
+    assert len(sets.fit_classes(0.5)) == 4
+
+
+def test_torchvision_that_does_not_load_is_named(monkeypatch, tmp_path):
+    import image_sets
+
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(ImportError, match="--download needs a torchvision that loads"):
+        image_sets.downloaded(tmp_path, 1, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(("shift", "met"), [(3.0, True), (0.5, False)])
+def test_bars(shift, met):
+    import verdicts
+
+    from skjepa.benchmark_result import BenchmarkResult
+    from skjepa.sources import as_source
+
+    rng = np.random.default_rng(0)
+    sizes = {"fit": 5, "calibration": 400, "test": 400, "near": 300, "tuned": 300}
+    means = {"near": -1.0, "tuned": -1.0}
+
+    def scores(factor):
+        return {name: rng.normal(factor * means.get(name, 0.0), 1, n) for name, n in sizes.items() if name != "fit"}
+
+    detectors = {"ours": scores(shift), "theirs": scores(1.0), "bits per pixel": scores(9.0)}
+    costs = {name: {"passes_per_sample": 1, "seconds_per_sample": 0.1, "fit_seconds": 0.1} for name in detectors}
+    groups = {name: as_source(rng.normal(size=(n, 2))) for name, n in sizes.items()}
+    found = verdicts.bars(
+        BenchmarkResult({"seed": 0}, groups, detectors, costs, [], "ours", n_resamples=10), tuned=["tuned"]
+    )
+    assert found["sets not tuned on"]["sets"] == ["near"]
+    for name in ("ahead of every baseline", "no set far behind the best", "significant against every baseline"):
+        assert found["all sets"][name]["met"] is met
+    assert found["all sets"]["ahead of every baseline"]["nearest"] == "theirs"
+    assert (found["all sets"]["behind"]["near"]["behind_by"] < 0) is met
+
+
+def test_one_class_means():
+    import verdicts
+
+    assert verdicts.one_class_means({"cat": {"a": 0.5}, "dog": {"a": 0.7}}) == {"a": pytest.approx(0.6)}

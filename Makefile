@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint costs precision theory figures clean
+.PHONY: demo test test-all lint bench costs precision theory figures clean
 
 demo: $(VENV)/.installed
 	$(BIN)/skjepa demo --out demo-output
@@ -18,6 +18,13 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Speed and cost on this machine (a quarter of an hour; `make bench OPTIONS=--quick` takes two minutes and keeps the
+# committed figures).
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/exact_speed.py $(OPTIONS) $(if $(findstring --quick,$(OPTIONS)),--out bench-output/exact_speed.json)
+	$(BIN)/python benchmarks/growth.py $(OPTIONS) $(if $(findstring --quick,$(OPTIONS)),--out bench-output/growth.json)
+	$(if $(findstring --quick,$(OPTIONS)),,$(BIN)/python benchmarks/render.py)
 
 # The JSON files behind the figures in README and docs.
 costs: $(VENV)/.installed
@@ -51,4 +58,4 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	touch $@ $(VENV)/.installed $(VENV)/.installed-test
 
 clean:
-	rm -rf $(VENV) build demo-output .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build demo-output bench-output .pytest_cache .ruff_cache .mypy_cache

@@ -64,7 +64,7 @@ class Ours:
 
     def __call__(self, model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         function = narrowed(model, self.precision, str(images.device))
-        copies = worthwhile_copies(images[0].numel(), self.n_passes, MAX_BATCH // len(images))
+        copies = worthwhile_copies(images, self.n_passes, MAX_BATCH // len(images))
         return singular_values(jacobian(function, images, directions=self.directions, copies=copies)[1])
 
 

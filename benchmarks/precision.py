@@ -13,11 +13,15 @@ from collections.abc import Callable
 
 import numpy as np
 import record
+import timm
+import torch
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from skjepa import Encoder, Extraction, extract, load_encoder
 from skjepa.demo import demo_images
-from skjepa.functionals import log_volume
+from skjepa.functionals import PAPER_FLOOR, log_volume
 from skjepa.scores import AUTO_FLOOR
 
 OUT = record.RESULTS / "precision.json"
@@ -69,13 +73,41 @@ def error(single: Extraction, double: Extraction, **options) -> dict:
     }
 
 
+def narrow(images: NDArray) -> dict[str, dict]:
+    """bfloat16 against float32: what the passes of the Jacobian under autocast do to values and ranks."""
+    torch.manual_seed(SEED)
+    vit = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0, img_size=64)
+    modules: dict[str, dict] = {name: {"source": "bundled", "output": output} for name, output in OUTPUTS.items()}
+    modules["ViT-Ti/16 at 64x64, random weights"] = {"source": vit, "image_size": 64}
+    found = {}
+    for name, options in modules.items():
+        single, half = (extract(load_encoder(precision=p, **options), images) for p in ("float32", "bfloat16"))
+        largest = float(np.median(single.singular_values[..., 0]))
+        floors = {"1e-6 (paper)": PAPER_FLOOR, f"{AUTO_FLOOR:g} x median largest (auto)": AUTO_FLOOR * largest}
+        found[name] = {
+            "largest_zero": float((half.singular_values[..., -1] / half.singular_values[..., 0]).max()),
+            "error_in_nats": {floor: ranked_error(half, single, floor=value) for floor, value in floors.items()},
+        }
+    return found
+
+
+def ranked_error(half: Extraction, single: Extraction, floor: float) -> dict:
+    ours, exact = (log_volume(extraction.singular_values, floor=floor)[:, 0] for extraction in (half, single))
+    return {
+        "mean": float((ours - exact).mean()),
+        "standard_deviation": float((ours - exact).std()),
+        "standard_deviation_of_the_score": float(exact.std()),
+        "spearman": float(spearmanr(ours, exact).statistic),
+    }
+
+
 def main() -> None:
     images = demo_images(SEED)["fit"][:N_IMAGES]
     results = {
         name: compare(extract(single, images), extract(double, images))
         for (name, single), double in zip(encoders("float32").items(), encoders("float64").values(), strict=True)
     }
-    record.write(OUT, {"encoders": results}, seed=SEED, n_images=N_IMAGES)
+    record.write(OUT, {"encoders": results, "bfloat16": narrow(images)}, seed=SEED, n_images=N_IMAGES)
     for name, row in results.items():
         print(name, json.dumps(row["error_in_nats"], indent=1))
 

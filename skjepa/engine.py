@@ -374,7 +374,7 @@ def _spectra(
     observe: Callable[[Tensor], None] | None = None,
 ) -> _Arrays:
     """Embeddings (B, K) and singular values (B, V, R), with directions (B, V, m)."""
-    copies = worthwhile_copies(x[0].numel(), n_passes, room)
+    copies = worthwhile_copies(x, n_passes, room)
     spectra = []
     for view in views or [x]:
         _, jacobians = jacobian(narrow, view, directions=directions, copies=copies)

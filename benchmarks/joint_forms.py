@@ -65,9 +65,10 @@ DENSITIES: dict[str, BaseEstimator] = {
     "k = 30": NeighborDensity(30),
     "mean of 10": NeighborDensity(10, mean=True),
     "mean of 20": NeighborDensity(20, mean=True),
+    "kernels": KNNDensity(),
     "gaussian": GaussianDensity(),
 }
-NOW, NEW = "k = 10", "mean of 20"
+NOW, NEW, KERNELS = "k = 10", "mean of 20", "kernels"
 
 
 class Terms:
@@ -173,12 +174,12 @@ def pair_density(terms: Terms) -> NDArray:
 
 
 EQUAL, HALVES = (1, 1, 1), (0.5, 1, 0.5)
-PRESENT, RECOMMENDED = "standardised, k = 10", "standardised with formula, halves, mean of 20"
+PRESENT, RECOMMENDED = "standardised with formula, halves, mean of 20", "standardised with formula, halves, kernels"
 FORMS: dict[str, Callable[[Terms], NDArray]] = {
     "log-volume": lambda t: t.s[1],
     **{f"log q(z), {name}": lambda t, name=name: t.density(name)[1] for name in DENSITIES},
     "log q(s | z), ridge": lambda t: t.residual("ridge")[1],
-    **{f"formula in nats, {name}": lambda t, name=name: t.formula(name)[1] for name in (NOW, NEW)},
+    **{f"formula in nats, {name}": lambda t, name=name: t.formula(name)[1] for name in (NOW, NEW, KERNELS)},
     "neighbours in (z, s)": pair_density,
     **{f"standardised, {q}": lambda t, q=q: weighted(standardised, EQUAL, t.three(q)) for q in DENSITIES},
     "standardised, halves, k = 10": lambda t: weighted(standardised, HALVES, t.three(NOW)),
@@ -192,6 +193,9 @@ FORMS: dict[str, Callable[[Terms], NDArray]] = {
     "standardised with formula, mean of 20": lambda t: with_formula(standardised, t, NEW),
     "standardised with formula, halves, k = 10": lambda t: with_formula(standardised, t, NOW, HALVES),
     "standardised with formula, halves, mean of 20": lambda t: with_formula(standardised, t, NEW, HALVES),
+    RECOMMENDED: lambda t: with_formula(standardised, t, KERNELS, HALVES),
+    "standardised, halves, kernels": lambda t: weighted(standardised, HALVES, t.three(KERNELS)),
+    "log p with formula, halves, kernels": lambda t: with_formula(log_p, t, KERNELS, HALVES),
     "least log p, k = 10": lambda t: np.min([log_p(pair) for pair in t.three(NOW)], axis=0),
     **{f"log p, {q}": lambda t, q=q: weighted(log_p, EQUAL, t.three(q)) for q in DENSITIES},
     "log p with formula, halves, mean of 20": lambda t: with_formula(log_p, t, NEW, HALVES),

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 from scipy.stats import multivariate_normal, spearmanr
 from sklearn.base import clone
+from sklearn.neighbors import KernelDensity
 
-from skjepa.densities import ConditionalDensity, GaussianDensity, KNNDensity, out_of_fold_scores
+from skjepa.densities import ConditionalDensity, GaussianDensity, KNNDensity, NearestRows, out_of_fold_scores
 
 
 def gaussian(n, d=3, seed=0):
@@ -30,11 +32,36 @@ def test_intrinsic_dimension_is_of_the_data_not_of_the_space():
 
 
 def test_knn_density_has_the_slope_of_a_density():
-    """Twice the spacing is d log 2 nats less: -d log r, with d of the data."""
+    """Twice the spacing is d log 2 nats less, with d of the data."""
     Z, scale = gaussian(2000, 4), 2.0
     near, far = KNNDensity().fit(Z), KNNDensity().fit(scale * Z)
     drop = near.score_samples(Z) - far.score_samples(scale * Z)
     np.testing.assert_allclose(drop, near.intrinsic_dim_ * np.log(scale), rtol=1e-6)
+
+
+def test_kernels_follow_a_density_better_than_a_distance_to_neighbours():
+    Z, new = gaussian(1000, 2), gaussian(1000, 2, seed=1)
+    truth = -np.sum(new**2, axis=1)
+    tenth = NearestRows(Z, 10).distances(new)[:, -1]
+    reached = spearmanr(KNNDensity().fit(Z).score_samples(new), truth).statistic
+    assert reached > spearmanr(-tenth, truth).statistic + 0.01
+
+
+def test_kernels_are_students_t_as_wide_as_samples_are_sparse():
+    Z, new = gaussian(60), gaussian(5, seed=1)
+    density = KNNDensity(10).fit(Z)
+    widths = density.factor_ * np.sort(cdist(Z, Z), axis=1)[:, 10]
+    d = density.intrinsic_dim_
+    nearest = np.argsort(cdist(new, Z), axis=1)[:, :59]  # one fewer than there are: a fit sample has no more
+    ratio = np.take_along_axis(cdist(new, Z) / widths, nearest, axis=1)
+    kernels = (1 + ratio**2 / 3) ** (-(3 + d) / 2) / widths[nearest] ** d
+    np.testing.assert_allclose(density.score_samples(new), np.log(kernels.sum(axis=1)), rtol=1e-9)
+
+
+def test_far_away_a_density_falls_by_the_logarithm_of_the_distance():
+    density, direction = KNNDensity().fit(gaussian(500)), np.ones((1, 3))
+    fall = density.score_samples(1e4 * direction) - density.score_samples(1e5 * direction)
+    assert fall[0] == pytest.approx((3 + density.intrinsic_dim_) * np.log(10), rel=1e-3)
 
 
 def test_duplicates_do_not_reach_infinity():
@@ -46,9 +73,10 @@ def test_duplicates_do_not_reach_infinity():
 
 def test_out_of_fold_scores_do_not_flatter():
     Z = gaussian(200, 10)
-    in_sample = clone(KNNDensity(1)).fit(Z).score_samples(Z)
-    fresh = clone(KNNDensity(1)).fit(Z).score_samples(gaussian(200, 10, seed=1))
-    held_out = out_of_fold_scores(KNNDensity(1), Z)
+    narrow = KernelDensity(bandwidth=0.5)
+    in_sample = clone(narrow).fit(Z).score_samples(Z)
+    fresh = clone(narrow).fit(Z).score_samples(gaussian(200, 10, seed=1))
+    held_out = out_of_fold_scores(narrow, Z)
     assert np.median(in_sample) > np.median(fresh) + 5
     assert abs(np.median(held_out) - np.median(fresh)) < 2
 

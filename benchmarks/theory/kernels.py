@@ -1,4 +1,4 @@
-"""Smoother references for log q(z) than the distance to one neighbour: a mean over neighbours, adaptive kernels."""
+"""A reference for log q(z) of Gaussian kernels on all samples, to hold the package's own beside."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,24 +11,6 @@ from skjepa.densities import KNNDensity
 
 N_JUDGES = 500
 """Fit samples by whose leave-one-out likelihood the common factor of the bandwidths is chosen."""
-
-
-class MeanKNNDensity(BaseEstimator):
-    """log q(z) = -d mean log r_k(z) up to a constant, the mean over several k: less variance than one k alone has."""
-
-    def __init__(self, n_neighbors: tuple[int, ...] = (10, 15, 20, 30, 40, 60)) -> None:
-        self.n_neighbors = n_neighbors
-
-    def fit(self, Z: ArrayLike, y: object = None) -> "MeanKNNDensity":
-        """Learn from embeddings (n_samples, K)."""
-        self._parts = [KNNDensity(k).fit(Z) for k in self.n_neighbors]
-        self.intrinsic_dim_ = float(np.mean([part.intrinsic_dim_ for part in self._parts]))
-        return self
-
-    def score_samples(self, Z: ArrayLike) -> NDArray[np.float64]:
-        """-d mean log r_k, in nats up to a constant; (n_samples,)."""
-        logs = [part.score_samples(Z) / part.intrinsic_dim_ for part in self._parts]
-        return self.intrinsic_dim_ * np.mean(logs, axis=0)
 
 
 class AdaptiveKernelDensity(BaseEstimator):

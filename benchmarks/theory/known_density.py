@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import matplotlib.pyplot as plt
 import record
-from kernels import AdaptiveKernelDensity, MeanKNNDensity
+from kernels import AdaptiveKernelDensity
 from known import Distribution, distribution
 from runs import resumable
 from toy import as_encoder, interval, on_sphere, options, save, spearman, tensor
@@ -41,7 +41,6 @@ BANDWIDTHS = np.geomspace(0.04, 0.5, 10)
 SCORES: dict[str, dict[str, Any]] = {
     "JEPA-SCORE alone": {"formula": "jepa", "reference": "knn"},
     "full formula, kNN (the default reference)": {"formula": "density", "reference": "knn"},
-    "full formula, mean of kNN 10 to 60": {"formula": "density", "reference": MeanKNNDensity()},
     "full formula, adaptive kernels": {"formula": "density", "reference": AdaptiveKernelDensity()},
     "joint (the default)": {"formula": "joint", "reference": "knn"},
 }

@@ -11,8 +11,12 @@ import json
 import re
 import shutil
 import statistics
+import sys
 import tempfile
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import render_benchmark
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -458,6 +462,7 @@ def objectives_images_table() -> str:
 
 TABLES = {
     "README.md": {"demo": demo_table, "foreign": foreign_table},
+    "docs/benchmark.md": render_benchmark.TABLES,
     "docs/baselines.md": {"complexity": complexity_table},
     "docs/scores.md": {"joint-forms": joint_forms_table},
     "skjepa/bundled/MODEL_CARD.md": {"trials": trials_table},

@@ -22,7 +22,6 @@ from skjepa.extraction import Extraction
 from skjepa.flows import FlowDensity
 from skjepa.sources import Source, as_source
 from skjepa.splits import SPLITS, checked_classes, classes_of, repeats, split_source, without_repeats
-from skjepa.thresholds import CalibratedDetector
 
 READS = ("extraction", "embeddings", "samples")
 _TIMED = 16
@@ -94,9 +93,9 @@ def run_benchmark(
         Split at random; or "fit", "calibration" and "test" by name, as splits of one's own.
     outliers : mapping of name -> images or vectors
     detectors : mapping of name -> estimator or Entry, optional
-        Cloned. This package's take the extraction; any other of scikit-learn's or PyOD's its embeddings; see `Entry`
-        for detectors of one's own. The first is the one that the others are compared with. By default
-        `default_detectors`.
+        Cloned. This package's take the extraction; any other of scikit-learn's or PyOD's its embeddings. One of one's
+        own says what it takes by an attribute `reads`, or comes as an `Entry`. The first is the one that the others are
+        compared with. By default `default_detectors`.
     encoder : str, Encoder or VectorJEPA
         As `JEPAScoreDetector` takes it; a `VectorJEPA` is trained on the fit split.
     classes : "folders", array of one class a fit sample, or None
@@ -202,11 +201,9 @@ def _entries(detectors: Mapping[str, Any]) -> dict[str, Entry]:
         raise ValueError("no detectors to compare")
     entries = {}
     for name, given in detectors.items():
-        if isinstance(given, Entry):
+        if isinstance(given, Entry) or hasattr(given, "reads"):
             check_choice(f"reads of {name!r}", given.reads, READS)
-            entries[name] = given
-        elif isinstance(given, CalibratedDetector):
-            entries[name] = Entry(given, given.reads)
+            entries[name] = given if isinstance(given, Entry) else Entry(given, given.reads)
         else:
             entries[name] = Entry(EmbeddingDetector(given))
     return entries

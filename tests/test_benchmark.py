@@ -74,6 +74,15 @@ def test_what_a_detector_is_shown(encoder, reads, kind):
     assert (result.costs["spy"]["seconds_per_sample"] > 1e-5) == (reads != "samples")
 
 
+def test_a_detector_says_by_itself_what_it_reads(encoder):
+    class Reader(Spy):
+        reads = "extraction"
+
+    Spy.seen.clear()
+    run_benchmark(rows(20), {"far": rows(7, 3.0, seed=1)}, {"spy": Reader()}, encoder=encoder, n_resamples=5)
+    assert all(isinstance(X, Extraction) for _, X, _ in Spy.seen)
+
+
 def test_pyod_signs_are_turned(encoder):
     result = run_benchmark(rows(60), {"far": rows(20, 4.0, seed=1)}, {"KNN": KNN()}, encoder=encoder)
     assert result.summary["detectors"]["KNN"]["mean"]["auroc"]["value"] > 0.8

@@ -13,6 +13,7 @@ SNIPPETS = [
     for document in (
         "README.md",
         "docs/baselines.md",
+        "docs/benchmark.md",
         "docs/fewer-passes.md",
         "docs/model_selection.md",
         "docs/pretraining.md",

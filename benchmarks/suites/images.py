@@ -153,7 +153,13 @@ def judged(chosen: argparse.Namespace, sets: Sets, common: dict[str, Any]) -> tu
     results: dict[str, Any] = {
         "tuned_on": TUNED,
         "foreign": foreign.summary,
-        "bars": bars(foreign, tuned=TUNED),
+        "bars": bars(
+            foreign,
+            {
+                "sets not tuned on": [name for name in sets.outliers if name not in TUNED],
+                "without corruptions": [name for name in sets.outliers if name not in CORRUPTIONS],
+            },
+        ),
         "strengths": by_strength(foreign),
         "training_images": whole.on([TRAINING]).summary,
         "re-encoded": re_encoded(sets, rivals, encoder, common).summary,

@@ -11,18 +11,17 @@ AHEAD, BEHIND, SIGNIFICANCE = 0.03, 0.03, 0.05
 CONTROLS = ("bits per pixel",)
 
 
-def bars(result: BenchmarkResult, *, tuned: Sequence[str]) -> dict[str, Any]:
+def bars(result: BenchmarkResult, parts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """The default against every baseline: ahead on average, nowhere far behind, significantly, calibrated.
 
     Parameters
     ----------
     result : BenchmarkResult
         Its reference is the default detector.
-    tuned : sequence of str
-        Sets that settings were chosen on; the bars are told for all sets, and for the others.
+    parts : mapping of name -> sets
+        The bars are told for all sets, and for each of these choices of them.
     """
-    untouched = [name for name in result.sets if name not in tuned]
-    return {"all sets": _bars(result), "sets not tuned on": _bars(result.on(untouched))}
+    return {"all sets": _bars(result)} | {name: _bars(result.on(sets)) for name, sets in parts.items()}
 
 
 def _bars(result: BenchmarkResult) -> dict[str, Any]:

@@ -1,0 +1,192 @@
+"""The tables of docs/benchmark.md, from what the suites measured; benchmarks/render.py puts them in their places."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from skjepa.benchmark_result import auroc_table, false_positives_table, markdown
+from skjepa.comparison import critical_difference, friedman_p_value, mean_ranks
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+TIE = 0.01
+PROTOCOLS = ("semi-supervised", "unsupervised")
+DEFAULT_ON_TABLES = "skjepa joint"
+ENCODERS = {
+    "dinov2_vits14": "DINOv2 ViT-S/14",
+    "dinov2_vitb14": "DINOv2 ViT-B/14",
+    "dinov2_vitl14": "DINOv2 ViT-L/14",
+    "metaclip_b16": "MetaCLIP B/16",
+}
+
+
+def images() -> dict:
+    return json.loads((RESULTS / "benchmark_images.json").read_text())
+
+
+def spectra() -> dict:
+    return json.loads((RESULTS / "spectra.json").read_text())
+
+
+def run_line() -> str:
+    """What was run, so that nobody takes a quick run for a full one."""
+    found = images()
+    stamp, samples = found["stamp"], found["foreign"]["samples"]
+    sizes = {size for name, size in samples.items() if name not in ("fit", "calibration", "test")}
+    form = "A quick run" if stamp["quick"] else "The full run"
+    return (
+        f"{form} of {stamp['date'][:10]}, encoder {stamp['encoder']!r}: {samples['fit']} images to fit on, "
+        f"{samples['calibration']} to calibrate, {samples['test']} normal test images, "
+        f"{'/'.join(map(str, sorted(sizes)))} in every other set; images found in two groups: "
+        f"{len(found['foreign']['repeats'])}."
+    )
+
+
+def bars_table() -> str:
+    found = images()["bars"]
+    rows = [["bar", "asked", *(cell for part in found for cell in (part, ""))]]
+    for name, first in found["all sets"].items():
+        if not isinstance(first, dict) or "met" not in first:
+            continue
+        cells = [cell for part in found for cell in _bar_cells(found[part][name])]
+        rows.append([name, "" if "asked" not in first else f"{first['asked']:g}", *cells])
+    return markdown(rows)
+
+
+def verdict_list() -> str:
+    """Where the default wins, ties and loses, set by set."""
+    behind = images()["bars"]["all sets"]["behind"]
+    lines = {"wins": [], "ties": [], "loses": []}
+    for name, row in behind.items():
+        gap = -row["behind_by"]
+        kind = "ties" if abs(gap) <= TIE else "wins" if gap > 0 else "loses"
+        lines[kind].append(f"{name} ({gap:+.3f} against {row['best_rival']})")
+    return "\n".join(
+        f"- **{kind}** on {len(sets)} of {len(behind)} sets{': ' + '; '.join(sets) if sets else ''}."
+        for kind, sets in lines.items()
+    )
+
+
+def foreign_table() -> str:
+    return auroc_table(images()["foreign"])
+
+
+def false_positives() -> str:
+    return false_positives_table(images()["foreign"])
+
+
+def strengths_table() -> str:
+    found = images()["strengths"]
+    rivals = list(next(iter(found.values())))
+    rows = [["AUROC, weakest to strongest", *found]]
+    rows += [[name, *(" ".join(f"{v:.2f}" for v in found[kind][name]) for kind in found)] for name in rivals]
+    return markdown(rows)
+
+
+def controls_table() -> str:
+    """Means of the further parts: training images, re-encoded, one class, features."""
+    found = images()
+    parts = {
+        "foreign": found["foreign"],
+        "re-encoded alike": found["re-encoded"],
+        "features": found.get("features"),
+        "training images": found["training_images"],
+    }
+    kept = {name: part["detectors"] for name, part in parts.items() if part is not None}
+    sets = ("mnist", "fashion_mnist", "tiny_imagenet", "uniform noise")
+    rows = [["mean AUROC", *kept, "one class"]]
+    for rival in found["foreign"]["detectors"]:
+        cells = [
+            _mean_over(part.get(rival), sets if name != "training images" else None) for name, part in kept.items()
+        ]
+        one = found["one_class"]["mean"].get(rival)
+        rows.append([rival, *cells, "" if one is None else f"{one:.3f}"])
+    return markdown(rows)
+
+
+def tables_ranks_table() -> str:
+    """The default detector among PyOD's, by mean AUROC and mean rank over the tables."""
+    found = json.loads((RESULTS / "tables.json").read_text())
+    rows = [["tables", *(f"{protocol}: {what}" for protocol in PROTOCOLS for what in ("mean AUROC", "mean rank"))]]
+    first = next(iter(found["sets"].values()))[PROTOCOLS[0]]
+    rivals = [DEFAULT_ON_TABLES, *(name for name in first if not name.startswith("skjepa") and "unscaled" not in name)]
+    auroc = {p: np.array([[row[p][rival] for row in found["sets"].values()] for rival in rivals]) for p in PROTOCOLS}
+    ranks = {p: mean_ranks(auroc[p]) for p in PROTOCOLS}
+    for i, rival in enumerate(rivals):
+        rows.append([rival, *(cell for p in PROTOCOLS for cell in (f"{auroc[p][i].mean():.3f}", f"{ranks[p][i]:.2f}"))])
+    limit = critical_difference(len(rivals), len(found["sets"]))
+    friedman = [cell for p in PROTOCOLS for cell in ("", f"p = {friedman_p_value(auroc[p]):.1g}")]
+    rows += [["critical difference of ranks", *["", f"{limit:.2f}"] * 2], ["Friedman's test", *friedman]]
+    return markdown(rows)
+
+
+def spectra_table() -> str:
+    found = spectra()["encoders"]
+    names = list(found["dinov2_vits14"]["SVHN"]["scores"])
+    rows = [["AUROC", "n", *names]]
+    for encoder, sets in found.items():
+        rows += [
+            [f"{ENCODERS[encoder]}, {name}", str(row["n"]), *(f"{row['scores'][s]['auroc']:.3f}" for s in names)]
+            for name, row in sets.items()
+        ]
+    return markdown(rows)
+
+
+def spectra_fifths_table() -> str:
+    found = spectra()["encoders"]
+    rows = [["normal less foreign log singular value, nats", *(f"{i}. fifth" for i in range(1, 6))]]
+    for encoder, sets in found.items():
+        rows += [
+            [f"{ENCODERS[encoder]}, {name}", *(f"{gap:+.2f}" for gap in row["fifths"]["gap_in_nats"])]
+            for name, row in sets.items()
+        ]
+    return markdown(rows)
+
+
+def spectra_line() -> str:
+    found = spectra()["published"]
+    under = {
+        f"{ENCODERS[encoder]}, {name}": row["values_under_the_paper_floor"]
+        for encoder, sets in spectra()["encoders"].items()
+        for name, row in sets.items()
+        if row["values_under_the_paper_floor"]
+    }
+    return (
+        f"Largest difference from the ten published AUROCs: {found['largest_difference']:.4f}, asked at most "
+        f"{found['tolerance']:g}: {'met' if found['met'] else 'not met'}. Singular values under the paper's floor, "
+        f"1e-6: {', '.join(f'{n} ({name})' for name, n in under.items()) or 'none'}."
+    )
+
+
+def _bar_cells(row: dict) -> list[str]:
+    measured = row["measured"]
+    if isinstance(measured, dict):
+        shown = ", ".join(f"{share:.1%} at {float(alpha):.0%}" for alpha, share in measured.items())
+    else:
+        where = row.get("nearest") or row.get("worst_set")
+        shown = ("< 0.001" if 0 <= measured < 0.001 and where is None else f"{measured:+.3f}") + (
+            f" ({where})" if where else ""
+        )
+    return [shown, "met" if row["met"] else "**not met**"]
+
+
+def _mean_over(row: dict | None, sets: tuple[str, ...] | None) -> str:
+    if row is None:
+        return ""
+    chosen = row["sets"] if sets is None else {name: row["sets"][name] for name in sets}
+    return f"{np.mean([metrics['auroc']['value'] for metrics in chosen.values()]):.3f}"
+
+
+TABLES = {
+    "benchmark-run": run_line,
+    "benchmark-bars": bars_table,
+    "benchmark-verdict": verdict_list,
+    "benchmark-foreign": foreign_table,
+    "benchmark-false-positives": false_positives,
+    "benchmark-strengths": strengths_table,
+    "benchmark-controls": controls_table,
+    "benchmark-tables": tables_ranks_table,
+    "spectra-line": spectra_line,
+    "spectra": spectra_table,
+    "spectra-fifths": spectra_fifths_table,
+}

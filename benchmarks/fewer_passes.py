@@ -1,79 +1,68 @@
 """What fewer passes cost: log-volume and default score of m directions against all K, on the sets of foreign_sets.py.
 
-    python benchmarks/fewer_passes.py --data FOLDER [--encoder NAME] [--quick]
+    python benchmarks/fewer_passes.py --data FOLDER [--encoder NAME] [--cache FOLDER] [--quick]
+    python benchmarks/fewer_passes.py --data FOLDER --encoder vit-tiny --n-fit 160 --n-test 40
+    python benchmarks/fewer_passes.py --data FOLDER --encoder lite0 --weights FILE --n-fit 80 --n-test 25 --cache FOLDER
 
-FOLDER as for foreign_sets.py, and the same two suites. Directions and correction are learned from at most 300 of the
-fit samples, drawn by several seeds; detectors are fitted on all fit samples and judged on the others, which neither has
-seen. Every sample is measured exactly once, and its Gram matrix G = J J^T kept: the singular values of U^T J are the
-roots of the eigenvalues of U^T G U. Seconds come from `extract` itself, in one run.
+FOLDER as for foreign_sets.py, and the same two suites (of the encoders of small_encoders.py the first one only).
+Directions and correction are learned from at most 300 of the fit samples (four fifths, where there are fewer), drawn by
+several seeds; detectors are fitted on all fit samples and judged on the others, which neither has seen. Every sample is
+measured exactly once, see grams.py; with --cache a run that was cut off goes on. Seconds come from `extract` itself.
 
-Writes docs/results/fewer_passes.json and docs/images/fewer-passes.png (or beside --out).
+Writes docs/results/fewer_passes[_ENCODER].json and docs/images/fewer-passes[-ENCODER].png (or beside --out).
 """
 
 import argparse
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import record
 from foreign_sets import CONTROL, NORMAL_FIT, NORMAL_TEST, read_sets
+from grams import Measured, measure
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
+from small_encoders import OTHERS, encoder_named
 
-from skjepa import Directions, Encoder, Extraction, extract, load_encoder
+from skjepa import Directions, Encoder, Extraction, extract
 from skjepa.demo import demo_images
 from skjepa.directions import exact_samples_needed, principal_directions, random_directions
 from skjepa.scores import fit_score_model
-from skjepa.subspace import N_EXACT
+from skjepa.subspace import N_EXACT, learned_directions
 
-OUT = record.RESULTS / "fewer_passes.json"
-SHARES = (16, 8, 4, 2, 1)
-KINDS = ("random, corrected", "random, raw", "principal, corrected", "principal, raw")
+NAME = "fewer_passes"
+SHARES = (16, 8, 6, 4, 2)
+KINDS = ("learned, corrected", "random, corrected", "principal, corrected", "random, raw")
 SCORES = {"volume": "jepa", "joint": "joint"}
 BAR = {"passes": 8, "spearman": 0.95, "auroc": 0.02}
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Samples measured exactly, with their Gram matrices (n, K, K)."""
-
-    exact: Extraction
-    grams: NDArray[np.float64]
-
-    def seen_by(self, components: NDArray, method: str) -> Extraction:
-        """The extraction that m passes give."""
-        squares = np.linalg.eigvalsh(components.T @ self.grams @ components)[:, ::-1]
-        sigma = np.sqrt(np.maximum(squares, 0))[:, None]
-        return Extraction(self.exact.embeddings, sigma, self.exact.ids, {**self.exact.meta, "method": method})
-
-    def __getitem__(self, index: NDArray) -> "Measured":
-        return Measured(self.exact[index], self.grams[index])
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--data", type=Path, required=True)
-    options.add_argument("--encoder", default="bundled")
+    options.add_argument("--encoder", default="bundled", help="a name of skjepa, or vit-tiny or lite0")
+    options.add_argument("--weights", type=Path, help="of lite0")
+    options.add_argument("--image-size", type=int, help="of vit-tiny and lite0")
     options.add_argument("--n-fit", type=int, default=1000)
     options.add_argument("--n-test", type=int, default=400)
     options.add_argument("--seeds", type=int, default=5)
+    options.add_argument("--cache", type=Path, help="keep what is measured here, and resume: 8 K^2 bytes an image")
     options.add_argument("--quick", action="store_true", help="few images, two seeds: a smoke test")
-    options.add_argument("--out", type=Path, default=OUT)
+    options.add_argument("--out", type=Path)
     chosen = options.parse_args()
     if chosen.quick:
         chosen.n_fit, chosen.n_test, chosen.seeds = 150, 40, 2
-    encoder = load_encoder(chosen.encoder)
+    encoder = encoder_named(chosen.encoder, chosen.weights, chosen.image_size)
     with tempfile.TemporaryDirectory() as folder:
         cifar = read_sets(chosen.data, Path(folder), chosen.n_fit, chosen.n_test, 0)
     cifar = {name: images for name, images in cifar.items() if not name.endswith(CONTROL)}
-    tiles = demo_images(0)
-    if chosen.quick:
-        tiles = {name: images[:150] for name, images in tiles.items()}
-    suites = [(measure(encoder, cifar), NORMAL_FIT, NORMAL_TEST), (measure(encoder, tiles), "fit", "photographs")]
+    suites = [(measure(encoder, cifar, chosen.cache), NORMAL_FIT, NORMAL_TEST)]
+    if chosen.encoder not in OTHERS:
+        tiles = {name: images[: 150 if chosen.quick else None] for name, images in demo_images(0).items()}
+        suites.append((measure(encoder, tiles, chosen.cache), "fit", "photographs"))
     rows = [row for suite in suites for row in judge(*suite, seeds=chosen.seeds)]
     n_components = suites[0][0][NORMAL_FIT].grams.shape[1]
     curve = summarise(rows, n_components)
@@ -84,30 +73,21 @@ def main() -> None:
         "seconds_per_image": seconds(encoder, cifar[NORMAL_FIT], n_components, repeats=1 if chosen.quick else 3),
     }
     settings = {name: getattr(chosen, name) for name in ("encoder", "n_fit", "n_test", "seeds", "quick")}
-    record.write(chosen.out, results, seed=0, fingerprint=encoder.fingerprint, n_exact=N_EXACT, **settings)
-    draw(results, record.IMAGES if chosen.out == OUT else chosen.out.parent)
+    settings |= {"n_exact": N_EXACT, "input_shape": list(encoder.input_shape or ())}
+    suffix = f"_{chosen.encoder}" if chosen.encoder in OTHERS else ""
+    out = chosen.out or record.RESULTS / f"{NAME}{suffix}.json"
+    record.write(out, results, seed=0, fingerprint=encoder.fingerprint, **settings)
+    folder = out.parent if chosen.out else record.IMAGES
+    draw(results, folder / f"{NAME}{suffix}.png".replace("_", "-"))
     show(results)
-
-
-def measure(encoder: Encoder, sets: dict[str, list]) -> dict[str, Measured]:
-    measured = {}
-    for name, images in sets.items():
-        grams: list[NDArray] = []
-        exact = extract(encoder, images, progress=True, observe=lambda J, kept=grams: kept.extend(gram(J)))
-        place = {key: i for i, key in enumerate(dict.fromkeys(exact.ids.tolist()))}  # equal images are measured once
-        measured[name] = Measured(exact, np.stack(grams)[[place[key] for key in exact.ids.tolist()]])
-    return measured
-
-
-def gram(jacobians) -> NDArray[np.float64]:
-    wide = jacobians.double()
-    return (wide @ wide.mT).cpu().numpy()
 
 
 def directions_of(kind: str, learned_from: Measured, m: int, seed: int) -> Directions:
     """What `learn_directions` returns, from Gram matrices."""
     exact, n_components = learned_from.exact, learned_from.grams.shape[1]
-    if kind.startswith("principal"):
+    if kind.startswith("learned"):
+        components = learned_directions(exact, learned_from.grams, m, seed)
+    elif kind.startswith("principal"):
         components = principal_directions(learned_from.grams.mean(axis=0), m)
     else:
         components = random_directions(n_components, m, seed=seed).components
@@ -195,7 +175,8 @@ def summarise(rows: list[dict], n_components: int) -> list[dict]:
 
 
 def spread(values: list[float]) -> dict:
-    return {"mean": float(np.mean(values)), "range": [float(np.min(values)), float(np.max(values))]}
+    """Rounded: six digits are more than the seeds agree on."""
+    return {"mean": round(float(np.mean(values)), 6), "range": [round(float(bound(values)), 6) for bound in (min, max)]}
 
 
 def meets_bar(curve: list[dict], n_components: int) -> dict[str, bool]:
@@ -229,7 +210,7 @@ def seconds(encoder: Encoder, images: list, n_components: int, *, repeats: int, 
     return {name: min(values[1:]) for name, values in times.items()}
 
 
-def draw(results: dict, folder: Path) -> None:
+def draw(results: dict, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -257,8 +238,8 @@ def draw(results: dict, folder: Path) -> None:
         axis.set_ylabel(label)
     axes[0].legend(fontsize=8)
     figure.suptitle("Default score with fewer passes")
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / "fewer-passes.png", dpi=120)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
 
 
 def show(results: dict) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from skjepa._validation import check_choice, check_integer, seed_from
@@ -18,15 +19,19 @@ from skjepa.directions import (
 from skjepa.encoders import Encoder, load_encoder
 from skjepa.engine import extract
 from skjepa.extraction import Extraction
+from skjepa.functionals import log_volume
 from skjepa.sources import Source, as_source
+from skjepa.stiefel import telling_directions
 
-CHOICES = ("random", "principal")
+CHOICES = ("learned", "random", "principal")
 
 N_EXACT = 300
 """Samples that are measured exactly unless another number is asked for, or fewer where there are fewer."""
 
 # float64 entries converted at once, as in `skjepa.spectrum`.
 _CHUNK_ENTRIES = 2**24
+
+_SMALL = 1e-2  # of the median largest singular value: what lies below is not worth a direction
 
 
 def learn_directions(
@@ -52,11 +57,12 @@ def learn_directions(
         m, passes that a sample will cost; by default K / 4. With m = K nothing is left out.
     n_exact : int
         Samples to measure exactly, drawn at random; fewer where X has fewer.
-    choice : {"random", "principal"}
-        Of U. "random": uniformly distributed orthonormal directions, each of which sees a share of all singular
-        values. "principal": eigenvectors of the m largest eigenvalues of the mean of J J^T over the exact samples,
-        summed up batch by batch in float64, which see the largest. Corrected, the random ones are nearer to the exact
-        score (docs/fewer-passes.md).
+    choice : {"learned", "random", "principal"}
+        Of U. "learned": those that tell most about the log-volume of the exact samples, by gradient descent from random
+        ones, see `skjepa.stiefel.telling_directions`. It holds the matrices J J^T of all exact samples in float32,
+        4 n V K^2 bytes, and the out-of-fold error of the correction is too good, for U has seen all of them. "random": uniformly distributed orthonormal directions, each of
+        which sees a share of all singular values. "principal": eigenvectors of the m largest eigenvalues of the mean of
+        J J^T, summed up batch by batch in float64, which see the largest.
     random_state : int, RandomState or Generator, optional
         Seeds the draw, the directions and the views.
     **options
@@ -94,16 +100,13 @@ def learn_directions(
         raise TypeError("directions are learned from samples, X is an Extraction: its Jacobians are gone")
     chosen = _draw(as_source(X), check_integer("n_exact", n_exact, minimum=1), seed)
     _require_enough(len(chosen), n_directions or 1)
-    gram = _MeanGram()
-    observe = gram.add if choice == "principal" else None
-    exact = extract(encoder, chosen, random_state=seed, observe=observe, **options)
+    kinds: dict[str, type[_NoGram | _EachGram | _MeanGram]] = {"learned": _EachGram, "principal": _MeanGram}
+    grams = kinds.get(choice, _NoGram)()
+    exact = extract(encoder, chosen, random_state=seed, observe=grams.add, **options)
     n_directions = check_number_of_directions(n_directions, exact.embeddings.shape[1])
     assert n_directions is not None  # K is known
     _require_enough(len(exact), n_directions)
-    if choice == "principal":
-        components = principal_directions(gram.mean(), n_directions)
-    else:
-        components = random_directions(exact.embeddings.shape[1], n_directions, seed=seed).components
+    components = grams.directions(exact, n_directions, seed)
     bare = Directions(components, encoder.fingerprint)
     readable = chosen[np.isin(chosen.ids, exact.ids)]
     seen = extract(encoder, readable, random_state=seed, method=bare, **options)
@@ -116,6 +119,49 @@ def learn_directions(
     )
 
 
+def learned_directions(
+    exact: Extraction, grams: NDArray[np.floating], n_directions: int, seed: int
+) -> NDArray[np.float64]:
+    """U (K, m) from exact samples and their J J^T, (n * V, K, K): the views of a sample one after the other."""
+    sigma, n_components = exact.singular_values, exact.embeddings.shape[1]
+    start = random_directions(n_components, n_directions, seed=seed).components
+    if n_directions == n_components:
+        return start  # any basis sees all
+    floor = max(_SMALL * float(np.median(sigma[..., 0])), np.finfo(float).tiny)
+    embeddings = np.repeat(exact.embeddings, sigma.shape[1], axis=0)
+    return telling_directions(grams, embeddings, log_volume(sigma, floor=floor).ravel(), start, floor=floor, seed=seed)
+
+
+class _NoGram:
+    """Random directions, which need no matrices."""
+
+    def add(self, jacobians: Tensor) -> None:
+        pass
+
+    def directions(self, exact: Extraction, n_directions: int, seed: int) -> NDArray[np.float64]:
+        return random_directions(exact.embeddings.shape[1], n_directions, seed=seed).components
+
+
+class _EachGram:
+    """J J^T of every sample, in float32, of Jacobians (B, K, D) that come in batches."""
+
+    def __init__(self) -> None:
+        self.grams: list[NDArray[np.float32]] = []
+
+    def add(self, jacobians: Tensor) -> None:
+        self.grams.extend(_grams(jacobians).to(torch.float32).numpy())
+
+    def directions(self, exact: Extraction, n_directions: int, seed: int) -> NDArray[np.float64]:
+        # Views come in the order of batches, and some twice where memory ran out: they are known by sum sigma^2.
+        found = np.array([np.trace(gram, dtype=np.float64) for gram in self.grams])
+        wanted = (exact.singular_values**2).sum(axis=2).ravel()
+        order = np.argsort(found)
+        place = np.clip(np.searchsorted(found[order], wanted), 1, len(found) - 1)
+        nearer = np.abs(found[order[place - 1]] - wanted) < np.abs(found[order[place]] - wanted)
+        grams = np.stack([self.grams[i] for i in order[place - nearer]])
+        return learned_directions(exact, grams, n_directions, seed)
+
+
 class _MeanGram:
     """The mean of J J^T over Jacobians (B, K, D) that come in batches; they are not kept."""
 
@@ -124,16 +170,23 @@ class _MeanGram:
         self.count = 0
 
     def add(self, jacobians: Tensor) -> None:
-        if jacobians.device.type == "mps":  # no float64 there
-            jacobians = jacobians.cpu()
-        n_samples, n_rows, _ = jacobians.shape
-        for chunk in jacobians.split(max(1, _CHUNK_ENTRIES // (n_samples * n_rows)), dim=2):
-            wide = chunk.to(torch.float64)
-            self.total = self.total + (wide @ wide.mT).sum(0).cpu()
-        self.count += n_samples
+        self.total = self.total + _grams(jacobians).sum(0)
+        self.count += len(jacobians)
 
-    def mean(self) -> Any:
-        return (self.total / self.count).numpy()
+    def directions(self, exact: Extraction, n_directions: int, seed: int) -> NDArray[np.float64]:
+        return principal_directions((self.total / self.count).numpy(), n_directions)
+
+
+def _grams(jacobians: Tensor) -> Tensor:
+    """J J^T in float64, (B, K, K) on the CPU."""
+    if jacobians.device.type == "mps":  # no float64 there
+        jacobians = jacobians.cpu()
+    n_samples, n_rows, _ = jacobians.shape
+    total = torch.zeros(n_samples, n_rows, n_rows, dtype=torch.float64, device=jacobians.device)
+    for chunk in jacobians.split(max(1, _CHUNK_ENTRIES // (n_samples * n_rows)), dim=2):
+        wide = chunk.to(torch.float64)
+        total.baddbmm_(wide, wide.mT)
+    return total.cpu()
 
 
 def _draw(source: Source, n: int, seed: int) -> Source:

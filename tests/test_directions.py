@@ -12,6 +12,7 @@ from oracles import conv_net, dense_jacobian, linear, matrix_of_spectrum, mlp, r
 from PIL import Image
 from scipy.stats import spearmanr
 
+import skjepa.stiefel
 from skjepa import Directions, Extraction, extract, jepa_score, learn_directions, load_encoder
 from skjepa.directions import exact_samples_needed, principal_directions, random_directions
 from skjepa.encoders import FingerprintError
@@ -28,8 +29,16 @@ FRESH = np.random.default_rng(1).normal(size=(100, 12))
 SETTINGS = {"formula": "joint", "reference": "knn", "floor": "auto", "rank": None}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_steps():
+    """What is tested here holds for any directions: tests/test_stiefel.py asks for good ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(skjepa.stiefel, "N_STEPS", 10)
+        yield
+
+
 @pytest.fixture(scope="module")
-def learned():
+def learned(few_steps):
     return learn_directions(ENCODER, X, 3)
 
 
@@ -52,7 +61,7 @@ class TestIdentities:
         ours = extract(ENCODER, FRESH[:5], method=learned).singular_values[:, 0]
         np.testing.assert_allclose(ours, torch.linalg.svdvals(product).numpy(), rtol=1e-11)
 
-    @pytest.mark.parametrize("choice", ["random", "principal"])
+    @pytest.mark.parametrize("choice", ["learned", "random", "principal"])
     @pytest.mark.parametrize("n_inputs", [12, 5])
     def test_all_directions_are_exact(self, n_inputs, choice):
         encoder = load_encoder(mlp(n_inputs, 8), precision="float64")
@@ -109,6 +118,28 @@ class TestPrincipalDirections:
             learn_directions(ENCODER, X[:60], 3, choice="principal", memory_budget=budget) for budget in (None, 1)
         )
         np.testing.assert_allclose(one_by_one.components, whole.components, atol=1e-9)
+
+
+class TestLearnedDirections:
+    def test_every_sample_meets_its_own_matrix(self, monkeypatch):
+        """Whatever the batches and however often a view was seen: the matrices are those of the dense Jacobians."""
+        given = {}
+        monkeypatch.setattr(
+            skjepa.subspace,
+            "telling_directions",
+            lambda grams, z, s, start, **_: given.update(G=grams, z=z, s=s) or start,
+        )
+        learn_directions(ENCODER, X[:60], 3, choice="learned", memory_budget=1)
+        J = dense_jacobian(DENSE, torch.from_numpy(X[:60])).numpy()
+        np.testing.assert_allclose(given["G"], J @ J.swapaxes(1, 2), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(given["z"], DENSE(torch.from_numpy(X[:60])).detach().numpy(), rtol=1e-10)
+        assert spearmanr(given["s"], log_volume(np.linalg.svd(J)[1])).statistic > 0.9
+
+    def test_they_follow_the_seed(self):
+        one, same, other = (
+            learn_directions(ENCODER, X, 3, choice="learned", random_state=seed).fingerprint for seed in (0, 0, 1)
+        )
+        assert one == same != other
 
 
 class TestSketch:
@@ -236,7 +267,7 @@ class TestRefusals:
             learn_directions(ENCODER, X, 2, **{name: None})
 
     def test_unknown_choice(self):
-        with pytest.raises(ValueError, match="choice must be one of 'random', 'principal'; got 'best'"):
+        with pytest.raises(ValueError, match="choice must be one of 'learned', 'random', 'principal'; got 'best'"):
             learn_directions(ENCODER, X, 2, choice="best")
 
     def test_an_extraction(self, learned):

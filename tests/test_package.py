@@ -27,6 +27,7 @@ ROOMS = [
         "preprocessing",
         "probe",
         "spectrum",
+        "stiefel",
         "views",
     },
     {"directions", "extraction", "hub", "isotropy", "recipes", "sources"},

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint bench costs precision theory figures clean
+.PHONY: demo test test-all lint bench benchmark costs precision theory figures clean
 
 demo: $(VENV)/.installed
 	$(BIN)/skjepa demo --out demo-output
@@ -25,6 +25,14 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/exact_speed.py $(OPTIONS) $(if $(findstring --quick,$(OPTIONS)),--out bench-output/exact_speed.json)
 	$(BIN)/python benchmarks/growth.py $(OPTIONS) $(if $(findstring --quick,$(OPTIONS)),--out bench-output/growth.json)
 	$(if $(findstring --quick,$(OPTIONS)),,$(BIN)/python benchmarks/render.py)
+
+# The honest benchmark: DATA holds cifar10/, mnist/, fashion_mnist/ and tiny_imagenet/ as class folders, spectra.npz and
+# adbench/; `OPTIONS=--quick` takes minutes.
+benchmark: $(VENV)/.installed-benchmark
+	$(BIN)/python benchmarks/suites/spectra.py --data $(DATA)
+	$(BIN)/python benchmarks/suites/images.py --data $(DATA) $(OPTIONS)
+	$(BIN)/python benchmarks/tables.py --data $(DATA)/adbench $(OPTIONS)
+	$(BIN)/python benchmarks/render.py
 
 # The JSON files behind the figures in README and docs.
 costs: $(VENV)/.installed
@@ -48,6 +56,10 @@ $(VENV)/bin/python:
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
+
+$(VENV)/.installed-benchmark: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable ".[benchmark]"
+	touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[test]"

@@ -47,7 +47,7 @@ MARKS = ("<!-- metrics -->", "<!-- /metrics -->")
 
 def epochs(training: dict) -> str:
     """Of all stages."""
-    return " + ".join(str(training[key]) for key in ("earlier_epochs", "epochs_done") if key in training)
+    return " + ".join(map(str, [*training.get("earlier_epochs", []), training["epochs_done"]]))
 
 
 def main() -> None:

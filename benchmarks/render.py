@@ -8,6 +8,7 @@ A table stands between `<!-- name -->` and `<!-- /name -->`.
 
 import argparse
 import json
+import math
 import re
 import shutil
 import statistics
@@ -142,7 +143,7 @@ def fewer_passes_table() -> str:
         rows.append(
             [
                 kind,
-                f"{m} ({joint['fewer_passes']:.0f}x)",
+                f"{m} ({joint['fewer_passes']:.2g}x)",
                 number(joint["lowest_spearman_with_normal"]),
                 number(joint["lowest_spearman"]),
                 f"{joint['largest_change']:.3f} ({joint['largest_change_of_a_seed']:.3f})",
@@ -156,10 +157,11 @@ def fewer_passes_table() -> str:
 
 def fewer_passes_sets_table() -> str:
     results = read("fewer_passes")
+    kind = results["curve"][0]["kind"]
     chosen = {
         row["m"]: row["sets"]
         for row in results["curve"]
-        if (row["score"], row["kind"]) == ("joint", "random, corrected") and row["fewer_passes"] in (4, 8)
+        if (row["score"], row["kind"]) == ("joint", kind) and row["fewer_passes"] in (4, 8)
     }
     few, more = sorted(chosen)
     rows = [
@@ -184,6 +186,145 @@ def fewer_passes_seconds_table() -> str:
     times = results["seconds_per_image"]
     rows = [[name, number(1000 * time, 1), number(times["exact"] / time, 1)] for name, time in times.items()]
     return markdown(["passes an image", "ms an image", "times faster"], rows)
+
+
+def speed_table() -> str:
+    """Listing 1 and ours, each at batch 1 and at its best batch."""
+    rows = []
+    for name, measured in read("exact_speed_cpu")["encoders"].items():
+        best: dict[str, tuple[float, int]] = {}
+        for way in measured["ways"]:
+            best[way["way"]] = min(best.get(way["way"], (math.inf, 0)), (way["ms"], way["batch"]))
+        single = {way["way"]: way["ms"] for way in measured["ways"] if way["batch"] == 1}
+        for way, (ms, batch) in best.items():
+            few = "projections" in way or "directions" in way
+            rows.append(
+                [
+                    f"{name}, K = {measured['n_components']}" if way == "Listing 1" else "",
+                    way,
+                    milliseconds(single[way]),
+                    f"{milliseconds(ms)} (batch {batch})",
+                    "" if few else f"{single['Listing 1'] / ms:.1f}",
+                    "" if few else f"{best['Listing 1'][0] / ms:.2f}",
+                    "" if few or way == "Listing 1" else f"{ms / measured['floor_ms'][way.split(', ')[1]]:.2f}",
+                ]
+            )
+    heading = ["encoder", "way", "ms, batch 1", "ms, best batch"]
+    return markdown([*heading, "faster than Listing 1 at batch 1", "... at its best batch", "times the floor"], rows)
+
+
+def milliseconds(value: float) -> str:
+    return f"{value:.1f}" if value < 1000 else f"{value:,.0f}"
+
+
+def speed_values_table() -> str:
+    rows = [
+        [
+            name,
+            precision,
+            str(found["images"]),
+            f"{found['mean_difference']:+.1e}",
+            f"{found['largest_difference']:.1e}",
+            number(found["spearman"], 4),
+        ]
+        for name, measured in read("exact_speed_cpu")["encoders"].items()
+        for precision, found in measured["values"].items()
+    ]
+    return markdown(["encoder", "precision", "images", "mean difference", "largest", "Spearman"], rows)
+
+
+def growth_table() -> str:
+    measured = read("growth_cpu")
+    rows = []
+    for key, label in (
+        ("passes", "m"),
+        ("components", "K"),
+        ("inputs", "side"),
+        ("samples", "N"),
+        ("threads", "threads"),
+    ):
+        rungs = measured[key]
+        each = [1e3 * rung["seconds"] / rung["images"] for rung in rungs]
+        sizes = " / ".join(str(rung["size"]) for rung in rungs)
+        rows.append([label, sizes, " / ".join(f"{ms:.1f}" for ms in each)])
+    return markdown(["size", "rungs", "ms an image"], rows)
+
+
+def spectrum_cost_table() -> str:
+    rows = [
+        [str(row["n_components"]), f"{row['n_inputs']:,}", f"{row['ms']:.1f}"] for row in read("growth_cpu")["spectrum"]
+    ]
+    return markdown(["K", "D", "ms an image"], rows)
+
+
+def peaks_table() -> str:
+    rows = [
+        [row["shape"], str(row["images"]), f"{row['budget_gib']:.1f}", f"{row['peak_gib']:.2f}"]
+        for row in read("growth_cpu")["memory"]
+    ]
+    return markdown(["encoder at 224x224", "images", "budget, GiB", "peak, GiB"], rows)
+
+
+def bill_table() -> str:
+    """What the catalogue's counts make of a million and of a billion images."""
+    from skjepa.catalog import encoder_costs
+
+    speed, growth = read("exact_speed_cpu"), read("growth_cpu")
+    rows = []
+    for cost in encoder_costs():
+        if cost.name not in BILLED or (cost.image_size != 224 and not cost.is_default_size) or cost.image_size > 224:
+            continue
+        for passes, method in ((cost.n_components, "exact"), (cost.n_components // 4, "m = K / 4")):
+            tflop = (cost.forward_gflop + passes * cost.backward_gflop) / 1e3
+            stored = growth["bytes_on_disk"]["64"] / 128 * (cost.n_components + passes)
+            rows.append(
+                [
+                    f"{cost.name.split('.')[0]}, K = {cost.n_components}" if method == "exact" else "",
+                    method,
+                    f"{tflop:.3g}",
+                    f"{tflop * 1e3 / speed['matrix_gflops']['bfloat16'] * 1e6 / 3600:,.0f}",
+                    f"{tflop / 100 * 1e6 / 3600:,.1f}",
+                    f"{tflop / 100 * 1e9 / 3600:,.0f}",
+                    f"{stored * 1e6 / 2**30:.1f}",
+                ]
+            )
+    heading = ["encoder", "method", "TFLOP an image", "hours here, bfloat16, 10^6", "GPU hours, 10^6"]
+    return markdown([*heading, "GPU hours, 10^9", "GiB on disk, 10^6"], rows)
+
+
+BILLED = (
+    "bundled",
+    "vit_small_patch14_dinov2.lvd142m",
+    "vit_base_patch14_dinov2.lvd142m",
+    "vit_large_patch14_dinov2.lvd142m",
+    "vit_huge_patch14_gap_224.in1k_ijepa",
+    "vit_base_patch16_clip_quickgelu_224.metaclip_2pt5b",
+    "convnext_tiny.dinov3_lvd1689m",
+)
+
+
+def narrow_table() -> str:
+    rows = [
+        [
+            name,
+            floor,
+            *(f"{found[key]:.2g}" for key in ("mean", "standard_deviation")),
+            number(found["standard_deviation_of_the_score"], 1),
+            number(found["spearman"], 4),
+            f"{row['largest_zero']:.1e}",
+        ]
+        for name, row in read("precision")["bfloat16"].items()
+        for floor, found in row["error_in_nats"].items()
+    ]
+    heading = [
+        "encoder",
+        "floor",
+        "mean error",
+        "its standard deviation",
+        "standard deviation of the score",
+        "Spearman",
+    ]
+    return markdown([*heading, "smallest / largest singular value"], rows)
 
 
 def precision_table() -> str:
@@ -471,7 +612,14 @@ TABLES = {
         "fewer-passes-sets": fewer_passes_sets_table,
         "fewer-passes-seconds": fewer_passes_seconds_table,
     },
-    "docs/precision.md": {"precision": precision_table},
+    "docs/precision.md": {"precision": precision_table, "narrow": narrow_table},
+    "docs/speed.md": {"speed": speed_table, "speed-values": speed_values_table},
+    "docs/cost.md": {
+        "growth": growth_table,
+        "spectrum-cost": spectrum_cost_table,
+        "peaks": peaks_table,
+        "bill": bill_table,
+    },
     "docs/theory/known-density.md": {"known-density": known_density_table},
     "docs/theory/dimension.md": {
         "dimension-info-nce": lambda: dimension_table("info_nce"),

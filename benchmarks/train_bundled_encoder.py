@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from skjepa.isotropy import whiten_head
-from skjepa.networks import build_network, save_network
+from skjepa.networks import build_network, read_network, save_network
 from skjepa.pretrain import embed, pretrain
 from skjepa.recipes import PretrainConfig
 from skjepa.training import RECIPE
@@ -48,9 +48,10 @@ def read_class_folders(root: Path) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labels
 
 
-def earlier_epochs(checkpoint: Path) -> int:
-    """Epochs of the earlier stage, read from its checkpoint."""
-    return len(torch.load(checkpoint, weights_only=True, map_location="cpu")["history"])
+def earlier_epochs(checkpoint: Path) -> list[int]:
+    """Epochs of the earlier stages, as the encoder file beside the checkpoint of the last one has them."""
+    training = read_network(checkpoint.parent / "encoder.safetensors")[1]["training"]
+    return [*training.get("earlier_epochs", []), int(training["epochs_done"])]
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_input
 from torch.overrides import TorchFunctionMode
 
 _FEW_CHANNELS = 4  # of an input: kernels for the gradient of a convolution are made for many
@@ -106,9 +107,8 @@ def _conv2d(
     def convolved(x: Tensor) -> Tensor:
         return func(x, weight, bias, **how)
 
-    output = (
-        _Convolution.apply(input, weight, how, convolved) if _has_few_channels(weight, groups) else convolved(input)
-    )
+    few = _has_few_channels(weight, groups)
+    output: Any = _Convolution.apply(input, weight, how, convolved) if few else convolved(input)
     output._convolution = (output._version, input, weight, how)  # for a batch normalisation that may follow
     return output
 
@@ -197,7 +197,7 @@ class _Convolution(torch.autograd.Function):
             how = {name: value for name, value in ctx.how.items() if name != "groups"}
             below = F.fold(patches, ctx.shape[2:], kernel_size=weight.shape[2:], **how)
         else:
-            below = torch.nn.grad.conv2d_input(ctx.shape, weight, gradient, **ctx.how)
+            below = conv2d_input(ctx.shape, weight, gradient, **ctx.how)
         return below.to(ctx.dtype), None, None, None
 
 

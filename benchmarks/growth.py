@@ -47,7 +47,7 @@ PEAKS: dict[str, dict[str, Any]] = {
         "model": {"model_name": "vit_base_patch14_dinov2.lvd142m"},
         "how": {"method": "sketch", "n_directions": 2},
         "gib": 2.0,
-        "images": (6, 18),
+        "images": (6, 12),
     },
     "ViT-H/14, 2 directions": {
         "model": {"model_name": "vit_huge_patch14_gap_224.in1k_ijepa"},

@@ -192,16 +192,13 @@ def draw(results: dict, folder: Path) -> None:
         )
         axis.loglog(sizes, each, marker="o")
         axis.set_xticks(sizes, [str(size) for size in sizes])
+        axis.set_yticks(each, [f"{value:.2g}" if value < 10 else f"{value:.0f}" for value in each])
         axis.minorticks_off()
         axis.set_xlabel(label)
         axis.set_ylabel("seconds" if key == "samples" else "ms an image")
-    figure.suptitle(f"Cost of `extract` on {results_device(results)}; batches of at most {MAX_BATCH}")
+    figure.suptitle(f"Time of extract, batches of at most {MAX_BATCH}")
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / "growth.png", dpi=120)
-
-
-def results_device(results: dict) -> str:
-    return f"a machine of {results['matrix_gflops']['float32']:.0f} GFLOP/s"
 
 
 if __name__ == "__main__":

@@ -282,14 +282,19 @@ def bill_table() -> str:
                     f"{cost.name.split('.')[0]}, K = {cost.n_components}" if method == "exact" else "",
                     method,
                     f"{tflop:.3g}",
-                    f"{tflop * 1e3 / speed['matrix_gflops']['bfloat16'] * 1e6 / 3600:,.0f}",
-                    f"{tflop / 100 * 1e6 / 3600:,.1f}",
-                    f"{tflop / 100 * 1e9 / 3600:,.0f}",
+                    hours(tflop * 1e3 / speed["matrix_gflops"]["bfloat16"] * 1e6),
+                    hours(tflop / 100 * 1e6),
+                    hours(tflop / 100 * 1e9),
                     f"{stored * 1e6 / 2**30:.1f}",
                 ]
             )
     heading = ["encoder", "method", "TFLOP an image", "hours here, bfloat16, 10^6", "GPU hours, 10^6"]
     return markdown([*heading, "GPU hours, 10^9", "GiB on disk, 10^6"], rows)
+
+
+def hours(seconds: float) -> str:
+    value = seconds / 3600
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 BILLED = (

@@ -162,11 +162,12 @@ def _bar_cells(row: dict) -> list[str]:
     measured = row["measured"]
     if isinstance(measured, dict):
         shown = ", ".join(f"{share:.1%} at {float(alpha):.0%}" for alpha, share in measured.items())
+    elif where := row.get("nearest") or row.get("worst_set"):
+        shown = f"{measured:+.3f} ({where})"
     else:
-        where = row.get("nearest") or row.get("worst_set")
-        shown = ("< 0.001" if 0 <= measured < 0.001 and where is None else f"{measured:+.3f}") + (
-            f" ({where})" if where else ""
-        )
+        shown = "p < 0.001" if measured < 0.001 else f"p = {measured:.3f}"
+        if measured <= row["asked"] and not row["met"]:
+            shown += ", a baseline ahead"
     return [shown, "met" if row["met"] else "**not met**"]
 
 

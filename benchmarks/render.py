@@ -101,11 +101,13 @@ def foreign_table() -> str:
 JOINT_FORMS = {
     "standardised, k = 10": "equal weights, distance to the tenth neighbour",
     "standardised, mean of 20": "equal weights, mean distance to twenty neighbours",
-    "standardised, halves, mean of 20": "line 1 alone",
-    "standardised with formula, halves, mean of 20": "lines 1 to 3 (the default)",
-    "log p with formula, halves, mean of 20": "lines 1 to 3, tail probabilities in the place of deviations",
-    "formula in nats, mean of 20": "s + log q(z)",
+    "standardised with formula, halves, mean of 20": "lines 1 to 3, mean distance to twenty neighbours",
+    "standardised, halves, kernels": "line 1 alone, kernels",
+    "standardised with formula, halves, kernels": "lines 1 to 3, kernels (the default)",
+    "log p with formula, halves, kernels": "lines 1 to 3, kernels, tail probabilities in the place of deviations",
+    "formula in nats, kernels": "s + log q(z), kernels",
     "log-volume": "s",
+    "log q(z), kernels": "log q(z), kernels",
     "log q(z), k = 10": "-d log r, r the distance to the tenth neighbour of z",
     "log q(z), gaussian": "Gaussian of z (Mahalanobis)",
 }

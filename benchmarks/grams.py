@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from skjepa import Encoder, Extraction, extract
 from skjepa._files import written_whole
 from skjepa.sources import as_source
+from skjepa.spectrum import gram_matrices
 
 _CHUNK = 20
 
@@ -62,11 +63,6 @@ def _measure(encoder: Encoder, images: Any, cache: Path | None) -> Measured:
 
 def _measured(encoder: Encoder, images: Any) -> Measured:
     grams: list[NDArray] = []
-    exact = extract(encoder, images, observe=lambda J: grams.extend(_gram(J)))
+    exact = extract(encoder, images, observe=lambda J: grams.extend(gram_matrices(J).cpu().numpy()))
     place = {key: i for i, key in enumerate(dict.fromkeys(exact.ids.tolist()))}  # equal images are measured once
     return Measured(exact, np.stack(grams)[[place[key] for key in exact.ids.tolist()]])
-
-
-def _gram(jacobians) -> NDArray[np.float64]:
-    wide = jacobians.double()
-    return (wide @ wide.mT).cpu().numpy()

@@ -34,7 +34,8 @@ def singular_values(jacobians: Tensor) -> Tensor:
     if jacobians.dtype == torch.float64:
         finite = torch.isfinite(jacobians).flatten(1).all(dim=1)
         return _where(finite, torch.linalg.svdvals(_zeroed(jacobians, finite)))
-    gram = _gram(jacobians)
+    wide = jacobians if jacobians.shape[1] <= jacobians.shape[2] else jacobians.mT
+    gram = gram_matrices(wide)
     finite = torch.isfinite(gram).flatten(1).all(dim=1)  # as the Jacobian is: float64 holds every square of a float32
     return _where(finite, torch.linalg.eigvalsh(_zeroed(gram, finite)).clamp_min(0).sqrt().flip(-1))
 
@@ -47,11 +48,9 @@ def _where(finite: Tensor, sigma: Tensor) -> Tensor:
     return torch.where(finite[:, None].to(sigma.device), sigma, torch.nan).cpu()
 
 
-def _gram(jacobians: Tensor) -> Tensor:
-    """float64 Gram matrices on the smaller side, (B, R, R), summed over chunks of the longer side."""
-    if jacobians.device.type == "mps":  # no float64 there
-        jacobians = jacobians.cpu()
-    wide = jacobians if jacobians.shape[1] <= jacobians.shape[2] else jacobians.mT
+def gram_matrices(jacobians: Tensor) -> Tensor:
+    """J J^T in float64, (B, K, K), of Jacobians (B, K, D), summed over chunks of columns."""
+    wide = jacobians.cpu() if jacobians.device.type == "mps" else jacobians  # no float64 there
     n_samples, n_rows, n_columns = wide.shape
     gram = wide.new_zeros(n_samples, n_rows, n_rows, dtype=torch.float64)
     together = n_samples if wide.is_cuda else 1

@@ -21,15 +21,13 @@ from skjepa.engine import extract
 from skjepa.extraction import Extraction
 from skjepa.functionals import log_volume
 from skjepa.sources import Source, as_source
+from skjepa.spectrum import gram_matrices
 from skjepa.stiefel import telling_directions
 
 CHOICES = ("learned", "random", "principal")
 
 N_EXACT = 300
 """Samples that are measured exactly unless another number is asked for, or fewer where there are fewer."""
-
-# float64 entries converted at once, as in `skjepa.spectrum`.
-_CHUNK_ENTRIES = 2**24
 
 _SMALL = 1e-2  # of the median largest singular value: what lies below is not worth a direction
 
@@ -150,7 +148,7 @@ class _EachGram:
         self.grams: list[NDArray[np.float32]] = []
 
     def add(self, jacobians: Tensor) -> None:
-        self.grams.extend(_grams(jacobians).to(torch.float32).numpy())
+        self.grams.extend(gram_matrices(jacobians).to("cpu", torch.float32).numpy())
 
     def directions(self, exact: Extraction, n_directions: int, seed: int) -> NDArray[np.float64]:
         # Views come in the order of batches, and some twice where memory ran out: they are known by sum sigma^2.
@@ -171,23 +169,11 @@ class _MeanGram:
         self.count = 0
 
     def add(self, jacobians: Tensor) -> None:
-        self.total = self.total + _grams(jacobians).sum(0)
+        self.total = self.total + gram_matrices(jacobians).sum(0).cpu()
         self.count += len(jacobians)
 
     def directions(self, exact: Extraction, n_directions: int, seed: int) -> NDArray[np.float64]:
         return principal_directions((self.total / self.count).numpy(), n_directions)
-
-
-def _grams(jacobians: Tensor) -> Tensor:
-    """J J^T in float64, (B, K, K) on the CPU."""
-    if jacobians.device.type == "mps":  # no float64 there
-        jacobians = jacobians.cpu()
-    n_samples, n_rows, _ = jacobians.shape
-    total = torch.zeros(n_samples, n_rows, n_rows, dtype=torch.float64, device=jacobians.device)
-    for chunk in jacobians.split(max(1, _CHUNK_ENTRIES // (n_samples * n_rows)), dim=2):
-        wide = chunk.to(torch.float64)
-        total.baddbmm_(wide, wide.mT)
-    return total.cpu()
 
 
 def _draw(source: Source, n: int, seed: int) -> Source:

@@ -142,7 +142,7 @@ def run_benchmark(
     entries = _entries(default_detectors(classes=labels is not None) if detectors is None else detectors)
     found = repeats(groups)
     if on_repeats == "drop":
-        groups = _nonempty(without_repeats(groups, found))
+        groups = _nonempty(without_repeats(groups, found), "every sample of {} is also among the normal samples")
     chosen = _encoder(encoder, groups["fit"], seed)
     options: dict[str, Any] = {"method": method, "random_state": seed, **extract_options}
     passes, groups = _extractions(chosen, groups, on_error=on_error, progress=progress, **options)
@@ -189,10 +189,10 @@ def _limited(source: Source, limit: int | None, seed: int) -> Source:
     return source[np.sort(np.random.default_rng(seed).choice(len(source), limit, replace=False))]
 
 
-def _nonempty(groups: dict[str, Source]) -> dict[str, Source]:
+def _nonempty(groups: dict[str, Source], reason: str) -> dict[str, Source]:
     for name, source in groups.items():
         if len(source) == 0:
-            raise ValueError(f"every sample of {name} is also among the normal samples: nothing is left of it")
+            raise ValueError(f"{reason.format(name)}: nothing is left of it")
     return groups
 
 
@@ -222,14 +222,7 @@ def _extractions(
     for name, source in groups.items():
         skipped = [position for position, *_ in passes[name].meta.get("skipped", [])]
         readable[name] = source[np.setdiff1d(np.arange(len(source)), skipped)]
-    return passes, _nonempty_after_reading(readable)
-
-
-def _nonempty_after_reading(groups: dict[str, Source]) -> dict[str, Source]:
-    for name, source in groups.items():
-        if len(source) == 0:
-            raise ValueError(f"no sample of {name} can be read")
-    return groups
+    return passes, _nonempty(readable, "no sample of {} can be read")
 
 
 def _labels_of_readable(labels: NDArray, passed: Extraction) -> NDArray:

@@ -5,7 +5,7 @@ inputs and compute derivatives anew. A Jacobian runs K of them. The rules here g
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -82,9 +82,8 @@ def _batch_norm(
     scale = torch.rsqrt(running_var + eps)
     scale = scale if weight is None else scale * weight
     output = func(input.detach(), running_mean, running_var, weight, bias, training, momentum, eps)
-    version, *convolution = getattr(input, "_convolution", (None,))
-    if version == input._version:  # else it was changed in place since
-        x, kernel, how = convolution
+    x, kernel, how, versions = cast(Any, getattr(input, "_convolution", (None, None, None, None)))
+    if versions is not None and versions == (x._version, input._version):  # else one was changed in place since
         return _Convolution.apply(x, kernel * scale[:, None, None, None], how, lambda _: output)
     return _Scaled.apply(input, lambda _: (output, scale.view(-1, *[1] * (input.ndim - 2)).to(output.dtype)))
 
@@ -109,7 +108,8 @@ def _conv2d(
 
     few = _has_few_channels(weight, groups)
     output: Any = _Convolution.apply(input, weight, how, convolved) if few else convolved(input)
-    output._convolution = (output._version, input, weight, how)  # for a batch normalisation that may follow
+    # For a batch normalisation that may follow.
+    output._convolution = (input, weight, how, (input._version, output._version))
     return output
 
 

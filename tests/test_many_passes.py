@@ -111,6 +111,22 @@ def test_batch_norm_of_a_convolution_that_was_changed_in_place():
         assert_same(lambda x, f=between: norm(f(convolution(x))).flatten(1), randn(2, 5, 6, 6), [taken])
 
 
+def test_batch_norm_of_a_convolution_whose_input_was_changed_in_place():
+    torch.manual_seed(0)
+    convolution, norm = nn.Conv2d(5, 4, 3).double().requires_grad_(False), nn.BatchNorm2d(4).double()
+    norm(randn(2, 4, 3, 3))
+    norm.eval().requires_grad_(False)
+
+    def function(x):
+        x = 2 * x
+        output = convolution(x)
+        x.exp_()
+        return norm(output).flatten(1)
+
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):  # as torch has it without the rules
+        jacobian(function, randn(2, 5, 6, 6))
+
+
 @pytest.mark.parametrize("groups", [1, 6])
 @pytest.mark.parametrize("bias", [False, True])
 def test_batch_norm_of_a_convolution(groups, bias):

@@ -28,6 +28,7 @@ _PUBLIC = {
     "VectorJEPA": "vector",
     "inlier_labels": "model_selection",
     "run_benchmark": "benchmark",
+    "prune": "curation",
 }
 
 __all__ = [*_PUBLIC, "__version__"]

@@ -1,4 +1,4 @@
-"""Command line: `skjepa score`, `skjepa bench`, `skjepa pretrain`, `skjepa encoders`, `skjepa demo`."""
+"""Command line: `skjepa score`, `skjepa bench`, `skjepa prune`, `skjepa pretrain`, `skjepa encoders`, `skjepa demo`."""
 
 import os
 import sys
@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from skjepa.bench_command import bench
+from skjepa.prune_command import prune
 
 EXIT_OK, EXIT_CRASH, EXIT_BAD_INPUT, EXIT_SKIPPED, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 _EXIT_CODES = (
@@ -132,6 +133,7 @@ def score(
 
 
 app.command()(bench)
+app.command()(prune)
 
 
 @app.command()

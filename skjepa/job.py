@@ -132,6 +132,20 @@ def write_table(table: pa.Table, path: str | os.PathLike) -> Path:
     return path
 
 
+def read_table(path: str | os.PathLike) -> pa.Table:
+    """What `write_table` wrote; names stay text, also where they look like numbers."""
+    path = Path(path)
+    try:
+        if path.suffix.lower() != ".csv":
+            return pq.read_table(path)
+        text = dict.fromkeys(("id", "class", "copy_of", "error"), pa.string())
+        return pa.csv.read_csv(path, convert_options=pa.csv.ConvertOptions(column_types=text))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no table {path}") from None
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} cannot be read as a table: {error}") from error
+
+
 def summary(normal_scores: ArrayLike, groups: Sequence[ScoredGroup]) -> list[dict[str, Any]]:
     """One dict a group: images, flagged, unreadable, seconds, and how far it lies from `normal_scores`.
 

@@ -1,6 +1,6 @@
 """Fit, calibration and test samples that never overlap, and a look whether the same picture is in two of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,7 +132,12 @@ def classes_of(source: Source) -> NDArray[np.str_] | None:
     >>> classes_of(source).tolist()
     ['cat', 'dog']
     """
-    names = np.array([str(name).rpartition("/")[0] for name in source.ids])
+    return folders_of(source.ids)
+
+
+def folders_of(ids: Iterable[str]) -> NDArray[np.str_] | None:
+    """The folder in each id, a path with forward slashes; None where there are not several."""
+    names = np.array([str(name).rpartition("/")[0] for name in ids], dtype=np.str_)
     return names if len(np.unique(names)) > 1 else None
 
 

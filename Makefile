@@ -31,7 +31,7 @@ bench: $(VENV)/.installed
 benchmark: $(VENV)/.installed-benchmark
 	$(BIN)/python benchmarks/suites/spectra.py --data $(DATA)
 	$(BIN)/python benchmarks/suites/images.py --data $(DATA) $(OPTIONS)
-	$(BIN)/python benchmarks/tables.py --data $(DATA)/adbench $(OPTIONS)
+	$(BIN)/python benchmarks/suites/tables.py --data $(DATA)/adbench $(OPTIONS)
 	$(BIN)/python benchmarks/render.py
 
 # The JSON files behind the figures in README and docs.

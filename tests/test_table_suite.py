@@ -260,6 +260,7 @@ def test_a_run_goes_on_from_what_is_kept(suite, monkeypatch, tmp_path):
     assert suite.calls == ["skjepa"] * 8
     assert found["sets"] == again["sets"]
     assert not kept.exists()
+    assert (tmp_path / "tables_ranks.png").stat().st_size > 1000
 
 
 def test_the_result_tells_halves_failures_and_verdicts(suite, monkeypatch, tmp_path):

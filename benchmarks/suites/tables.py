@@ -15,7 +15,8 @@ or takes more than `--limit` seconds, gives the scores of a constant: AUROC .5, 
 it ran out of time once, it is not tried with other seeds. "all finished" leaves out the sets where that happened.
 
 Every result is kept beside --out as it comes, and a run that was cut off goes on from there; `--again` measures a rival
-anew, `--keep` leaves the kept results for that. Writes docs/results/tables.json (or --out).
+anew, `--keep` leaves the kept results for that. Writes docs/results/tables.json (or --out), and a picture of the mean
+ranks, semi-supervised.
 """
 
 import argparse
@@ -40,6 +41,7 @@ import record
 
 from skjepa._files import written_whole
 from skjepa.evaluation import detection_metrics
+from skjepa.plotting import ranks_figure, save_figure
 
 OUT = record.RESULTS / "tables.json"
 HALVES = ("tuned", "confirmed")  # every second file, and the others
@@ -74,6 +76,10 @@ def main() -> None:
     results = summary(runs, sets, default=DEFAULT, listed=LISTED)
     settings = {"seeds": seeds, "max_rows": max_rows, "limit_seconds": chosen.limit, "quick": chosen.quick}
     record.write(chosen.out, results, seed=0, torch_threads=torch.get_num_threads(), **settings)
+    whole = results["verdicts"][PROTOCOLS[0]]["all"]
+    ranks = {name: whole["detectors"][name]["mean_rank"] for name in LISTED}
+    images = record.IMAGES if chosen.out == OUT else chosen.out.parent
+    print(f"wrote {save_figure(ranks_figure(ranks, whole['critical_difference']), images / 'tables_ranks.png')}")
     if not chosen.keep:
         kept.path.unlink()
 

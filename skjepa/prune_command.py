@@ -76,9 +76,14 @@ def prune(
 
     out = check_output(out, _LISTS)
     scores = None if scores is None else check_output(scores, TABLE_SUFFIXES)
-    if source.suffix.lower() in TABLE_SUFFIXES and not source.is_dir():
-        if normal is not None:
-            raise ValueError(f"--normal has no effect on {source}, a table of scores")
+    if (keep is None) == (alpha is None):
+        raise ValueError("give --keep, a share, or --alpha, a false-positive rate, and not both")
+    of_table = source.suffix.lower() in TABLE_SUFFIXES and not source.is_dir()
+    if of_table and normal is not None:
+        raise ValueError(f"--normal has no effect on {source}, a table of scores")
+    if alpha is not None and normal is None and not of_table:
+        raise ValueError("--alpha needs clean images to calibrate on: give --normal, or --keep in its place")
+    if of_table:
         pruned = _of_table(source, keep=keep, target_fpr=alpha, per_class=per_class, drop_copies=drop_copies)
     else:
         detector = JEPAScoreDetector(

@@ -90,9 +90,9 @@ def test_unreadable_files_and_copies(folder, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["images"], "give keep, a share, or target_fpr"),
+        (["images"], "give --keep, a share, or --alpha"),
         (["images", "--keep", "0.5", "--alpha", "0.1"], "not both"),
-        (["images", "--alpha", "0.1"], "needs a clean reference"),
+        (["images", "--alpha", "0.1"], "--alpha needs clean images to calibrate on"),
         (["images", "--keep", "0.5", "--out", "kept.json"], "the name must end in .txt or .csv or .parquet"),
         (["images", "--keep", "0.5", "--folds", "20"], "folds=20 need at least 40 different samples; got 26"),
         (["images/0", "--keep", "0.5", "--per-class"], "per_class needs classes"),

@@ -57,7 +57,8 @@ SHARES = (0.0, 0.1, MOST_JUNK)
 KEPT = (0.3, 0.5, 0.7)
 ROUNDS = 2
 DEFAULT, JEPA, SECOND, GAUSSIAN = "skjepa", "JEPA-SCORE", "skjepa, second round", "skjepa, gaussian"
-REVERSED, RANDOM, ORACLE, PER_CLASS = "skjepa, reversed", "random", "true labels", ", per class"
+CLEAN, REVERSED, RANDOM, ORACLE = "skjepa, clean reference", "skjepa, reversed", "random", "true labels"
+PER_CLASS = ", per class"
 BY_CLASS = (DEFAULT, JEPA, RANDOM)  # the share is kept of every class as well
 DRAWN = {
     DEFAULT: "-o",
@@ -126,13 +127,13 @@ def judged(pool: Pool, passes: Extraction, features: NDArray, test: NDArray) -> 
         for share in SHARES:
             mix = pool.mix(run, share)
             measured = passes[mix.places]
-            scores = own_scores(measured)
+            scores, learned_clean = own_scores(measured), reference_scores(measured, passes[pool.reference])
             if share:
                 removal[f"{share:g}"].append(removed(scores, mix))
-                reference = passes[pool.reference]
-                clean[f"{share:g}"].append(removed(reference_scores(measured, reference), mix))
+                clean[f"{share:g}"].append(removed(learned_clean, mix))
             rng = np.random.default_rng([pool.seed, run])
-            rivals = scores | {REVERSED: -scores[DEFAULT], RANDOM: rng.random(len(mix.places))}
+            rivals = scores | {CLEAN: learned_clean[DEFAULT], REVERSED: -scores[DEFAULT]}
+            rivals[RANDOM] = rng.random(len(mix.places))
             if share:
                 rivals[ORACLE] = rng.random(len(mix.places)) - mix.is_junk
             probe[f"{share:g}"].append(probed(rivals, measured.ids, mix, features, (test, pool.test_labels)))

@@ -53,7 +53,9 @@ def prune(
         A clean reference to learn from in the place of X. X should hold none of it: it would score too high.
     detector : estimator, optional
         Cloned. Any but a `JEPAScoreDetector` needs vectors or an Extraction as X; one of scikit-learn's or PyOD's is
-        given the vectors or the embeddings. By default ``JEPAScoreDetector(on_error="skip")``.
+        given the vectors or the embeddings. By default a `JEPAScoreDetector` that skips unreadable images: of formula
+        "joint" with `normal`, else "jepa". Whatever learns where the samples of X lie takes a cluster of junk for
+        normal, its own neighbourhood being dense; JEPA-SCORE asks the encoder alone (docs/curation.md has both).
     classes : "folders", array of one class a sample, or None
     per_class : bool
         Keep the share of every class, at least one sample of each: rare classes are then not wiped out.
@@ -95,7 +97,7 @@ def prune(
         raise ValueError("rounds above 1 learn from the collection; with normal nothing of it is learned from")
     if isinstance(classes, str):
         check_choice("classes", classes, ("folders",))
-    detector = _detector(detector)
+    detector = _detector(detector, "jepa" if normal is None else "joint")
     data = X if isinstance(X, Extraction) else as_source(X)
     ids, errors = _names(data)
     labels = folders_of(ids) if isinstance(classes, str) else checked_classes(classes, len(ids))
@@ -132,9 +134,9 @@ def _check_folds(contents: NDArray[np.str_], folds: int) -> None:
         raise ValueError(f"folds={folds} need at least {2 * folds} different samples; got {different}")
 
 
-def _detector(given: Any) -> Any:
+def _detector(given: Any, formula: str) -> Any:
     if given is None:
-        return JEPAScoreDetector(on_error="skip")
+        return JEPAScoreDetector(formula=formula, on_error="skip")
     return clone(given) if hasattr(given, "reads") else EmbeddingDetector(clone(given))
 
 

@@ -45,8 +45,13 @@ def prune(
     rounds: Annotated[int, typer.Option(help="Above 1: learn once more, from what the round before keeps.")] = 1,
     calibration: Annotated[float, typer.Option(help="Share of NORMAL_DIR held out for --alpha.")] = 0.2,
     kind: Annotated[
-        str, typer.Option("--formula", help="'joint', 'density' or 'jepa' (the paper's score alone).")
-    ] = "joint",
+        str | None,
+        typer.Option(
+            "--formula",
+            help="'joint', 'density' or 'jepa', the paper's score alone (default: 'joint' with --normal, else 'jepa', "
+            "for a cluster of junk would teach the others that it is normal).",
+        ),
+    ] = None,
     encoder: Annotated[
         str, typer.Option(help="'bundled', a timm name, local-dir:PATH or a .safetensors file.")
     ] = "bundled",
@@ -88,7 +93,7 @@ def prune(
     else:
         detector = JEPAScoreDetector(
             load_encoder(encoder, image_size=image_size, weights=weights),
-            formula=kind,
+            formula=kind or ("jepa" if normal is None else "joint"),
             calibration=calibration,
             device=device,
             memory_budget=None if memory_budget is None else int(memory_budget * 2**30),

@@ -6,10 +6,12 @@ from oracles import conv_net, random_images
 from PIL import Image
 from sklearn.base import BaseEstimator
 from sklearn.ensemble import IsolationForest
+from sklearn.metrics import roc_auc_score
 
 import skjepa
 from skjepa import JEPAScoreDetector, KNNDetector, VectorJEPA, extract, load_encoder
 from skjepa.curation import prune
+from skjepa.demo import demo_images
 from skjepa.extraction import Extraction
 from skjepa.sources import as_source
 
@@ -156,3 +158,17 @@ def test_unreadable_images_of_an_extraction_are_told(folder, encoder):
     assert len(pruned) == len(as_source(folder)) == 42
     assert pruned.kept.sum() == 21
     assert skjepa.prune is prune
+
+
+def test_by_default_a_cluster_of_junk_does_not_vouch_for_itself():
+    images = demo_images(0)
+    X = [*images["photographs"][:30], *images["digits"][:15]]
+    passed = extract("bundled", X)
+    is_normal = np.repeat([True, False], [30, 15])
+    asked, learned = (prune(passed, keep=0.5, detector=detector) for detector in (None, JEPAScoreDetector()))
+    assert roc_auc_score(is_normal, asked.scores) > 0.75
+    assert roc_auc_score(is_normal, learned.scores) < 0.5
+    # With a clean reference the place of an image may count as well.
+    clean = extract("bundled", images["fit"][:30])
+    by_reference = prune(passed, keep=0.5, normal=clean)
+    np.testing.assert_allclose(by_reference.scores, JEPAScoreDetector().fit(clean).score_samples(passed))

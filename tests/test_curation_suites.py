@@ -56,6 +56,10 @@ def test_runs_share_no_image_and_hold_the_junk_asked_for(pool):
     assert not set(one.places) & set(other.places)
     assert not set(pool.reference) & {*one.places, *other.places, *mixes[0.0][0].places, *mixes[0.0][1].places}
     assert set(mixes[0.1][0].places[mixes[0.1][0].is_junk]) < set(one.places[one.is_junk])
+    alone = pool.one_kind(1, "uniform noise")
+    assert alone.is_junk.sum() == 3
+    assert set(alone.places[alone.is_junk]) == set(other.places[-3:])
+    assert len(set(alone.places)) == 40
     used = [pool.images[i] for i in np.unique([*one.places, *other.places, *pool.reference])]
     assert len(used) == 110
     assert repeats({"fit": as_source(used), "test": as_source(pool.test)}) == []
@@ -89,12 +93,12 @@ def test_a_probe_gains_by_what_is_left_out(pool):
     features[places, 0] += 6.0 * (1 - mix.labels[mix.is_junk])
     test = np.repeat([[0.0, 0.0], [6.0, 0.0]], 50, axis=0) + rng.normal(size=(100, 2)), np.repeat([0, 1], 50)
     ids = np.arange(40).astype(str)
-    scores = {curation.DEFAULT: -1.0 * mix.is_junk, curation.JEPA: 1.0 * mix.is_junk, curation.RANDOM: rng.random(40)}
+    scores = {curation.JOINT: -1.0 * mix.is_junk, curation.JEPA: 1.0 * mix.is_junk, curation.RANDOM: rng.random(40)}
     found = curation.probed(scores, ids, mix, features, test)
     rows = found["0.7"]
     assert rows[curation.RANDOM]["over_random"] == 0
-    assert rows[curation.DEFAULT]["over_random"] > 0.1
-    assert rows[curation.DEFAULT]["rarest_class_kept"] == 1
+    assert rows[curation.JOINT]["over_random"] > 0.1
+    assert rows[curation.JOINT]["rarest_class_kept"] == 1
     assert found["0.3"][curation.JEPA]["accuracy"] < 0.1
     per_class = [name for name in rows if name.endswith("per class")]
     assert per_class

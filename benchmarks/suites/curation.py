@@ -7,7 +7,8 @@ is 3,000 images, 0, 10 or 30 % of them junk: MNIST, Fashion-MNIST, Tiny-ImageNet
 labelled with a random class; the others are CIFAR-10 training images. No two of the five runs share an image. Measured:
 
 - removal: every score as `skjepa.prune` computes it, from the folder itself, junk and all; and learned from 1,000 clean
-  images of none of the runs. Who ranks junk last?
+  images of none of the runs. Who ranks junk last? Once more with junk of one kind, and of the demo's sets among its
+  tiles of photographs;
 - probe: a logistic regression on the bundled encoder's features, trained on what each score keeps of a run (30, 50 and
   70 %) and tested on CIFAR-10 test images, against as many images kept at random.
 
@@ -47,6 +48,7 @@ from skjepa import (
     load_encoder,
     prune,
 )
+from skjepa.demo import demo_images
 from skjepa.evaluation import detection_metrics
 from skjepa.plotting import save_figure
 from skjepa.pruning import prune_scores
@@ -56,14 +58,15 @@ FULL, QUICK = Sizes(run=3000, reference=1000, test=4000, runs=5), Sizes(run=400,
 SHARES = (0.0, 0.1, MOST_JUNK)
 KEPT = (0.3, 0.5, 0.7)
 ROUNDS = 2
-DEFAULT, JEPA, SECOND, GAUSSIAN = "skjepa", "JEPA-SCORE", "skjepa, second round", "skjepa, gaussian"
-CLEAN, REVERSED, RANDOM, ORACLE = "skjepa, clean reference", "skjepa, reversed", "random", "true labels"
+JOINT, JEPA, SECOND, GAUSSIAN = "joint", "JEPA-SCORE", "joint, second round", "joint, gaussian"
+CLEAN, REVERSED, RANDOM, ORACLE = "joint, clean reference", "JEPA-SCORE, reversed", "random", "true labels"
 PER_CLASS = ", per class"
-BY_CLASS = (DEFAULT, JEPA, RANDOM)  # the share is kept of every class as well
+PROBED = (JEPA, JOINT, "Mahalanobis", "kNN", "IForest")
+BY_CLASS = (JEPA, JOINT, RANDOM)  # the share is kept of every class as well
 DRAWN = {
-    DEFAULT: "-o",
-    DEFAULT + PER_CLASS: "-*",
     JEPA: "-s",
+    JEPA + PER_CLASS: "-*",
+    JOINT: "-o",
     "kNN": "-^",
     "Mahalanobis": "-d",
     RANDOM: "--k",
@@ -74,8 +77,8 @@ Scores = dict[str, NDArray[np.float64]]
 
 def detectors() -> dict[str, Any]:
     return {
-        DEFAULT: JEPAScoreDetector(),
         JEPA: JEPAScoreDetector(formula="jepa"),
+        JOINT: JEPAScoreDetector(),
         GAUSSIAN: JEPAScoreDetector(reference="gaussian"),
         "Mahalanobis": MahalanobisDetector(),
         "Mahalanobis++": MahalanobisDetector(normalize=True),
@@ -96,11 +99,12 @@ def main() -> None:
     sizes = QUICK if chosen.quick else FULL
     with folders_of(chosen.data) as folder, tempfile.TemporaryDirectory() as scratch:
         pool = Pool(folder, sizes, chosen.seed)
-        encoder = load_encoder("bundled")
-        passes = extract(encoder, pool.images, memory=chosen.memory or Path(scratch), progress=True)
+        encoder, memory = load_encoder("bundled"), chosen.memory or Path(scratch)
+        passes = extract(encoder, pool.images, memory=memory, progress=True)
+        photographs = among_photographs(demo_images(chosen.seed), encoder, memory)
         layer = load_encoder("bundled", output=features_of)
         features, test = (embed(layer, images, progress=True) for images in (pool.images, pool.test))
-    results = judged(pool, passes, features, test)
+    results = judged(pool, passes, features, test, photographs)
     record.write(
         chosen.out,
         results,
@@ -118,11 +122,14 @@ def features_of(module: Any, x: Any) -> Any:
     return module.features(x)
 
 
-def judged(pool: Pool, passes: Extraction, features: NDArray, test: NDArray) -> dict[str, Any]:
+def judged(
+    pool: Pool, passes: Extraction, features: NDArray, test: NDArray, photographs: dict[str, Any]
+) -> dict[str, Any]:
     """Everything that is measured, over all runs."""
     removal: dict[str, list] = {f"{share:g}": [] for share in SHARES if share}
     clean: dict[str, list] = {f"{share:g}": [] for share in SHARES if share}
     probe: dict[str, list] = {f"{share:g}": [] for share in SHARES}
+    alone: dict[str, list] = {kind: [] for kind in KINDS}
     for run in range(pool.sizes.runs):
         for share in SHARES:
             mix = pool.mix(run, share)
@@ -132,24 +139,45 @@ def judged(pool: Pool, passes: Extraction, features: NDArray, test: NDArray) -> 
                 removal[f"{share:g}"].append(removed(scores, mix))
                 clean[f"{share:g}"].append(removed(learned_clean, mix))
             rng = np.random.default_rng([pool.seed, run])
-            rivals = scores | {CLEAN: learned_clean[DEFAULT], REVERSED: -scores[DEFAULT]}
-            rivals[RANDOM] = rng.random(len(mix.places))
+            rivals = {name: scores[name] for name in PROBED}
+            rivals |= {CLEAN: learned_clean[JOINT], REVERSED: -scores[JEPA], RANDOM: rng.random(len(mix.places))}
             if share:
                 rivals[ORACLE] = rng.random(len(mix.places)) - mix.is_junk
             probe[f"{share:g}"].append(probed(rivals, measured.ids, mix, features, (test, pool.test_labels)))
             print(f"run {run + 1} of {pool.sizes.runs}, {share:.0%} junk: done", flush=True)
+        for kind in KINDS:
+            mix = pool.one_kind(run, kind)
+            alone[kind].append(aurocs(own_scores(passes[mix.places]), mix.is_junk))
     return {
         "n_junk_kinds": len(KINDS),
         "removal": {share: summary(runs) for share, runs in removal.items()},
         "removal_with_clean_reference": {share: summary(runs) for share, runs in clean.items()},
+        "one_kind": {kind: summary(runs) for kind, runs in alone.items()},
+        "photographs": photographs,
         "probe": {share: summary(runs) for share, runs in probe.items()},
     }
+
+
+def among_photographs(images: dict[str, NDArray], encoder: Any, memory: Path) -> dict[str, dict[str, float]]:
+    """Set -> score -> AUROC, of the demo's scans, terrain and digits among its tiles of photographs."""
+    passes = {name: extract(encoder, part, memory=memory) for name, part in images.items()}
+    normal = Extraction.concat([passes.pop("fit"), passes.pop("photographs")])
+    found = {}
+    for name, junk in passes.items():
+        junk = junk[: len(normal) // 5]
+        is_junk = np.repeat([False, True], [len(normal), len(junk)])
+        found[name] = aurocs(own_scores(Extraction.concat([normal, junk])), is_junk)
+    return found
+
+
+def aurocs(scores: Scores, is_junk: NDArray[np.bool_]) -> dict[str, float]:
+    return {name: detection_metrics(score[~is_junk], score[is_junk])["auroc"] for name, score in scores.items()}
 
 
 def own_scores(measured: Extraction) -> Scores:
     """As `skjepa prune FOLDER` has them: by models of the folder's other parts."""
     scores = {name: prune(measured, keep=KEPT[-1], detector=made).scores for name, made in detectors().items()}
-    return scores | {SECOND: prune(measured, keep=KEPT[-1], detector=detectors()[DEFAULT], rounds=ROUNDS).scores}
+    return scores | {SECOND: prune(measured, keep=KEPT[-1], detector=detectors()[JOINT], rounds=ROUNDS).scores}
 
 
 def reference_scores(measured: Extraction, reference: Extraction) -> Scores:

@@ -85,3 +85,16 @@ class Pool:
             labels=np.concatenate([self.labels[clean], taken_for]),
             is_junk=np.repeat([False, True], [len(clean), len(junk)]),
         )
+
+    def one_kind(self, run: int, kind: str) -> Mix:
+        """The run's images with all its junk of one kind and none of the others."""
+        whole = self.mix(run, MOST_JUNK)
+        n = self.sizes.of_each_kind
+        start = KINDS.index(kind) * n
+        junk = np.flatnonzero(whole.is_junk)[start : start + n]
+        clean = run * self.sizes.run + np.arange(self.sizes.run - n)
+        return Mix(
+            places=np.concatenate([clean, whole.places[junk]]),
+            labels=np.concatenate([self.labels[clean], whole.labels[junk]]),
+            is_junk=np.repeat([False, True], [len(clean), n]),
+        )

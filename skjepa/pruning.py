@@ -23,7 +23,7 @@ class Pruned:
     kept : array of shape (n_samples,), bool
     classes : array of shape (n_samples,) or None
     p_values : array of shape (n_samples,) or None
-        Conformal, where there was a clean reference to calibrate on.
+        Conformal, where the rule is a false-positive rate.
     errors : dict of position -> reason
         Samples that could not be read.
     copy_of : dict of position -> id
@@ -127,20 +127,19 @@ def prune_scores(
     labels = checked_classes(classes, len(names))
     check_classes(labels, per_class)
     copy_of = _copies(names, names if contents is None else np.asarray(contents, dtype=np.str_))
+    found = None if p_values is None else np.asarray(p_values, dtype=np.float64)
     eligible = ~np.isnan(values)
     if drop_copies:
         eligible[list(copy_of)] = False
-    if target_fpr is None:
+    if found is not None and found.shape != names.shape:
+        raise ValueError(f"p-values must be one a sample: {len(names)} samples, p-values of shape {found.shape}")
+    if keep is not None:
         groups = labels if per_class and labels is not None else np.zeros(len(names))
-        kept = _best(names, values, eligible, groups, float(keep or 0))
-        found = None if p_values is None else np.asarray(p_values, dtype=np.float64)
+        kept = _best(names, values, eligible, groups, keep)
+    elif found is not None and target_fpr is not None:
+        kept = eligible & (found > target_fpr + 1e-12)  # a p-value of .1 may be .1 and a rounding
     else:
-        if p_values is None:
-            raise ValueError("target_fpr needs p-values, which come with a clean reference")
-        found = np.asarray(p_values, dtype=np.float64)
-        if found.shape != names.shape:
-            raise ValueError(f"p-values must be one a sample: {len(names)} samples, p-values of shape {found.shape}")
-        kept = eligible & (found > target_fpr + 1e-12)
+        raise ValueError("target_fpr needs p-values, which come with a clean reference")
     return Pruned(names, values, kept, labels, found, dict(errors or {}), copy_of)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import render_benchmark
+import render_tables
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -556,30 +557,6 @@ LIMITS = {
 }
 
 
-def vectors_table() -> str:
-    means = read("tables")["mean_auroc"]
-    columns = [(protocol, part) for protocol in means for part in ("all", "tuned", "confirmed")]
-    rows = [
-        [f"`{rival}`" if rival.startswith("skjepa") else rival, *(number(means[p][part][rival]) for p, part in columns)]
-        for rival in means["unsupervised"]["all"]
-    ]
-    return markdown(["AUROC", *(f"{protocol}, {part}" for protocol, part in columns)], rows)
-
-
-def vectors_by_set_table() -> str:
-    results = read("tables")
-    rivals = ("skjepa joint", "KNN")
-    protocols = tuple(results["mean_auroc"])
-    rows = [
-        [name.partition("_")[2], *map(str, (own["n_samples"], own["n_features"], own["outliers"]))]
-        + [number(own[protocol][rival]) for protocol in protocols for rival in rivals]
-        + ["tuned" if name in results["tuned"] else "confirmed"]
-        for name, own in results["sets"].items()
-    ]
-    scores = [f"{protocol}: {rival}" for protocol in protocols for rival in rivals]
-    return markdown(["set", "rows", "features", "outliers", *scores, "half"], rows)
-
-
 def views_images_table() -> str:
     suites = read("theory_views_images")["suites"]
     itself = "the sample itself"
@@ -650,7 +627,7 @@ TABLES = {
         "limits": failures_limits_table,
     },
     "docs/theory/views.md": {"views": views_table, "views-images": views_images_table},
-    "docs/vectors.md": {"tables": vectors_table, "tables-by-set": vectors_by_set_table},
+    "docs/vectors.md": render_tables.VECTORS,
 }
 
 if __name__ == "__main__":

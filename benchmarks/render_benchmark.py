@@ -4,14 +4,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import render_tables
 
 from skjepa.benchmark_result import auroc_table, false_positives_table, markdown
-from skjepa.comparison import critical_difference, friedman_p_value, mean_ranks
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 TIE = 0.01
-PROTOCOLS = ("semi-supervised", "unsupervised")
-DEFAULT_ON_TABLES = "skjepa joint"
 ENCODERS = {
     "dinov2_vits14": "DINOv2 ViT-S/14",
     "dinov2_vitb14": "DINOv2 ViT-B/14",
@@ -104,22 +102,6 @@ def controls_table() -> str:
     return markdown(rows)
 
 
-def tables_ranks_table() -> str:
-    """The default detector among PyOD's, by mean AUROC and mean rank over the tables."""
-    found = json.loads((RESULTS / "tables.json").read_text())
-    rows = [["tables", *(f"{protocol}: {what}" for protocol in PROTOCOLS for what in ("mean AUROC", "mean rank"))]]
-    first = next(iter(found["sets"].values()))[PROTOCOLS[0]]
-    rivals = [DEFAULT_ON_TABLES, *(name for name in first if not name.startswith("skjepa") and "unscaled" not in name)]
-    auroc = {p: np.array([[row[p][rival] for row in found["sets"].values()] for rival in rivals]) for p in PROTOCOLS}
-    ranks = {p: mean_ranks(auroc[p]) for p in PROTOCOLS}
-    for i, rival in enumerate(rivals):
-        rows.append([rival, *(cell for p in PROTOCOLS for cell in (f"{auroc[p][i].mean():.3f}", f"{ranks[p][i]:.2f}"))])
-    limit = critical_difference(len(rivals), len(found["sets"]))
-    friedman = [cell for p in PROTOCOLS for cell in ("", f"p = {friedman_p_value(auroc[p]):.1g}")]
-    rows += [["critical difference of ranks", *["", f"{limit:.2f}"] * 2], ["Friedman's test", *friedman]]
-    return markdown(rows)
-
-
 def spectra_table() -> str:
     found = spectra()["encoders"]
     names = list(found["dinov2_vits14"]["SVHN"]["scores"])
@@ -186,7 +168,7 @@ TABLES = {
     "benchmark-false-positives": false_positives,
     "benchmark-strengths": strengths_table,
     "benchmark-controls": controls_table,
-    "benchmark-tables": tables_ranks_table,
+    "benchmark-tables": render_tables.ranks_table,
     "spectra-line": spectra_line,
     "spectra": spectra_table,
     "spectra-fifths": spectra_fifths_table,

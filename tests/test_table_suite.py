@@ -333,3 +333,26 @@ def test_the_two_sides_of_a_comparison_mirror_each_other(auroc, random):
     assert one["difference"] == pytest.approx(-two["difference"])
     assert (one["wins"], one["ties"], one["losses"]) == (two["losses"], two["ties"], two["wins"])
     assert one["p_value"] == pytest.approx(two["p_value"])
+
+
+def test_documents_tell_what_was_measured(suite, monkeypatch, tmp_path):
+    import render_tables
+
+    for name in ("1_a", "2_b"):
+        save(tmp_path, name, table())
+    run(suite, monkeypatch, tmp_path, "--seeds", "2")
+    (tmp_path / "out.json").rename(tmp_path / "tables.json")
+    monkeypatch.setattr(render_tables, "RESULTS", tmp_path)
+    assert "2 sets, means over 2 seeds, at most 10,000 rows a set" in render_tables.run_line()
+    rows = [row.split(" | ") for row in render_tables.bar_table().splitlines()[2:]]
+    assert [row[0] for row in rows[:3]] == [f"| semi-supervised, {part}" for part in ("all sets", "tuned", "confirmed")]
+    assert all(row[4] == "met" for row in rows)
+    assert "- **unsupervised, against KNN**: wins 2 (a +" in render_tables.verdict_list()
+    failures = render_tables.failures_list().splitlines()
+    assert "- MCD failed on a, semi-supervised, with 2 of 2 seeds: ValueError: singular." in failures
+    assert '- skjepa warned "rank" on a, b; its scores count.' in failures
+    table_rows = render_tables.protocol_table("semi-supervised").splitlines()
+    assert len({row.count("|") for row in table_rows}) == 1
+    assert table_rows[2].startswith("| skjepa | **")
+    assert len(render_tables.by_set_table().splitlines()) == 2 + 2
+    assert len(render_tables.ranks_table().splitlines()) == 2 + 4 + 2

@@ -31,6 +31,8 @@ bench: $(VENV)/.installed
 benchmark: $(VENV)/.installed-benchmark
 	$(BIN)/python benchmarks/suites/spectra.py --data $(DATA)
 	$(BIN)/python benchmarks/suites/images.py --data $(DATA) $(OPTIONS)
+	$(BIN)/python benchmarks/suites/one_class.py --data $(DATA) $(OPTIONS)
+	$(BIN)/python benchmarks/suites/curation.py --data $(DATA) $(OPTIONS)
 	$(BIN)/python benchmarks/suites/tables.py --data $(DATA)/adbench $(OPTIONS)
 	$(BIN)/python benchmarks/render.py
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import render_benchmark
+import render_curation
 import render_tables
 
 ROOT = Path(__file__).parents[1]
@@ -588,6 +589,8 @@ def objectives_images_table() -> str:
 TABLES = {
     "README.md": {"demo": demo_table, "foreign": foreign_table},
     "docs/benchmark.md": render_benchmark.TABLES,
+    "docs/curation.md": render_curation.TABLES,
+    "docs/one-class.md": render_curation.ONE_CLASS,
     "docs/baselines.md": {"complexity": complexity_table},
     "docs/scores.md": {"joint-forms": joint_forms_table},
     "skjepa/bundled/MODEL_CARD.md": {"trials": trials_table},

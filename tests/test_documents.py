@@ -14,6 +14,7 @@ SNIPPETS = [
         "README.md",
         "docs/baselines.md",
         "docs/benchmark.md",
+        "docs/curation.md",
         "docs/fewer-passes.md",
         "docs/model_selection.md",
         "docs/pretraining.md",

@@ -93,7 +93,7 @@ def main() -> None:
     options.add_argument("--data", type=Path, required=True)
     options.add_argument("--memory", type=Path, help="keep finished images here, and resume")
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--quick", action="store_true", help="few images: two minutes on a free core")
+    options.add_argument("--quick", action="store_true", help="few images: three minutes on a free core")
     options.add_argument("--out", type=Path, default=OUT)
     chosen = options.parse_args()
     sizes = QUICK if chosen.quick else FULL

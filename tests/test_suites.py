@@ -2,9 +2,11 @@
 
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from oracles import random_images
 from PIL import Image
 
@@ -112,3 +114,27 @@ def test_one_class_means():
     import verdicts
 
     assert verdicts.one_class_means({"cat": {"a": 0.5}, "dog": {"a": 0.7}}) == {"a": pytest.approx(0.6)}
+
+
+def test_committed_plots_show_no_image():
+    import images as suite
+
+    from skjepa.benchmark_result import BenchmarkResult
+    from skjepa.sources import as_source
+
+    rng, pictures = np.random.default_rng(0), random_images(40, side=8)
+    names = ("fit", "calibration", "test", "far")
+    groups = {name: as_source(pictures[10 * i : 10 * i + 10]) for i, name in enumerate(names)}
+    scores = {"JEPA-SCORE": {name: rng.normal(size=10) for name in names[1:]}}
+    result = BenchmarkResult({"seed": 0}, groups, scores, {}, reference="JEPA-SCORE")
+
+    class Sets:
+        classes: ClassVar = {"test": ["horse"] * 6 + ["cat"] * 4}
+        normal: ClassVar = {"test": [Image.fromarray(picture) for picture in pictures[20:30]]}
+
+    def n_images(figure):
+        return sum(len(axes.images) for axes in figure.findobj(Axes))
+
+    assert n_images(suite.histograms(result, "JEPA-SCORE", alpha=0.2)) == 0
+    assert n_images(suite.within_class(result, Sets, "horse", n_images=0)) == 0
+    assert n_images(suite.within_class(result, Sets, "horse")) == 6

@@ -14,7 +14,8 @@ trained on too; they are calibrated and tested on test images, which nobody has 
 - features: the first part once more on the encoder's 448 features in the place of its 64 outputs, 64 random directions.
 
 Images already measured are kept in --memory, and a run that was cut off goes on from there. Writes
-docs/results/benchmark_images.json (or --out) and pictures beside it.
+docs/results/benchmark_images.json (or --out) and plots beside it; --galleries FOLDER receives the most and the least
+typical images, which are other people's data and never committed.
 """
 
 import argparse
@@ -46,13 +47,15 @@ import record
 from skjepa import load_encoder
 from skjepa.benchmark import default_detectors, run_benchmark
 from skjepa.benchmark_result import BenchmarkResult
+from skjepa.calibration import conformal_offset
 from skjepa.evaluation import detection_metrics
 from skjepa.plotting import Thumbnail, save_figure, score_figure
 
 OUT = record.RESULTS / "benchmark_images.json"
 TRAINING = "training images"
 TUNED = ("fashion_mnist",)  # of these sets; see benchmarks/joint_cases.py
-RANKED_CLASS = "horse"
+RANKED_CLASSES = ("horse", "airplane", "cat", "truck")
+ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ def main() -> None:
     options.add_argument("--resamples", type=int, default=1000)
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--quick", action="store_true", help="few images: two minutes on a free core")
+    options.add_argument("--galleries", type=Path, help="folder for pictures that show images of the sets")
     options.add_argument("--out", type=Path, default=OUT)
     chosen = options.parse_args()
     sizes = QUICK if chosen.quick else FULL
@@ -91,11 +95,18 @@ def main() -> None:
             "n_resamples": 100 if chosen.quick else chosen.resamples,
             "progress": True,
         }
-        results, pictures = judged(chosen, sets, common)
+        results, plots, galleries = judged(chosen, sets, common)
     record.write(chosen.out, results, seed=chosen.seed, encoder=chosen.encoder, quick=chosen.quick, sizes=vars(sizes))
     images = record.IMAGES if chosen.out == OUT else chosen.out.parent
-    for name, figure in pictures.items():
-        print(f"wrote {save_figure(figure, images / f'benchmark_{name}.png')}")
+    keep(plots, images)
+    if chosen.galleries is not None:
+        chosen.galleries.mkdir(parents=True, exist_ok=True)
+        keep(galleries, chosen.galleries)
+
+
+def keep(figures: dict[str, Any], folder: Path) -> None:
+    for name, figure in figures.items():
+        print(f"wrote {save_figure(figure, folder / f'benchmark_{name}.png')}")
 
 
 class Sets:
@@ -138,8 +149,8 @@ class Sets:
         return self.classes["fit"][: int(share * len(self.classes["fit"]))]
 
 
-def judged(chosen: argparse.Namespace, sets: Sets, common: dict[str, Any]) -> tuple[dict, dict]:
-    """Everything that is measured, and the pictures of it."""
+def judged(chosen: argparse.Namespace, sets: Sets, common: dict[str, Any]) -> tuple[dict, dict, dict]:
+    """Everything that is measured, the plots of it, and galleries that show images."""
     encoder, rivals = load_encoder(chosen.encoder), default_detectors(classes=True)
     whole = run_benchmark(
         sets.normal,
@@ -167,14 +178,26 @@ def judged(chosen: argparse.Namespace, sets: Sets, common: dict[str, Any]) -> tu
     }
     if not chosen.no_features:
         results["features"] = on_features(chosen, sets, rivals, common).summary
-    pictures = {
+    plots = {
         "ranks": foreign.ranks(),
         "roc": foreign.roc(),
-        "default": foreign.gallery(),
-        "jepa_score": foreign.gallery("JEPA-SCORE"),
-        "within_class": within_class(whole, sets),
+        "default": histograms(foreign, foreign.reference),
+        "jepa_score": histograms(foreign, "JEPA-SCORE"),
+        "within_class": within_class(whole, sets, RANKED_CLASSES[0], n_images=0),
     }
-    return results, pictures
+    galleries = {"default": foreign.gallery(), "jepa_score": foreign.gallery("JEPA-SCORE")}
+    galleries |= {f"within_{name}": within_class(whole, sets, name) for name in RANKED_CLASSES}
+    return results, plots, galleries
+
+
+def histograms(result: BenchmarkResult, detector: str, *, alpha: float = ALPHA) -> Any:
+    """One detector's scores of every group and its threshold (the paper's Fig. 3)."""
+    scores = result.scores[detector]
+    return score_figure(
+        {name: scores[name] for name in ("test", *result.sets)},
+        threshold=conformal_offset(scores["calibration"], alpha),
+        title=f"{detector}, threshold for {alpha:g} of normal samples",
+    )
 
 
 def by_strength(result: BenchmarkResult) -> dict[str, dict[str, list[float]]]:
@@ -241,22 +264,22 @@ def features_of(module: Any, x: Any) -> Any:
     return module.features(x)
 
 
-def within_class(result: BenchmarkResult, sets: Sets) -> Any:
-    """One class's test images, the most and the least typical by JEPA-SCORE (the paper's Fig. 1)."""
-    places = [i for i, label in enumerate(sets.classes["test"]) if label == RANKED_CLASS]
+def within_class(result: BenchmarkResult, sets: Sets, ranked: str, *, n_images: int = 10) -> Any:
+    """One class's test images ranked by JEPA-SCORE, the most and the least typical (the paper's Fig. 1)."""
+    places = [i for i, label in enumerate(sets.classes["test"]) if label == ranked]
     scores = result.scores["JEPA-SCORE"]["test"][places]
     order = np.argsort(scores)
-    n = min(10, len(order) // 2)
+    n = min(n_images, len(order) // 2)
 
     def row(chosen: np.ndarray) -> list[Thumbnail]:
         return [Thumbnail(sets.normal["test"][places[i]], float(scores[i]), False) for i in chosen]
 
     return score_figure(
-        {RANKED_CLASS: scores, "all test images": result.scores["JEPA-SCORE"]["test"]},
-        threshold=float(np.quantile(scores, 0.05)),
+        {ranked: scores, "all test images": result.scores["JEPA-SCORE"]["test"]},
+        threshold=float(np.quantile(scores, ALPHA)),
         most_typical=row(order[::-1][:n]),
         least_typical=row(order[:n]),
-        title=f"JEPA-SCORE of test images of the class {RANKED_CLASS}; threshold at 5 % of them",
+        title=f"JEPA-SCORE of test images of the class {ranked}; threshold at {ALPHA:.0%} of them",
     )
 
 

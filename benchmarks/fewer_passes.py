@@ -36,6 +36,7 @@ from skjepa.subspace import N_EXACT, learned_directions
 NAME = "fewer_passes"
 SHARES = (16, 8, 6, 4, 2)
 KINDS = ("learned, corrected", "random, corrected", "principal, corrected", "random, raw")
+UNCORRECTED = ("random, raw",)
 SCORES = {"volume": "jepa", "joint": "joint"}
 BAR = {"passes": 8, "spearman": 0.95, "auroc": 0.02}
 
@@ -106,9 +107,8 @@ def judge(suite: dict[str, Measured], fit: str, normal: str, *, seeds: int) -> I
         n = min(N_EXACT, int(0.8 * len(suite[fit].exact)))
         drawn = suite[fit][np.sort(np.random.default_rng(seed).choice(len(suite[fit].exact), n, replace=False))]
         for m in (max(1, n_components // share) for share in SHARES):
-            if n < exact_samples_needed(m):
-                continue
-            for kind in KINDS:
+            enough = n >= exact_samples_needed(m)
+            for kind in KINDS if enough else UNCORRECTED:
                 directions = directions_of(kind, drawn, m, seed)
                 corrected = directions if "corrected" in kind else None
                 method = directions.method if corrected else "raw"

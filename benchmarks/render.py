@@ -137,13 +137,14 @@ def complexity_table() -> str:
     return markdown(["Spearman with bits per pixel", "JEPA-SCORE"], rows)
 
 
-def fewer_passes_table() -> str:
-    results = read("fewer_passes")
+def fewer_passes_table(name: str = "fewer_passes") -> str:
+    results = read(name)
     found = {(row["score"], row["kind"], row["m"]): row for row in results["curve"]}
     rows = []
     for kind, m in dict.fromkeys((row["kind"], row["m"]) for row in results["curve"] if row["fewer_passes"] > 1):
         joint, volume = found["joint", kind, m], found["volume", kind, m]
-        errors = [volume["sets"][name]["error"]["mean"] for name in ("cifar10/test", "photographs")]
+        normal = [name for name in ("cifar10/test", "photographs") if name in volume["sets"]]
+        errors = [volume["sets"][name]["error"]["mean"] for name in normal]
         rows.append(
             [
                 kind,

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / "theory"))
+sys.path.extend(str(Path(__file__).resolve().parent / folder) for folder in ("theory", "suites"))
 
 from foreign_sets import CONTROL, NORMAL_FIT, NORMAL_TEST, read_sets
 from known_density import ENCODERS, NAMES, samples
-from tables import PROTOCOLS, split
+from table_sets import PROTOCOLS, Parts, Table, read
 
 from skjepa import Extraction, VectorJEPA, extract, load_encoder
 from skjepa.demo import demo_images
@@ -106,11 +106,22 @@ def table_cases(folder: Path, cache: Path, sizes: Sizes) -> Iterator[Case]:
 
 def table(path: Path, protocol: str, seed: int, rows: int, n_fit: int | None) -> tuple:
     """Extractions of the rows to fit on and of those to judge; 1 = normal."""
-    with np.load(path) as arrays:
-        X, y = np.asarray(arrays["X"], dtype=np.float64), np.asarray(arrays["y"]).ravel().astype(int)
-    fit, test, outlier = split(X, y, protocol, seed, rows)
-    encoder = VectorJEPA(random_state=seed).fit(fit[:n_fit]).encoder_
-    return extract(encoder, fit[:n_fit]), extract(encoder, test), 1 - outlier
+    parts = split(read(path), protocol, seed, rows)
+    encoder = VectorJEPA(random_state=seed).fit(parts.fit[:n_fit]).encoder_
+    return extract(encoder, parts.fit[:n_fit]), extract(encoder, parts.test), (~parts.outlier).astype(int)
+
+
+def split(table: Table, protocol: str, seed: int, rows: int) -> Parts:
+    """As the suite of tables does, but with at most so many rows to fit on, and as many to judge."""
+    X, outlier = table.X, table.y == 1
+    rng = np.random.default_rng(seed)
+    if protocol == "unsupervised":
+        chosen = rng.permutation(len(X))[:rows]
+        return Parts(X[chosen], X[chosen], outlier[chosen], same=True)
+    normal, foreign = rng.permutation(np.flatnonzero(~outlier)), np.flatnonzero(outlier)
+    half = len(normal) // 2
+    test = rng.permutation(np.concatenate([normal[half:], foreign]))[:rows]
+    return Parts(X[normal[:half][:rows]], X[test], outlier[test], same=False)
 
 
 def toy_cases(cache: Path, sizes: Sizes) -> Iterator[Case]:

@@ -31,7 +31,7 @@ from sklearn.pipeline import make_pipeline
 
 from skjepa import Extraction
 from skjepa.calibration import contamination_offset
-from skjepa.densities import ConditionalDensity, GaussianDensity, KNNDensity, out_of_fold_scores
+from skjepa.densities import ConditionalDensity, GaussianDensity, KNNDensity, SpectrumDensity, out_of_fold_scores
 from skjepa.scores import AUTO_FLOOR, fit_score_model
 
 OUT = record.RESULTS / "joint_forms.json"
@@ -81,8 +81,10 @@ class Terms:
         model = fit_score_model(fit, formula="jepa", reference="knn", floor=floor, rank=None)
         self.z, self.rank = (fit.embeddings, test.embeddings), fit.singular_values.shape[2]
         self.s: Pair = (model.volume(fit), model.volume(test))
+        self.log_sigma: Pair = (model.log_spectrum(fit), model.log_spectrum(test))
         self.density = density or cache(self._density)
         self.residual = cache(self._residual)
+        self.spectrum = cache(self._spectrum)
 
     def _density(self, name: str) -> Pair:
         """log q(z)."""
@@ -102,6 +104,11 @@ class Terms:
         regression = KNeighborsRegressor(max(1, min(10, len(z) // 5)))
         out_of_fold = cross_val_predict(regression, z, s, cv=min(5, len(z)))
         return -((s - out_of_fold) ** 2), -((s_new - regression.fit(z, s).predict(new)) ** 2)
+
+    def _spectrum(self) -> Pair:
+        """log q(sigma | z)."""
+        model = SpectrumDensity().fit(self.z[0], self.log_sigma[0])
+        return model.fit_scores_, model.score_samples(self.z[1], self.log_sigma[1])
 
     def formula(self, density: str) -> Pair:
         """s + log q(z), in nats: the change of variables."""
@@ -158,10 +165,10 @@ def weighted(scale: Callable, weights: tuple, pairs: list[Pair]) -> NDArray:
 def with_formula(
     scale: Callable, terms: Terms, density: str, weights: tuple = (1, 1, 1), residual: str = "ridge"
 ) -> NDArray:
-    """The three terms, giving way to the formula as far as s and log q(z) oppose each other."""
+    """The terms, of which the fourth is log q(sigma | z), giving way to the formula as far as s and log q(z) oppose."""
     share = terms.opposition(density)
-    three = weighted(scale, weights, terms.three(density, residual))
-    return (1 - share) * three + sum(weights) * share * scale(terms.formula(density))
+    pairs = terms.three(density, residual) + [terms.spectrum()][: len(weights) - 3]
+    return (1 - share) * weighted(scale, weights, pairs) + sum(weights) * share * scale(terms.formula(density))
 
 
 def pair_density(terms: Terms) -> NDArray:
@@ -174,7 +181,8 @@ def pair_density(terms: Terms) -> NDArray:
 
 
 EQUAL, HALVES = (1, 1, 1), (0.5, 1, 0.5)
-PRESENT, RECOMMENDED = "standardised with formula, halves, mean of 20", "standardised with formula, halves, kernels"
+PRESENT = "standardised with formula, halves, kernels"
+RECOMMENDED = "standardised with formula, halves, kernels, spectrum"
 FORMS: dict[str, Callable[[Terms], NDArray]] = {
     "log-volume": lambda t: t.s[1],
     **{f"log q(z), {name}": lambda t, name=name: t.density(name)[1] for name in DENSITIES},
@@ -193,7 +201,12 @@ FORMS: dict[str, Callable[[Terms], NDArray]] = {
     "standardised with formula, mean of 20": lambda t: with_formula(standardised, t, NEW),
     "standardised with formula, halves, k = 10": lambda t: with_formula(standardised, t, NOW, HALVES),
     "standardised with formula, halves, mean of 20": lambda t: with_formula(standardised, t, NEW, HALVES),
-    RECOMMENDED: lambda t: with_formula(standardised, t, KERNELS, HALVES),
+    PRESENT: lambda t: with_formula(standardised, t, KERNELS, HALVES),
+    "log q(sigma | z)": lambda t: t.spectrum()[1],
+    RECOMMENDED: lambda t: with_formula(standardised, t, KERNELS, (0.5, 1, 0.5, 0.5)),
+    f"{RECOMMENDED}, counting one": lambda t: with_formula(standardised, t, KERNELS, (0.5, 1, 0.5, 1)),
+    f"{RECOMMENDED} for s": lambda t: with_formula(standardised, t, KERNELS, (0.5, 1, 0, 0.5)),
+    "log p with formula, halves, kernels, spectrum": lambda t: with_formula(log_p, t, KERNELS, (0.5, 1, 0.5, 0.5)),
     "standardised, halves, kernels": lambda t: weighted(standardised, HALVES, t.three(KERNELS)),
     "log p with formula, halves, kernels": lambda t: with_formula(log_p, t, KERNELS, HALVES),
     "least log p, k = 10": lambda t: np.min([log_p(pair) for pair in t.three(NOW)], axis=0),

@@ -82,7 +82,7 @@ def strengths_table() -> str:
 
 
 def controls_table() -> str:
-    """Means of the further parts: training images, re-encoded, one class, features."""
+    """Means of the further parts: re-encoded, features, training images."""
     found = images()
     parts = {
         "foreign": found["foreign"],
@@ -92,13 +92,14 @@ def controls_table() -> str:
     }
     kept = {name: part["detectors"] for name, part in parts.items() if part is not None}
     sets = ("mnist", "fashion_mnist", "tiny_imagenet", "uniform noise")
-    rows = [["mean AUROC", *kept, "one class"]]
+    corruptions = tuple(found["strengths"])
+    rows = [["mean AUROC", *kept, "corruptions", "corruptions re-encoded alike"]]
     for rival in found["foreign"]["detectors"]:
         cells = [
             _mean_over(part.get(rival), sets if name != "training images" else None) for name, part in kept.items()
         ]
-        one = found["one_class"]["mean"].get(rival)
-        rows.append([rival, *cells, "" if one is None else f"{one:.3f}"])
+        cells += [_mean_over(kept[part].get(rival), corruptions) for part in ("foreign", "re-encoded alike")]
+        rows.append([rival, *cells])
     return markdown(rows)
 
 

@@ -1,4 +1,4 @@
-"""Densities learned from normal embeddings: log q(z) by neighbours or a Gaussian, log q(s | z) by ridge regression.
+"""Densities learned from normal samples: log q(z) by kernels or a Gaussian, log q(s | z) and log q(sigma | z).
 
 scikit-learn estimators with `fit` and `score_samples` (nats, higher = denser); any other such estimator serves as well.
 """
@@ -25,6 +25,9 @@ _FREEDOM = 3  # degrees, of Student's t
 _FACTORS = np.geomspace(0.2, 2.0, 9)
 _ENOUGH_FOR_A_SLOPE = 10
 _RIDGE_ALPHAS = np.logspace(-2, 4, 7)
+
+ROUNDING = 1e-6
+"""What varies by no more than this share of its size does not vary: embeddings and Jacobians are of float32."""
 
 
 @portable
@@ -167,12 +170,7 @@ class ConditionalDensity(BaseEstimator):
 
     def fit(self, Z: ArrayLike, s: ArrayLike) -> "ConditionalDensity":
         """Learn from embeddings (n_samples, K) and log-volumes (n_samples,)."""
-        Z, s = np.asarray(Z, dtype=np.float64), np.asarray(s, dtype=np.float64)
-        # A handful of samples says nothing of a slope: then s is compared with its mean.
-        slope = RidgeCV(alphas=_RIDGE_ALPHAS) if len(Z) >= _ENOUGH_FOR_A_SLOPE else DummyRegressor()
-        regression = make_pipeline(StandardScaler(), slope).fit(Z, s)
-        residual = s - cross_val_predict(regression, Z, s, cv=_folds(Z))
-        self.intercept_, self.coef_ = affine(regression, Z.shape[1])
+        self.intercept_, self.coef_, residual = _regress(Z, s)
         self.scale_ = float(np.sqrt(np.mean(residual**2))) or 1.0
         self.fit_scores_ = self._log_density(residual)
         return self
@@ -185,9 +183,41 @@ class ConditionalDensity(BaseEstimator):
         return -0.5 * (residual / self.scale_) ** 2 - np.log(self.scale_) - 0.5 * np.log(2 * np.pi)
 
 
-def affine(regression: Any, n_features: int) -> tuple[float, NDArray[np.float64]]:
-    """Intercept and coefficients (n_features,) of a fitted linear regression, whatever pipeline it stands in."""
-    intercept = float(regression.predict(np.zeros((1, n_features)))[0])
+@portable
+class SpectrumDensity(BaseEstimator):
+    """log q(sigma | z), up to a constant: are the singular values what they should be where the embedding z lies?
+
+    `KNNDensity` of what a ridge regression on z leaves of the log singular values. Their sum, the log-volume, may be
+    ordinary where their shape is not: blur takes from the large ones what it leaves to the small.
+    """
+
+    def fit(self, Z: ArrayLike, log_sigma: ArrayLike) -> "SpectrumDensity":
+        """Learn from embeddings (n_samples, K) and log singular values (n_samples, R)."""
+        self.intercept_, self.coef_, residual = _regress(Z, log_sigma)
+        self.density_ = KNNDensity().fit(residual)
+        self.fit_scores_ = out_of_fold_scores(self.density_, residual)
+        return self
+
+    def score_samples(self, Z: ArrayLike, log_sigma: ArrayLike) -> NDArray[np.float64]:
+        """log q(sigma | z); (n_samples,)."""
+        return self.density_.score_samples(np.asarray(log_sigma) - self.intercept_ - np.asarray(Z) @ self.coef_)
+
+
+def _regress(Z: ArrayLike, target: ArrayLike) -> tuple[Any, NDArray[np.float64], NDArray[np.float64]]:
+    """Intercept and coefficients of a ridge regression on z, and its out-of-fold residuals, as the target is shaped."""
+    Z, target = np.asarray(Z, dtype=np.float64), np.asarray(target, dtype=np.float64)
+    # A handful of samples says nothing of a slope: then the target is compared with its mean.
+    slope = RidgeCV(alphas=_RIDGE_ALPHAS) if len(Z) >= _ENOUGH_FOR_A_SLOPE else DummyRegressor()
+    regression = make_pipeline(StandardScaler(), slope).fit(Z, target)
+    residual = target - cross_val_predict(regression, Z, target, cv=_folds(Z))
+    # What a linear encoder's Jacobian differs by between samples is rounding, and kernels would fit themselves to it.
+    negligible = residual.std(axis=0) <= ROUNDING * (1 + np.abs(target).max(axis=0))
+    return *affine(regression, Z.shape[1]), np.where(negligible, 0.0, residual)
+
+
+def affine(regression: Any, n_features: int) -> tuple[Any, NDArray[np.float64]]:
+    """Intercept and coefficients (n_features, ...) of a fitted linear regression, whatever pipeline it stands in."""
+    intercept = regression.predict(np.zeros((1, n_features)))[0]
     return intercept, regression.predict(np.eye(n_features)) - intercept
 
 

@@ -8,7 +8,14 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from skjepa._validation import check_choice, check_integer, check_number
-from skjepa.densities import ConditionalDensity, GaussianDensity, KNNDensity, out_of_fold_scores
+from skjepa.densities import (
+    ROUNDING,
+    ConditionalDensity,
+    GaussianDensity,
+    KNNDensity,
+    SpectrumDensity,
+    out_of_fold_scores,
+)
 from skjepa.directions import SUBSPACE, Correction, Directions
 from skjepa.extraction import Extraction, SettingsMismatchError
 from skjepa.functionals import combine_views, log_volume, warn_if_floor_is_noise
@@ -20,7 +27,7 @@ REFERENCES = {"knn": KNNDensity, "gaussian": GaussianDensity}
 AUTO_FLOOR = 1e-2
 """`floor="auto"`: this share of the median largest singular value of the fit samples."""
 
-JOINT_WEIGHTS = {"volume": 0.5, "density": 1.0, "volume given embedding": 0.5}
+JOINT_WEIGHTS = {"volume": 0.5, "density": 1.0, "volume given embedding": 0.5, "spectrum given embedding": 0.5}
 """What each standardised term counts; benchmarks/joint_forms.py compares this with other forms."""
 
 Terms = dict[str, NDArray[np.float64]]
@@ -29,18 +36,18 @@ Terms = dict[str, NDArray[np.float64]]
 @portable
 @dataclass
 class ScoreModel:
-    """What normal samples taught: one floor, one rank, log q(z), log q(s | z), and what each of them counts.
+    """What normal samples taught: one floor, one rank, densities, and what each of them counts.
 
     Attributes
     ----------
     formula : {"joint", "density", "jepa"}
         - "jepa": the log-volume s alone (arXiv 2510.05949, Eq. 5);
         - "density": log q(z) + s, the change of variables with q learned;
-        - "joint": a weighted sum of s, log q(z) and log q(s | z), see `joint_weights`.
+        - "joint": a weighted sum of s, log q(z), log q(s | z) and log q(sigma | z), see `joint_weights`.
     floor, rank
         Of the log-volume, the same for all samples.
-    reference, conditional
-        Fitted densities, None where `formula` does without.
+    reference, conditional, spectrum
+        Fitted densities log q(z), log q(s | z), log q(sigma | z); None where `formula` does without.
     correction : Correction or None
         From the singular values of a subspace to the exact log-volume, where samples are measured in one.
     location, scale, weight : dict
@@ -52,6 +59,7 @@ class ScoreModel:
     rank: int
     reference: Any = None
     conditional: Any = None
+    spectrum: Any = None
     correction: Correction | None = None
     location: dict[str, float] = field(default_factory=dict)
     scale: dict[str, float] = field(default_factory=dict)
@@ -67,6 +75,10 @@ class ScoreModel:
         """Log-volume in nats, views combined; (n_samples,)."""
         return combine_views(self.volumes(extraction))
 
+    def log_spectrum(self, extraction: Extraction) -> NDArray[np.float64]:
+        """Logs of the singular values that count, none under the floor, mean over views; (n_samples, R)."""
+        return np.log(np.maximum(extraction.singular_values[..., : self.rank], self.floor)).mean(axis=1)
+
     def terms(self, extraction: Extraction) -> Terms:
         """The terms whose sum the score is, by name, each (n_samples,); higher = more normal."""
         s = self.volume(extraction)
@@ -77,6 +89,7 @@ class ScoreModel:
         if self.formula == "density":
             return raw
         raw["volume given embedding"] = self.conditional.score_samples(z, s)
+        raw["spectrum given embedding"] = self.spectrum.score_samples(z, self.log_spectrum(extraction))
         return {name: self.weight[name] * (value - self.location[name]) for name, value in raw.items()}
 
     def score_samples(self, extraction: Extraction) -> NDArray[np.float64]:
@@ -87,15 +100,15 @@ class ScoreModel:
 def joint_weights(terms: Terms) -> dict[str, float]:
     """What each term of the joint score counts, learned from out-of-fold values of the fit samples.
 
-    Standardised, log q(z) counts 1, the log-volume s and log q(s | z) a half each. But s and log q(z) are parts of one
-    formula: where normal samples show them opposed, to standardise them is to let them cancel. So that sum gives way to
-    s + log q(z) in nats, standardised as a whole and counting as much, by the share
+    Standardised, log q(z) counts 1, the log-volume s, log q(s | z) and log q(sigma | z) a half each. But s and
+    log q(z) are parts of one formula: where normal samples show them opposed, to standardise them is to let them
+    cancel. So that sum gives way to s + log q(z) in nats, standardised as a whole and counting as much, by the share
     c = max(0, -correlation of s and log q(z)).
 
     Parameters
     ----------
     terms : dict
-        "volume", "density" and "volume given embedding", each (n_samples,).
+        Those named in `JOINT_WEIGHTS`, each (n_samples,).
 
     Returns
     -------
@@ -163,10 +176,12 @@ def fit_score_model(
     if formula == "density":
         return model
     model.conditional = ConditionalDensity().fit(z, s)
+    model.spectrum = SpectrumDensity().fit(z, model.log_spectrum(extraction))
     out_of_fold = {
         "volume": s,
         "density": out_of_fold_scores(density, z),
         "volume given embedding": model.conditional.fit_scores_,
+        "spectrum given embedding": model.spectrum.fit_scores_,
     }
     for name, value in out_of_fold.items():
         if bad := int((~np.isfinite(value)).sum()):
@@ -230,7 +245,7 @@ def _exact_spectra(extraction: Extraction, directions: Directions | None) -> NDA
 def _spread(values: NDArray[np.float64]) -> float:
     spread = float(np.std(values))
     # A term that is constant up to rounding carries nothing: dividing by its noise would let it decide.
-    return spread if spread > 1e-9 * (1 + float(np.abs(values).max())) else np.inf
+    return spread if spread > ROUNDING * (1 + float(np.abs(values).max())) else np.inf
 
 
 def _learn_floor(sigma: NDArray[np.float64], floor: float | str) -> float:

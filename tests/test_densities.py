@@ -5,7 +5,14 @@ from scipy.stats import multivariate_normal, spearmanr
 from sklearn.base import clone
 from sklearn.neighbors import KernelDensity
 
-from skjepa.densities import ConditionalDensity, GaussianDensity, KNNDensity, NearestRows, out_of_fold_scores
+from skjepa.densities import (
+    ConditionalDensity,
+    GaussianDensity,
+    KNNDensity,
+    NearestRows,
+    SpectrumDensity,
+    out_of_fold_scores,
+)
 
 
 def gaussian(n, d=3, seed=0):
@@ -92,3 +99,21 @@ def test_conditional_density_finds_a_volume_that_does_not_fit_its_place():
     grid = np.linspace(-30, 30, 60_001)
     density = np.exp(model.score_samples(np.repeat(Z[:1], len(grid), axis=0), grid))
     assert np.trapezoid(density, grid) == pytest.approx(1, abs=1e-6)
+
+
+def test_spectrum_density_is_of_what_embeddings_do_not_tell():
+    Z, noise = gaussian(600), 0.1 * gaussian(600, 4, seed=1)
+    slope = np.random.default_rng(2).normal(size=(3, 4))
+    model = SpectrumDensity().fit(Z, 2 + Z @ slope + noise)
+    new, odd = gaussian(200, seed=3), gaussian(200, seed=4)
+    spectra = 2 + new @ slope + 0.1 * gaussian(200, 4, seed=5)
+    expected = KNNDensity().fit(noise).score_samples(0.1 * gaussian(200, 4, seed=5))
+    assert spearmanr(model.score_samples(new, spectra), expected).statistic > 0.95
+    assert np.median(model.score_samples(odd, spectra)) < np.quantile(model.score_samples(new, spectra), 0.01)
+
+
+@pytest.mark.parametrize("n", [2, 3, 8])
+def test_a_handful_of_spectra_is_compared_with_its_mean(n):
+    model = SpectrumDensity().fit(gaussian(n), gaussian(n, 4, seed=1))
+    assert (model.coef_ == 0).all()
+    assert np.isfinite(model.score_samples(gaussian(5), gaussian(5, 4))).all()

@@ -4,7 +4,7 @@ from sklearn.neighbors import KernelDensity
 
 from skjepa.extraction import Extraction
 from skjepa.functionals import log_volume
-from skjepa.scores import AUTO_FLOOR, fit_score_model, joint_weights
+from skjepa.scores import AUTO_FLOOR, JOINT_WEIGHTS, fit_score_model, joint_weights
 
 RNG = np.random.default_rng(0)
 
@@ -47,34 +47,53 @@ def test_joint_terms_add_up_and_count_what_they_should():
     model, fresh = fit(extraction(n=400)), extraction(n=400, seed=1)
     terms = model.terms(fresh)
     np.testing.assert_allclose(sum(terms.values()), model.score_samples(fresh))
-    for name, share in {"volume": 0.5, "density": 1.0, "volume given embedding": 0.5}.items():
+    for name, share in JOINT_WEIGHTS.items():
         assert abs(terms[name].mean()) < 0.4 * share
         assert 0.6 * share < terms[name].std() < 1.6 * share
 
 
-class TestJointWeights:
-    RESIDUAL = RNG.normal(size=500)
+RESIDUALS = {f"{of} given embedding": RNG.normal(size=500) for of in ("volume", "spectrum")}
 
+
+class TestJointWeights:
     def test_terms_that_go_together_are_standardised(self):
         s, log_q = 3 * RNG.normal(size=500), 7 * RNG.normal(size=500)
-        weights = joint_weights({"volume": s, "density": log_q + s, "volume given embedding": self.RESIDUAL})
+        weights = joint_weights({"volume": s, "density": log_q + s, **RESIDUALS})
         assert weights["volume"] == pytest.approx(0.5 / s.std())
         assert weights["density"] == pytest.approx(1 / (log_q + s).std())
-        assert weights["volume given embedding"] == pytest.approx(0.5 / self.RESIDUAL.std())
+        for name, values in RESIDUALS.items():
+            assert weights[name] == pytest.approx(0.5 / values.std())
 
     def test_terms_that_cancel_are_added_in_nats(self):
         """The limit of perfect opposition is the formula, whatever the scales."""
         s = RNG.normal(size=500)
-        weights = joint_weights({"volume": s, "density": -5 * s, "volume given embedding": self.RESIDUAL})
+        weights = joint_weights({"volume": s, "density": -5 * s, **RESIDUALS})
         assert weights["volume"] == pytest.approx(weights["density"], rel=1e-6)
-        assert weights["density"] == pytest.approx(2 / (4 * s).std())
-        assert weights["volume given embedding"] == pytest.approx(0, abs=1e-9)
+        assert weights["density"] == pytest.approx(2.5 / (4 * s).std())
+        assert [weights[name] for name in RESIDUALS] == pytest.approx([0, 0], abs=1e-9)
 
     def test_a_term_that_does_not_vary_counts_nothing(self):
-        terms = {"volume": np.ones(500), "density": RNG.normal(size=500), "volume given embedding": np.zeros(500)}
-        weights = joint_weights(terms)
-        assert (weights["volume"], weights["volume given embedding"]) == (0, 0)
-        assert weights["density"] == pytest.approx(1 / terms["density"].std())
+        constant = dict.fromkeys(RESIDUALS, np.zeros(500))
+        log_q = RNG.normal(size=500)
+        weights = joint_weights({"volume": np.ones(500), "density": log_q, **constant})
+        assert weights == {"volume": 0, "density": pytest.approx(1 / log_q.std()), **dict.fromkeys(constant, 0)}
+
+
+def test_a_jacobian_that_varies_by_rounding_alone_counts_nothing():
+    data = extraction(n=200)
+    data.singular_values[:] = np.exp(-0.5 * np.arange(5)) * (1 + 1e-7 * RNG.normal(size=data.singular_values.shape))
+    model = fit(data)
+    assert {name for name, weight in model.weight.items() if weight > 0} == {"density"}
+
+
+def test_a_spectrum_of_another_shape_is_found_where_its_volume_is_ordinary():
+    model, normal, odd = fit(extraction(n=400)), extraction(seed=1), extraction(seed=1)
+    odd.singular_values[:] = np.sort(odd.singular_values * np.exp([1.0, 0.5, 0.0, -0.5, -1.0]), axis=2)[..., ::-1]
+    np.testing.assert_allclose(model.volume(odd), model.volume(normal))
+    for name, value in model.terms(odd).items():
+        same = name != "spectrum given embedding"
+        assert np.allclose(value, model.terms(normal)[name]) == same
+    assert (model.score_samples(odd) < model.score_samples(normal) - 1).all()
 
 
 @pytest.mark.parametrize("kind", [{"shift": 4.0}, {"volume": -1.0}, {"volume": 1.5, "shift": 1.0}])

@@ -10,7 +10,6 @@ trained on too; they are calibrated and tested on test images, which nobody has 
   strengths; with --download also SVHN, CIFAR-100 and DTD by torchvision;
 - re-encoded: all of it, the normal images too, once more through one JPEG compression;
 - training images: those that the encoder was trained on and the detectors were not fitted on, against test images;
-- one class: each class of CIFAR-10 in turn is normal, the other nine are not;
 - features: the first part once more on the encoder's 448 features in the place of its 64 outputs, 64 random directions.
 
 Images already measured are kept in --memory, and a run that was cut off goes on from there. Writes
@@ -39,7 +38,7 @@ from image_sets import (
     reencoded,
     uniform_noise,
 )
-from verdicts import bars, one_class_means
+from verdicts import bars
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import record
@@ -174,7 +173,6 @@ def judged(chosen: argparse.Namespace, sets: Sets, common: dict[str, Any]) -> tu
         "strengths": by_strength(foreign),
         "training_images": whole.on([TRAINING]).summary,
         "re-encoded": re_encoded(sets, rivals, encoder, common).summary,
-        "one_class": one_class(sets, rivals, encoder, common),
     }
     if not chosen.no_features:
         results["features"] = on_features(chosen, sets, rivals, common).summary
@@ -219,29 +217,7 @@ def re_encoded(sets: Sets, rivals: dict, encoder: Any, common: dict[str, Any]) -
     share = sets.sizes.control
     normal = {name: list(map(reencoded, images)) for name, images in sets.normal_of(share).items()}
     outliers = {name: list(map(reencoded, images)) for name, images in sets.outliers_of(share).items()}
-    foreign = {name: outliers[name] for name in (*FOREIGN, NOISE)}
-    return run_benchmark(normal, foreign, rivals, encoder=encoder, classes=sets.fit_classes(share), **common)
-
-
-def one_class(sets: Sets, rivals: dict, encoder: Any, common: dict[str, Any]) -> dict[str, Any]:
-    """Each class in turn normal, the other nine foreign: AUROC by class, and the means. No image is measured anew."""
-    few = common | {"n_resamples": 1, "progress": False}
-    names = sorted(set(sets.classes["fit"]))
-    detectors = {name: rival for name, rival in rivals.items() if name != "relative Mahalanobis"}
-    found = {}
-    for chosen in names:
-        of_class = {
-            split: [image for image, label in zip(images, sets.classes[split], strict=True) if label == chosen]
-            for split, images in sets.normal.items()
-        }
-        others = [
-            image for image, label in zip(sets.normal["test"], sets.classes["test"], strict=True) if label != chosen
-        ]
-        result = run_benchmark(of_class, {"others": others}, detectors, encoder=encoder, classes=None, **few)
-        found[chosen] = {
-            name: detection_metrics(scores["test"], scores["others"])["auroc"] for name, scores in result.scores.items()
-        }
-    return {"classes": found, "mean": one_class_means(found)}
+    return run_benchmark(normal, outliers, rivals, encoder=encoder, classes=sets.fit_classes(share), **common)
 
 
 def on_features(chosen: argparse.Namespace, sets: Sets, rivals: dict, common: dict[str, Any]) -> BenchmarkResult:

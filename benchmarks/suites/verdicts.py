@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from skjepa.benchmark_result import BenchmarkResult
 
 AHEAD, BEHIND, SIGNIFICANCE = 0.03, 0.03, 0.05
@@ -63,9 +61,3 @@ def _bars(result: BenchmarkResult) -> dict[str, Any]:
         },
         "behind": behind,
     }
-
-
-def one_class_means(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Mean over classes of every detector's AUROC."""
-    detectors = next(iter(found.values()))
-    return {name: float(np.mean([row[name] for row in found.values()])) for name in detectors}

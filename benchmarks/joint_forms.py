@@ -1,4 +1,4 @@
-"""In which form do log-volume s, log q(z) and log q(s given z) make the best score? Measured on tables, images, toys.
+"""In which form do s, log q(z), log q(s given z) and others make the best score? Measured on tables, images, toys.
 
     python benchmarks/joint_forms.py --data FOLDER [--quick] [--cache FOLDER]
 
@@ -31,7 +31,14 @@ from sklearn.pipeline import make_pipeline
 
 from skjepa import Extraction
 from skjepa.calibration import contamination_offset
-from skjepa.densities import ConditionalDensity, GaussianDensity, KNNDensity, SpectrumDensity, out_of_fold_scores
+from skjepa.densities import (
+    ConditionalDensity,
+    DirectionDensity,
+    GaussianDensity,
+    KNNDensity,
+    SpectrumDensity,
+    out_of_fold_scores,
+)
 from skjepa.scores import AUTO_FLOOR, fit_score_model
 
 OUT = record.RESULTS / "joint_forms.json"
@@ -67,6 +74,7 @@ DENSITIES: dict[str, BaseEstimator] = {
     "mean of 20": NeighborDensity(20, mean=True),
     "kernels": KNNDensity(),
     "gaussian": GaussianDensity(),
+    "direction": DirectionDensity(),
 }
 NOW, NEW, KERNELS = "k = 10", "mean of 20", "kernels"
 
@@ -165,9 +173,10 @@ def weighted(scale: Callable, weights: tuple, pairs: list[Pair]) -> NDArray:
 def with_formula(
     scale: Callable, terms: Terms, density: str, weights: tuple = (1, 1, 1), residual: str = "ridge"
 ) -> NDArray:
-    """The terms, of which the fourth is log q(sigma | z), giving way to the formula as far as s and log q(z) oppose."""
+    """Three to five terms, of which log q(sigma | z) and log q(z / |z|) are last, and how far they give way to the
+    formula."""
     share = terms.opposition(density)
-    pairs = terms.three(density, residual) + [terms.spectrum()][: len(weights) - 3]
+    pairs = [*terms.three(density, residual), terms.spectrum(), terms.density("direction")][: len(weights)]
     return (1 - share) * weighted(scale, weights, pairs) + sum(weights) * share * scale(terms.formula(density))
 
 
@@ -182,7 +191,8 @@ def pair_density(terms: Terms) -> NDArray:
 
 EQUAL, HALVES = (1, 1, 1), (0.5, 1, 0.5)
 PRESENT = "standardised with formula, halves, kernels"
-RECOMMENDED = "standardised with formula, halves, kernels, spectrum"
+WITH_SPECTRUM = f"{PRESENT}, spectrum"
+RECOMMENDED = f"{WITH_SPECTRUM}, direction"
 FORMS: dict[str, Callable[[Terms], NDArray]] = {
     "log-volume": lambda t: t.s[1],
     **{f"log q(z), {name}": lambda t, name=name: t.density(name)[1] for name in DENSITIES},
@@ -203,10 +213,13 @@ FORMS: dict[str, Callable[[Terms], NDArray]] = {
     "standardised with formula, halves, mean of 20": lambda t: with_formula(standardised, t, NEW, HALVES),
     PRESENT: lambda t: with_formula(standardised, t, KERNELS, HALVES),
     "log q(sigma | z)": lambda t: t.spectrum()[1],
-    RECOMMENDED: lambda t: with_formula(standardised, t, KERNELS, (0.5, 1, 0.5, 0.5)),
-    f"{RECOMMENDED}, counting one": lambda t: with_formula(standardised, t, KERNELS, (0.5, 1, 0.5, 1)),
-    f"{RECOMMENDED} for s": lambda t: with_formula(standardised, t, KERNELS, (0.5, 1, 0, 0.5)),
-    "log p with formula, halves, kernels, spectrum": lambda t: with_formula(log_p, t, KERNELS, (0.5, 1, 0.5, 0.5)),
+    WITH_SPECTRUM: lambda t: with_formula(standardised, t, KERNELS, (*HALVES, 0.5)),
+    f"{WITH_SPECTRUM} counting one": lambda t: with_formula(standardised, t, KERNELS, (*HALVES, 1)),
+    f"{WITH_SPECTRUM} for s": lambda t: with_formula(standardised, t, KERNELS, (0.5, 1, 0, 0.5)),
+    RECOMMENDED: lambda t: with_formula(standardised, t, KERNELS, (*HALVES, 0.5, 0.5)),
+    f"{RECOMMENDED} counting one": lambda t: with_formula(standardised, t, KERNELS, (*HALVES, 0.5, 1)),
+    f"{RECOMMENDED}, Gaussian of z": lambda t: with_formula(standardised, t, "gaussian", (*HALVES, 0.5, 0.5)),
+    f"log p of {RECOMMENDED}": lambda t: with_formula(log_p, t, KERNELS, (*HALVES, 0.5, 0.5)),
     "standardised, halves, kernels": lambda t: weighted(standardised, HALVES, t.three(KERNELS)),
     "log p with formula, halves, kernels": lambda t: with_formula(log_p, t, KERNELS, HALVES),
     "least log p, k = 10": lambda t: np.min([log_p(pair) for pair in t.three(NOW)], axis=0),

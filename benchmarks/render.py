@@ -103,19 +103,21 @@ def foreign_table() -> str:
 JOINT_FORMS = {
     "standardised, k = 10": "equal weights, distance to the tenth neighbour",
     "standardised, mean of 20": "equal weights, mean distance to twenty neighbours",
-    "standardised, halves, kernels": "line 1 alone, kernels, without log q(sigma given z)",
-    "standardised with formula, halves, kernels": "lines 1 to 3, kernels, without log q(sigma given z)",
-    "standardised with formula, halves, mean of 20": "the same, mean distance to twenty neighbours",
-    "standardised with formula, halves, kernels, spectrum": "lines 1 to 3, kernels (the default)",
-    "standardised with formula, halves, kernels, spectrum, counting one": "the default, but log q(sigma given z) counting one",
-    "standardised with formula, halves, kernels, spectrum for s": "the default, but without log q(s given z)",
-    "log p with formula, halves, kernels, spectrum": "the default, but tail probabilities for deviations",
+    "standardised, halves, kernels": "line 1 alone, three terms: s, log q(z), log q(s given z)",
+    "standardised with formula, halves, kernels": "lines 1 to 3, three terms",
+    "standardised with formula, halves, mean of 20": "the same, mean distance to twenty neighbours for the kernels",
+    "standardised with formula, halves, kernels, spectrum": "lines 1 to 3, without log q(z / norm z)",
+    "standardised with formula, halves, kernels, spectrum, direction": "lines 1 to 3, kernels (the default)",
+    "standardised with formula, halves, kernels, spectrum, direction counting one": "log q(z / norm z) counting one",
+    "standardised with formula, halves, kernels, spectrum, direction, Gaussian of z": "a Gaussian for the kernels",
+    "log p of standardised with formula, halves, kernels, spectrum, direction": "tail probabilities for deviations",
     "formula in nats, kernels": "s + log q(z), kernels",
     "log-volume": "s",
     "log q(sigma | z)": "log q(sigma given z)",
     "log q(z), kernels": "log q(z), kernels",
     "log q(z), k = 10": "-d log r, r the distance to the tenth neighbour of z",
     "log q(z), gaussian": "Gaussian of z (Mahalanobis)",
+    "log q(z), direction": "Gaussian of z / norm z (Mahalanobis++)",
 }
 
 

@@ -15,7 +15,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import StandardScaler, normalize
 
 from skjepa.persistence import portable
 
@@ -145,8 +145,9 @@ class GaussianDensity(BaseEstimator):
             # The full solver shows all directions, also where there are fewer samples.
             self.components_ = np.linalg.svd(Z - self.location_)[2][: self.n_components]
         self.covariance_ = LedoitWolf(assume_centered=True).fit(self._centred(Z)).covariance_
-        # A constant embedding has no covariance; a tiny one keeps the density finite.
-        ridge = max(np.trace(self.covariance_) / len(self.covariance_), np.finfo(float).tiny) * 1e-9
+        # A constant embedding has no covariance; one of the size of rounding keeps the density finite.
+        rounding = ROUNDING * (np.abs(Z).max() or 1.0)
+        ridge = max(1e-9 * np.trace(self.covariance_) / len(self.covariance_), rounding**2)
         self._cholesky = np.linalg.cholesky(self.covariance_ + ridge * np.eye(len(self.covariance_)))
         return self
 
@@ -159,6 +160,28 @@ class GaussianDensity(BaseEstimator):
         whitened = np.linalg.solve(self._cholesky, centred.T)
         constant = np.log(np.diag(self._cholesky)).sum() + 0.5 * centred.shape[1] * np.log(2 * np.pi)
         return -0.5 * (whitened**2).sum(axis=0) - constant
+
+
+@portable
+class DirectionDensity(BaseEstimator):
+    """log N(z / |z|) in nats: `GaussianDensity` of embeddings brought to unit length, whatever their length.
+
+    What Mahalanobis++ measures (Mueller and Hein, 2025, arXiv 2505.18032): the length of an embedding says more of
+    contrast and sharpness than of content, and a Gaussian knows the covariance that kernels ignore.
+    """
+
+    def fit(self, Z: ArrayLike, y: object = None) -> "DirectionDensity":
+        """Learn from embeddings (n_samples, K)."""
+        self.density_ = GaussianDensity().fit(_directions(Z))
+        return self
+
+    def score_samples(self, Z: ArrayLike) -> NDArray[np.float64]:
+        """log N(z / |z|); (n_samples,)."""
+        return self.density_.score_samples(_directions(Z))
+
+
+def _directions(Z: ArrayLike) -> NDArray[np.float64]:
+    return normalize(np.asarray(Z, dtype=np.float64))
 
 
 @portable

@@ -64,8 +64,8 @@ class JEPAScoreDetector(CalibratedDetector):
         or a `VectorJEPA`, which `fit` clones and trains on the rows that it learns from, not on those held out.
     formula : {"joint", "density", "jepa"}
         Of the score. "jepa": log-volume alone (arXiv 2510.05949, Eq. 5). "density": log-volume + log q(z), the whole
-        change of variables. "joint": log-volume s, log q(z), log q(s | z) and log q(sigma | z), weighted as the fit
-        samples teach, see `skjepa.scores.joint_weights`.
+        change of variables. "joint": log-volume s, log q(z), log q(z / |z|), log q(s | z) and log q(sigma | z),
+        weighted as the fit samples teach, see `skjepa.scores.joint_weights`.
     reference : {"knn", "gaussian"} or estimator
         Model of log q(z).
     floor : float or "auto"

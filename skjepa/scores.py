@@ -11,6 +11,7 @@ from skjepa._validation import check_choice, check_integer, check_number
 from skjepa.densities import (
     ROUNDING,
     ConditionalDensity,
+    DirectionDensity,
     GaussianDensity,
     KNNDensity,
     SpectrumDensity,
@@ -27,7 +28,13 @@ REFERENCES = {"knn": KNNDensity, "gaussian": GaussianDensity}
 AUTO_FLOOR = 1e-2
 """`floor="auto"`: this share of the median largest singular value of the fit samples."""
 
-JOINT_WEIGHTS = {"volume": 0.5, "density": 1.0, "volume given embedding": 0.5, "spectrum given embedding": 0.5}
+JOINT_WEIGHTS = {
+    "volume": 0.5,
+    "density": 1.0,
+    "direction": 0.5,
+    "volume given embedding": 0.5,
+    "spectrum given embedding": 0.5,
+}
 """What each standardised term counts; benchmarks/joint_forms.py compares this with other forms."""
 
 Terms = dict[str, NDArray[np.float64]]
@@ -43,11 +50,11 @@ class ScoreModel:
     formula : {"joint", "density", "jepa"}
         - "jepa": the log-volume s alone (arXiv 2510.05949, Eq. 5);
         - "density": log q(z) + s, the change of variables with q learned;
-        - "joint": a weighted sum of s, log q(z), log q(s | z) and log q(sigma | z), see `joint_weights`.
+        - "joint": a weighted sum of s, log q(z), log q(z / |z|), log q(s | z), log q(sigma | z), see `joint_weights`.
     floor, rank
         Of the log-volume, the same for all samples.
-    reference, conditional, spectrum
-        Fitted densities log q(z), log q(s | z), log q(sigma | z); None where `formula` does without.
+    reference, direction, conditional, spectrum
+        Fitted densities log q(z), log q(z / |z|), log q(s | z), log q(sigma | z); None where `formula` does without.
     correction : Correction or None
         From the singular values of a subspace to the exact log-volume, where samples are measured in one.
     location, scale, weight : dict
@@ -58,6 +65,7 @@ class ScoreModel:
     floor: float
     rank: int
     reference: Any = None
+    direction: Any = None
     conditional: Any = None
     spectrum: Any = None
     correction: Correction | None = None
@@ -88,6 +96,7 @@ class ScoreModel:
         raw = {"volume": s, "density": _log_density(self.reference, z)}
         if self.formula == "density":
             return raw
+        raw["direction"] = self.direction.score_samples(z)
         raw["volume given embedding"] = self.conditional.score_samples(z, s)
         raw["spectrum given embedding"] = self.spectrum.score_samples(z, self.log_spectrum(extraction))
         return {name: self.weight[name] * (value - self.location[name]) for name, value in raw.items()}
@@ -100,10 +109,10 @@ class ScoreModel:
 def joint_weights(terms: Terms) -> dict[str, float]:
     """What each term of the joint score counts, learned from out-of-fold values of the fit samples.
 
-    Standardised, log q(z) counts 1, the log-volume s, log q(s | z) and log q(sigma | z) a half each. But s and
-    log q(z) are parts of one formula: where normal samples show them opposed, to standardise them is to let them
-    cancel. So that sum gives way to s + log q(z) in nats, standardised as a whole and counting as much, by the share
-    c = max(0, -correlation of s and log q(z)).
+    Standardised, log q(z) counts 1; the log-volume s, log q(z / |z|), log q(s | z) and log q(sigma | z) count a half
+    each. But s and log q(z) are parts of one formula: where normal samples show them opposed, to standardise them is to
+    let them cancel. So that sum gives way to s + log q(z) in nats, standardised as a whole and counting as much, by the
+    share c = max(0, -correlation of s and log q(z)).
 
     Parameters
     ----------
@@ -175,11 +184,13 @@ def fit_score_model(
     _log_density(model.reference, z[:1])
     if formula == "density":
         return model
+    model.direction = DirectionDensity().fit(z)
     model.conditional = ConditionalDensity().fit(z, s)
     model.spectrum = SpectrumDensity().fit(z, model.log_spectrum(extraction))
     out_of_fold = {
         "volume": s,
         "density": out_of_fold_scores(density, z),
+        "direction": out_of_fold_scores(model.direction, z),
         "volume given embedding": model.conditional.fit_scores_,
         "spectrum given embedding": model.spectrum.fit_scores_,
     }

@@ -7,6 +7,7 @@ from sklearn.neighbors import KernelDensity
 
 from skjepa.densities import (
     ConditionalDensity,
+    DirectionDensity,
     GaussianDensity,
     KNNDensity,
     NearestRows,
@@ -117,3 +118,16 @@ def test_a_handful_of_spectra_is_compared_with_its_mean(n):
     model = SpectrumDensity().fit(gaussian(n), gaussian(n, 4, seed=1))
     assert (model.coef_ == 0).all()
     assert np.isfinite(model.score_samples(gaussian(5), gaussian(5, 4))).all()
+
+
+def test_direction_density_is_of_unit_vectors_whatever_their_length():
+    Z, lengths = gaussian(500, 4), np.random.default_rng(1).uniform(0.1, 10, size=(500, 1))
+    model = DirectionDensity().fit(Z * lengths)
+    unit = Z / np.linalg.norm(Z, axis=1, keepdims=True)
+    np.testing.assert_allclose(model.score_samples(Z), GaussianDensity().fit(unit).score_samples(unit))
+    assert np.isfinite(model.score_samples(np.zeros((1, 4)))).all()
+
+
+@pytest.mark.parametrize("Z", [np.zeros((20, 3)), np.ones((20, 3)), gaussian(20, 1), gaussian(2)])
+def test_direction_density_of_next_to_nothing_is_finite(Z):
+    assert np.isfinite(DirectionDensity().fit(Z).score_samples(gaussian(5, Z.shape[1], seed=1))).all()

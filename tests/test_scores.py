@@ -52,28 +52,28 @@ def test_joint_terms_add_up_and_count_what_they_should():
         assert 0.6 * share < terms[name].std() < 1.6 * share
 
 
-RESIDUALS = {f"{of} given embedding": RNG.normal(size=500) for of in ("volume", "spectrum")}
+OTHERS = {name: RNG.normal(size=500) for name in set(JOINT_WEIGHTS) - {"volume", "density"}}
 
 
 class TestJointWeights:
     def test_terms_that_go_together_are_standardised(self):
         s, log_q = 3 * RNG.normal(size=500), 7 * RNG.normal(size=500)
-        weights = joint_weights({"volume": s, "density": log_q + s, **RESIDUALS})
+        weights = joint_weights({"volume": s, "density": log_q + s, **OTHERS})
         assert weights["volume"] == pytest.approx(0.5 / s.std())
         assert weights["density"] == pytest.approx(1 / (log_q + s).std())
-        for name, values in RESIDUALS.items():
+        for name, values in OTHERS.items():
             assert weights[name] == pytest.approx(0.5 / values.std())
 
     def test_terms_that_cancel_are_added_in_nats(self):
         """The limit of perfect opposition is the formula, whatever the scales."""
         s = RNG.normal(size=500)
-        weights = joint_weights({"volume": s, "density": -5 * s, **RESIDUALS})
+        weights = joint_weights({"volume": s, "density": -5 * s, **OTHERS})
         assert weights["volume"] == pytest.approx(weights["density"], rel=1e-6)
-        assert weights["density"] == pytest.approx(2.5 / (4 * s).std())
-        assert [weights[name] for name in RESIDUALS] == pytest.approx([0, 0], abs=1e-9)
+        assert weights["density"] == pytest.approx(3 / (4 * s).std())
+        assert [weights[name] for name in OTHERS] == pytest.approx([0, 0, 0], abs=1e-9)
 
     def test_a_term_that_does_not_vary_counts_nothing(self):
-        constant = dict.fromkeys(RESIDUALS, np.zeros(500))
+        constant = dict.fromkeys(OTHERS, np.zeros(500))
         log_q = RNG.normal(size=500)
         weights = joint_weights({"volume": np.ones(500), "density": log_q, **constant})
         assert weights == {"volume": 0, "density": pytest.approx(1 / log_q.std()), **dict.fromkeys(constant, 0)}
@@ -83,7 +83,7 @@ def test_a_jacobian_that_varies_by_rounding_alone_counts_nothing():
     data = extraction(n=200)
     data.singular_values[:] = np.exp(-0.5 * np.arange(5)) * (1 + 1e-7 * RNG.normal(size=data.singular_values.shape))
     model = fit(data)
-    assert {name for name, weight in model.weight.items() if weight > 0} == {"density"}
+    assert {name for name, weight in model.weight.items() if weight > 0} == {"density", "direction"}
 
 
 def test_a_spectrum_of_another_shape_is_found_where_its_volume_is_ordinary():

@@ -110,6 +110,12 @@ def test_bars(shift, met):
     assert (found["all sets"]["behind"]["near"]["behind_by"] < 0) is met
 
 
+def test_one_class_means():
+    import one_class
+
+    assert one_class.one_class_means({"cat": {"a": 0.5}, "dog": {"a": 0.7}}) == {"a": pytest.approx(0.6)}
+
+
 def test_committed_plots_show_no_image():
     import images as suite
 

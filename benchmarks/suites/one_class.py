@@ -13,6 +13,7 @@ goes on from there. Writes docs/results/one_class.json (or --out).
 import argparse
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ from scipy.stats import t, wilcoxon
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import record
-from verdicts import one_class_means
 
 from skjepa import load_encoder
 from skjepa.benchmark import run_benchmark
@@ -144,6 +144,12 @@ def compared(aurocs: dict[str, dict[str, float]], reference: str) -> dict[str, d
                 "adjusted_p_value": float(p[rivals.index(name)]),
             }
     return rows
+
+
+def one_class_means(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Mean over classes of every detector's AUROC."""
+    detectors = next(iter(found.values()))
+    return {name: float(np.mean([row[name] for row in found.values()])) for name in detectors}
 
 
 if __name__ == "__main__":

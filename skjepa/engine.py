@@ -4,7 +4,6 @@ import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,20 +18,15 @@ from skjepa.directions import DEFAULT_SHARE, SUBSPACE, Directions, check_number_
 from skjepa.encoders import Encoder, FingerprintError, load_encoder
 from skjepa.extraction import Extraction
 from skjepa.functionals import PAPER_FLOOR, combine_views, log_volume, warn_if_floor_is_noise
-from skjepa.jacobian import jacobian, worthwhile_copies
-from skjepa.loading import Loader
-from skjepa.memory import MAX_BATCH, Halving, bytes_per_sample, default_budget
-from skjepa.precision import narrowed
+from skjepa.measurement import Arrays, Here, Measurement, Observer, scoring
+from skjepa.memory import batch_size, bytes_per_sample, default_budget
 from skjepa.preprocessing import describe
 from skjepa.probe import EncoderError, Probe, probe
 from skjepa.sources import ImageReadError, Source, as_source, known_by_content
-from skjepa.spectrum import singular_values
 from skjepa.store import Store, memory_folder
 from skjepa.views import Transform, default_transform
 
 METHODS = ("exact", "sketch")
-
-_Arrays = tuple[NDArray[np.float64], ...]
 
 
 def extract(
@@ -52,7 +46,7 @@ def extract(
     on_error: str = "raise",
     random_state: Any = None,
     progress: bool = False,
-    observe: Callable[[Tensor], None] | None = None,
+    observe: Observer | None = None,
 ) -> Extraction:
     """Embeddings and Jacobian singular values of every sample: the one expensive pass.
 
@@ -136,30 +130,28 @@ def extract(
     with _ready(encoder, shape, device) as (function, probed):
         name, directions = _output_directions(encoder, method, n_directions, probed.n_components, seed)
         meta = _describe(encoder, shape, probed, name, views, transform, seed, device)
-        narrow = narrowed(function, encoder.precision, device)
         n_passes = probed.n_components if directions is None else directions.shape[1]
-        spectra = partial(_spectra, function, narrow, n_passes, directions=directions, observe=observe)
-        measure = Halving(spectra, _batch_size(encoder, probed, memory_budget, device))
-        folder = memory_folder(memory, meta) if store is None else store
-        if memory is not None and folder is not None:
-            source = known_by_content(source)
-        loader = Loader(
-            source,
-            encoder.preprocessing,
-            encoder.dtype,
-            device,
-            on_error=on_error,
-            n_jobs=n_jobs,
+        measurement = Measurement(
+            encoder,
+            n_passes,
+            _sample_bytes(encoder, probed),
+            directions,
             views=views,
             transform=transform,
             seed=seed,
+            on_error=on_error,
+            n_jobs=n_jobs,
         )
+        folder = memory_folder(memory, meta) if store is None else store
+        if memory is not None and folder is not None:
+            source = known_by_content(source)
+        measured = _here(measurement, function, source, device, memory_budget, observe)
         with nullcontext() if folder is None else Store(folder, meta) as opened:
             # Views draw their randomness from the id, which is part of the sample then.
             by_name = store is not None or transform is not None
             kept = None if opened is None else _Kept(opened, source, by_name=by_name)
-            rows = _run(source, loader, measure, progress, kept)
-    return _assemble(source, rows, loader.skipped, meta)
+            rows = _run(source, measured, progress, kept)
+    return _assemble(source, rows, measured.skipped, meta)
 
 
 def embed(
@@ -195,10 +187,10 @@ def embed(
     check_choice("on_error", on_error, ("raise", "skip"))
     source, device = as_source(X), resolve_device(device)
     with _ready(encoder, _input_shape(encoder, source), device) as (function, probed):
-        measure = Halving(partial(_outputs, function), _batch_size(encoder, probed, memory_budget, device))
-        loader = Loader(source, encoder.preprocessing, encoder.dtype, device, on_error=on_error, n_jobs=n_jobs)
-        rows = _run(source, loader, measure, progress)
-    _require_any(source, rows, loader.skipped)
+        measurement = Measurement(encoder, 0, _sample_bytes(encoder, probed), on_error=on_error, n_jobs=n_jobs)
+        measured = _here(measurement, function, source, device, memory_budget)
+        rows = _run(source, measured, progress)
+    _require_any(source, rows, measured.skipped)
     missing = (np.full(probed.n_components, np.nan),)
     return np.stack([rows.get(name, missing)[0] for name in source.ids.tolist()])
 
@@ -285,8 +277,7 @@ def resolve_device(device: str) -> str:
 @contextmanager
 def _ready(encoder: Encoder, shape: tuple[int, ...], device: str) -> Iterator[tuple[Callable[[Tensor], Tensor], Probe]]:
     """The encoder as a function on the device, and what a look at it on inputs of this shape tells."""
-    # A caller's no_grad or inference_mode ends at this door.
-    with torch.inference_mode(False), torch.enable_grad(), encoder.scoring(device) as function:
+    with scoring(encoder, device) as function:
         yield function, probe(function, shape, dtype=encoder.dtype, device=device)
 
 
@@ -354,44 +345,22 @@ def _describe(encoder, shape, probed: Probe, method, views, transform, seed, dev
     }
 
 
-def _batch_size(encoder: Encoder, probed: Probe, memory_budget: int | None, device: str) -> int:
+def _sample_bytes(encoder: Encoder, probed: Probe) -> int:
+    return bytes_per_sample(probed.n_components, probed.n_inputs, probed.graph_bytes, encoder.dtype.itemsize)
+
+
+def _here(
+    measurement: Measurement,
+    function: Callable[[Tensor], Tensor],
+    source: Source,
+    device: str,
+    memory_budget: int | None,
+    observe: Observer | None = None,
+) -> Here:
     budget = (
         default_budget(device) if memory_budget is None else check_integer("memory_budget", memory_budget, minimum=1)
     )
-    each = bytes_per_sample(probed.n_components, probed.n_inputs, probed.graph_bytes, encoder.dtype.itemsize)
-    return max(1, min(MAX_BATCH, budget // each))
-
-
-def _spectra(
-    function: Callable[[Tensor], Tensor],
-    narrow: Callable[[Tensor], Tensor],
-    n_passes: int,
-    x: Tensor,
-    views: list[Tensor],
-    room: int,
-    *,
-    directions: Tensor | None = None,
-    observe: Callable[[Tensor], None] | None = None,
-) -> _Arrays:
-    """Embeddings (B, K) and singular values (B, V, R), with directions (B, V, m)."""
-    copies = worthwhile_copies(x, n_passes, room)
-    spectra = []
-    for view in views or [x]:
-        _, jacobians = jacobian(narrow, view, directions=directions, copies=copies)
-        spectra.append(_to_numpy(singular_values(jacobians)))
-        if observe is not None:
-            observe(jacobians)
-    return *_outputs(function, x), np.stack(spectra, axis=1)
-
-
-def _outputs(function: Callable[[Tensor], Tensor], x: Tensor, *_: Any) -> _Arrays:
-    """Embeddings (B, K) alone, of the samples as they are."""
-    with torch.no_grad():
-        return (_to_numpy(function(x)),)
-
-
-def _to_numpy(tensor: Tensor) -> NDArray[np.float64]:
-    return tensor.detach().cpu().to(torch.float64).numpy()
+    return Here(measurement, function, source, device, batch_size(budget, measurement.sample_bytes), observe)
 
 
 class _Kept:
@@ -404,17 +373,15 @@ class _Kept:
             content = source.content(i)
             self.keys[name] = f"{name}#{content}" if by_name and content not in ("", name) else content or name
 
-    def read(self) -> dict[str, _Arrays]:
+    def read(self) -> dict[str, Arrays]:
         rows = self.store.read(self.keys.values())
         return {name: rows[key] for name, key in self.keys.items() if key in rows}
 
-    def append(self, names: list[str], arrays: _Arrays) -> None:
+    def append(self, names: list[str], arrays: Arrays) -> None:
         self.store.append([self.keys[name] for name in names], *arrays)
 
 
-def _run(
-    source: Source, loader: Loader, measure: Halving, progress: bool, kept: _Kept | None = None
-) -> dict[str, _Arrays]:
+def _run(source: Source, measured: Here, progress: bool, kept: _Kept | None = None) -> dict[str, Arrays]:
     """Every sample measured once: id -> its row of each array. Equal ids are equal content."""
     first = _first_positions(source)
     rows = {} if kept is None else kept.read()
@@ -426,8 +393,7 @@ def _run(
         desc="JEPA-SCORE",
         disable=not progress,
     ) as bar:
-        for positions, x, views in loader.batches(missing, lambda: measure.batch_size):
-            arrays = measure(x, views)
+        for positions, arrays in measured(missing):
             names = [str(source.ids[i]) for i in positions]
             _check_finite(names, arrays)
             if kept is not None:
@@ -445,18 +411,18 @@ def _first_positions(source: Source) -> dict[str, int]:
     return first
 
 
-def _check_finite(names: list[str], arrays: _Arrays) -> None:
+def _check_finite(names: list[str], arrays: Arrays) -> None:
     finite = np.all([np.isfinite(array).reshape(len(names), -1).all(axis=1) for array in arrays], axis=0)
     if not finite.all():
         raise EncoderError(f"the encoder's output or Jacobian is not finite at sample {names[int(np.argmin(finite))]}")
 
 
-def _require_any(source: Source, rows: dict[str, _Arrays], skipped: dict[int, str]) -> None:
+def _require_any(source: Source, rows: dict[str, Arrays], skipped: dict[int, str]) -> None:
     if not rows:
         raise ImageReadError(f"not one of {len(source)} samples could be read; first: {next(iter(skipped.values()))}")
 
 
-def _assemble(source: Source, rows: dict[str, _Arrays], skipped: dict[int, str], meta: dict[str, Any]) -> Extraction:
+def _assemble(source: Source, rows: dict[str, Arrays], skipped: dict[int, str], meta: dict[str, Any]) -> Extraction:
     _require_any(source, rows, skipped)
     names = source.ids.tolist()
     kept = [i for i, name in enumerate(names) if name in rows]

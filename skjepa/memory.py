@@ -27,6 +27,11 @@ def bytes_per_sample(n_components: int, n_inputs: int, graph_bytes: int, itemsiz
     return n_components * n_inputs * itemsize + 3 * rank * rank * 8 + 2 * graph_bytes + 4 * n_inputs * itemsize
 
 
+def batch_size(budget: int, sample_bytes: int) -> int:
+    """Samples that fit into so many bytes; at least 1, at most `MAX_BATCH`."""
+    return max(1, min(MAX_BATCH, budget // sample_bytes))
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that an allocation failed, on the CPU or on a GPU."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):

@@ -20,7 +20,8 @@ from oracles import (
 from PIL import Image
 from torch import nn
 
-import skjepa.engine
+import skjepa.measurement
+import skjepa.memory
 from skjepa import Extraction, embed, extract, jepa_score, load_encoder
 from skjepa.extraction import SettingsMismatchError
 from skjepa.jacobian import jacobian
@@ -124,7 +125,7 @@ def noting(sizes):
 
 def test_equal_samples_are_measured_once(monkeypatch):
     seen = []
-    monkeypatch.setattr(skjepa.engine, "jacobian", noting(seen))
+    monkeypatch.setattr(skjepa.measurement, "jacobian", noting(seen))
     extract(load_encoder(conv_net(), image_size=32), random_images(1).repeat(6, axis=0))
     assert sum(seen) == 1
 
@@ -174,7 +175,7 @@ class TestMemory:
     def test_batches_follow_the_budget(self, monkeypatch):
         sizes = []
         monkeypatch.setattr(
-            skjepa.engine, "jacobian", lambda f, x, **how: sizes.append(len(x)) or jacobian(f, x, **how)
+            skjepa.measurement, "jacobian", lambda f, x, **how: sizes.append(len(x)) or jacobian(f, x, **how)
         )
         encoder, X = load_encoder(conv_net(), image_size=32), random_images(20)
         extract(encoder, X, memory_budget=10**12)
@@ -193,8 +194,8 @@ class TestMemory:
 
         encoder, X = load_encoder(conv_net(), image_size=32, precision="float64"), random_images(14)
         plenty = extract(encoder, X)
-        monkeypatch.setattr(skjepa.engine, "MAX_BATCH", 8)
-        monkeypatch.setattr(skjepa.engine, "jacobian", scarce)
+        monkeypatch.setattr(skjepa.memory, "MAX_BATCH", 8)
+        monkeypatch.setattr(skjepa.measurement, "jacobian", scarce)
         result = extract(encoder, X)
         np.testing.assert_allclose(result.singular_values, plenty.singular_values, rtol=1e-10)
         halved = [8, 4, 2, 2, 4, 2, 2, 2, 2, 2]
@@ -211,7 +212,7 @@ class TestMemory:
 
         encoder, X = load_encoder(conv_net(), image_size=32, precision="float64"), random_images(3)
         alone = np.concatenate([extract(encoder, X[[i]], memory_budget=1).singular_values for i in range(3)])
-        monkeypatch.setattr(skjepa.engine, "jacobian", scarce)
+        monkeypatch.setattr(skjepa.measurement, "jacobian", scarce)
         for _ in range(2):  # the second time without the room: one copy alone is tried before the batch is halved
             np.testing.assert_allclose(extract(encoder, X).singular_values, alone, rtol=1e-10)
         assert tried == [(3, 2), (3, 2), (3, 1)]
@@ -220,7 +221,7 @@ class TestMemory:
         def full(function, x, **how):
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
-        monkeypatch.setattr(skjepa.engine, "jacobian", full)
+        monkeypatch.setattr(skjepa.measurement, "jacobian", full)
         with pytest.raises(MemoryError, match=r"one sample of shape \(3, 32, 32\) does not fit"):
             extract(load_encoder(conv_net(), image_size=32), random_images(4))
 
@@ -228,7 +229,7 @@ class TestMemory:
         def broken(function, x, **how):
             raise RuntimeError("a bug")
 
-        monkeypatch.setattr(skjepa.engine, "jacobian", broken)
+        monkeypatch.setattr(skjepa.measurement, "jacobian", broken)
         with pytest.raises(RuntimeError, match="a bug"):
             extract(load_encoder(conv_net(), image_size=32), random_images(4))
 
@@ -236,7 +237,7 @@ class TestMemory:
 class TestStore:
     def test_resumed_equals_uninterrupted(self, tmp_path, monkeypatch):
         encoder, X = load_encoder(conv_net(), image_size=32), random_images(12)
-        monkeypatch.setattr(skjepa.engine, "MAX_BATCH", 4)
+        monkeypatch.setattr(skjepa.memory, "MAX_BATCH", 4)
         whole = extract(encoder, X, views=2)
         measured = []
 
@@ -246,12 +247,12 @@ class TestStore:
             measured.append(len(x))
             return jacobian(function, x, **how)
 
-        monkeypatch.setattr(skjepa.engine, "jacobian", interrupted)
+        monkeypatch.setattr(skjepa.measurement, "jacobian", interrupted)
         with pytest.raises(KeyboardInterrupt):
             extract(encoder, X, views=2, store=tmp_path / "run")
         again = []
         monkeypatch.setattr(
-            skjepa.engine, "jacobian", lambda f, x, **how: again.append(len(x)) or jacobian(f, x, **how)
+            skjepa.measurement, "jacobian", lambda f, x, **how: again.append(len(x)) or jacobian(f, x, **how)
         )
         resumed = extract(encoder, X, views=2, store=tmp_path / "run")
         assert sum(again) == 2 * 8  # the first batch of four, both views, was kept
@@ -318,7 +319,7 @@ class TestStore:
 def measured(monkeypatch):
     """How many samples went through the Jacobian, batch by batch."""
     sizes = []
-    monkeypatch.setattr(skjepa.engine, "jacobian", noting(sizes))
+    monkeypatch.setattr(skjepa.measurement, "jacobian", noting(sizes))
     return sizes
 
 

@@ -11,7 +11,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_sco
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-import skjepa.engine
+import skjepa.measurement
 from skjepa import JEPAScoreDetector, NormalKFold, extract, inlier_labels, load_encoder
 from skjepa.jacobian import jacobian
 
@@ -25,7 +25,9 @@ GRID = {"formula": ["jepa", "density", "joint"], "floor": ["auto", 1e-3], "refer
 @pytest.fixture
 def measured(monkeypatch):
     sizes = []
-    monkeypatch.setattr(skjepa.engine, "jacobian", lambda f, x, **how: sizes.append(len(x)) or jacobian(f, x, **how))
+    monkeypatch.setattr(
+        skjepa.measurement, "jacobian", lambda f, x, **how: sizes.append(len(x)) or jacobian(f, x, **how)
+    )
     return sizes
 
 

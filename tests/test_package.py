@@ -32,6 +32,7 @@ ROOMS = [
     },
     {"directions", "extraction", "hub", "isotropy", "recipes", "sources"},
     {"complexity", "encoders", "loading", "store", "scores"},
+    {"measurement"},
     {"catalog", "diagnostics", "engine", "pretrain"},
     {"subspace", "vector"},
     {"choice", "thresholds"},

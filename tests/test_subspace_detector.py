@@ -9,7 +9,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 
-import skjepa.engine
+import skjepa.measurement
 from skjepa import JEPAScoreDetector, NormalKFold, VectorJEPA, embed, extract, learn_directions, load_encoder
 from skjepa.directions import random_directions
 from skjepa.extraction import SettingsMismatchError
@@ -35,7 +35,7 @@ def passes(monkeypatch):
         counted[m] = counted.get(m, 0) + len(x)
         return jacobian(function, x, directions=directions, **how)
 
-    monkeypatch.setattr(skjepa.engine, "jacobian", watched)
+    monkeypatch.setattr(skjepa.measurement, "jacobian", watched)
     return counted
 
 

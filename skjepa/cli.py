@@ -255,12 +255,11 @@ def _limited(source, limit: int | None, seed: int):
     import numpy as np
 
     from skjepa._validation import check_integer
-    from skjepa.sources import Source
 
     if limit is None or len(source) <= check_integer("--limit", limit, minimum=1):
         return source
     chosen = np.sort(np.random.default_rng(seed).choice(len(source), limit, replace=False))
-    return Source(source.ids[chosen], lambda i: source.load(int(chosen[i])))
+    return source[chosen]
 
 
 def _three_digits(value: float) -> str:

@@ -38,6 +38,9 @@ class Source:
     content : callable
         Position to a hash of what lies there, "" where that is not known without loading it: a store must not take
         one file for another of the same name.
+    file : callable
+        Position to the path that holds the image, None where it lies in no file of its own: another process can read
+        a file by itself.
     """
 
     ids: NDArray[np.str_]
@@ -45,6 +48,7 @@ class Source:
     is_vector: bool = False
     stable_ids: bool = True
     content: Callable[[int], str] = lambda i: ""
+    file: Callable[[int], str | os.PathLike | None] = lambda i: None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -58,6 +62,7 @@ class Source:
             self.is_vector,
             self.stable_ids,
             lambda i: self.content(chosen[i]),
+            lambda i: self.file(chosen[i]),
         )
 
     def rows(self) -> NDArray[np.float64]:
@@ -93,7 +98,7 @@ def as_source(X: Any, *, ids: Sequence[str] | None = None) -> Source:
             raise ValueError(f"ids must be one name a sample: {len(source)} samples, ids of shape {names.shape}")
         if len(np.unique(names)) != len(names):
             raise ValueError("ids must be unique")
-        source = Source(names, source.load, source.is_vector, content=source.content)
+        source = Source(names, source.load, source.is_vector, content=source.content, file=source.file)
     return source
 
 
@@ -116,7 +121,7 @@ def known_by_content(source: Source) -> Source:
             raise ValueError(f"sample {source.ids[i]} is another at each load: a memory needs data that stay the same")
         return sample
 
-    return Source(source.ids, load, source.is_vector, source.stable_ids, content)
+    return Source(source.ids, load, source.is_vector, source.stable_ids, content, source.file)
 
 
 def holds_vectors(X: Any) -> bool:
@@ -172,6 +177,7 @@ def folder_source(folder: str | os.PathLike) -> Source:
         _names(file.relative_to(root).as_posix() for file in files),
         lambda i: read_image(files[i]),
         content=lambda i: _file_hash(files[i]),
+        file=lambda i: files[i],
     )
 
 
@@ -212,7 +218,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def _paths_source(paths: Sequence[str | os.PathLike]) -> Source:
     files = [os.fspath(path) for path in paths]
-    return Source(_names(files), lambda i: read_image(files[i]), content=lambda i: _file_hash(files[i]))
+    return Source(
+        _names(files), lambda i: read_image(files[i]), content=lambda i: _file_hash(files[i]), file=lambda i: files[i]
+    )
 
 
 def _list_source(X: Sequence[Any]) -> Source:

@@ -69,6 +69,10 @@ def foreign_table() -> str:
     return auroc_table(images()["foreign"])
 
 
+def blind_table() -> str:
+    return auroc_table(images()["blind"])
+
+
 def false_positives() -> str:
     return false_positives_table(images()["foreign"])
 
@@ -100,6 +104,20 @@ def controls_table() -> str:
         ]
         cells += [_mean_over(kept[part].get(rival), corruptions) for part in ("foreign", "re-encoded alike")]
         rows.append([rival, *cells])
+    return markdown(rows)
+
+
+def encoders_table() -> str:
+    """Mean AUROC of every detector by encoder, over the foreign sets and over the blind corruptions."""
+    found = {"bundled": images()} | {
+        path.stem.removeprefix("benchmark_images_"): json.loads(path.read_text())
+        for path in sorted(RESULTS.glob("benchmark_images_*.json"))
+    }
+    columns = [(name, part) for name in found for part in ("foreign", "blind")]
+    rows = [["mean AUROC", *(f"{name}, {part}" for name, part in columns)]]
+    for rival in found["bundled"]["foreign"]["detectors"]:
+        cells = (found[name][part]["detectors"][rival]["mean"]["auroc"]["value"] for name, part in columns)
+        rows.append([rival, *(f"{value:.3f}" for value in cells)])
     return markdown(rows)
 
 
@@ -166,6 +184,8 @@ TABLES = {
     "benchmark-bars": bars_table,
     "benchmark-verdict": verdict_list,
     "benchmark-foreign": foreign_table,
+    "benchmark-blind": blind_table,
+    "benchmark-encoders": encoders_table,
     "benchmark-false-positives": false_positives,
     "benchmark-strengths": strengths_table,
     "benchmark-controls": controls_table,

@@ -37,10 +37,15 @@ def test_published_aurocs_of_real_spectra(shared_data):
             assert max(found["SVHN"]["fifths"]["gap_in_nats"]) < -0.6
 
 
-@pytest.mark.parametrize("kind", ["blur", "gaussian noise", "JPEG", "contrast"])
+SEEN = ["blur", "gaussian noise", "JPEG", "contrast"]
+BLIND = ["pixelated", "brightness", "colour", "salt and pepper", "occlusion"]
+
+
+@pytest.mark.parametrize("kind", [*SEEN, *BLIND])
 def test_corruptions_grow_stronger(kind):
     import image_sets
 
+    assert [*image_sets.CORRUPTIONS, *image_sets.BLIND] == [*SEEN, *BLIND]
     images = [Image.fromarray(image) for image in random_images(1).repeat(5, axis=0)]
     changed = image_sets.corrupted(images, kind, np.random.default_rng(0))
     distance = [
@@ -72,6 +77,9 @@ def test_groups_of_the_image_suite_share_no_image(tmp_path):
     assert set(sets.outliers) == {*image_sets.FOREIGN, image_sets.NOISE, *image_sets.CORRUPTIONS}
     assert {name: len(part) for name, part in sets.normal_of(0.5).items()} == {"fit": 4, "calibration": 2, "test": 3}
     assert len(sets.fit_classes(0.5)) == 4
+    assert {name: len(part) for name, part in sets.blind.items()} == dict.fromkeys(image_sets.BLIND, 2)
+    spoilt = {name: as_source(group) for name, group in sets.blind.items()}
+    assert repeats({**spoilt, **{name: as_source(group) for name, group in sets.normal.items()}}) == []
 
 
 def test_torchvision_that_does_not_load_is_named(monkeypatch, tmp_path):

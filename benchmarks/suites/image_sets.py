@@ -69,9 +69,41 @@ CORRUPTIONS: dict[str, Corruption] = {
 }
 
 
+BLIND: dict[str, Corruption] = {
+    "pixelated": lambda image, i, _: pixelated(image, (1 / 2, 1 / 3, 1 / 4, 1 / 6, 1 / 8)[i]),
+    "brightness": lambda image, i, _: ImageEnhance.Brightness(image).enhance((0.8, 0.65, 0.5, 0.4, 0.3)[i]),
+    "colour": lambda image, i, _: ImageEnhance.Color(image).enhance((0.6, 0.4, 0.25, 0.1, 0.0)[i]),
+    "salt and pepper": lambda image, i, rng: with_salt(image, (0.01, 0.02, 0.04, 0.07, 0.12)[i], rng),
+    "occlusion": lambda image, i, rng: occluded(image, (0.2, 0.3, 0.4, 0.5, 0.6)[i], rng),
+}
+"""Kinds that nobody has looked at while the score was made."""
+
+
+def pixelated(image: Image.Image, share: float) -> Image.Image:
+    """On a coarser grid, of so many of its rows and columns."""
+    coarse = tuple(round(share * side) for side in image.size)
+    return image.resize(coarse, Image.Resampling.BOX).resize(image.size, Image.Resampling.NEAREST)
+
+
+def with_salt(image: Image.Image, share: float, rng: np.random.Generator) -> Image.Image:
+    pixels = np.array(image)
+    hit = rng.random(pixels.shape[:2]) < share
+    pixels[hit] = rng.choice(np.array([0, 255], dtype=np.uint8), size=(hit.sum(), 1))
+    return Image.fromarray(pixels)
+
+
+def occluded(image: Image.Image, share: float, rng: np.random.Generator) -> Image.Image:
+    """A grey square somewhere, of that share of the shorter side."""
+    side = round(share * min(image.size))
+    left, top = rng.integers(0, np.array(image.size) - side + 1)
+    covered = image.copy()
+    covered.paste((128, 128, 128), (int(left), int(top), int(left) + side, int(top) + side))
+    return covered
+
+
 def corrupted(images: Images, kind: str, rng: np.random.Generator) -> Images:
     """Each image at one of the five strengths, in turn: the i-th at strength i mod 5."""
-    return [CORRUPTIONS[kind](image, i % STRENGTHS, rng) for i, image in enumerate(images)]
+    return [(CORRUPTIONS | BLIND)[kind](image, i % STRENGTHS, rng) for i, image in enumerate(images)]
 
 
 def downloaded(root: Path, n: int, rng: np.random.Generator) -> dict[str, Images]:

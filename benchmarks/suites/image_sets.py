@@ -22,13 +22,13 @@ Images = list[Image.Image]
 
 
 @contextmanager
-def folders_of(data: Path) -> Iterator[Path]:
+def folders_of(data: Path, *others: str) -> Iterator[Path]:
     """The folder that holds the sets: `data` itself, or where its zip files are unpacked for as long as it takes."""
     if (data / "cifar10").is_dir():
         yield data
         return
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("cifar10", *FOREIGN):
+        for name in ("cifar10", *FOREIGN, *others):
             with zipfile.ZipFile(data / f"{name}.zip") as archive:
                 archive.extractall(folder)
         yield Path(folder)
@@ -40,8 +40,8 @@ def drawn(folder: Path, n: int, rng: np.random.Generator) -> tuple[Images, list[
     return [read_image(folder / name) for name in ids], [str(name).partition("/")[0] for name in ids]
 
 
-def uniform_noise(n: int, rng: np.random.Generator) -> Images:
-    return [Image.fromarray(pixels) for pixels in rng.integers(0, 256, (n, SIDE, SIDE, 3), dtype=np.uint8)]
+def uniform_noise(n: int, rng: np.random.Generator, side: int = SIDE) -> Images:
+    return [Image.fromarray(pixels) for pixels in rng.integers(0, 256, (n, side, side, 3), dtype=np.uint8)]
 
 
 def reencoded(image: Image.Image) -> Image.Image:

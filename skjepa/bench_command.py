@@ -28,7 +28,13 @@ def bench(
     ] = False,
     memory: Annotated[Path | None, typer.Option(help="Folder that keeps finished images: the run resumes.")] = None,
     device: Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'cuda:1' ...")] = "auto",
-    n_jobs: Annotated[int | None, typer.Option(help="Threads that read images.")] = None,
+    n_jobs: Annotated[
+        int | None, typer.Option(help="Processes that score, no more than GPUs where there are any; -1: one a core.")
+    ] = None,
+    dask: Annotated[
+        str | None, typer.Option(metavar="SCHEDULER", help="Score on a dask cluster: its address, or scheduler file.")
+    ] = None,
+    read_threads: Annotated[int | None, typer.Option(help="Threads that read images, in each process.")] = None,
     on_error: Annotated[str, typer.Option(help="An unreadable image: 'raise' or 'skip' (with a warning).")] = "raise",
     n_resamples: Annotated[int, typer.Option("--resamples", help="Bootstrap samples behind each interval.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the splits, --limit and the bootstrap.")] = 0,
@@ -44,28 +50,30 @@ def bench(
     from skjepa import load_encoder
     from skjepa.benchmark import run_benchmark
     from skjepa.job import short_names
+    from skjepa.spread import workers
 
     folders = [*(ood or []), *(more or [])]
     if not folders:
         raise ValueError("give at least one folder of other images: --ood DIR")
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out} is a file: --out names a folder")
-    result = run_benchmark(
-        normal,
-        short_names(folders),
-        encoder=load_encoder(encoder, image_size=image_size, weights=weights),
-        fit=fit,
-        calibration=calibration,
-        limit=limit,
-        on_repeats="drop" if drop_repeats else "report",
-        memory=memory,
-        device=device,
-        n_jobs=n_jobs,
-        on_error=on_error,
-        n_resamples=n_resamples,
-        random_state=seed,
-        progress=not quiet,
-    )
+    with workers(n_jobs, dask):
+        result = run_benchmark(
+            normal,
+            short_names(folders),
+            encoder=load_encoder(encoder, image_size=image_size, weights=weights),
+            fit=fit,
+            calibration=calibration,
+            limit=limit,
+            on_repeats="drop" if drop_repeats else "report",
+            memory=memory,
+            device=device,
+            n_jobs=read_threads,
+            on_error=on_error,
+            n_resamples=n_resamples,
+            random_state=seed,
+            progress=not quiet,
+        )
     written = result.save(out)
     _stdout.print(result.to_markdown(), highlight=False, soft_wrap=True, markup=False)
     for repeat in result.repeats[:5]:

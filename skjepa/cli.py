@@ -66,7 +66,13 @@ def score(
     memory_budget: Annotated[
         float | None, typer.Option(help="GiB that a batch may take (default: half of the free).")
     ] = None,
-    n_jobs: Annotated[int | None, typer.Option(help="Threads that read images.")] = None,
+    n_jobs: Annotated[
+        int | None, typer.Option(help="Processes that score, no more than GPUs where there are any; -1: one a core.")
+    ] = None,
+    dask: Annotated[
+        str | None, typer.Option(metavar="SCHEDULER", help="Score on a dask cluster: its address, or scheduler file.")
+    ] = None,
+    read_threads: Annotated[int | None, typer.Option(help="Threads that read images, in each process.")] = None,
     on_error: Annotated[str, typer.Option(help="An unreadable image: 'raise' or 'skip' (with a warning).")] = "raise",
     seed: Annotated[int, typer.Option(help="Of the calibration split, the views and --limit.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
@@ -77,6 +83,7 @@ def score(
     """
     from skjepa import JEPAScoreDetector, job, load_encoder
     from skjepa.sources import folder_source
+    from skjepa.spread import workers
 
     out = job.check_output(out, job.TABLE_SUFFIXES)
     picture = (
@@ -97,20 +104,21 @@ def score(
         calibration=calibration if contamination is None else None,
         device=device,
         memory_budget=None if memory_budget is None else int(memory_budget * 2**30),
-        n_jobs=n_jobs,
+        n_jobs=read_threads,
         on_error=on_error,
         random_state=seed,
         verbose=0 if quiet else 1,
     )
     _warn_of_overlap(fit, tests)
     started = time.perf_counter()
-    _stderr.print(f"fit: {len(normal)} normal images of {escape(str(fit))}")
-    normal_pass = detector.extract(normal, store=store)
-    detector.fit(normal_pass)
     groups = []
-    for name, source in sources.items():
-        _stderr.print(f"score: {len(source)} images of {escape(name)}")
-        groups.append(job.score_group(detector, name, source, store=store))
+    with workers(n_jobs, dask):
+        _stderr.print(f"fit: {len(normal)} normal images of {escape(str(fit))}")
+        normal_pass = detector.extract(normal, store=store)
+        detector.fit(normal_pass)
+        for name, source in sources.items():
+            _stderr.print(f"score: {len(source)} images of {escape(name)}")
+            groups.append(job.score_group(detector, name, source, store=store))
     job.write_table(job.score_table(groups), out)
     if picture is not None:
         job.score_picture(detector, groups, picture, title=f"Encoder {Path(encoder).name}, score {kind!r}")

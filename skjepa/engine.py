@@ -1,9 +1,8 @@
 """THE loop: encoder x data -> `Extraction`. Batching, memory, views, store, bad samples and progress, for everyone."""
 
 import os
-import platform
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,11 +17,12 @@ from skjepa.directions import DEFAULT_SHARE, SUBSPACE, Directions, check_number_
 from skjepa.encoders import Encoder, FingerprintError, load_encoder
 from skjepa.extraction import Extraction
 from skjepa.functionals import PAPER_FLOOR, combine_views, log_volume, warn_if_floor_is_noise
-from skjepa.measurement import Arrays, Here, Measurement, Observer, scoring
+from skjepa.measurement import Arrays, Here, Measurement, Observer, device_name, scoring
 from skjepa.memory import batch_size, bytes_per_sample, default_budget
 from skjepa.preprocessing import describe
 from skjepa.probe import EncoderError, Probe, probe
 from skjepa.sources import ImageReadError, Source, as_source, known_by_content
+from skjepa.spread import Pool, Spread, active_pool
 from skjepa.store import Store, memory_folder
 from skjepa.views import Transform, default_transform
 
@@ -81,7 +81,8 @@ def extract(
     device : str
         "auto" takes CUDA where there is one.
     n_jobs : int, optional
-        Threads that read images; -1 for one a core.
+        Threads that read images, in each process; -1 for one a core. How many processes measure is said by
+        ``joblib.parallel_config`` around the call, see docs/scaling.md: "loky" for this machine, "dask" for a cluster.
     on_error : {"raise", "skip"}
         What to do with a sample that cannot be read: an error that names it, or a warning that does.
     random_state : int, RandomState or Generator, optional
@@ -113,7 +114,8 @@ def extract(
     check_choice("on_error", on_error, ("raise", "skip"))
     views = check_integer("views", views, minimum=1)
     source = as_source(X, ids=ids)
-    device = resolve_device(device)
+    pool = None if observe is not None else active_pool(device)
+    own = _own_device(device, pool)
     seed = seed_from(random_state)
     shape = _input_shape(encoder, source)
     if transform is None and views > 1:
@@ -127,9 +129,9 @@ def extract(
     if store is not None and not source.stable_ids:
         raise ValueError("a store needs names that the next run will repeat: pass ids= with a torch Dataset")
 
-    with _ready(encoder, shape, device) as (function, probed):
+    with _ready(encoder, shape, own) as (function, probed):
         name, directions = _output_directions(encoder, method, n_directions, probed.n_components, seed)
-        meta = _describe(encoder, shape, probed, name, views, transform, seed, device)
+        meta = _describe(encoder, shape, probed, name, views, transform, seed, own)
         n_passes = probed.n_components if directions is None else directions.shape[1]
         measurement = Measurement(
             encoder,
@@ -145,12 +147,13 @@ def extract(
         folder = memory_folder(memory, meta) if store is None else store
         if memory is not None and folder is not None:
             source = known_by_content(source)
-        measured = _here(measurement, function, source, device, memory_budget, observe)
+        measured = _measured(pool, measurement, function, source, device, memory_budget, observe)
         with nullcontext() if folder is None else Store(folder, meta) as opened:
             # Views draw their randomness from the id, which is part of the sample then.
             by_name = store is not None or transform is not None
             kept = None if opened is None else _Kept(opened, source, by_name=by_name)
             rows = _run(source, measured, progress, kept)
+    meta["device"] = ", ".join(sorted(measured.devices)) or meta["device"]
     return _assemble(source, rows, measured.skipped, meta)
 
 
@@ -185,10 +188,11 @@ def embed(
         raise TypeError("X is an Extraction, which has embeddings already")
     encoder = load_encoder(encoder)
     check_choice("on_error", on_error, ("raise", "skip"))
-    source, device = as_source(X), resolve_device(device)
-    with _ready(encoder, _input_shape(encoder, source), device) as (function, probed):
+    source, pool = as_source(X), active_pool(device)
+    own = _own_device(device, pool)
+    with _ready(encoder, _input_shape(encoder, source), own) as (function, probed):
         measurement = Measurement(encoder, 0, _sample_bytes(encoder, probed), on_error=on_error, n_jobs=n_jobs)
-        measured = _here(measurement, function, source, device, memory_budget)
+        measured = _measured(pool, measurement, function, source, device, memory_budget)
         rows = _run(source, measured, progress)
     _require_any(source, rows, measured.skipped)
     missing = (np.full(probed.n_components, np.nan),)
@@ -340,7 +344,7 @@ def _describe(encoder, shape, probed: Probe, method, views, transform, seed, dev
         "views": views,
         "transform": describe(transform) if random_views else None,
         "seed": seed if random_views or method.startswith("sketch") else None,
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or device,
+        "device": device_name(device),
         "versions": {"skjepa": __version__, "torch": torch.__version__, "numpy": np.__version__},
     }
 
@@ -349,17 +353,27 @@ def _sample_bytes(encoder: Encoder, probed: Probe) -> int:
     return bytes_per_sample(probed.n_components, probed.n_inputs, probed.graph_bytes, encoder.dtype.itemsize)
 
 
-def _here(
+def _own_device(device: str, pool: Pool | None) -> str:
+    """Where this process looks at the encoder; it need not have the GPUs of a cluster."""
+    return resolve_device(device) if pool is None or pool.is_here else "cpu"
+
+
+def _measured(
+    pool: Pool | None,
     measurement: Measurement,
     function: Callable[[Tensor], Tensor],
     source: Source,
     device: str,
     memory_budget: int | None,
     observe: Observer | None = None,
-) -> Here:
-    budget = (
-        default_budget(device) if memory_budget is None else check_integer("memory_budget", memory_budget, minimum=1)
-    )
+) -> Here | Spread:
+    """Who measures: this process, or those of a pool."""
+    if memory_budget is not None:
+        check_integer("memory_budget", memory_budget, minimum=1)
+    if pool is not None:
+        return Spread(pool, measurement, source, device, memory_budget)
+    device = resolve_device(device)
+    budget = memory_budget or default_budget(device)
     return Here(measurement, function, source, device, batch_size(budget, measurement.sample_bytes), observe)
 
 
@@ -381,19 +395,22 @@ class _Kept:
         self.store.append([self.keys[name] for name in names], *arrays)
 
 
-def _run(source: Source, measured: Here, progress: bool, kept: _Kept | None = None) -> dict[str, Arrays]:
+def _run(source: Source, measured: Here | Spread, progress: bool, kept: _Kept | None = None) -> dict[str, Arrays]:
     """Every sample measured once: id -> its row of each array. Equal ids are equal content."""
     first = _first_positions(source)
     rows = {} if kept is None else kept.read()
     missing = [i for name, i in first.items() if name not in rows]
-    with tqdm(
-        total=len(first),
-        initial=len(first) - len(missing),
-        unit="row" if source.is_vector else "img",
-        desc="JEPA-SCORE",
-        disable=not progress,
-    ) as bar:
-        for positions, arrays in measured(missing):
+    with (
+        tqdm(
+            total=len(first),
+            initial=len(first) - len(missing),
+            unit="row" if source.is_vector else "img",
+            desc="JEPA-SCORE",
+            disable=not progress,
+        ) as bar,
+        closing(measured(missing)) as batches,
+    ):
+        for positions, arrays in batches:
             names = [str(source.ids[i]) for i in positions]
             _check_finite(names, arrays)
             if kept is not None:

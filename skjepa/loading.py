@@ -14,6 +14,11 @@ from skjepa.sources import ImageReadError, Source
 from skjepa.views import Transform, make_view
 
 
+def reading_threads(n_jobs: int | None) -> int:
+    """What `n_jobs` means: one thread, so many, or for -1 one a core."""
+    return {None: 1, -1: os.cpu_count() or 1}.get(n_jobs) or check_integer("n_jobs", n_jobs, minimum=1)
+
+
 class Loader:
     """Reads samples of one source for one encoder.
 
@@ -25,8 +30,8 @@ class Loader:
     dtype : torch.dtype
         The encoder's arithmetic.
     device : str
-    on_error : {"raise", "skip"}
-        Whether a sample that cannot be read is an error, or a warning and an entry of `skipped`.
+    on_error : {"raise", "skip", "note"}
+        Whether a sample that cannot be read is an error, a warning and an entry of `skipped`, or the entry alone.
     n_jobs : int, optional
         Threads; -1 for one a core.
     views : int
@@ -55,8 +60,7 @@ class Loader:
     ) -> None:
         self.source, self.preprocessing, self.dtype, self.device = source, preprocessing, dtype, device
         self.on_error, self.views, self.transform, self.seed = on_error, views, transform, seed
-        cores = os.cpu_count() or 1
-        self.n_jobs = {None: 1, -1: cores}.get(n_jobs) or check_integer("n_jobs", n_jobs, minimum=1)
+        self.n_jobs = reading_threads(n_jobs)
         self.skipped: dict[int, str] = {}
 
     def batches(
@@ -83,7 +87,8 @@ class Loader:
             if self.on_error == "raise":
                 raise
             self.skipped[i] = str(error)
-            warnings.warn(f"skipped {error}", stacklevel=2)
+            if self.on_error == "skip":
+                warnings.warn(f"skipped {error}", stacklevel=2)
             return None
 
     def _views(self, samples: dict[int, Tensor]) -> list[Tensor]:

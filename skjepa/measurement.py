@@ -1,6 +1,7 @@
 """What is measured of a sample, and how: the same batches whether in this process or, pickled, in another."""
 
-from collections.abc import Callable, Iterator, Sequence
+import platform
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from skjepa.spectrum import singular_values
 from skjepa.views import Transform
 
 Arrays = tuple[NDArray[np.float64], ...]
+Measured = Generator[tuple[list[int], Arrays], None, None]
 Observer = Callable[[Tensor], None]
 
 
@@ -86,6 +88,7 @@ class Here:
         observe: Observer | None = None,
     ) -> None:
         encoder = measurement.encoder
+        self.devices = {device_name(device)}
         self.halving = Halving(measurement.arrays(function, device, observe), batch_size)
         self.loader = Loader(
             source,
@@ -104,10 +107,15 @@ class Here:
         """Position -> why it could not be read."""
         return self.loader.skipped
 
-    def __call__(self, positions: Sequence[int]) -> Iterator[tuple[list[int], Arrays]]:
+    def __call__(self, positions: Sequence[int]) -> Measured:
         """Positions and, of these samples, embeddings (B, K) and singular values (B, V, R); or embeddings alone."""
         for batch, x, views in self.loader.batches(list(positions), lambda: self.halving.batch_size):
             yield batch, self.halving(x, views)
+
+
+def device_name(device: str) -> str:
+    """What the hardware is called."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or device
 
 
 @contextmanager

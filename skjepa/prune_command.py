@@ -64,7 +64,13 @@ def prune(
     memory_budget: Annotated[
         float | None, typer.Option(help="GiB that a batch may take (default: half of the free).")
     ] = None,
-    n_jobs: Annotated[int | None, typer.Option(help="Threads that read images.")] = None,
+    n_jobs: Annotated[
+        int | None, typer.Option(help="Processes that score, no more than GPUs where there are any; -1: one a core.")
+    ] = None,
+    dask: Annotated[
+        str | None, typer.Option(metavar="SCHEDULER", help="Score on a dask cluster: its address, or scheduler file.")
+    ] = None,
+    read_threads: Annotated[int | None, typer.Option(help="Threads that read images, in each process.")] = None,
     on_error: Annotated[
         str, typer.Option(help="An unreadable image: 'skip' (it is not kept, and reported) or 'raise'.")
     ] = "skip",
@@ -78,6 +84,7 @@ def prune(
     from skjepa import JEPAScoreDetector, curation, load_encoder
     from skjepa.job import TABLE_SUFFIXES, check_output, write_table
     from skjepa.sources import folder_source
+    from skjepa.spread import workers
 
     out = check_output(out, _LISTS)
     scores = None if scores is None else check_output(scores, TABLE_SUFFIXES)
@@ -97,24 +104,25 @@ def prune(
             calibration=calibration,
             device=device,
             memory_budget=None if memory_budget is None else int(memory_budget * 2**30),
-            n_jobs=n_jobs,
+            n_jobs=read_threads,
             on_error=on_error,
             random_state=seed,
             verbose=0 if quiet else 1,
         )
-        pruned = curation.prune(
-            folder_source(source),
-            keep=keep,
-            target_fpr=alpha,
-            normal=None if normal is None else folder_source(normal),
-            detector=detector,
-            per_class=per_class,
-            drop_copies=drop_copies,
-            folds=folds,
-            rounds=rounds,
-            store=store,
-            random_state=seed,
-        )
+        with workers(n_jobs, dask):
+            pruned = curation.prune(
+                folder_source(source),
+                keep=keep,
+                target_fpr=alpha,
+                normal=None if normal is None else folder_source(normal),
+                detector=detector,
+                per_class=per_class,
+                drop_copies=drop_copies,
+                folds=folds,
+                rounds=rounds,
+                store=store,
+                random_state=seed,
+            )
     if scores is not None:
         write_table(pruned.table(), scores)
     _write_list(pruned, out)

@@ -33,6 +33,8 @@ ROOMS = [
     {"directions", "extraction", "hub", "isotropy", "recipes", "sources"},
     {"complexity", "encoders", "loading", "store", "scores"},
     {"measurement"},
+    {"worker"},
+    {"spread"},
     {"catalog", "diagnostics", "engine", "pretrain"},
     {"subspace", "vector"},
     {"choice", "thresholds"},

@@ -1,0 +1,372 @@
+"""The batches of one pass on many processes: those of joblib's active backend, "loky" here or "dask" on a cluster."""
+
+import hashlib
+import os
+import pickle
+import sys
+import tempfile
+import time
+import warnings
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import joblib
+import numpy as np
+import torch
+from joblib.externals.loky import ProcessPoolExecutor, get_reusable_executor
+from joblib.parallel import BACKENDS, get_active_backend
+
+from skjepa import worker
+from skjepa.loading import reading_threads
+from skjepa.measurement import Measured, Measurement
+from skjepa.memory import batch_size, default_budget
+from skjepa.sources import ImageReadError, Source
+
+_IN_FLIGHT = 2  # parts a task slot: one is measured, one lies ready
+_SECONDS_BETWEEN_LOOKS = 5.0  # at the size of a cluster
+_IDLE_SECONDS = 300
+_PATIENCE = 300.0  # seconds without any worker, once there have been some
+_LARGE = 2**20  # bytes that should not pass through a scheduler
+_LOSSES = 2  # of a part: then it runs alone, to see whether it is the part that ends its workers
+
+
+class WorkerLostError(OSError):
+    """A sample ends whatever process measures it."""
+
+
+class Pool(Protocol):
+    """Processes that measure.
+
+    Attributes
+    ----------
+    is_here : bool
+        Whether they share this machine.
+    """
+
+    is_here: bool
+
+    def budget(self, device: str) -> int:
+        """Bytes that a batch may take."""
+
+    def slots(self) -> int:
+        """Tasks that run at once, as of now."""
+
+    def open(self, parcel: bytes) -> None:
+        """Make a pickled `Measurement` available to all."""
+
+    def part(self, *, is_budget_given: bool, **content: Any) -> worker.Part:
+        """A `skjepa.worker.Part` for these workers."""
+
+    def submit(self, key: str, part: bytes) -> Future: ...
+
+    def mend(self) -> None:
+        """After a worker was lost."""
+
+    def close(self, *, at_once: bool) -> None:
+        """Let go; `at_once` where work in flight is of no use any more."""
+
+
+def active_pool(device: str) -> Pool | None:
+    """The processes that `joblib.parallel_config` asks for; None where this process is to work alone.
+
+    That is so under any other backend, with one process only, and inside a worker, where nothing is spread again. Of
+    processes on one machine there are no more than GPUs, where they measure on GPUs.
+    """
+    backend, n_jobs = get_active_backend()
+    distributed = sys.modules.get("distributed")
+    client = getattr(backend, "client", None)
+    if distributed is not None and isinstance(client, distributed.Client):
+        return None if worker.is_worker() else DaskPool(client, timeout=backend.wait_for_workers_timeout)
+    if not isinstance(backend, BACKENDS["loky"]):
+        return None
+    n = backend.effective_n_jobs(n_jobs)
+    if device == "auto" and torch.cuda.is_available():
+        device = "cuda"
+    if device.startswith("cuda"):
+        n = min(n, torch.cuda.device_count() if device == "cuda" else 1)
+    return None if n < 2 else LocalPool(n, threads=backend.inner_max_num_threads)
+
+
+@contextmanager
+def workers(n_jobs: int | None = None, scheduler: str | None = None) -> Iterator[None]:
+    """`joblib.parallel_config` for a number of processes here, or for the dask cluster at an address.
+
+    Parameters
+    ----------
+    n_jobs : int, optional
+        -1 for one a core.
+    scheduler : str, optional
+        Address of the scheduler, or the scheduler file (.json) that it wrote.
+    """
+    if n_jobs is not None and scheduler is not None:
+        raise ValueError("give a number of processes or a dask scheduler, not both: a cluster has its own workers")
+    if scheduler is None:
+        with nullcontext() if n_jobs is None else joblib.parallel_config(backend="loky", n_jobs=n_jobs):
+            yield
+        return
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise ImportError("a dask scheduler needs dask: pip install 'skjepa[dask]'") from error
+    where = {"scheduler_file": scheduler} if scheduler.endswith(".json") else {"address": scheduler}
+    with Client(**where, set_as_default=False) as client, joblib.parallel_config(backend="dask", client=client):
+        yield
+
+
+class LocalPool:
+    """Processes on this machine, by loky; they stay for the next pass, and end when idle for five minutes.
+
+    Parameters
+    ----------
+    n : int
+    threads : int, optional
+        Of each; by default the cores are shared out, and no process takes more than this one.
+    """
+
+    is_here = True
+
+    def __init__(self, n: int, *, threads: int | None = None) -> None:
+        self.n = n
+        self.threads = threads or max(1, min(torch.get_num_threads(), joblib.cpu_count() // n))
+        self._folder: tempfile.TemporaryDirectory | None = None
+
+    def budget(self, device: str) -> int:
+        return default_budget(device) // (1 if device.startswith("cuda") else self.n)
+
+    def slots(self) -> int:
+        return self.n
+
+    def open(self, parcel: bytes) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="skjepa-")
+        self._parcel = Path(self._folder.name, "measurement.pickle")
+        self._parcel.write_bytes(parcel)
+
+    def part(self, *, is_budget_given: bool, **content: Any) -> worker.Part:
+        return worker.Part(**content, threads=self.threads, slots={}, is_limited=False)
+
+    def submit(self, key: str, part: bytes) -> Future:
+        return self._executor().submit(worker.run, worker.versions(), key, str(self._parcel), part)
+
+    def mend(self) -> None:
+        pass  # loky makes new processes in the place of a broken pool
+
+    def close(self, *, at_once: bool) -> None:
+        if at_once:
+            self._executor().shutdown(kill_workers=True)
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def _executor(self) -> ProcessPoolExecutor:
+        variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        threads = dict.fromkeys(variables, str(self.threads))
+        return get_reusable_executor(max_workers=self.n, timeout=_IDLE_SECONDS, env=threads)
+
+
+class DaskPool:
+    """The workers of a dask cluster, also those that join later.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    timeout : float
+        Seconds to wait for a first worker.
+    """
+
+    is_here = False
+
+    def __init__(self, client: Any, *, timeout: float) -> None:
+        self.client, self.timeout = client, timeout
+        self._wait_for_workers(timeout)
+        self._tasks = client.get_executor(pure=False)
+        self._slots, self._looked = 0, -np.inf
+        self._sharing: dict[str, int] = {}
+        self._look()
+
+    def budget(self, device: str) -> int:
+        return max(self.client.run(worker.survey, worker.versions(), device, self._sharing).values())
+
+    def slots(self) -> int:
+        self._look()
+        return self._slots
+
+    def open(self, parcel: bytes) -> None:
+        self._bytes = parcel
+        self._parcel = self.client.scatter([parcel], broadcast=True, hash=False)[0]
+
+    def part(self, *, is_budget_given: bool, **content: Any) -> worker.Part:
+        return worker.Part(**content, threads=None, slots=self._sharing, is_limited=not is_budget_given)
+
+    def submit(self, key: str, part: bytes) -> Future:
+        sent = part if len(part) < _LARGE else self.client.scatter([part], hash=False)[0]
+        return self._tasks.submit(worker.run, worker.versions(), key, self._parcel, sent)
+
+    def mend(self) -> None:
+        self._wait_for_workers(max(self.timeout, _PATIENCE))
+        if self._parcel.status != "finished":  # it went with the last worker that had it
+            self.open(self._bytes)
+
+    def close(self, *, at_once: bool) -> None:
+        self._tasks.shutdown(wait=False)
+
+    def _wait_for_workers(self, timeout: float) -> None:
+        try:
+            self.client.wait_for_workers(1, timeout=timeout)
+        except TimeoutError as error:
+            raise TimeoutError(f"the dask cluster has no worker, after {timeout:g} seconds") from error
+
+    def _look(self) -> None:
+        if time.monotonic() - self._looked < _SECONDS_BETWEEN_LOOKS:
+            return
+        slots: dict[str, int] = {}
+        for address, threads in self.client.nthreads().items():
+            host = worker.host_of(address)
+            slots[host] = slots.get(host, 0) + threads
+        self._slots, self._looked = sum(slots.values()), time.monotonic()
+        # The most that was seen: a worker that restarts does not leave its cores to the others.
+        self._sharing |= {host: max(n, self._sharing.get(host, 0)) for host, n in slots.items()}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Positions of one batch, and how often the worker that had it was lost."""
+
+    positions: Sequence[int]
+    losses: int = 0
+    alone: bool = False
+
+
+class Spread:
+    """Measures samples of one source in other processes, in the batches in which `skjepa.measurement.Here` would.
+
+    Parameters
+    ----------
+    pool : Pool
+    measurement : Measurement
+    source : Source
+        Files are read by the workers; what is no file is loaded here and travels with its batch.
+    device : str
+        "auto" and "cuda" are each worker's own.
+    memory_budget : int, optional
+        Bytes that a batch may take; by default what the pool has.
+
+    Raises
+    ------
+    TypeError
+        The encoder cannot be pickled.
+    VersionMismatchError
+        A worker runs another version.
+    """
+
+    def __init__(
+        self, pool: Pool, measurement: Measurement, source: Source, device: str, memory_budget: int | None
+    ) -> None:
+        self.pool, self.measurement, self.source, self.device = pool, measurement, source, device
+        self.is_budget_given = memory_budget is not None
+        self.batch_size = batch_size(memory_budget or pool.budget(device), measurement.sample_bytes)
+        self.skipped: dict[int, str] = {}
+        self.devices: set[str] = set()
+
+    def __call__(self, positions: Sequence[int]) -> Measured:
+        """As `Here`, in whichever order the batches are finished."""
+        starts = range(0, len(positions), self.batch_size)
+        todo = deque(_Part(positions[start : start + self.batch_size]) for start in starts)
+        if not todo:
+            return
+        parcel = worker.packed(self.measurement)
+        self.pool.open(parcel)
+        is_done = False
+        try:
+            with ThreadPoolExecutor(reading_threads(self.measurement.n_jobs)) as readers:
+                yield from self._measured(todo, hashlib.sha256(parcel).hexdigest(), readers)
+            is_done = True
+        finally:
+            self.pool.close(at_once=not is_done)
+
+    def _measured(self, todo: deque[_Part], key: str, readers: Executor) -> Measured:
+        waiting: dict[Future, _Part] = {}
+        while todo or waiting:
+            while todo and _may_start(todo[0], waiting.values(), self.pool.slots()):
+                part = todo.popleft()
+                waiting[self.pool.submit(key, self._pickled(part.positions, readers))] = part
+            lost = []
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                part = waiting.pop(future)
+                try:
+                    outcome = future.result()
+                except _losses() as error:
+                    lost.extend(self._again(part, error))
+                else:
+                    yield from self._received(part, outcome)
+            if lost:
+                todo.extend(lost)  # behind all others: what ends its workers should not hold up the rest
+                self.pool.mend()
+
+    def _pickled(self, positions: Sequence[int], readers: Executor) -> bytes:
+        part = self.pool.part(
+            ids=self.source.ids[list(positions)],
+            samples=list(readers.map(self._sample, positions)),
+            is_vector=self.source.is_vector,
+            device=self.device,
+            batch_size=self.batch_size,
+            is_budget_given=self.is_budget_given,
+        )
+        return pickle.dumps(part)
+
+    def _sample(self, i: int) -> Any:
+        file = self.source.file(i)
+        if file is not None:
+            path = os.path.abspath(file)
+            return worker.FileSample(os.fspath(file), path, os.path.exists(path))
+        try:
+            sample = self.source.load(i)
+        except ImageReadError as error:
+            return error
+        return sample.clone() if isinstance(sample, torch.Tensor) else sample  # a view would bring its whole storage
+
+    def _received(self, part: _Part, outcome: worker.Outcome) -> Measured:
+        for i, reason in outcome.skipped.items():
+            self.skipped[part.positions[i]] = reason
+            warnings.warn(f"skipped {reason}", stacklevel=2)
+        self.devices.add(outcome.device)
+        if outcome.positions:
+            yield [part.positions[i] for i in outcome.positions], outcome.arrays
+
+    def _again(self, part: _Part, error: BaseException) -> list[_Part]:
+        """The part once more; alone when it was lost twice; then in halves, down to the sample that is to blame."""
+        losses = part.losses + 1
+        positions, n = part.positions, len(part.positions)
+        if not part.alone:
+            return [_Part(positions, losses, alone=losses >= _LOSSES)]
+        if n > 1:
+            return [_Part(positions[: n // 2], 0, alone=True), _Part(positions[n // 2 :], 0, alone=True)]
+        if losses < _LOSSES:
+            return [_Part(positions, losses, alone=True)]
+        raise WorkerLostError(
+            f"sample {self.source.ids[positions[0]]} ends the process that measures it, out of memory or by a crash of "
+            f"a library: {error}"
+        ) from error
+
+
+def _may_start(part: _Part, waiting: Collection[_Part], slots: int) -> bool:
+    if part.alone or any(other.alone for other in waiting):
+        return not waiting
+    return len(waiting) < _IN_FLIGHT * max(1, slots)
+
+
+def _losses() -> tuple[type[BaseException], ...]:
+    """What a future raises whose worker ended."""
+    distributed = sys.modules.get("distributed")
+    return (BrokenExecutor, CancelledError, *([] if distributed is None else [distributed.KilledWorker]))

@@ -114,7 +114,7 @@ def extract(
     check_choice("on_error", on_error, ("raise", "skip"))
     views = check_integer("views", views, minimum=1)
     source = as_source(X, ids=ids)
-    pool = None if observe is not None else active_pool(device)
+    pool = None if observe is not None else active_pool(device, resolve_device)
     own = _own_device(device, pool)
     seed = seed_from(random_state)
     shape = _input_shape(encoder, source)
@@ -188,7 +188,7 @@ def embed(
         raise TypeError("X is an Extraction, which has embeddings already")
     encoder = load_encoder(encoder)
     check_choice("on_error", on_error, ("raise", "skip"))
-    source, pool = as_source(X), active_pool(device)
+    source, pool = as_source(X), active_pool(device, resolve_device)
     own = _own_device(device, pool)
     with _ready(encoder, _input_shape(encoder, source), own) as (function, probed):
         measurement = Measurement(encoder, 0, _sample_bytes(encoder, probed), on_error=on_error, n_jobs=n_jobs)
@@ -355,7 +355,9 @@ def _sample_bytes(encoder: Encoder, probed: Probe) -> int:
 
 def _own_device(device: str, pool: Pool | None) -> str:
     """Where this process looks at the encoder; it need not have the GPUs of a cluster."""
-    return resolve_device(device) if pool is None or pool.is_here else "cpu"
+    if pool is None:
+        return resolve_device(device)
+    return pool.device if pool.is_here else "cpu"
 
 
 def _measured(
@@ -371,7 +373,7 @@ def _measured(
     if memory_budget is not None:
         check_integer("memory_budget", memory_budget, minimum=1)
     if pool is not None:
-        return Spread(pool, measurement, source, device, memory_budget)
+        return Spread(pool, measurement, source, memory_budget)
     device = resolve_device(device)
     budget = memory_budget or default_budget(device)
     return Here(measurement, function, source, device, batch_size(budget, measurement.sample_bytes), observe)

@@ -8,7 +8,7 @@ import tempfile
 import time
 import warnings
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -54,11 +54,14 @@ class Pool(Protocol):
     ----------
     is_here : bool
         Whether they share this machine.
+    device : str
+        "auto" and "cuda" are each worker's own.
     """
 
     is_here: bool
+    device: str
 
-    def budget(self, device: str) -> int:
+    def budget(self) -> int:
         """Bytes that a batch may take."""
 
     def slots(self) -> int:
@@ -79,25 +82,31 @@ class Pool(Protocol):
         """Let go; `at_once` where work in flight is of no use any more."""
 
 
-def active_pool(device: str) -> Pool | None:
+def active_pool(device: str, resolve: Callable[[str], str]) -> Pool | None:
     """The processes that `joblib.parallel_config` asks for; None where this process is to work alone.
 
     That is so under any other backend, with one process only, and inside a worker, where nothing is spread again. Of
     processes on one machine there are no more than GPUs, where they measure on GPUs.
+
+    Parameters
+    ----------
+    device : str
+        As of `skjepa.engine.extract`.
+    resolve : callable
+        From it to the device of this machine that it means.
     """
     backend, n_jobs = get_active_backend()
     distributed = sys.modules.get("distributed")
     client = getattr(backend, "client", None)
     if distributed is not None and isinstance(client, distributed.Client):
-        return None if worker.is_worker() else DaskPool(client, timeout=backend.wait_for_workers_timeout)
-    if not isinstance(backend, BACKENDS["loky"]):
+        return None if worker.is_worker() else DaskPool(client, device, timeout=backend.wait_for_workers_timeout)
+    n = backend.effective_n_jobs(n_jobs) if isinstance(backend, BACKENDS["loky"]) else 1
+    if n < 2:
         return None
-    n = backend.effective_n_jobs(n_jobs)
-    if device == "auto" and torch.cuda.is_available():
-        device = "cuda"
+    device = resolve(device)
     if device.startswith("cuda"):
         n = min(n, torch.cuda.device_count() if device == "cuda" else 1)
-    return None if n < 2 else LocalPool(n, threads=backend.inner_max_num_threads)
+    return None if n < 2 else LocalPool(n, device, threads=backend.inner_max_num_threads)
 
 
 @contextmanager
@@ -132,19 +141,20 @@ class LocalPool:
     Parameters
     ----------
     n : int
+    device : str
     threads : int, optional
         Of each; by default the cores are shared out, and no process takes more than this one.
     """
 
     is_here = True
 
-    def __init__(self, n: int, *, threads: int | None = None) -> None:
-        self.n = n
+    def __init__(self, n: int, device: str, *, threads: int | None = None) -> None:
+        self.n, self.device = n, device
         self.threads = threads or max(1, min(torch.get_num_threads(), joblib.cpu_count() // n))
         self._folder: tempfile.TemporaryDirectory | None = None
 
-    def budget(self, device: str) -> int:
-        return default_budget(device) // (1 if device.startswith("cuda") else self.n)
+    def budget(self) -> int:
+        return default_budget(self.device) // (1 if self.device.startswith("cuda") else self.n)
 
     def slots(self) -> int:
         return self.n
@@ -181,22 +191,23 @@ class DaskPool:
     Parameters
     ----------
     client : distributed.Client
+    device : str
     timeout : float
         Seconds to wait for a first worker.
     """
 
     is_here = False
 
-    def __init__(self, client: Any, *, timeout: float) -> None:
-        self.client, self.timeout = client, timeout
+    def __init__(self, client: Any, device: str, *, timeout: float) -> None:
+        self.client, self.device, self.timeout = client, device, timeout
         self._wait_for_workers(timeout)
         self._tasks = client.get_executor(pure=False)
         self._slots, self._looked = 0, -np.inf
         self._sharing: dict[str, int] = {}
         self._look()
 
-    def budget(self, device: str) -> int:
-        return max(self.client.run(worker.survey, worker.versions(), device, self._sharing).values())
+    def budget(self) -> int:
+        return max(self.client.run(worker.survey, worker.versions(), self.device, self._sharing).values())
 
     def slots(self) -> int:
         self._look()
@@ -257,8 +268,6 @@ class Spread:
     measurement : Measurement
     source : Source
         Files are read by the workers; what is no file is loaded here and travels with its batch.
-    device : str
-        "auto" and "cuda" are each worker's own.
     memory_budget : int, optional
         Bytes that a batch may take; by default what the pool has.
 
@@ -270,12 +279,10 @@ class Spread:
         A worker runs another version.
     """
 
-    def __init__(
-        self, pool: Pool, measurement: Measurement, source: Source, device: str, memory_budget: int | None
-    ) -> None:
-        self.pool, self.measurement, self.source, self.device = pool, measurement, source, device
+    def __init__(self, pool: Pool, measurement: Measurement, source: Source, memory_budget: int | None) -> None:
+        self.pool, self.measurement, self.source = pool, measurement, source
         self.is_budget_given = memory_budget is not None
-        self.batch_size = batch_size(memory_budget or pool.budget(device), measurement.sample_bytes)
+        self.batch_size = batch_size(memory_budget or pool.budget(), measurement.sample_bytes)
         self.skipped: dict[int, str] = {}
         self.devices: set[str] = set()
 
@@ -319,7 +326,7 @@ class Spread:
             ids=self.source.ids[list(positions)],
             samples=list(readers.map(self._sample, positions)),
             is_vector=self.source.is_vector,
-            device=self.device,
+            device=self.pool.device,
             batch_size=self.batch_size,
             is_budget_given=self.is_budget_given,
         )

@@ -40,6 +40,7 @@ from skjepa.densities import (
     out_of_fold_scores,
 )
 from skjepa.scores import AUTO_FLOOR, fit_score_model
+from skjepa.seen import SeenSamples
 
 OUT = record.RESULTS / "joint_forms.json"
 CONTAMINATION = 0.1
@@ -101,14 +102,15 @@ class Terms:
         if name == "gaussian" and self.rank < known.shape[1]:
             # Inputs of D < K dimensions fill a D-dimensional surface, on which alone a Gaussian is proper.
             density = make_pipeline(PCA(min(self.rank, len(known) * 4 // 5 - 1)), density)
-        return out_of_fold_scores(density, known), density.fit(known).score_samples(new)
+        density.fit(known)
+        return self._recalled(out_of_fold_scores(density, known), density.score_samples(new))
 
     def _residual(self, kind: str = "ridge") -> Pair:
         """log q(s | z): minus the squared distance of s from its prediction, but for scale and constant."""
         (z, new), (s, s_new) = self.z, self.s
         if kind == "ridge":
             conditional = ConditionalDensity().fit(z, s)
-            return conditional.fit_scores_, conditional.score_samples(new, s_new)
+            return self._recalled(conditional.fit_scores_, conditional.score_samples(new, s_new))
         regression = KNeighborsRegressor(max(1, min(10, len(z) // 5)))
         out_of_fold = cross_val_predict(regression, z, s, cv=min(5, len(z)))
         return -((s - out_of_fold) ** 2), -((s_new - regression.fit(z, s).predict(new)) ** 2)
@@ -116,7 +118,14 @@ class Terms:
     def _spectrum(self) -> Pair:
         """log q(sigma | z)."""
         model = SpectrumDensity().fit(self.z[0], self.log_sigma[0])
-        return model.fit_scores_, model.score_samples(self.z[1], self.log_sigma[1])
+        return self._recalled(model.fit_scores_, model.score_samples(self.z[1], self.log_sigma[1]))
+
+    def _recalled(self, out_of_fold: NDArray, values: NDArray) -> Pair:
+        """Where the samples to judge are those of the fit, they are scored as the package does."""
+        known, new = self.z
+        if not np.array_equal(new, known):
+            return out_of_fold, values
+        return out_of_fold, SeenSamples.learn(known, self.s[0], {"": values}, {"": out_of_fold}).values[""]
 
     def formula(self, density: str) -> Pair:
         """s + log q(z), in nats: the change of variables."""
@@ -267,19 +276,16 @@ def quality(case: Case, score: NDArray) -> float:
     return float(roc_auc_score(case.truth, score))
 
 
-def flagged(case: Case) -> dict[str, dict[str, float]]:
+def flagged(case: Case) -> dict[str, float]:
     """Share flagged of new normal samples with the threshold at `CONTAMINATION` of the fit samples, and whether as many
     of these are flagged as if no two scores were equal."""
-    terms = Terms(case.fit, Extraction.concat([case.fit, case.test]))
-    shares = {}
-    for name in (PRESENT, RECOMMENDED):
-        known, new = np.split(FORMS[name](terms), [len(case.fit)])
-        distinct = np.arange(len(known))
-        wanted = (distinct < contamination_offset(distinct, CONTAMINATION)).sum()
-        offset = contamination_offset(known, CONTAMINATION)
-        as_many = float((known < offset).sum() == wanted)
-        shares[name] = {"new normal": float((new[case.truth == 1] < offset).mean()), "fit as asked": as_many}
-    return shares
+    model = fit_score_model(case.fit, formula="joint", reference="knn", floor="auto", rank=None)
+    known, new = model.score_samples(case.fit), model.score_samples(case.test)
+    distinct = np.arange(len(known))
+    wanted = (distinct < contamination_offset(distinct, CONTAMINATION)).sum()
+    offset = contamination_offset(known, CONTAMINATION)
+    as_many = float((known < offset).sum() == wanted)
+    return {"new normal": float((new[case.truth == 1] < offset).mean()), "fit as asked": as_many}
 
 
 def summary(runs: list[dict]) -> dict:
@@ -298,7 +304,7 @@ def summary(runs: list[dict]) -> dict:
             tables["sets"].setdefault(group, {}).update({name: averages(of_set[name]) for name in sorted(of_set)})
             shares = [run["flagged"] for run in some if "flagged" in run]
             if shares and half == "confirm":
-                tables["flagged"][group] = {f: averages([share[f] for share in shares]) for f in shares[0]}
+                tables["flagged"][group] = averages(shares)
     return tables
 
 

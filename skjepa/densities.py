@@ -83,6 +83,8 @@ class KNNDensity(BaseEstimator):
         d, the maximum-likelihood estimate of Levina and Bickel (2004) with MacKay and Ghahramani's mean of inverses.
     factor_ : float
         That of the widths, between 0.2 and 2.
+    fit_scores_ : array of shape (n_samples,)
+        log q(z) of each fit sample without its own kernel, for which `score_samples` would be too sure of it.
     """
 
     def __init__(self, n_neighbors: int = 30) -> None:
@@ -100,8 +102,9 @@ class KNNDensity(BaseEstimator):
         smallest = 1e-3 * float(np.median(radius) or radius.mean() or 1.0)
         self.intrinsic_dim_ = _intrinsic_dimension(np.maximum(near, smallest), upper=Z.shape[1])
         widths = np.maximum(radius, smallest)
-        likelihood = [self._log_density(distances, (factor * widths)[neighbors]).mean() for factor in _FACTORS]
-        self.factor_ = float(_FACTORS[np.argmax(likelihood)])
+        unseen = [self._log_density(distances, (factor * widths)[neighbors]) for factor in _FACTORS]
+        best = int(np.argmax([values.mean() for values in unseen]))
+        self.factor_, self.fit_scores_ = float(_FACTORS[best]), unseen[best]
         self._widths = self.factor_ * widths
         return self
 
@@ -218,7 +221,7 @@ class SpectrumDensity(BaseEstimator):
         """Learn from embeddings (n_samples, K) and log singular values (n_samples, R)."""
         self.intercept_, self.coef_, residual = _regress(Z, log_sigma)
         self.density_ = KNNDensity().fit(residual)
-        self.fit_scores_ = out_of_fold_scores(self.density_, residual)
+        self.fit_scores_ = self.density_.fit_scores_
         return self
 
     def score_samples(self, Z: ArrayLike, log_sigma: ArrayLike) -> NDArray[np.float64]:
@@ -245,10 +248,16 @@ def affine(regression: Any, n_features: int) -> tuple[Any, NDArray[np.float64]]:
 
 
 def out_of_fold_scores(density: BaseEstimator, Z: ArrayLike) -> NDArray[np.float64]:
-    """log q(z) of every fit sample under a density that has not seen it; (n_samples,)."""
+    """log q(z) of every sample that a density has been fitted on, as if it had not; (n_samples,).
+
+    What the density knows of that itself (`fit_scores_`), else by folds. Folds of kernels would not do: fewer samples
+    have another intrinsic dimension, and log q(z) then another constant.
+    """
     Z = np.asarray(Z, dtype=np.float64)
+    if hasattr(density, "fit_scores_"):
+        return density.fit_scores_
     if len(Z) < 3:  # one sample alone has no density to tell of
-        return clone(density).fit(Z).score_samples(Z)
+        return density.score_samples(Z)
     scores = np.empty(len(Z))
     for seen, unseen in _folds(Z).split(Z):
         scores[unseen] = clone(density).fit(Z[seen]).score_samples(Z[unseen])

@@ -21,6 +21,7 @@ from skjepa.directions import SUBSPACE, Correction, Directions
 from skjepa.extraction import Extraction, SettingsMismatchError
 from skjepa.functionals import combine_views, log_volume, warn_if_floor_is_noise
 from skjepa.persistence import portable
+from skjepa.seen import SeenSamples
 
 FORMULAS = ("joint", "density", "jepa")
 REFERENCES = {"knn": KNNDensity, "gaussian": GaussianDensity}
@@ -55,6 +56,8 @@ class ScoreModel:
         Of the log-volume, the same for all samples.
     reference, direction, conditional, spectrum
         Fitted densities log q(z), log q(z / |z|), log q(s | z), log q(sigma | z); None where `formula` does without.
+    seen : SeenSamples
+        The fit samples, which are scored as by a model that had not seen them; None where nothing is learned.
     correction : Correction or None
         From the singular values of a subspace to the exact log-volume, where samples are measured in one.
     location, scale, weight : dict
@@ -68,6 +71,7 @@ class ScoreModel:
     direction: Any = None
     conditional: Any = None
     spectrum: Any = None
+    seen: Any = None
     correction: Correction | None = None
     location: dict[str, float] = field(default_factory=dict)
     scale: dict[str, float] = field(default_factory=dict)
@@ -92,14 +96,20 @@ class ScoreModel:
         s = self.volume(extraction)
         if self.formula == "jepa":
             return {"volume": s}
-        z = extraction.embeddings
-        raw = {"volume": s, "density": _log_density(self.reference, z)}
+        raw = {"volume": s, **self.seen.recall(extraction.embeddings, s, self.learned_terms(extraction, s))}
         if self.formula == "density":
             return raw
-        raw["direction"] = self.direction.score_samples(z)
-        raw["volume given embedding"] = self.conditional.score_samples(z, s)
-        raw["spectrum given embedding"] = self.spectrum.score_samples(z, self.log_spectrum(extraction))
         return {name: self.weight[name] * (value - self.location[name]) for name, value in raw.items()}
+
+    def learned_terms(self, extraction: Extraction, s: NDArray[np.float64]) -> Terms:
+        """The densities of samples with log-volumes s, in nats, those of fit samples too sure of themselves."""
+        z = extraction.embeddings
+        found = {"density": _log_density(self.reference, z)}
+        if self.formula == "joint":
+            found["direction"] = self.direction.score_samples(z)
+            found["volume given embedding"] = self.conditional.score_samples(z, s)
+            found["spectrum given embedding"] = self.spectrum.score_samples(z, self.log_spectrum(extraction))
+        return found
 
     def score_samples(self, extraction: Extraction) -> NDArray[np.float64]:
         """One score a sample; (n_samples,), higher = more normal."""
@@ -182,21 +192,20 @@ def fit_score_model(
     density = _resolve_reference(reference, n_components=z.shape[1], rank=sigma.shape[2])
     model.reference = clone(density).fit(z)
     _log_density(model.reference, z[:1])
-    if formula == "density":
-        return model
-    model.direction = DirectionDensity().fit(z)
-    model.conditional = ConditionalDensity().fit(z, s)
-    model.spectrum = SpectrumDensity().fit(z, model.log_spectrum(extraction))
-    out_of_fold = {
-        "volume": s,
-        "density": out_of_fold_scores(density, z),
-        "direction": out_of_fold_scores(model.direction, z),
-        "volume given embedding": model.conditional.fit_scores_,
-        "spectrum given embedding": model.spectrum.fit_scores_,
-    }
+    out_of_fold = {"volume": s, "density": out_of_fold_scores(model.reference, z)}
+    if formula == "joint":
+        model.direction = DirectionDensity().fit(z)
+        model.conditional = ConditionalDensity().fit(z, s)
+        model.spectrum = SpectrumDensity().fit(z, model.log_spectrum(extraction))
+        out_of_fold["direction"] = out_of_fold_scores(model.direction, z)
+        out_of_fold["volume given embedding"] = model.conditional.fit_scores_
+        out_of_fold["spectrum given embedding"] = model.spectrum.fit_scores_
     for name, value in out_of_fold.items():
         if bad := int((~np.isfinite(value)).sum()):
             raise ValueError(f"the term {name!r} is not finite, out of fold, for {bad} of {len(value)} fit samples")
+    model.seen = SeenSamples.learn(z, s, model.learned_terms(extraction, s), out_of_fold)
+    if formula == "density":
+        return model
     model.location = {name: float(np.mean(value)) for name, value in out_of_fold.items()}
     model.scale = {name: _spread(value) for name, value in out_of_fold.items()}
     model.weight = joint_weights(out_of_fold)

@@ -131,3 +131,13 @@ def test_direction_density_is_of_unit_vectors_whatever_their_length():
 @pytest.mark.parametrize("Z", [np.zeros((20, 3)), np.ones((20, 3)), gaussian(20, 1), gaussian(2)])
 def test_direction_density_of_next_to_nothing_is_finite(Z):
     assert np.isfinite(DirectionDensity().fit(Z).score_samples(gaussian(5, Z.shape[1], seed=1))).all()
+
+
+@pytest.mark.parametrize("n", [2, 12, 300])
+def test_kernels_score_a_fit_sample_without_its_own_kernel(n):
+    Z = gaussian(n)
+    density = KNNDensity(10).fit(Z)
+    assert (density.fit_scores_ < density.score_samples(Z)).all()
+    if n == 300:
+        fresh = density.score_samples(gaussian(2000, seed=1))
+        assert abs(np.median(density.fit_scores_) - np.median(fresh)) < 0.3

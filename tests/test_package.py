@@ -26,6 +26,7 @@ ROOMS = [
         "networks",
         "preprocessing",
         "probe",
+        "seen",
         "spectrum",
         "stiefel",
         "views",

@@ -67,7 +67,7 @@ class TestEncoders:
     def test_a_named_one_is_written_as_its_name(self, tmp_path):
         detector = JEPAScoreDetector(contamination=0.2).fit(self.X)
         again = JEPAScoreDetector.load(detector.save(tmp_path / "detector"))
-        assert (tmp_path / "detector" / ARRAY_FILE).stat().st_size < 100_000  # the weights lie in the package
+        assert (tmp_path / "detector" / ARRAY_FILE).stat().st_size < 300_000  # the weights lie in the package
         np.testing.assert_array_equal(again.score_samples(self.X), detector.score_samples(self.X))
 
     def test_one_of_a_module_is_asked_for(self, tmp_path):

@@ -37,10 +37,22 @@ def test_jepa_is_the_volume_alone():
 
 
 def test_density_is_the_change_of_variables():
-    data = extraction()
+    new = extraction(seed=1)
     model = fit(formula="density", reference="gaussian")
-    expected = model.reference.score_samples(data.embeddings) + model.volume(data)
-    np.testing.assert_allclose(model.score_samples(data), expected)
+    expected = model.reference.score_samples(new.embeddings) + model.volume(new)
+    np.testing.assert_allclose(model.score_samples(new), expected)
+
+
+@pytest.mark.parametrize("formula", ["density", "joint"])
+@pytest.mark.parametrize("n", [30, 120, 500])
+def test_fit_samples_score_as_new_ones_do(n, formula):
+    """Or a threshold at a quantile of their scores would flag nearly every new sample."""
+    new, flagged = extraction(n=2000, k=16, seed=1), []
+    for seed in range(2, 7):
+        data = extraction(n=n, k=16, seed=seed)
+        model = fit(data, formula=formula)
+        flagged.append(np.mean(model.score_samples(new) < np.quantile(model.score_samples(data), 0.1)))
+    assert 0.03 < np.mean(flagged) < 0.2
 
 
 def test_joint_terms_add_up_and_count_what_they_should():

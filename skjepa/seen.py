@@ -1,0 +1,80 @@
+"""What a model says of the samples that it was fitted on, in the terms of samples that it had not seen."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+from scipy.stats import rankdata
+
+from skjepa.persistence import portable
+
+_ROUNDING = 1e-5
+"""Share of its size by which the same sample may differ from batch to batch."""
+
+
+@portable
+class SeenSamples:
+    """The fit samples, known again by embedding and log-volume, and what is said of them.
+
+    Any density is too sure of what it was fitted on, and kernels, of which each fit sample has one to itself, more than
+    any: a threshold at a quantile of such scores would flag nearly every new sample. So the values of fit samples keep
+    their order, which tells outliers among them well, and are made to be distributed like those of samples not seen.
+
+    Parameters
+    ----------
+    embeddings : array of shape (n_samples, K)
+    log_volumes : array of shape (n_samples,)
+    values : dict of name -> array of shape (n_samples,)
+        What is said of these samples.
+    """
+
+    def __init__(
+        self, embeddings: NDArray[np.float64], log_volumes: NDArray[np.float64], values: dict[str, NDArray[np.float64]]
+    ) -> None:
+        self.embeddings, self.log_volumes, self.values = embeddings, log_volumes, values
+        self._scale = float(np.sqrt(embeddings.var(axis=0).sum())) or 1.0, float(log_volumes.std()) or 1.0
+        rows = self._rows(embeddings, log_volumes)
+        self._tolerance = _ROUNDING * (1 + float(np.abs(rows).max()))
+        self._tree = cKDTree(rows)
+
+    @classmethod
+    def learn(
+        cls,
+        embeddings: NDArray[np.float64],
+        log_volumes: NDArray[np.float64],
+        in_sample: dict[str, NDArray[np.float64]],
+        out_of_fold: dict[str, NDArray[np.float64]],
+    ) -> "SeenSamples":
+        """From the values by densities that had seen the samples, and by such that had not; (n_samples,) each."""
+        order = np.arange(len(embeddings))
+        values = {
+            name: np.interp(rankdata(known) - 1, order, np.sort(out_of_fold[name])) for name, known in in_sample.items()
+        }
+        return cls(embeddings, log_volumes, values)
+
+    def _rows(self, embeddings: NDArray[np.float64], log_volumes: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.column_stack([embeddings / self._scale[0], log_volumes / self._scale[1]])
+
+    def recall(
+        self,
+        embeddings: NDArray[np.float64],
+        log_volumes: NDArray[np.float64],
+        values: dict[str, NDArray[np.float64]],
+    ) -> dict[str, NDArray[np.float64]]:
+        """The values given, (n_samples,) each, with those of samples seen at fit put in their place."""
+        rows = self._rows(embeddings, log_volumes)
+        distances, places = self._tree.query(rows, distance_upper_bound=self._tolerance)
+        known = np.isfinite(distances)
+        recalled = dict(values)
+        for name, out_of_fold in self.values.items():
+            recalled[name] = values[name].copy()
+            recalled[name][known] = out_of_fold[places[known]]
+        return recalled
+
+    def portable_state(self) -> dict[str, Any]:
+        return {"embeddings": self.embeddings, "log_volumes": self.log_volumes, "values": self.values}
+
+    @classmethod
+    def from_portable_state(cls, state: dict[str, Any], given: dict[str, Any]) -> "SeenSamples":
+        return cls(**state)

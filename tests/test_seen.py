@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skjepa.seen import SeenSamples
+
+RNG = np.random.default_rng(0)
+
+
+def sample(n=50, k=4):
+    return RNG.normal(size=(n, k)), RNG.normal(size=n)
+
+
+@given(st.floats(1e-6, 1e6), st.floats(-1e3, 1e3))
+def test_a_seen_sample_is_known_at_any_scale_but_for_rounding(scale, offset):
+    z, s = sample()
+    z = scale * (z + offset)
+    seen = SeenSamples(z, s, {"density": np.arange(50.0)})
+    shaken = z * (1 + 1e-7 * RNG.uniform(-1, 1, size=z.shape))
+    recalled = seen.recall(shaken[::-1], s[::-1], {"density": np.full(50, -1.0)})
+    np.testing.assert_array_equal(recalled["density"], np.arange(50.0)[::-1])
+
+
+def test_a_new_sample_keeps_its_value():
+    z, s = sample()
+    seen = SeenSamples(z, s, {"density": np.arange(50.0)})
+    given_values = {"volume": s, "density": np.full(50, -1.0)}
+    for other in (seen.recall(z + 0.01, s, given_values), seen.recall(z, s + 0.01, given_values)):
+        np.testing.assert_array_equal(other["density"], given_values["density"])
+        np.testing.assert_array_equal(other["volume"], s)
+
+
+def test_what_is_given_is_left_as_it_was():
+    z, s = sample()
+    values = np.full(50, -1.0)
+    SeenSamples(z, s, {"density": np.arange(50.0)}).recall(z, s, {"density": values})
+    assert (values == -1).all()
+
+
+@pytest.mark.parametrize("z", [np.zeros((5, 3)), np.ones((5, 1))])
+def test_embeddings_that_do_not_vary(z):
+    seen = SeenSamples(z, np.zeros(5), {"density": np.arange(5.0)})
+    assert np.isin(seen.recall(z, np.zeros(5), {"density": np.full(5, -1.0)})["density"], np.arange(5.0)).all()
+
+
+def test_values_keep_their_order_and_are_distributed_as_of_unseen_samples():
+    z, s = sample()
+    in_sample, out_of_fold = {"density": RNG.normal(50, 1, size=50)}, {"density": RNG.normal(size=50)}
+    values = SeenSamples.learn(z, s, in_sample, out_of_fold).values["density"]
+    np.testing.assert_array_equal(np.argsort(values), np.argsort(in_sample["density"]))
+    np.testing.assert_allclose(np.sort(values), np.sort(out_of_fold["density"]))
+    tied = SeenSamples.learn(z, s, {"density": np.zeros(50)}, out_of_fold).values["density"]
+    assert np.ptp(tied) == 0

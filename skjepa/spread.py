@@ -5,6 +5,7 @@ import os
 import pickle
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections import deque
@@ -26,7 +27,7 @@ from typing import Any, Protocol
 import joblib
 import numpy as np
 import torch
-from joblib.externals.loky import ProcessPoolExecutor, get_reusable_executor
+from joblib.externals.loky import ProcessPoolExecutor
 from joblib.parallel import BACKENDS, get_active_backend
 
 from skjepa import worker
@@ -168,21 +169,41 @@ class LocalPool:
         return worker.Part(**content, threads=self.threads, slots={}, is_limited=False)
 
     def submit(self, key: str, part: bytes) -> Future:
-        return self._executor().submit(worker.run, worker.versions(), key, str(self._parcel), part)
+        return _executor(self.n, self.threads).submit(worker.run, worker.versions(), key, str(self._parcel), part)
 
     def mend(self) -> None:
-        pass  # loky makes new processes in the place of a broken pool
+        _drop_executor()
 
     def close(self, *, at_once: bool) -> None:
         if at_once:
-            self._executor().shutdown(kill_workers=True)
+            _drop_executor()
         if self._folder is not None:
             self._folder.cleanup()
 
-    def _executor(self) -> ProcessPoolExecutor:
-        variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        threads = dict.fromkeys(variables, str(self.threads))
-        return get_reusable_executor(max_workers=self.n, timeout=_IDLE_SECONDS, env=threads)
+
+_EXECUTORS: dict[tuple[int, int], ProcessPoolExecutor] = {}
+_EXECUTORS_LOCK = threading.Lock()
+
+
+def _executor(n: int, threads: int) -> ProcessPoolExecutor:
+    """n processes; those of an earlier pass, if there are as many. joblib's own would be another kind of executor."""
+    with _EXECUTORS_LOCK:
+        if (n, threads) not in _EXECUTORS:
+            for other in _EXECUTORS.values():
+                other.shutdown(wait=False)
+            _EXECUTORS.clear()
+            variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+            environment = dict.fromkeys(variables, str(threads))
+            _EXECUTORS[n, threads] = ProcessPoolExecutor(n, timeout=_IDLE_SECONDS, env=environment)
+        return _EXECUTORS[n, threads]
+
+
+def _drop_executor() -> None:
+    """A broken pool, or one whose work is of no use any more, with its processes."""
+    with _EXECUTORS_LOCK:
+        for executor in _EXECUTORS.values():
+            executor.shutdown(kill_workers=True)
+        _EXECUTORS.clear()
 
 
 class DaskPool:
@@ -307,7 +328,7 @@ class Spread:
         while todo or waiting:
             while todo and _may_start(todo[0], waiting.values(), self.pool.slots()):
                 part = todo.popleft()
-                waiting[self.pool.submit(key, self._pickled(part.positions, readers))] = part
+                waiting[self._submitted(key, self._pickled(part.positions, readers))] = part
             lost = []
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                 part = waiting.pop(future)
@@ -320,6 +341,14 @@ class Spread:
             if lost:
                 todo.extend(lost)  # behind all others: what ends its workers should not hold up the rest
                 self.pool.mend()
+
+    def _submitted(self, key: str, part: bytes) -> Future:
+        try:
+            return self.pool.submit(key, part)
+        except BrokenExecutor as error:  # a worker ended while this was prepared: told like any other loss
+            lost: Future = Future()
+            lost.set_exception(error)
+            return lost
 
     def _pickled(self, positions: Sequence[int], readers: Executor) -> bytes:
         part = self.pool.part(

@@ -373,7 +373,9 @@ def _measured(
     if memory_budget is not None:
         check_integer("memory_budget", memory_budget, minimum=1)
     if pool is not None:
-        return Spread(pool, measurement, source, memory_budget)
+        spread = Spread(pool, measurement, source, memory_budget)
+        if not (pool.is_here and len(source) <= spread.batch_size):  # one batch is not worth a process
+            return spread
     device = resolve_device(device)
     budget = memory_budget or default_budget(device)
     return Here(measurement, function, source, device, batch_size(budget, measurement.sample_bytes), observe)

@@ -130,7 +130,7 @@ def workers(n_jobs: int | None = None, scheduler: str | None = None) -> Iterator
     try:
         from distributed import Client
     except ImportError as error:
-        raise ImportError("a dask scheduler needs dask: pip install 'skjepa[dask]'") from error
+        raise ValueError("a dask scheduler needs dask: pip install 'skjepa[dask]'") from error
     where = {"scheduler_file": scheduler} if scheduler.endswith(".json") else {"address": scheduler}
     with Client(**where, set_as_default=False) as client, joblib.parallel_config(backend="dask", client=client):
         yield

@@ -163,7 +163,7 @@ class Broken(torch.utils.data.Dataset):
     """The second item is no image."""
 
     def __len__(self):
-        return 3
+        return 5
 
     def __getitem__(self, i):
         return torch.full((3, 8, 8), 0.1 * i) if i != 1 else torch.zeros(5)
@@ -180,9 +180,15 @@ def test_the_store_stays_with_the_sender_and_is_resumed(encoder, pool, tmp_path)
     used = pool()
     extract(encoder, X[:4], store=tmp_path / "store")
     assert equal(extract(encoder, X, store=tmp_path / "store"), alone)
-    assert used.sizes == [4, 4, 2]
+    assert used.sizes == [4, 2]
     extract(encoder, X, store=tmp_path / "store")
-    assert used.sizes == [4, 4, 2]
+    assert used.sizes == [4, 2]
+
+
+def test_one_batch_stays_here(encoder, pool):
+    used = pool()
+    extract(encoder, random_images(4))
+    assert used.sizes == []
 
 
 def test_progress_counts_images(encoder, pool, capsys):
@@ -217,7 +223,7 @@ class TestLosses:
         assert used.closed == [True]
         assert used.sizes[-2:] == [1, 1]  # halved down to it, and tried once more
         fine = pool()
-        extract(encoder, X, ids=ids, store=tmp_path / "store")
+        assert len(extract(encoder, X, ids=ids, store=tmp_path / "store")) == 10
         assert fine.sizes == [1]
 
     def test_an_error_of_a_sample_is_no_loss(self, encoder, pool, folder):
@@ -256,7 +262,7 @@ class TestWorker:
         module = mlp()
         module.stream = (i for i in range(3))
         with pytest.raises(TypeError, match=r"encoder 'Sequential'.* cannot be sent to other processes.*generator"):
-            jepa_score(load_encoder(module), np.zeros((3, 12)))
+            jepa_score(load_encoder(module), np.zeros((9, 12)))
 
     def test_threads_are_those_asked_for_and_given_back(self, encoder, pool):
         seen = []

@@ -1,7 +1,7 @@
 """THE loop: encoder x data -> `Extraction`. Batching, memory, views, store, bad samples and progress, for everyone."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
@@ -21,6 +21,7 @@ from skjepa.measurement import Arrays, Here, Measurement, Observer, device_name,
 from skjepa.memory import batch_size, bytes_per_sample, default_budget
 from skjepa.preprocessing import describe
 from skjepa.probe import EncoderError, Probe, probe
+from skjepa.shards import Key
 from skjepa.sources import ImageReadError, Source, as_source, known_by_content
 from skjepa.spread import Pool, Spread, active_pool
 from skjepa.store import Store, memory_folder
@@ -148,7 +149,7 @@ def extract(
         if memory is not None and folder is not None:
             source = known_by_content(source)
         measured = _measured(pool, measurement, function, source, device, memory_budget, observe)
-        with nullcontext() if folder is None else Store(folder, meta) as opened:
+        with nullcontext() if folder is None else Store(folder, meta, is_cache=store is None) as opened:
             # Views draw their randomness from the id, which is part of the sample then.
             by_name = store is not None or transform is not None
             kept = None if opened is None else _Kept(opened, source, by_name=by_name)
@@ -386,24 +387,35 @@ class _Kept:
 
     def __init__(self, store: Store, source: Source, *, by_name: bool) -> None:
         self.store = store
-        self.keys: dict[str, str] = {}
+        self.keys: dict[str, Key] = {}
         for name, i in _first_positions(source).items():
             content = source.content(i)
-            self.keys[name] = f"{name}#{content}" if by_name and content not in ("", name) else content or name
+            self.keys[name] = (name if by_name else content or name, content)
 
     def read(self) -> dict[str, Arrays]:
         rows = self.store.read(self.keys.values())
         return {name: rows[key] for name, key in self.keys.items() if key in rows}
 
-    def append(self, names: list[str], arrays: Arrays) -> None:
-        self.store.append([self.keys[name] for name in names], *arrays)
+    def in_turn(self, names: Iterable[str]) -> list[str]:
+        """What could not be read before comes last: so the rest is in the batches of a run without interruption."""
+        failures = self.store.failures()
+        return sorted(names, key=lambda name: self.keys[name] in failures)
+
+    def append(self, names: Sequence[str], arrays: Sequence[Any], unreadable: dict[str, str]) -> None:
+        failures = {self.keys[name]: reason for name, reason in unreadable.items()}
+        embeddings, sigma = arrays
+        self.store.append([self.keys[name] for name in names], embeddings, sigma, failures)
 
 
 def _run(source: Source, measured: Here | Spread, progress: bool, kept: _Kept | None = None) -> dict[str, Arrays]:
     """Every sample measured once: id -> its row of each array. Equal ids are equal content."""
     first = _first_positions(source)
     rows = {} if kept is None else kept.read()
-    missing = [i for name, i in first.items() if name not in rows]
+    noted: set[int] = set()
+    missing = [name for name in first if name not in rows]
+    if kept is not None and missing:
+        missing = kept.in_turn(missing)
+        kept.store.claim()
     with (
         tqdm(
             total=len(first),
@@ -412,16 +424,25 @@ def _run(source: Source, measured: Here | Spread, progress: bool, kept: _Kept | 
             desc="JEPA-SCORE",
             disable=not progress,
         ) as bar,
-        closing(measured(missing)) as batches,
+        closing(measured([first[name] for name in missing])) as batches,
     ):
         for positions, arrays in batches:
             names = [str(source.ids[i]) for i in positions]
             _check_finite(names, arrays)
             if kept is not None:
-                kept.append(names, arrays)
+                kept.append(names, arrays, _news(source, measured.skipped, noted))
             rows.update(zip(names, zip(*arrays, strict=True), strict=True))
             bar.update(len(positions))
+    if kept is not None and (unreadable := _news(source, measured.skipped, noted)):
+        kept.append([], ([], []), unreadable)
     return rows
+
+
+def _news(source: Source, skipped: dict[int, str], noted: set[int]) -> dict[str, str]:
+    """Id -> reason of the samples skipped since the last time."""
+    new = skipped.keys() - noted
+    noted |= new
+    return {str(source.ids[i]): skipped[i] for i in sorted(new)}
 
 
 def _first_positions(source: Source) -> dict[str, int]:

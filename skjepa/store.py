@@ -1,30 +1,42 @@
-"""A folder that keeps finished samples: Parquet shards and a JSON manifest. A run resumes from what lies there."""
+"""A folder that keeps finished samples, from which a run resumes: Parquet shards, a JSON manifest, and journals.
 
+manifest.json               the settings that all its samples share
+samples/*.parquet           a row a sample, never rewritten; the hash of a shard's bytes is in its name
+samples/unreadable.parquet  samples that could not be read, with the reasons: they are tried again by each run
+journals/                   what writers have finished since their last shard, a file each
+damaged/                    shards that were not what had been written
+"""
+
+import functools
 import hashlib
 import json
+import math
 import os
-import threading
-import time
-import uuid
-from collections import OrderedDict
-from collections.abc import Iterable
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from filelock import FileLock
 from numpy.typing import NDArray
 
+from skjepa import shards
 from skjepa._files import PARTIAL, written_whole
 from skjepa.extraction import SETTINGS, SettingsMismatchError, require_same_settings
+from skjepa.journal import SUFFIX, Journal
+from skjepa.shards import DamagedError, Key, Row
 
-FORMAT = 1
+FORMAT = 2
+PACKAGES = ("skjepa", "torch", "torchvision", "timm", "numpy", "Pillow", "pyarrow")
 _MANIFEST = "manifest.json"
-_FLUSH_SECONDS = 20.0
-_READ_BYTES = 256 * 2**20
+_LOCK = ".lock"
+_UNREADABLE = "unreadable.parquet"
+_SHARD_BYTES = 64 * 2**20
+_CACHE_SHARD_BYTES = 8 * 2**20  # a journal is read by every process that uses the cache
+_READ_LATELY = shards.Cache()
 
 
 def memory_folder(memory: Any, settings: dict[str, Any]) -> Path | None:
@@ -48,7 +60,10 @@ def memory_folder(memory: Any, settings: dict[str, Any]) -> Path | None:
 
 
 class Store:
-    """Rows of finished samples, appended in shards.
+    """Rows of finished samples. Any number of processes may read and write one at the same time.
+
+    What is appended goes to a journal of this writer alone, under a checksum, and from there into shards: when it is
+    large, and at `close`. A journal whose writer was killed is taken over by the next one.
 
     Parameters
     ----------
@@ -56,149 +71,257 @@ class Store:
         Made if absent. A folder that holds other files and no manifest is refused.
     settings : dict
         What must agree before results may be mixed (`skjepa.extraction.SETTINGS`).
+    is_cache : bool
+        A cache is asked for few samples at a time, often: its journals become shards only when they are large, and
+        samples that could not be read are not kept.
 
     Raises
     ------
     SettingsMismatchError
         The store was made with other settings; every difference is named.
+    OSError
+        It cannot be made or read.
     """
 
-    def __init__(self, path: str | os.PathLike, settings: dict[str, Any]) -> None:
-        self.path = Path(path)
-        self._pending: list[tuple[str, NDArray, NDArray]] = []
-        self._flushed = time.monotonic()
-        manifest = self.path / _MANIFEST
-        settings = json.loads(json.dumps({key: settings.get(key) for key in ("encoder", *SETTINGS)}))
+    def __init__(self, path: str | os.PathLike, settings: dict[str, Any], *, is_cache: bool = False) -> None:
+        self.path, self.is_cache = Path(path), is_cache
+        self.settings = json.loads(json.dumps({key: settings.get(key) for key in ("encoder", *SETTINGS)}))
+        self._samples, self._journals = self.path / "samples", self.path / "journals"
+        self._journal: Journal | None = None
+        self._shard_bytes = self._roll_at = _CACHE_SHARD_BYTES if is_cache else _SHARD_BYTES
+        self._known: set[Path] = set()  # shards that had none of what this writer appends
         # Before the manifest is looked for: another process may be making the same store, and its manifest comes first.
-        foreign = self.path.exists() and (not self.path.is_dir() or any(map(_is_foreign, self.path.iterdir())))
-        if manifest.exists():
-            found = _read_manifest(manifest)
-            require_same_settings(settings, found["settings"], f"the store {self.path} and this run")
-            return
-        if foreign:
-            raise ValueError(f"{self.path} is not a store: it exists, without {_MANIFEST}")
-        self.path.mkdir(parents=True, exist_ok=True)
-        with written_whole(manifest) as partial:
-            partial.write_text(json.dumps({"format": FORMAT, "settings": settings}, indent=1))
+        is_foreign = self.path.exists() and (not self.path.is_dir() or any(map(_is_foreign, self.path.iterdir())))
+        manifest = self.path / _MANIFEST
+        if not manifest.exists():
+            if is_foreign:
+                raise ValueError(f"{self.path} is not a store: it exists, without {_MANIFEST}")
+            with self._writing(), self._locked():
+                if not manifest.exists():
+                    self._write_manifest(manifest)
+        self._require_same_settings(_read_manifest(manifest)["settings"], f"the store {self.path}")
 
     def __enter__(self) -> "Store":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.flush()
+        self.close()
 
-    def read(self, ids: Iterable[str] | None = None) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        """Finished samples, all or those of `ids` that there are: id -> (embedding (K,), singular values (V, R))."""
-        wanted = None if ids is None else set(ids)
-        rows: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
-        for path in sorted(self.path.glob("*.parquet")):
-            shard = _SHARDS.read(path)
-            names = shard.places.keys() if wanted is None else wanted & shard.places.keys()
-            rows.update((name, shard[name]) for name in names)
+    def read(self, keys: Iterable[Key] | None = None) -> dict[Key, Row]:
+        """Finished samples, all or those of `keys` that there are: embedding (K,) and singular values (V, R).
+
+        A damaged shard is named in a warning and set aside: its samples count as not finished.
+        """
+        wanted = None if keys is None else set(keys)
+        rows: dict[Key, Row] = {}
+        for path in _files(self._journals, SUFFIX):  # before the shards: a journal vanishes once its shard is there
+            with suppress(FileNotFoundError):
+                rows |= _READ_LATELY.journal(path, wanted)[0]
+        for path in self._shards():
+            try:
+                block = _READ_LATELY.shard(path)
+            except FileNotFoundError:
+                continue
+            except DamagedError as error:
+                self._set_aside(path, error)
+                continue
+            self._require_same_settings(block.about.get("settings", {}), f"the shard {path}")
+            rows |= block.rows(wanted)
+            if self._journal is None:
+                self._known.add(path)
         return rows
 
-    def append(self, ids: list[str], embeddings: NDArray, singular_values: NDArray) -> None:
-        """Keep finished samples; they reach the disk in shards, at most every twenty seconds, and at `flush`."""
-        self._pending.extend(zip(ids, embeddings, singular_values, strict=True))
-        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
-            self.flush()
+    def failures(self) -> dict[Key, str]:
+        """Samples that could not be read -> why, as far as runs have noted."""
+        found = self._noted()
+        for path in _files(self._journals, SUFFIX):
+            with suppress(FileNotFoundError):
+                found |= _READ_LATELY.journal(path, set())[1]
+        return found
 
-    def flush(self) -> None:
-        """Write what is pending as one shard, whole or not at all."""
-        self._flushed = time.monotonic()
-        if not self._pending:
+    def claim(self) -> None:
+        """Make ready to write: what stands in the way of it is said now, not after an hour of work."""
+        if self._journal is None:
+            with self._writing():
+                self._journal = Journal.claimed(self._journals, _READ_LATELY.end)
+            _warn_if_torn(self._journal)
+            if self._journal.size:  # of a writer that may have been killed after its shard was there
+                self._known.clear()
+
+    def append(
+        self,
+        keys: Sequence[Key],
+        embeddings: NDArray,
+        singular_values: NDArray,
+        failures: Mapping[Key, str] | None = None,
+    ) -> None:
+        """Keep finished samples, and why others could not be read: all of them or, where an error is raised, none."""
+        tables = [shards.finished(keys, embeddings, singular_values)] if len(keys) else []
+        if failures and not self.is_cache:
+            tables.append(shards.unreadable(failures))
+        if not tables:
             return
-        ids, embeddings, sigmas = zip(*self._pending, strict=True)
-        table = pa.table(
-            {
-                "id": pa.array(ids, pa.string()),
-                "embedding": pa.array([row.tolist() for row in embeddings], pa.list_(pa.float64())),
-                "singular_values": pa.array([row.tolist() for row in sigmas], pa.list_(pa.list_(pa.float64()))),
-            }
+        self.claim()
+        assert self._journal is not None
+        with self._writing():
+            self._journal.append(shards.to_bytes(tables))
+        if self._journal.size > self._roll_at:
+            self._roll()
+
+    def close(self) -> None:
+        """Let go of the journal; all that is in journals without a writer becomes a shard first, unless in a cache."""
+        if not self.is_cache and (self._journal is not None or _files(self._journals, SUFFIX)):
+            self._roll(adopt=True)
+        if self._journal is not None:
+            self._journal.release()
+            self._journal = None
+        self._roll_at = self._shard_bytes
+
+    def _roll(self, *, adopt: bool = False) -> None:
+        """Journals become a shard. Where that fails, they stay: nothing is lost, and the next run finds it there."""
+        journals = [] if self._journal is None else [self._journal]
+        is_mine = bool(journals)
+        try:
+            if adopt:
+                for journal in Journal.left_behind(self._journals):
+                    journals.append(journal)
+                    _warn_if_torn(journal)
+            if not journals:
+                return
+            with self._locked():
+                self._write_rows([record for journal in journals for record in journal.records()], adopt)
+        except OSError as error:
+            for journal in journals[is_mine:]:
+                journal.release()
+            if self._journal is not None:
+                self._roll_at += self._shard_bytes
+                warnings.warn(
+                    f"the store {self.path}: no shard could be written ({error.strerror or error}); what is finished "
+                    f"stays in its journals, from which the next run reads it",
+                    stacklevel=2,
+                )
+            return
+        for journal in journals:
+            _READ_LATELY.forget(journal.path)
+            journal.remove()
+        self._journal, self._roll_at = None, self._shard_bytes
+
+    def _write_rows(self, records: list[bytes], is_adopting: bool) -> None:
+        self._samples.mkdir(exist_ok=True)
+        for path in _files(self._samples, PARTIAL):  # of writers that were killed: whoever writes here holds the lock
+            path.unlink(missing_ok=True)
+        table = shards.from_bytes(records)
+        done = shards.of_status(table, shards.OK)
+        done = shards.without_keys_of(done, set(self._shards()) - (set() if is_adopting else self._known))
+        if len(done):
+            about = {"settings": self.settings, "versions": _versions()}
+            self._known.add(shards.write_shard(self._samples, done, about))
+        self._note(shards.failures_of(table), shards.keys_of(done))
+
+    def _note(self, failures: dict[Key, str], done: list[Key]) -> None:
+        """Bring the table of unreadable samples up to date."""
+        before = self._noted()
+        read_since = {*done, *((name, "") for name, _ in done)}  # the content of a file that cannot be opened is ""
+        left = {key: reason for key, reason in (before | failures).items() if key not in read_since}
+        path = self._samples / _UNREADABLE
+        if left and left != before:
+            table = shards.without_keys_of(shards.unreadable(left), self._shards())
+            with written_whole(path) as partial:
+                pq.write_table(table, partial, compression="zstd")
+        elif not left:
+            path.unlink(missing_ok=True)
+
+    def _noted(self) -> dict[Key, str]:
+        try:
+            return shards.failures_of(pq.read_table(self._samples / _UNREADABLE))
+        except FileNotFoundError:
+            return {}
+        except shards.BROKEN:
+            return {}  # they are tried again, and noted again
+
+    def _shards(self) -> list[Path]:
+        return [path for path in _files(self._samples, ".parquet") if path.name != _UNREADABLE]
+
+    def _set_aside(self, path: Path, error: DamagedError) -> None:
+        try:
+            (self.path / "damaged").mkdir(exist_ok=True)
+            os.replace(path, self.path / "damaged" / path.name)
+            where = f"it is set aside in {self.path / 'damaged'}, and "
+        except OSError:
+            where = ""
+        warnings.warn(f"{error}: {where}its samples are computed again", stacklevel=3)
+
+    def _require_same_settings(self, found: dict[str, Any], what: str) -> None:
+        require_same_settings(self.settings, found, f"{what} and this run")
+
+    def _write_manifest(self, path: Path) -> None:
+        shape = self.settings["input_shape"]
+        manifest = {
+            "format": FORMAT,
+            "settings": self.settings,
+            "K": self.settings["n_components"],
+            "D": None if shape is None else math.prod(shape),
+            "versions": _versions(),
+        }
+        with written_whole(path) as partial:
+            partial.write_text(json.dumps(manifest, indent=1))
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Alone among the writers, for as long as a shard takes. The system lets go when the holder dies."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path / _LOCK, thread_local=False):
+            yield
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Errors of the system say what they are about."""
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise OSError(
+                error.errno,
+                f"the store {self.path} cannot be written ({reason}); what it holds is intact, and a run with the same "
+                "store goes on from there",
+            ) from error
+
+
+def _warn_if_torn(journal: Journal) -> None:
+    if journal.found.torn:
+        warnings.warn(
+            f"{journal.path} ended in {journal.found.torn} bytes of a record that was not written to its end; its "
+            "samples are computed again",
+            stacklevel=3,
         )
-        with written_whole(self.path / f"{time.time_ns()}-{uuid.uuid4().hex[:8]}.parquet") as partial:
-            pq.write_table(table, partial, compression="zstd")
-        self._pending = []
 
 
-@dataclass(frozen=True)
-class _Shard:
-    """One file of rows."""
-
-    places: dict[str, int]
-    embeddings: NDArray[np.float64]
-    singular_values: NDArray[np.float64]
-
-    def __getitem__(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        place = self.places[name]
-        return self.embeddings[place], self.singular_values[place]
-
-    @property
-    def nbytes(self) -> int:
-        return self.embeddings.nbytes + self.singular_values.nbytes + 200 * len(self.places)
-
-
-class _Shards:
-    """Shards read lately, up to a number of bytes: a grid search asks for the same ones at each of its steps."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._kept: OrderedDict[tuple[str, int, int], _Shard] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def read(self, path: Path) -> _Shard:
-        status = path.stat()
-        key = os.path.abspath(path), status.st_mtime_ns, status.st_size  # never rewritten, but by hand
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-        shard = _read_shard(path)
-        with self._lock:
-            self._kept[key] = shard
-            while sum(kept.nbytes for kept in self._kept.values()) > self.limit:
-                self._kept.popitem(last=False)
-        return shard
-
-
-_SHARDS = _Shards(_READ_BYTES)
-
-
-def _read_shard(path: Path) -> _Shard:
+def _files(folder: Path, ending: str) -> list[Path]:
     try:
-        table = pq.read_table(path)
-        places = {name: i for i, name in enumerate(table.column("id").to_pylist())}
-        shard = _Shard(places, _array(table, "embedding", depth=1), _array(table, "singular_values", depth=2))
-        if not len(table) == len(shard.embeddings) == len(shard.singular_values):
-            raise ValueError("columns of different length")
-        return shard
-    except (OSError, pa.ArrowException, KeyError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged: {error}. Move it away to compute its samples again") from error
+        return sorted(path for path in folder.iterdir() if path.name.endswith(ending))
+    except FileNotFoundError:
+        return []
 
 
 def _is_foreign(path: Path) -> bool:
-    """A process killed in the midst of writing leaves its partial file."""
-    return not path.name.endswith(PARTIAL)
+    """A process in the midst of making a store has its lock there; one that was killed, its partial file."""
+    return path.name != _LOCK and not path.name.endswith(PARTIAL)
 
 
-def _array(table: pa.Table, name: str, *, depth: int) -> NDArray[np.float64]:
-    """A column of lists of equal length, nested `depth` times, as one array."""
-    column, shape = table.column(name), [len(table)]
-    for _ in range(depth):
-        lengths = pc.unique(pc.list_value_length(column)).to_pylist()
-        if len(lengths) != 1 or lengths[0] is None:
-            raise ValueError(f"rows of different length in {name}")
-        column, shape = pc.list_flatten(column), [*shape, lengths[0]]
-    return column.to_numpy().reshape(shape)
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in PACKAGES}
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text())
-        version = manifest["format"]
+        format_ = manifest["format"]
         manifest["settings"].keys()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not the manifest of a store: {error}") from error
-    if version != FORMAT:
-        raise SettingsMismatchError(f"{path} has format {version}; this version of skjepa reads {FORMAT}")
+    if format_ != FORMAT:
+        raise SettingsMismatchError(
+            f"{path} has format {format_}; this version of skjepa reads {FORMAT}: give another folder"
+        )
     return manifest

@@ -12,7 +12,7 @@ import skjepa
 PACKAGE = Path(skjepa.__file__).parent
 
 ROOMS = [
-    {"_files", "_validation", "many_passes", "memory", "persistence", "precision", "stamp"},
+    {"_files", "_validation", "journal", "many_passes", "memory", "persistence", "precision", "stamp"},
     {
         "augment",
         "calibration",
@@ -27,6 +27,7 @@ ROOMS = [
         "preprocessing",
         "probe",
         "seen",
+        "shards",
         "spectrum",
         "stiefel",
         "views",

@@ -1,0 +1,168 @@
+"""A file to which one process appends records under their checksums: what was written whole is found again."""
+
+import os
+import struct
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+SUFFIX = ".journal"
+_MAGIC = b"SKJ2"
+_HEAD = struct.Struct("<4sQ16s")  # magic, bytes of the record, their hash
+_SYNC_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies in a journal from some offset on.
+
+    Attributes
+    ----------
+    records : list of bytes
+    end : int
+        Where the last record ends that was written whole.
+    torn : int
+        Bytes after it: a record in the making, or one whose writer was killed.
+    damaged : int
+        Records before `end` that are not what was written.
+    """
+
+    records: list[bytes]
+    end: int
+    torn: int
+    damaged: int
+
+
+def read_records(path: str | os.PathLike, offset: int = 0) -> Found:
+    """Read a journal, also one that another process writes to. `offset` is an `end` of before."""
+    records, damaged = [], 0
+    with open(path, "rb") as file:
+        file.seek(offset)
+        while len(head := file.read(_HEAD.size)) == _HEAD.size:
+            magic, length, digest = _HEAD.unpack(head)
+            if magic != _MAGIC or len(record := file.read(length)) < length:
+                break
+            offset = file.tell()
+            if _digest(record) == digest:
+                records.append(record)
+            else:
+                damaged += 1
+        torn = file.seek(0, os.SEEK_END) - offset
+    return Found(records, offset, torn, damaged)
+
+
+class Journal:
+    """The journal of one writer, which holds its lock; the system lets go of the lock when the process ends.
+
+    Made by `claimed` or `left_behind`. Its name is used once: a journal grows, and is removed, and never comes back.
+
+    Attributes
+    ----------
+    path : Path
+    found : Found
+        What lay there when it was taken over, its torn end cut off already.
+    """
+
+    def __init__(self, path: Path, lock: FileLock, start: int = 0) -> None:
+        self.path, self._lock = path, lock
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
+        self.found = read_records(path, start)
+        if self.found.torn:
+            os.ftruncate(self._file, self.found.end)
+        self.size = self.found.end
+        self._synced = time.monotonic()
+
+    @classmethod
+    def claimed(cls, folder: Path, known: Callable[[Path], int] = lambda path: 0) -> "Journal":
+        """One that a writer left behind, or else a new one. `known` tells how far a journal has been read."""
+        left = next(cls.left_behind(folder, known), None)
+        if left is not None:
+            return left
+        folder.mkdir(exist_ok=True)
+        path = folder / f"{uuid.uuid4().hex}{SUFFIX}"
+        lock = _lock_of(path)
+        lock.acquire(timeout=0)  # before the journal is there: nobody finds it without its lock
+        return _opened(path, lock, 0)
+
+    @classmethod
+    def left_behind(cls, folder: Path, known: Callable[[Path], int] = lambda path: 0) -> Iterator["Journal"]:
+        """Those whose writers are gone, each taken over."""
+        for path in sorted(folder.glob(f"*{SUFFIX}")):
+            lock = _lock_of(path)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            if path.exists():
+                yield _opened(path, lock, known(path))
+            else:  # removed by its writer since it was listed
+                _drop(lock)
+
+    def append(self, record: bytes) -> None:
+        """Write one record; where that fails, the journal is as before.
+
+        A record survives the death of this process at once, and a power cut after a second.
+        """
+        data = memoryview(_HEAD.pack(_MAGIC, len(record), _digest(record)) + record)
+        try:
+            while data:
+                data = data[os.write(self._file, data) :]
+        except BaseException:
+            with suppress(OSError):
+                os.ftruncate(self._file, self.size)
+            raise
+        self.size += _HEAD.size + len(record)
+        if time.monotonic() - self._synced > _SYNC_SECONDS:
+            os.fsync(self._file)
+            self._synced = time.monotonic()
+
+    def records(self) -> list[bytes]:
+        """All that it holds; damaged ones are named in a warning."""
+        found = read_records(self.path)
+        if found.damaged:
+            warn_of_damage(self.path, found.damaged)
+        return found.records
+
+    def release(self) -> None:
+        """Leave it to the next writer."""
+        os.close(self._file)
+        self._lock.release()
+
+    def remove(self) -> None:
+        """Delete it: its records are elsewhere."""
+        os.close(self._file)
+        self.path.unlink(missing_ok=True)
+        _drop(self._lock)
+
+
+def warn_of_damage(path: Path, n: int) -> None:
+    warnings.warn(f"{path} is damaged: {n} of its records; their samples are computed again", stacklevel=3)
+
+
+def _opened(path: Path, lock: FileLock, start: int) -> Journal:
+    try:
+        return Journal(path, lock, start)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _lock_of(path: Path) -> FileLock:
+    return FileLock(path.with_suffix(".lock"), thread_local=False)
+
+
+def _drop(lock: FileLock) -> None:
+    with suppress(OSError):
+        os.unlink(lock.lock_file)
+    lock.release()
+
+
+def _digest(record: bytes) -> bytes:
+    return blake2b(record, digest_size=16).digest()

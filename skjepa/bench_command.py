@@ -50,7 +50,7 @@ def bench(
     from skjepa import load_encoder
     from skjepa.benchmark import run_benchmark
     from skjepa.job import short_names
-    from skjepa.spread import workers
+    from skjepa.pools import workers
 
     folders = [*(ood or []), *(more or [])]
     if not folders:

@@ -82,8 +82,8 @@ def score(
     Example: skjepa score --fit normal/ incoming/ --out scores.parquet
     """
     from skjepa import JEPAScoreDetector, job, load_encoder
+    from skjepa.pools import workers
     from skjepa.sources import folder_source
-    from skjepa.spread import workers
 
     out = job.check_output(out, job.TABLE_SUFFIXES)
     picture = (

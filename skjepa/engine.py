@@ -19,11 +19,12 @@ from skjepa.extraction import Extraction
 from skjepa.functionals import PAPER_FLOOR, combine_views, log_volume, warn_if_floor_is_noise
 from skjepa.measurement import Arrays, Here, Measurement, Observer, device_name, scoring
 from skjepa.memory import batch_size, bytes_per_sample, default_budget
+from skjepa.pools import Pool, active_pool
 from skjepa.preprocessing import describe
 from skjepa.probe import EncoderError, Probe, probe
 from skjepa.shards import Key
 from skjepa.sources import ImageReadError, Source, as_source, known_by_content
-from skjepa.spread import Pool, Spread, active_pool
+from skjepa.spread import Spread
 from skjepa.store import Store, memory_folder
 from skjepa.views import Transform, default_transform
 

@@ -1,5 +1,6 @@
 """One look at an encoder before hours are spent on it: shape, determinism, independence of samples, memory."""
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -77,16 +78,17 @@ def probe(function: Callable[[Tensor], Tensor], shape: tuple[int, ...], *, dtype
 
 def _call_and_count(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, int]:
     """Output, with its graph, and the bytes that the graph keeps."""
-    storages: dict[int, int] = {}
+    saved: list[weakref.ref[Tensor]] = []
 
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
+    def note(tensor: Tensor) -> Tensor:
+        saved.append(weakref.ref(tensor))
         return tensor
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         output = _call(prepared(function), x)
-    return output, sum(storages.values())
+    # What small graphs inside the function saved is gone by now, and its memory may hold other tensors.
+    storages = [tensor.untyped_storage() for reference in saved if (tensor := reference()) is not None]
+    return output, sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def _call(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -83,8 +83,8 @@ def prune(
     """
     from skjepa import JEPAScoreDetector, curation, load_encoder
     from skjepa.job import TABLE_SUFFIXES, check_output, write_table
+    from skjepa.pools import workers
     from skjepa.sources import folder_source
-    from skjepa.spread import workers
 
     out = check_output(out, _LISTS)
     scores = None if scores is None else check_output(scores, TABLE_SUFFIXES)

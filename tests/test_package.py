@@ -36,6 +36,7 @@ ROOMS = [
     {"complexity", "encoders", "loading", "store", "scores"},
     {"measurement"},
     {"worker"},
+    {"pools"},
     {"spread"},
     {"catalog", "diagnostics", "engine", "pretrain"},
     {"subspace", "vector"},

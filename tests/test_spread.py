@@ -12,10 +12,10 @@ from PIL import Image
 
 import skjepa.engine
 import skjepa.memory
-import skjepa.spread
 import skjepa.worker
 from skjepa import JEPAScoreDetector, embed, extract, jepa_score, load_encoder
-from skjepa.spread import LocalPool, WorkerLostError, active_pool
+from skjepa.pools import LocalPool, active_pool, workers
+from skjepa.spread import WorkerLostError
 from skjepa.worker import VersionMismatchError
 
 
@@ -336,11 +336,11 @@ class TestActivePool:
             assert self.active("cuda:1") is None
 
     def test_the_command_line_says_it_in_joblibs_words(self):
-        with skjepa.spread.workers():
+        with workers():
             assert self.active() is None
-        with skjepa.spread.workers(2):
+        with workers(2):
             assert self.active().slots() == 2
-        with pytest.raises(ValueError, match="not both"), skjepa.spread.workers(2, "tcp://localhost:1"):
+        with pytest.raises(ValueError, match="not both"), workers(2, "tcp://localhost:1"):
             pass
 
 

@@ -22,7 +22,8 @@ import skjepa
 import skjepa.memory
 from skjepa import JEPAScoreDetector, extract, jepa_score, load_encoder
 from skjepa.cli import main
-from skjepa.spread import WorkerLostError, workers
+from skjepa.pools import workers
+from skjepa.spread import WorkerLostError
 from skjepa.store import Store
 from skjepa.worker import VersionMismatchError
 

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint bench benchmark costs precision theory figures clean
+.PHONY: demo test test-all lint bench benchmark costs spread precision theory figures clean
 
 demo: $(VENV)/.installed
 	$(BIN)/skjepa demo --out demo-output
@@ -39,6 +39,10 @@ benchmark: $(VENV)/.installed-benchmark
 # The JSON files behind the figures in README and docs.
 costs: $(VENV)/.installed
 	$(BIN)/python benchmarks/encoder_costs.py
+
+# Two processes against one; a few minutes, on idle cores.
+spread: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/spread.py $(OPTIONS)
 
 precision: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/precision.py

@@ -95,6 +95,7 @@ class Spread:
                 else:
                     yield from self._received(part, outcome)
             if lost:
+                warnings.warn("a worker ended: what it had is measured again", stacklevel=2)
                 todo.extend(lost)  # behind all others: what ends its workers should not hold up the rest
                 self.pool.mend()
 

@@ -32,6 +32,7 @@ pytestmark = [
     # Of sockets and event loops that a killed process leaves behind.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:a worker ended"),
 ]
 N = 320
 
@@ -158,14 +159,22 @@ def test_killed_workers_lose_nothing(backend, n_killed, images, diary, tmp_path)
         assert len(store.read()) == N
 
 
-def test_a_sample_that_kills_its_worker_is_named(images, diary, tmp_path, monkeypatch):
+@pytest.mark.parametrize("backend_name", ["loky", "dask"])
+def test_a_sample_that_kills_its_worker_is_named(backend_name, images, diary, tmp_path, monkeypatch, request):
     monkeypatch.setattr(skjepa.memory, "MAX_BATCH", 4)
     images = images[:24]
     poisoned = images.copy()
     poisoned[17] = 255
     ids = [f"image {i}" for i in range(len(images))]
+    if backend_name == "dask":  # by default it gives a task to four workers before it tells
+        dask = pytest.importorskip("dask", reason="needs dask: pip install 'skjepa[dask]'")
+        impatient = dask.config.set({"distributed.scheduler.allowed-failures": 0})
+        request.addfinalizer(lambda: impatient.__exit__(None, None, None))
+        backend = {"backend": "dask", "client": request.getfixturevalue("client")}
+    else:
+        backend = {"backend": "loky", "n_jobs": 2}
     with (
-        joblib.parallel_config(backend="loky", n_jobs=2),
+        joblib.parallel_config(**backend),
         pytest.raises(WorkerLostError, match="sample image 17 ends the process that measures it"),
     ):
         extract(diary, poisoned, ids=ids, store=tmp_path / "store")

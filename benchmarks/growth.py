@@ -149,7 +149,7 @@ def bytes_on_disk(n_components: int, n: int = 2000) -> float:
     arrays = rng.normal(size=(n, n_components)), rng.lognormal(size=(n, 1, n_components))
     with tempfile.TemporaryDirectory() as folder:
         with Store(folder, {"n_components": n_components}) as store:
-            store.append([f"{i:064x}" for i in range(n)], *arrays)
+            store.append([(f"{i:064x}", f"{i:032x}") for i in range(n)], *arrays)
         return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file()) / n
 
 

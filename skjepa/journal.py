@@ -29,9 +29,9 @@ class Found:
     end : int
         Where the last record ends that was written whole.
     torn : int
-        Bytes after it: a record in the making, or one whose writer was killed.
+        Bytes after it: a record in the making, or one whose writer was killed, or damaged.
     damaged : int
-        Records before `end` that are not what was written.
+        Places before `end` where something else lies than what was written.
     """
 
     records: list[bytes]
@@ -42,20 +42,30 @@ class Found:
 
 def read_records(path: str | os.PathLike, offset: int = 0) -> Found:
     """Read a journal, also one that another process writes to. `offset` is an `end` of before."""
-    records, damaged = [], 0
     with open(path, "rb") as file:
         file.seek(offset)
-        while len(head := file.read(_HEAD.size)) == _HEAD.size:
-            magic, length, digest = _HEAD.unpack(head)
-            if magic != _MAGIC or len(record := file.read(length)) < length:
-                break
-            offset = file.tell()
-            if _digest(record) == digest:
-                records.append(record)
-            else:
-                damaged += 1
-        torn = file.seek(0, os.SEEK_END) - offset
-    return Found(records, offset, torn, damaged)
+        data = file.read()
+    records: list[bytes] = []
+    position = end = damaged = 0
+    while (position := data.find(_MAGIC, position)) >= 0:
+        record, after = _record_at(data, position)
+        if record is None:
+            position += 1
+            continue
+        damaged += position > end
+        records.append(record)
+        position = end = after
+    return Found(records, offset + end, len(data) - end, damaged)
+
+
+def _record_at(data: bytes, position: int) -> tuple[bytes | None, int]:
+    """The record that begins there, if it is what was written, and where it ends."""
+    start = position + _HEAD.size
+    if start > len(data):
+        return None, position
+    _, length, digest = _HEAD.unpack_from(data, position)
+    record = data[start : start + length]
+    return (record if len(record) == length and _digest(record) == digest else None), start + length
 
 
 class Journal:
@@ -143,7 +153,7 @@ class Journal:
 
 
 def warn_of_damage(path: Path, n: int) -> None:
-    warnings.warn(f"{path} is damaged: {n} of its records; their samples are computed again", stacklevel=3)
+    warnings.warn(f"{path} is damaged in {n} of its records; their samples are computed again", stacklevel=3)
 
 
 def _opened(path: Path, lock: FileLock, start: int) -> Journal:

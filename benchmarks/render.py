@@ -137,6 +137,12 @@ def joint_forms_table() -> str:
     return markdown(["chosen on / looked at", *groups.values()], rows)
 
 
+def contamination_table() -> str:
+    found = read("joint_forms")["flagged"]
+    rows = [[group, f"{shares['new normal']:.0%}"] for group, shares in found.items()]
+    return markdown(["new normal samples flagged at contamination=0.1", "share"], rows)
+
+
 def complexity_table() -> str:
     found = read("foreign_sets")["spearman_with_bits_per_pixel"]
     rows = [[name.replace("cifar10/test", "CIFAR-10"), number(value, 2)] for name, value in found.items()]
@@ -600,6 +606,7 @@ TABLES = {
     "docs/one-class.md": render_curation.ONE_CLASS,
     "docs/baselines.md": {"complexity": complexity_table},
     "docs/scores.md": {"joint-forms": joint_forms_table},
+    "docs/thresholds.md": {"thresholds-contamination": contamination_table},
     "skjepa/bundled/MODEL_CARD.md": {"trials": trials_table},
     "docs/fewer-passes.md": {
         "fewer-passes": fewer_passes_table,

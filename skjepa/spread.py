@@ -86,7 +86,7 @@ class Spread:
                 part = todo.popleft()
                 waiting[self._submitted(key, self._pickled(part.positions, readers))] = part
             lost = []
-            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+            for future in sorted(wait(waiting, return_when=FIRST_COMPLETED).done, key=_has_failed):  # keep, then raise
                 part = waiting.pop(future)
                 try:
                     outcome = future.result()
@@ -151,6 +151,10 @@ class Spread:
             f"sample {self.source.ids[positions[0]]} ends the process that measures it, out of memory or by a crash of "
             f"a library: {error}"
         ) from error
+
+
+def _has_failed(future: Future) -> bool:
+    return future.cancelled() or future.exception() is not None
 
 
 def _may_start(part: _Part, waiting: Collection[_Part], slots: int) -> bool:

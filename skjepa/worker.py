@@ -28,6 +28,7 @@ from skjepa.sources import ImageReadError, Source, read_image
 
 _KEPT = 2  # measurements: a fit and what follows it often take turns
 _UNPACKED: dict[str, Measurement] = {}
+_ROOM: dict[str, int] = {}
 _LOCK = threading.Lock()
 _ON_GPU = threading.Lock()
 _CLAIMED: list[FileLock] = []
@@ -159,7 +160,8 @@ def run(expected: dict[str, str], key: str, parcel: bytes | str, part: bytes) ->
     device, encoder, source = own_device(order.device), measurement.encoder, order.source()
     size, is_gpu = order.batch_size, device.startswith("cuda")
     if order.is_limited:
-        size = min(size, batch_size(budget(device, order.slots), measurement.sample_bytes))
+        room = _ROOM.setdefault(key, budget(device, order.slots))  # of the first look: later this process has its share
+        size = min(size, batch_size(room, measurement.sample_bytes))
     # One batch at a time on a GPU, however many tasks the cluster gives this process.
     with _ON_GPU if is_gpu else nullcontext(), _threads(order), scoring(encoder, device) as function:
         measured = Here(measurement, function, source, device, size)
@@ -182,8 +184,8 @@ def budget(device: str, slots: dict[str, int]) -> int:
         return free
     worker = _dask_worker()
     limit = getattr(getattr(worker, "memory_manager", None), "memory_limit", None)
-    own = free if not limit else min(free, limit // (2 * worker.state.nthreads))
-    return own // _tasks_here(slots)
+    share = free // _tasks_here(slots)
+    return share if not limit else min(share, limit // (2 * worker.state.nthreads))
 
 
 def own_device(device: str) -> str:
@@ -221,7 +223,9 @@ def _unpacked(key: str, parcel: bytes | str) -> Measurement:
     with _LOCK:
         if key not in _UNPACKED:
             while len(_UNPACKED) >= _KEPT:
-                del _UNPACKED[next(iter(_UNPACKED))]
+                oldest = next(iter(_UNPACKED))
+                del _UNPACKED[oldest]
+                _ROOM.pop(oldest, None)
             _UNPACKED[key] = cloudpickle.loads(Path(parcel).read_bytes() if isinstance(parcel, str) else parcel)
         return _UNPACKED[key]
 

@@ -2,6 +2,8 @@
 
 import pickle
 from concurrent.futures import BrokenExecutor, Future
+from dataclasses import replace
+from types import SimpleNamespace
 
 import joblib
 import numpy as np
@@ -14,6 +16,7 @@ import skjepa.engine
 import skjepa.memory
 import skjepa.worker
 from skjepa import JEPAScoreDetector, embed, extract, jepa_score, load_encoder
+from skjepa.measurement import Here
 from skjepa.pools import LocalPool, active_pool, workers
 from skjepa.spread import WorkerLostError
 from skjepa.worker import VersionMismatchError
@@ -316,6 +319,30 @@ class TestWorker:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # CUDA_VISIBLE_DEVICES names one
         assert skjepa.worker.own_device("cuda") == "cuda"
         skjepa.worker._CLAIMED[0].release()
+
+    def test_memory_and_cores_of_a_machine_are_shared_out(self, monkeypatch):
+        monkeypatch.setattr(skjepa.worker, "default_budget", lambda device: 1200)
+        assert skjepa.worker.budget("cpu", {}) == 1200  # no dask worker
+        state = SimpleNamespace(nthreads=2)
+        worker = SimpleNamespace(
+            address="tcp://10.0.0.7:1", state=state, memory_manager=SimpleNamespace(memory_limit=0)
+        )
+        monkeypatch.setattr(skjepa.worker, "_dask_worker", lambda: worker)
+        assert skjepa.worker.budget("cpu", {"10.0.0.7": 4, "10.0.0.8": 1}) == 300
+        assert skjepa.worker.budget("cpu", {"10.0.0.8": 1}) == 600  # it joined later: two threads of its own
+        manager.memory_limit = 400
+        assert skjepa.worker.budget("cpu", {"10.0.0.7": 4}) == 100
+        assert skjepa.worker.budget("cuda", {"10.0.0.7": 4}) == 1200
+
+    def test_the_room_is_that_of_the_first_look(self, encoder, pool, monkeypatch):
+        free = iter([6 * 10**6, 10, 10])
+        monkeypatch.setattr(skjepa.worker, "default_budget", lambda device: next(free))
+        sizes = []
+        monkeypatch.setattr(skjepa.worker, "Here", lambda *args: sizes.append(args[-1]) or Here(*args))
+        used = pool()
+        used.part = lambda **content: replace(InlinePool.part(used, **content), is_limited=True)
+        extract(encoder, random_images(12))
+        assert sizes == [4, 4, 4]
 
     @pytest.mark.parametrize("address", ["tcp://10.0.0.7:4000", "tls://10.0.0.7:1"])
     def test_host_of_an_address(self, address):

@@ -323,10 +323,8 @@ class TestWorker:
     def test_memory_and_cores_of_a_machine_are_shared_out(self, monkeypatch):
         monkeypatch.setattr(skjepa.worker, "default_budget", lambda device: 1200)
         assert skjepa.worker.budget("cpu", {}) == 1200  # no dask worker
-        state = SimpleNamespace(nthreads=2)
-        worker = SimpleNamespace(
-            address="tcp://10.0.0.7:1", state=state, memory_manager=SimpleNamespace(memory_limit=0)
-        )
+        state, manager = SimpleNamespace(nthreads=2), SimpleNamespace(memory_limit=0)
+        worker = SimpleNamespace(address="tcp://10.0.0.7:1", state=state, memory_manager=manager)
         monkeypatch.setattr(skjepa.worker, "_dask_worker", lambda: worker)
         assert skjepa.worker.budget("cpu", {"10.0.0.7": 4, "10.0.0.8": 1}) == 300
         assert skjepa.worker.budget("cpu", {"10.0.0.8": 1}) == 600  # it joined later: two threads of its own

@@ -28,10 +28,13 @@ def spread_table() -> str:
                 f"{arm['seconds']:.1f}",
                 f"{arm['ms_an_image']:.1f}",
                 f"{arm['efficiency']:.0%}",
+                f"{arm['processor_seconds']:.1f}",
                 same,
             ]
         )
-    return markdown(["", "first pass, s", "later passes, s", "ms an image", "efficiency", "bitwise the same"], rows)
+    return markdown(
+        ["", "first pass, s", "later passes, s", "ms an image", "efficiency", "processor, s", "bitwise the same"], rows
+    )
 
 
 def tasks_table() -> str:

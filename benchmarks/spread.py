@@ -4,7 +4,8 @@
 
 Arms are measured in turn, several times, in one run; the fastest round of each counts: one process with one thread and
 with as many threads as there are workers, loky and a dask LocalCluster with that many workers of one thread each. The
-cost of a task is taken where measuring costs next to nothing: a linear encoder of a vector, one sample a task.
+processor's seconds stand beside the clock's, of all processes of the arm: other work on the machine changes them little.
+The cost of a task is taken where measuring costs next to nothing: a linear encoder of a vector, one sample a task.
 
 Writes docs/results/spread_cpu.json, or --out.
 """
@@ -39,7 +40,7 @@ def main() -> None:
     options.add_argument("--quick", action="store_true", help="few images, one round: a minute")
     options.add_argument("--out", type=Path, default=record.RESULTS / "spread_cpu.json")
     chosen = options.parse_args()
-    n, rounds = (128, 1) if chosen.quick else (768, 3)
+    n, rounds, budget = (64, 1, 20 * 2**20) if chosen.quick else (768, 3, 2**30)
     images = np.concatenate([demo_images(SEED)[name] for name in ("fit", "photographs")])[:n]
     busy = psutil.cpu_percent(interval=5.0)
     cluster = LocalCluster(n_workers=chosen.workers, threads_per_worker=1, dashboard_address=None)
@@ -49,7 +50,7 @@ def main() -> None:
             "workers": chosen.workers,
             "images": len(images),
             "cores_busy_before_percent": busy,
-            "passes": passes(arms, load_encoder("bundled"), images, chosen.workers, rounds),
+            "passes": passes(arms, load_encoder("bundled"), images, budget, chosen.workers, rounds),
             "tasks": tasks(arms, 32 if chosen.quick else 256, rounds),
         }
     tools = {"joblib": joblib.__version__, "distributed": distributed.__version__}
@@ -84,18 +85,23 @@ def both(*managers: contextlib.AbstractContextManager) -> Iterator[None]:
         yield
 
 
-def passes(arms: dict[str, Arm], encoder: Encoder, images: np.ndarray, n_workers: int, rounds: int) -> list[dict]:
-    """Seconds of an exact pass by each arm, the first and the fastest after it."""
+def passes(
+    arms: dict[str, Arm], encoder: Encoder, images: np.ndarray, budget: int, n_workers: int, rounds: int
+) -> list[dict]:
+    """Seconds of an exact pass by each arm, the first and the fastest after it; by the clock and of the processor."""
     seconds: dict[str, list[float]] = {name: [] for name in arms}
+    processor: dict[str, list[float]] = {name: [] for name in arms}
     measured: dict[str, Extraction] = {}
     for _ in range(rounds + 1):
         for name, arm in arms.items():
             with arm():
-                started = time.perf_counter()
-                measured[name] = extract(encoder, images, memory_budget=2**30)
+                started, used = time.perf_counter(), processor_seconds()
+                measured[name] = extract(encoder, images, memory_budget=budget)
                 seconds[name].append(time.perf_counter() - started)
+                processor[name].append(processor_seconds() - used)
     reference = measured["one process, 1 thread"]
     alone = min(seconds["one process, 1 thread"][1:])
+    alone_processor = min(processor["one process, 1 thread"][1:])
     return [
         {
             "arm": name,
@@ -104,11 +110,20 @@ def passes(arms: dict[str, Arm], encoder: Encoder, images: np.ndarray, n_workers
             "rounds": took[1:],
             "ms_an_image": 1e3 * min(took[1:]) / len(images),
             "efficiency": alone / min(took[1:]) / (1 if name == "one process, 1 thread" else n_workers),
+            "processor_seconds": min(processor[name][1:]),
+            "processor_efficiency": alone_processor / min(processor[name][1:]),
             "largest_difference_of_log_volume": difference(measured[name], reference),
             "is_bitwise_equal": bool(np.array_equal(measured[name].singular_values, reference.singular_values)),
         }
         for name, took in seconds.items()
     ]
+
+
+def processor_seconds() -> float:
+    """Of this process and of all that it started; other work on the machine does not count."""
+    this = psutil.Process()
+    times = [process.cpu_times() for process in (this, *this.children(recursive=True))]
+    return sum(time.user + time.system for time in times)
 
 
 def difference(a: Extraction, b: Extraction, floor: float = 1e-6) -> float:

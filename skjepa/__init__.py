@@ -29,6 +29,7 @@ _PUBLIC = {
     "inlier_labels": "model_selection",
     "run_benchmark": "benchmark",
     "prune": "curation",
+    "report": "reporting",
 }
 
 __all__ = [*_PUBLIC, "__version__"]

@@ -1,4 +1,4 @@
-"""Command line: `skjepa score`, `skjepa bench`, `skjepa prune`, `skjepa pretrain`, `skjepa encoders`, `skjepa demo`."""
+"""Command line: `skjepa score`, `bench`, `prune`, `report`, `pretrain`, `encoders`, `demo`."""
 
 import os
 import sys
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from skjepa.bench_command import bench
 from skjepa.prune_command import prune
+from skjepa.report_command import report
 
 EXIT_OK, EXIT_CRASH, EXIT_BAD_INPUT, EXIT_SKIPPED, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 _EXIT_CODES = (
@@ -119,7 +120,10 @@ def score(
         for name, source in sources.items():
             _stderr.print(f"score: {len(source)} images of {escape(name)}")
             groups.append(job.score_group(detector, name, source, store=store))
-    job.write_table(job.score_table(groups), out)
+    surroundings, about = job.about_run(
+        detector, normal_pass, encoder=encoder, folders=job.short_names(tests), normal_folder=fit
+    )
+    job.write_table(job.score_table(groups, surroundings=surroundings, about=about), out)
     if picture is not None:
         job.score_picture(detector, groups, picture, title=f"Encoder {Path(encoder).name}, score {kind!r}")
     held_out = detector.calibration_scores_
@@ -142,6 +146,7 @@ def score(
 
 app.command()(bench)
 app.command()(prune)
+app.command()(report)
 
 
 @app.command()

@@ -18,10 +18,15 @@ from skjepa._files import written_whole
 from skjepa.calibration import conformal_p_values
 from skjepa.detectors import JEPAScoreDetector
 from skjepa.evaluation import detection_metrics
+from skjepa.extraction import Extraction
 from skjepa.plotting import Thumbnail, as_picture, save_figure, score_figure
+from skjepa.report_results import About, about_detector, map_of_normal
 from skjepa.sources import Source
+from skjepa.surroundings import Surroundings
 
 TABLE_SUFFIXES = (".parquet", ".csv")
+ABOUT = b"skjepa"
+"""Key of a table's metadata that holds an `About`, as JSON."""
 _GALLERY = 10
 
 
@@ -37,6 +42,8 @@ class ScoredGroup:
         `p_values` is None for a detector without calibration samples.
     errors : dict of position -> reason
     seconds_per_image : float
+    embeddings : array of shape (n, K), optional
+        Rows of NaN for images that could not be read.
     """
 
     name: str
@@ -46,6 +53,7 @@ class ScoredGroup:
     decisions: NDArray[np.float64]
     errors: dict[int, str]
     seconds_per_image: float
+    embeddings: NDArray[np.float64] | None = None
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -69,11 +77,18 @@ def score_group(
     errors = {position: reason for position, _, reason in extraction.meta["skipped"]}
     calibration = detector.calibration_scores_
     p_values = None if calibration is None else conformal_p_values(calibration, scores)
-    return ScoredGroup(name, source, scores, p_values, scores - detector.offset_, errors, seconds)
+    z = np.column_stack([extraction.aligned(column) for column in extraction.embeddings.T])
+    return ScoredGroup(name, source, scores, p_values, scores - detector.offset_, errors, seconds, z)
 
 
-def score_table(groups: Sequence[ScoredGroup]) -> pa.Table:
-    """Columns id, score, p_value, decision, label, error; one row an image, nulls where there is no value."""
+def score_table(
+    groups: Sequence[ScoredGroup], *, surroundings: Surroundings | None = None, about: About | None = None
+) -> pa.Table:
+    """Columns id, score, p_value, decision, label, error; one row an image, nulls where there is no value.
+
+    With `surroundings` also nearest (names of the nearest normal images), pca_1 and pca_2 (the place on their principal
+    axes); `about` goes into the table's metadata. That is all that `skjepa report` shows of a run.
+    """
     several = len(groups) > 1
     parts = []
     for group in groups:
@@ -93,7 +108,35 @@ def score_table(groups: Sequence[ScoredGroup]) -> pa.Table:
                 }
             )
         )
-    return pa.concat_tables(parts)
+        if surroundings is not None and group.embeddings is not None:
+            parts[-1] = _with_places(parts[-1], surroundings, group.embeddings)
+    table = pa.concat_tables(parts)
+    return table if about is None else table.replace_schema_metadata({ABOUT: about.to_json()})
+
+
+def _with_places(table: pa.Table, surroundings: Surroundings, z: NDArray[np.float64]) -> pa.Table:
+    places, _ = surroundings.pca(z)
+    table = table.append_column("nearest", pa.array(surroundings.nearest(z), pa.list_(pa.string())))
+    for name, values in zip(("pca_1", "pca_2"), places.T, strict=True):
+        table = table.append_column(name, pa.array(values, pa.float64(), mask=np.isnan(values)))
+    return table
+
+
+def about_run(
+    detector: JEPAScoreDetector, normal: Extraction, *, encoder: str, folders: dict[str, Path], normal_folder: Path
+) -> tuple[Surroundings, About]:
+    """What `score_table` writes of a run beside its scores; `normal` are the images that it was fitted on."""
+    surroundings = Surroundings(normal.embeddings, normal.ids)
+    _, points = surroundings.pca(normal.embeddings[:1])
+    about = about_detector(
+        detector,
+        () if detector.calibration_scores_ is not None else detector.score_samples(normal),
+        encoder=Path(encoder).name,
+        folders={name if len(folders) > 1 else "": str(path) for name, path in folders.items()},
+        normal_folder=str(normal_folder.resolve()),
+        normal_map=map_of_normal(points),
+    )
+    return surroundings, about
 
 
 def check_output(path: str | os.PathLike, suffixes: Iterable[str]) -> Path:
@@ -126,7 +169,8 @@ def write_table(table: pa.Table, path: str | os.PathLike) -> Path:
     path = check_output(path, TABLE_SUFFIXES)
     with written_whole(path) as partial:
         if path.suffix.lower() == ".csv":
-            pa.csv.write_csv(table, partial)
+            lists = [column.name for column in table.schema if pa.types.is_list(column.type)]  # a cell holds none
+            pa.csv.write_csv(table.drop_columns(lists), partial)
         else:
             pq.write_table(table, partial, compression="zstd")
     return path

@@ -19,6 +19,7 @@ SNIPPETS = [
         "docs/model_selection.md",
         "docs/pretraining.md",
         "docs/pyod.md",
+        "docs/reports.md",
         "docs/scores.md",
         "docs/thresholds.md",
         "docs/vectors.md",

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint bench benchmark costs spread precision theory figures clean
+.PHONY: demo test test-all test-faults lint bench benchmark costs spread reliability precision theory figures clean
 
 demo: $(VENV)/.installed
 	$(BIN)/skjepa demo --out demo-output
@@ -13,6 +13,10 @@ test: $(VENV)/.installed-test
 
 test-all: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
+
+# Killed processes, damaged files, bad data, lost workers: the slow tests of what docs/reliability.md promises.
+test-faults: $(VENV)/.installed-test
+	$(BIN)/python -m pytest tests/faults
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -43,6 +47,11 @@ costs: $(VENV)/.installed
 # Two processes against one; a few minutes, on idle cores.
 spread: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/spread.py $(OPTIONS)
+
+# What a store loses when its processes are killed, in ten minutes.
+reliability: $(VENV)/.installed
+	$(BIN)/python benchmarks/reliability.py
+	$(BIN)/python benchmarks/render.py
 
 precision: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/precision.py

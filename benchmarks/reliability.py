@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
@@ -46,6 +47,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--kills", type=int, default=300)
     options.add_argument("--share", type=float, default=1.0, help="of the other trials")
+    options.add_argument("--only", help="name of one trial")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--out", type=Path, default=record.RESULTS / "reliability.json")
     chosen = options.parse_args()
@@ -57,24 +59,25 @@ def main() -> None:
 
     trials: dict[str, Callable[[Path, np.random.Generator], dict[str, Any]]] = {
         "killed": lambda folder, rng: killed(folder, rng, chosen.kills),
-        "two writers killed": lambda folder, rng: two_writers_killed(folder, rng, chosen.kills),
-        "journal cut": lambda folder, rng: journal_cut(folder, rng, often(2000)),
-        "bit of a journal": lambda folder, rng: bit_flipped(folder, rng, often(1000), of="journal"),
-        "bit of a shard": lambda folder, rng: bit_flipped(folder, rng, often(1000), of="shard"),
+        "two writers killed": lambda folder, rng: two_writers_killed(folder, rng, -(-chosen.kills // 3)),
+        "journal cut": lambda folder, rng: journal_cut(folder, rng, often(1000)),
+        "bit of a journal": lambda folder, rng: bit_flipped(folder, rng, often(500), of="journal"),
+        "bit of a shard": lambda folder, rng: bit_flipped(folder, rng, often(500), of="shard"),
         "file size limit": lambda folder, rng: disk_full(folder, rng, often(200)),
         "no permission": lambda folder, rng: no_permission(folder, rng, often(20)),
         "one cache, four processes": lambda folder, rng: shared_cache(folder, rng, often(200)),
     }
     results = {}
-    for name, trial in trials.items():
+    for name in [chosen.only] if chosen.only else trials:
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             Path(folder).chmod(0o755)
-            found = trial(Path(folder), np.random.default_rng(chosen.seed))
+            found = trials[name](Path(folder), np.random.default_rng(chosen.seed))
         if found is not None:
             results[name] = found
             print(f"{name}: {found} ({time.perf_counter() - started:.0f} s)", flush=True)
-    record.write(chosen.out, {"batch": BATCH, "images": N_IMAGES, "trials": results}, seed=chosen.seed)
+    sizes = {"batch": BATCH, "images": N_IMAGES, "broken": BROKEN}
+    record.write(chosen.out, {**sizes, "trials": results}, seed=chosen.seed)
 
 
 # ------------------------------------------------------------------------------------------ killed processes
@@ -190,7 +193,7 @@ def compare(found: Counter, expected: pa.Table, store: Path, log: Path | None = 
     """Count what is missing from, doubled or different in the finished store, and the batches begun again."""
     end = table(store)
     found["lost"] += len(set(expected["id"].to_pylist()) - set(end["id"].to_pylist()))
-    found["different"] += not end.equals(expected)
+    found["different"] += not alike(end, expected, to_the_bit=log is not None)
     if any((store / "journals").glob("*.journal")):
         raise RuntimeError("a finished store has journals left")
     if log is not None:
@@ -201,6 +204,24 @@ def compare(found: Counter, expected: pa.Table, store: Path, log: Path | None = 
         if len(again) != len(set(log.with_name("whole-log").read_text().splitlines())):
             raise RuntimeError("a run that was killed measured other batches")
     shutil.rmtree(store)
+
+
+def alike(found: pa.Table, expected: pa.Table, *, to_the_bit: bool) -> bool:
+    """The same rows, with the same values; two writers at once may meet in other batches, and round otherwise."""
+    if to_the_bit:
+        return found.equals(expected)
+    names = ["id", "content", "status", "error"]
+    return found.select(names).equals(expected.select(names)) and all(
+        np.allclose(flat(found, name), flat(expected, name), rtol=1e-4, atol=1e-6)
+        for name in ("embedding", "singular_values")
+    )
+
+
+def flat(rows: pa.Table, name: str) -> np.ndarray:
+    column = rows[name].drop_null()
+    while pa.types.is_list(column.type):
+        column = pc.list_flatten(column)
+    return column.to_numpy()
 
 
 # ------------------------------------------------------------------------------------------ damage, and full disks

@@ -394,13 +394,13 @@ class _Kept:
             self.keys[name] = (name if by_name else content or name, content)
 
     def read(self) -> dict[str, Arrays]:
-        rows = self.store.read(self.keys.values())
+        """What is finished."""
+        rows, self.failures = self.store.read_all(self.keys.values())
         return {name: rows[key] for name, key in self.keys.items() if key in rows}
 
     def in_turn(self, names: Iterable[str]) -> list[str]:
         """What could not be read before comes last: so the rest is in the batches of a run without interruption."""
-        failures = self.store.failures()
-        return sorted(names, key=lambda name: self.keys[name] in failures)
+        return sorted(names, key=lambda name: self.keys[name] in self.failures)
 
     def append(self, names: Sequence[str], arrays: Sequence[Any], unreadable: dict[str, str]) -> None:
         failures = {self.keys[name]: reason for name, reason in unreadable.items()}

@@ -39,7 +39,7 @@ SCHEMA = pa.schema(
 )
 _ABOUT = b"skjepa"
 _READ_BYTES = 256 * 2**20
-BROKEN = (pa.ArrowException, KeyError, ValueError, TypeError, AttributeError)
+BROKEN = (OSError, pa.ArrowException, KeyError, ValueError, TypeError, AttributeError)
 
 
 class DamagedError(ValueError):
@@ -145,7 +145,7 @@ def without_keys_of(table: pa.Table, paths: Iterable[Path]) -> pa.Table:
     for path in paths:
         try:
             found = pq.read_table(path, columns=["id", "content"])
-        except (FileNotFoundError, *BROKEN):
+        except BROKEN:
             continue  # whoever reads it finds out
         table = table.filter(pc.invert(pc.is_in(_joined(table), value_set=_joined(found))))
     return table

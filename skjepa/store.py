@@ -112,12 +112,22 @@ class Store:
 
         A damaged shard is named in a warning and set aside: its samples count as not finished.
         """
+        return self.read_all(keys)[0]
+
+    def failures(self) -> dict[Key, str]:
+        """Samples that could not be read -> why, as far as runs have noted."""
+        return self.read_all(())[1]
+
+    def read_all(self, keys: Iterable[Key] | None = None) -> tuple[dict[Key, Row], dict[Key, str]]:
+        """What `read` and `failures` tell, of one moment."""
         wanted = None if keys is None else set(keys)
         rows: dict[Key, Row] = {}
+        failures: dict[Key, str] = {}
         for path in _files(self._journals, SUFFIX):  # before the shards: a journal vanishes once its shard is there
             with suppress(FileNotFoundError):
-                rows |= _READ_LATELY.journal(path, wanted)[0]
-        for path in self._shards():
+                finished, unreadable = _READ_LATELY.journal(path, wanted)
+                rows, failures = rows | finished, failures | unreadable
+        for path in self._shards() if wanted is None or wanted else []:
             try:
                 block = _READ_LATELY.shard(path)
             except FileNotFoundError:
@@ -129,15 +139,7 @@ class Store:
             rows |= block.rows(wanted)
             if self._journal is None:
                 self._known.add(path)
-        return rows
-
-    def failures(self) -> dict[Key, str]:
-        """Samples that could not be read -> why, as far as runs have noted."""
-        found = self._noted()
-        for path in _files(self._journals, SUFFIX):
-            with suppress(FileNotFoundError):
-                found |= _READ_LATELY.journal(path, set())[1]
-        return found
+        return rows, self._noted() | failures
 
     def claim(self) -> None:
         """Make ready to write: what stands in the way of it is said now, not after an hour of work."""
@@ -234,10 +236,8 @@ class Store:
     def _noted(self) -> dict[Key, str]:
         try:
             return shards.failures_of(pq.read_table(self._samples / _UNREADABLE))
-        except FileNotFoundError:
+        except shards.BROKEN:  # not there, or damaged: they are tried again, and noted again
             return {}
-        except shards.BROKEN:
-            return {}  # they are tried again, and noted again
 
     def _shards(self) -> list[Path]:
         return [path for path in _files(self._samples, ".parquet") if path.name != _UNREADABLE]

@@ -1,0 +1,62 @@
+"""The table of docs/reliability.md; benchmarks/render.py puts it in its place."""
+
+import json
+from pathlib import Path
+
+from skjepa.benchmark_result import markdown
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+WORDS = {
+    "killed": "SIGKILL of a run at a random moment, then the run again, until it ends",
+    "two writers killed": "two runs of the same images into one store, SIGKILL of one at a random moment",
+    "journal cut": "a journal cut off at a random byte",
+    "bit of a journal": "one bit of a journal turned",
+    "bit of a shard": "one bit of a shard turned",
+    "file size limit": "the system refuses to let a file grow beyond a random size, in the midst of a write",
+    "no permission": "another user reads a store and tries to write to it",
+    "one cache, four processes": "four processes keep one sample at a time in one cache",
+}
+
+
+def tried_table() -> str:
+    """What was tried, how often, and what was lost."""
+    found = json.loads((RESULTS / "reliability.json").read_text())["trials"]
+    rows = [["tried", "times", "noticed", "computed again, at most", "samples lost", "tables or rows not as expected"]]
+    for name, words in WORDS.items():
+        counts = found[name]
+        noticed = counts.get("found", counts.get("named"))
+        rows.append(
+            [
+                words,
+                f"{counts['times']:,}",
+                "" if noticed is None else f"{noticed:,}",
+                again(name, counts),
+                f"{counts['lost']}",
+                f"{counts['different']}",
+            ]
+        )
+    return markdown(rows)
+
+
+def again(name: str, counts: dict) -> str:
+    most = counts.get("repeated_at_most")
+    if most is None:
+        return ""
+    if name == "bit of a shard":
+        return "the shard"
+    return f"{most} micro-batch" + ("es" if most != 1 else "")
+
+
+def sizes_line() -> str:
+    """What the killed runs were."""
+    found = json.loads((RESULTS / "reliability.json").read_text())
+    killed, two = found["trials"]["killed"], found["trials"]["two writers killed"]
+    return (
+        f"Each run scores {found['images']} images, {found['broken']} of which cannot be read, in micro-batches of "
+        f"{found['batch']}, with shards small enough for a dozen a run. {killed['times']} kills fell on "
+        f"{killed['runs']} runs, and {killed['repeated_batches']} micro-batches were begun again. "
+        f"Of {two['runs']} kills of one of two writers {two['times']} met it at work."
+    )
+
+
+RELIABILITY = {"tried": tried_table, "tried-sizes": sizes_line}

@@ -16,6 +16,8 @@ _PUBLIC = {
     "jepa_score": "engine",
     "Directions": "directions",
     "learn_directions": "subspace",
+    "learn_volume_explainer": "volume_maps",
+    "extract_layers": "layers",
     "lanczos_log_volume": "lanczos",
     "JEPAScoreDetector": "detectors",
     "MahalanobisDetector": "baselines",

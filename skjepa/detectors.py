@@ -17,15 +17,17 @@ from skjepa.diagnostics import diagnose
 from skjepa.directions import Correction, Directions, check_number_of_directions
 from skjepa.encoders import Encoder
 from skjepa.engine import METHODS, embed, extract, resolve_device
+from skjepa.explanation import Explanation, explain_terms, sorted_terms
 from skjepa.extraction import Extraction, require_finite, require_same_settings
 from skjepa.findings import Diagnosis
 from skjepa.persistence import portable
-from skjepa.scores import ScoreModel, check_score_settings, fit_score_model
+from skjepa.scores import ScoreModel, Terms, check_score_settings, fit_score_model
 from skjepa.sources import Source, as_source
 from skjepa.subspace import learn_directions
 from skjepa.thresholds import CalibratedDetector, Samples
 from skjepa.vector import VectorJEPA
 from skjepa.views import Transform
+from skjepa.volume_maps import VolumeExplainer, learn_volume_explainer
 
 
 @portable
@@ -44,6 +46,8 @@ class FittedScore:
         Of the samples learned from.
     directions : Directions or None
         Where they were learned from the samples.
+    terms : dict of name -> array of shape (n_samples,)
+        Of the score, of the samples learned from, each in ascending order.
     """
 
     model: ScoreModel
@@ -51,6 +55,7 @@ class FittedScore:
     settings: dict[str, Any]
     diagnosis: Diagnosis
     directions: Directions | None = None
+    terms: Terms | None = None
 
 
 @portable
@@ -281,6 +286,81 @@ class JEPAScoreDetector(CalibratedDetector):
             return fitted.diagnosis
         return diagnose(fitted.model, self._measured(fitted, self._read(X)), fitted.diagnosis)
 
+    def explain(self, X: Any) -> Explanation:
+        """Why samples score as they do: the terms of the score, which add up to it, beside those of the fit samples.
+
+        Parameters
+        ----------
+        X : images, vectors or Extraction
+
+        Returns
+        -------
+        skjepa.explanation.Explanation
+            One row a sample; `print` tells it in words. Where in the image the volume term comes from is for
+            `volume_explainer`.
+
+        Raises
+        ------
+        ValueError
+            Saved by a version that kept nothing of the fit samples' terms.
+
+        Examples
+        --------
+        >>> import numpy as np, torch
+        >>> from skjepa import JEPAScoreDetector, load_encoder
+        >>> X, _ = np.random.default_rng(0).normal(size=(200, 6)), torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.Tanh(), torch.nn.Linear(16, 4))
+        >>> detector = JEPAScoreDetector(load_encoder(net)).fit(X)
+        >>> odd = detector.explain(X[:1] + 5)
+        >>> bool(np.isclose(sum(odd.parts.values()), detector.score_samples(X[:1] + 5)).all())
+        True
+        >>> odd.least_normal(0)[0]
+        'density'
+        """
+        check_is_fitted(self)
+        if any(getattr(fitted, "terms", None) is None for fitted in self.models_):
+            raise ValueError("this detector was saved by a version that cannot explain: fit it again")
+        samples = self._read(X)
+        terms, ids = [], np.array([])
+        for fitted in self.models_:
+            measured = self._measured(fitted, samples)
+            found, ids = fitted.model.terms(measured), measured.ids
+            if measured is not X:
+                found = {name: measured.aligned(values) for name, values in found.items()}
+                ids = _with_skipped(measured)
+            terms.append(found)
+        scores = np.stack([np.sum(list(found.values()), axis=0) for found in terms])
+        return explain_terms(ids, self._combine(scores) - self.offset_, terms, [m.terms for m in self.models_])
+
+    def volume_explainer(self, X: Any, *, patch_size: int | None = None, **options: Any) -> VolumeExplainer:
+        """Learn heat maps of the volume term from normal images: K passes an image, beside and not in `fit`.
+
+        Parameters
+        ----------
+        X : images or vectors
+            Normal samples, those of the fit or others; a hundred are enough.
+        patch_size : int, optional
+        **options
+            Of `skjepa.volume_maps.learn_volume_explainer`: memory_budget, device, n_jobs, on_error, progress.
+
+        Returns
+        -------
+        VolumeExplainer
+            With the encoder, the floor and the rank of this detector. Its maps are of the exact Jacobian at the image
+            itself: views, a subspace and its correction change the volume term, not the maps.
+
+        Raises
+        ------
+        ValueError
+            Every fold trained an encoder of its own.
+        """
+        own = self._first.encoder
+        if own is not None and len(self.models_) > 1:
+            raise ValueError("every fold trained an encoder of its own, there is no one volume to explain")
+        encoder = own or self._fitted_encoder(as_source(X))
+        given = {"memory_budget": self.memory_budget, "device": self.device, "n_jobs": self.n_jobs} | options
+        return learn_volume_explainer(encoder, X, patch_size=patch_size, floor=self.floor_, rank=self.rank_, **given)
+
     def portable_state(self) -> dict[str, Any]:
         return vars(self) | {"memory": None}  # a folder of this machine
 
@@ -373,9 +453,11 @@ class JEPAScoreDetector(CalibratedDetector):
             rank=self.rank,
             directions=given,
         )
-        scores = model.score_samples(extraction)
+        terms = model.terms(extraction)
+        scores = np.sum(list(terms.values()), axis=0)
         _warn_if_collapsed(scores, extraction)
-        return FittedScore(model, encoder, extraction.settings, diagnose(model, extraction), learned), scores
+        diagnosis = diagnose(model, extraction)
+        return FittedScore(model, encoder, extraction.settings, diagnosis, learned, sorted_terms(terms)), scores
 
     def _score(self, model: FittedScore, samples: Samples) -> NDArray[np.float64]:
         measured = self._measured(model, samples)
@@ -442,6 +524,13 @@ class JEPAScoreDetector(CalibratedDetector):
             "random_state": seed,
             "progress": self.verbose > 0,
         }
+
+
+def _with_skipped(extraction: Extraction) -> NDArray[np.str_]:
+    """Ids of all samples, those that could not be read among them."""
+    skipped = {position: name for position, name, *_ in extraction.meta.get("skipped", [])}
+    read = iter(extraction.ids.tolist())
+    return np.array([skipped[i] if i in skipped else next(read) for i in range(len(extraction) + len(skipped))])
 
 
 def _warn_if_collapsed(scores: NDArray[np.float64], extraction: Extraction) -> None:

@@ -369,11 +369,7 @@ class _Layer(nn.Module):
 
     def __init__(self, module: nn.Module, layer: str) -> None:
         super().__init__()
-        names = [name for name, _ in module.named_modules() if name]
-        if layer not in names:
-            close = difflib.get_close_matches(layer, names, n=5, cutoff=0.4)
-            hint = f" Close: {', '.join(close)}." if close else ""
-            raise ValueError(f"no layer {layer!r} in {type(module).__name__}.{hint}")
+        require_layer(module, layer)
         self.module, self.layer = module, layer
 
     def forward(self, x: Tensor) -> Tensor:
@@ -385,13 +381,26 @@ class _Layer(nn.Module):
             hook.remove()
         if not caught:
             raise ValueError(f"layer {self.layer!r} takes no part in the forward pass")
-        value = caught[-1]
-        if not isinstance(value, Tensor):
-            raise TypeError(f"layer {self.layer!r} returns {type(value).__name__}, not a tensor; choose another")
-        if value.ndim == 4:
-            channels_last = getattr(self.module, "output_fmt", None) == "NHWC"  # timm's Swin and its kin
-            return value.mean(dim=(1, 2) if channels_last else (2, 3))
-        return value.mean(dim=1) if value.ndim == 3 else value
+        return pooled(caught[-1], self.module, self.layer)
+
+
+def pooled(value: object, module: nn.Module, layer: str) -> Tensor:
+    """What a layer of the module returned, averaged over positions or tokens; raises TypeError for no tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"layer {layer!r} returns {type(value).__name__}, not a tensor; choose another")
+    if value.ndim == 4:
+        channels_last = getattr(module, "output_fmt", None) == "NHWC"  # timm's Swin and its kin
+        return value.mean(dim=(1, 2) if channels_last else (2, 3))
+    return value.mean(dim=1) if value.ndim == 3 else value
+
+
+def require_layer(module: nn.Module, layer: str) -> None:
+    """Raise ValueError, with close names, where the module has no layer of that name."""
+    names = [name for name, _ in module.named_modules() if name]
+    if layer not in names:
+        close = difflib.get_close_matches(layer, names, n=5, cutoff=0.4)
+        hint = f" Close: {', '.join(close)}." if close else ""
+        raise ValueError(f"no layer {layer!r} in {type(module).__name__}.{hint}")
 
 
 class _Call(nn.Module):

@@ -15,6 +15,7 @@ from PIL import Image
 from sklearn.metrics import roc_curve
 
 from skjepa._files import written_whole
+from skjepa.volume_maps import VolumeMaps
 
 _FLAGGED = "#c0392b"
 _THUMBNAIL = 128
@@ -204,3 +205,35 @@ def _draw_gallery(strip, name: str, row: Sequence[Thumbnail]) -> None:
 
 def _cycle(n: int) -> list[str]:
     return [_COLOURS[i % len(_COLOURS)] for i in range(n)]
+
+
+def volume_maps_figure(images: Sequence[Any], maps: VolumeMaps, captions: Sequence[str] = ()) -> Figure:
+    """Images above their heat maps of the volume term: red patches make the image less normal, blue ones more.
+
+    Parameters
+    ----------
+    images : sequence of arrays or PIL images
+        Those that the maps are of, in their order.
+    maps : skjepa.volume_maps.VolumeMaps
+    captions : sequence of str, optional
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        One colour scale for all maps, in nats a patch; the number under each is its log-volume less the baseline.
+    """
+    figure = Figure(figsize=(1.5 * len(maps) + 1, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, len(maps), squeeze=False)
+    limit = float(np.percentile(np.abs(maps.shares), 99)) or 1.0
+    drawn = None
+    for i, (above, below) in enumerate(axes.T):
+        above.imshow(as_picture(images[i]).resize(maps.input_shape[:0:-1]))
+        above.set_title(captions[i] if captions else str(maps.ids[i])[:16], fontsize=9)
+        drawn = below.imshow(maps.pixels(i), cmap="RdBu", vmin=-limit, vmax=limit, interpolation="nearest")
+        below.set_xlabel(f"{maps.volume[i] - maps.baseline:+.1f} nats", fontsize=9)
+        for square in (above, below):
+            square.set_xticks([])
+            square.set_yticks([])
+    figure.colorbar(drawn, ax=list(axes[1]), label="nats a patch", fraction=0.03)
+    return figure

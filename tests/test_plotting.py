@@ -4,7 +4,14 @@ import torch
 from oracles import random_images
 from PIL import Image
 
-from skjepa.plotting import Thumbnail, as_picture, ranks_figure, save_figure, score_figure
+from skjepa.plotting import (
+    Thumbnail,
+    as_picture,
+    ranks_figure,
+    save_figure,
+    score_figure,
+    volume_maps_figure,
+)
 
 
 def thumbnails(n):
@@ -70,3 +77,17 @@ def test_samples_as_pictures(kind):
     floats = pixels / np.float32(255)
     sample = {"uint8": pixels, "float": floats, "tensor": torch.from_numpy(floats).permute(2, 0, 1)}[kind]
     assert np.array_equal(np.asarray(as_picture(sample)), pixels)
+
+
+def test_volume_maps_figure_shows_every_image_and_its_map():
+    from skjepa.volume_maps import VolumeMaps
+
+    shares = np.random.default_rng(0).normal(size=(3, 4, 4))
+    volume = shares.sum(axis=(1, 2)) - 7
+    maps = VolumeMaps(np.array(["a", "b", "c"]), shares, -7.0, np.zeros(3), np.zeros(3), volume, 8, (3, 32, 32))
+    figure = volume_maps_figure(list(random_images(3)), maps, ["one", "two", "three"])
+    assert len(figure.axes) == 7  # two rows and the colour bar
+    assert [axes.get_title() for axes in figure.axes[:3]] == ["one", "two", "three"]
+    assert figure.axes[3].get_xlabel() == f"{volume[0] + 7:+.1f} nats"
+    np.testing.assert_array_equal(figure.axes[4].images[0].get_array(), maps.pixels(1))
+    figure.canvas.draw()

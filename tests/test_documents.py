@@ -15,6 +15,7 @@ SNIPPETS = [
         "docs/baselines.md",
         "docs/benchmark.md",
         "docs/curation.md",
+        "docs/explain.md",
         "docs/fewer-passes.md",
         "docs/model_selection.md",
         "docs/pretraining.md",

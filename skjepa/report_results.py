@@ -186,7 +186,7 @@ def about_detector(detector: Any, normal_scores: Any = (), **known: Any) -> Abou
         ),
         normal_scores=_thinned(np.sort(values[np.isfinite(values)])).tolist(),
         normal_kind="normal, fitted on" if held_out is None or of_folds else "normal, held out",
-        diagnosis=None if diagnosis is None else diagnosis.to_dict(),
+        diagnosis=None if diagnosis is None else _without_nan(diagnosis.to_dict()),
         **{"encoder": getattr(encoder, "name", ""), **known},
     )
 

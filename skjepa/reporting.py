@@ -87,8 +87,8 @@ def report(
     """
     path = check_output(path, (".html", ".htm"))
     source = None if isinstance(X, Extraction) else as_source(X)
-    measured = _measured(detector, X if source is None else source, store)
-    scores, p_values = _judged(detector, source if measured is None else measured)
+    measured = _measured(detector, X, store)
+    scores, p_values = _judged(detector, X if measured is None else measured)
     if measured is not None and source is not None:
         scores, p_values = measured.aligned(scores), None if p_values is None else measured.aligned(p_values)
     ids = X.ids if source is None else source.ids

@@ -42,7 +42,7 @@ def test_contamination_promises_nothing():
 
 def test_unreadable_images_are_counted():
     assert "1 image could not be read and has no score." in result_in_words(results_of(10))
-    one = results_of(1, scores=np.array([1.0]), flagged=np.array([False]), threshold=0.0)
+    one = results_of(2, scores=np.array([1.0, np.nan]), flagged=np.array([False, True]), threshold=0.0)
     assert result_in_words(one)[0].startswith("1 image was scored; 0 are flagged")
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import warnings
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,9 @@ from skjepa.reporting import report_of_table, results_of_table
 from skjepa.sources import folder_source
 
 NORMAL, NEW = random_images(40), random_images(12, seed=1)
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:skipped")
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +53,9 @@ def scored(tmp_path_factory, detector):
     normal = folder_source(root / "normal")
     extraction = detector.extract(normal)
     folders = {name: root / name for name in ("one", "two")}
-    groups = [score_group(detector, name, folder_source(folder)) for name, folder in folders.items()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the broken image
+        groups = [score_group(detector, name, folder_source(folder)) for name, folder in folders.items()]
     surroundings, about = about_run(
         detector, extraction, encoder="bundled", folders=folders, normal_folder=root / "normal"
     )

@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import render_benchmark
 import render_curation
+import render_scaling
 import render_tables
 
 ROOT = Path(__file__).parents[1]
@@ -621,6 +622,7 @@ TABLES = {
         "peaks": peaks_table,
         "bill": bill_table,
     },
+    "docs/scaling.md": render_scaling.SCALING,
     "docs/theory/known-density.md": {"known-density": known_density_table},
     "docs/theory/dimension.md": {
         "dimension-info-nce": lambda: dimension_table("info_nce"),

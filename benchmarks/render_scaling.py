@@ -75,4 +75,6 @@ def three(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
 
 
-SCALING = {"spread": spread_table, "spread-tasks": tasks_table, "scaling-plan": plan_table}
+SCALING = {"scaling-plan": plan_table}
+if (RESULTS / "spread_cpu.json").exists():  # `make spread`
+    SCALING |= {"spread": spread_table, "spread-tasks": tasks_table}

@@ -4,7 +4,7 @@
 
 Arms are measured in turn, several times, in one run; the fastest round of each counts: one process with one thread and
 with as many threads as there are workers, loky and a dask LocalCluster with that many workers of one thread each. The
-processor's seconds stand beside the clock's, of all processes of the arm: other work on the machine changes them little.
+processor's seconds, of all processes of the arm, stand beside the clock's: other work on the machine changes them less.
 The cost of a task is taken where measuring costs next to nothing: a linear encoder of a vector, one sample a task.
 
 Writes docs/results/spread_cpu.json, or --out.

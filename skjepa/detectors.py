@@ -315,7 +315,7 @@ class JEPAScoreDetector(CalibratedDetector):
         >>> bool(np.isclose(sum(odd.parts.values()), detector.score_samples(X[:1] + 5)).all())
         True
         >>> odd.least_normal(0)[0]
-        'density'
+        'volume given embedding'
         """
         check_is_fitted(self)
         if any(getattr(fitted, "terms", None) is None for fitted in self.models_):

@@ -118,6 +118,9 @@ def encoders_table() -> str:
     for rival in found["bundled"]["foreign"]["detectors"]:
         cells = (found[name][part]["detectors"][rival]["mean"]["auroc"]["value"] for name, part in columns)
         rows.append([rival, *(f"{value:.3f}" for value in cells)])
+    bars = {"foreign": "all sets", "blind": "blind corruptions"}
+    gaps = (found[name]["bars"][bars[part]]["ahead of every baseline"] for name, part in columns)
+    rows.append(["skjepa ahead of the best baseline", *(f"{gap['measured']:+.3f} ({gap['nearest']})" for gap in gaps)])
     return markdown(rows)
 
 

@@ -15,7 +15,7 @@ from report_pages import HOSTILE, Page
 
 import skjepa
 import skjepa.reporting
-from skjepa import JEPAScoreDetector, KNNDetector
+from skjepa import ComplexityDetector, JEPAScoreDetector
 from skjepa.job import ABOUT, about_run, score_group, score_table, write_table
 from skjepa.report_results import About
 from skjepa.reporting import report_of_table, results_of_table
@@ -115,8 +115,8 @@ def test_unreadable_images_have_their_reason(detector, scored, tmp_path):
 
 @pytest.mark.parametrize(
     "other",
-    [KNNDetector(), JEPAScoreDetector(formula="jepa"), JEPAScoreDetector(target_fpr=0.2, calibration=3)],
-    ids=["knn", "jepa", "folds"],
+    [ComplexityDetector(), JEPAScoreDetector(formula="jepa"), JEPAScoreDetector(target_fpr=0.2, calibration=3)],
+    ids=["complexity", "jepa", "folds"],
 )
 def test_other_detectors(other, tmp_path):
     page, data = shown(skjepa.report(other.fit(NORMAL), NEW, tmp_path / "page.html"))

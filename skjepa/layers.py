@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -136,7 +136,7 @@ def _widths(layered: Encoder, shape: tuple[int, ...]) -> list[int]:
     """K of each layer, found by a pass of one blank sample."""
     with torch.no_grad(), layered.scoring() as function:
         function(torch.zeros(1, *shape, dtype=layered.dtype))
-    return layered.module.widths
+    return list(cast(_Layers, layered.module).widths)
 
 
 class _Spectra:

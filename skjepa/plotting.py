@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from PIL import Image
@@ -226,14 +228,15 @@ def volume_maps_figure(images: Sequence[Any], maps: VolumeMaps, captions: Sequen
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, len(maps), squeeze=False)
     limit = float(np.percentile(np.abs(maps.shares), 99)) or 1.0
-    drawn = None
+    _, height, width = maps.input_shape
+    colours = ScalarMappable(Normalize(-limit, limit), "RdBu")
     for i, (above, below) in enumerate(axes.T):
-        above.imshow(as_picture(images[i]).resize(maps.input_shape[:0:-1]))
+        above.imshow(as_picture(images[i]).resize((width, height)))
         above.set_title(captions[i] if captions else str(maps.ids[i])[:16], fontsize=9)
-        drawn = below.imshow(maps.pixels(i), cmap="RdBu", vmin=-limit, vmax=limit, interpolation="nearest")
+        below.imshow(maps.pixels(i), cmap=colours.cmap, norm=colours.norm, interpolation="nearest")
         below.set_xlabel(f"{maps.volume[i] - maps.baseline:+.1f} nats", fontsize=9)
         for square in (above, below):
             square.set_xticks([])
             square.set_yticks([])
-    figure.colorbar(drawn, ax=list(axes[1]), label="nats a patch", fraction=0.03)
+    figure.colorbar(colours, ax=list(axes[1]), label="nats a patch", fraction=0.03)
     return figure

@@ -124,10 +124,6 @@ def encoders_table() -> str:
     return markdown(rows)
 
 
-def lite0_table() -> str:
-    return auroc_table(json.loads((RESULTS / "benchmark_224.json").read_text())["foreign"])
-
-
 def spectra_table() -> str:
     found = spectra()["encoders"]
     names = list(found["dinov2_vits14"]["SVHN"]["scores"])
@@ -193,7 +189,6 @@ TABLES = {
     "benchmark-foreign": foreign_table,
     "benchmark-blind": blind_table,
     "benchmark-encoders": encoders_table,
-    "benchmark-224": lite0_table,
     "benchmark-false-positives": false_positives,
     "benchmark-strengths": strengths_table,
     "benchmark-controls": controls_table,

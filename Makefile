@@ -14,7 +14,7 @@ test: $(VENV)/.installed-test
 test-all: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
 
-# Killed processes, damaged files, bad data, lost workers: the slow tests of what docs/reliability.md promises.
+# Killed processes, damaged files, lost workers: the slow tests of what docs/reliability.md promises.
 test-faults: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests/faults
 

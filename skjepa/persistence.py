@@ -68,7 +68,7 @@ def write_folder(value: Any, path: str | os.PathLike, *, versions: dict[str, str
     arrays: dict[str, NDArray] = {}
     tree = _encode(value, type(value).__name__, arrays)
     packed = save_arrays(arrays)
-    document = {"format": FORMAT, "versions": versions, "sha256": _digest(packed), "object": tree}
+    document = {"format": FORMAT, "versions": versions, "sha256": _digest(tree, packed), "object": tree}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -113,8 +113,8 @@ def read_folder(path: str | os.PathLike, given: Given | None = None) -> Any:
     if type(version) is not int or version != FORMAT:
         raise ValueError(f"{path} has format {version!r}; this version of skjepa reads {FORMAT}")
     packed = (path / ARRAY_FILE).read_bytes()
-    if _digest(packed) != expected:
-        raise ValueError(f"{path} is damaged: {ARRAY_FILE} is not the file that was written")
+    if _digest(tree, packed) != expected:
+        raise ValueError(f"{path} is damaged: {OBJECT_FILE} or {ARRAY_FILE} is not the file that was written")
     try:
         return _decode(tree, load_arrays(packed), given or {})
     except (SafetensorError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
@@ -176,5 +176,8 @@ def _decode(tree: Any, arrays: dict[str, NDArray], given: Given) -> Any:
     return made
 
 
-def _digest(packed: bytes) -> str:
-    return hashlib.sha256(packed).hexdigest()
+def _digest(tree: Any, packed: bytes) -> str:
+    """Of both files: a number changed in the one is no less wrong than in the other."""
+    digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode())
+    digest.update(packed)
+    return digest.hexdigest()

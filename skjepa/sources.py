@@ -18,6 +18,9 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 
+_LONGEST_STRIP = 200
+
+
 class ImageReadError(ValueError):
     """An image cannot be read or is not a picture; the message names it."""
 
@@ -204,6 +207,11 @@ def read_image(path: str | os.PathLike) -> Image.Image:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Grey, palette, RGBA, CMYK and 16-bit images as upright RGB; transparency is dropped."""
+    if max(image.size) > _LONGEST_STRIP * min(image.size):
+        raise ValueError(
+            f"{image.width} x {image.height} pixels: a strip of more than {_LONGEST_STRIP} to 1 would fill the memory "
+            "when its shorter side is enlarged; cut it"
+        )
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range; convert them to 8 bits")

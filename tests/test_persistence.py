@@ -1,5 +1,6 @@
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from sklearn.neighbors import KernelDensity
 
 from skjepa import EmbeddingDetector, JEPAScoreDetector, KNNDetector, MahalanobisDetector, VectorJEPA, load_encoder
 from skjepa.encoders import FingerprintError
-from skjepa.persistence import ARRAY_FILE, OBJECT_FILE, NotPortableError, portable, read_folder, write_folder
+from skjepa.persistence import ARRAY_FILE, OBJECT_FILE, NotPortableError, _digest, portable, read_folder, write_folder
 
 RNG = np.random.default_rng(0)
 ROWS, FRESH = RNG.normal(size=(80, 5)), RNG.normal(size=(30, 5))
@@ -85,7 +86,9 @@ class TestEncoders:
         path = JEPAScoreDetector().fit(self.X).save(tmp_path / "detector")
         text = (path / OBJECT_FILE).read_text()
         found = json.loads(text)["object"]["state"]["encoder_"]["state"]["fingerprint"]
-        (path / OBJECT_FILE).write_text(text.replace(found, "0" * len(found)))
+        document = json.loads(text.replace(found, "0" * len(found)))
+        document["sha256"] = _digest(document["object"], (path / ARRAY_FILE).read_bytes())
+        (path / OBJECT_FILE).write_text(json.dumps(document))
         with pytest.raises(FingerprintError, match="expected 000000000000"):
             JEPAScoreDetector.load(path)
 
@@ -161,6 +164,14 @@ class TestFolders:
             (saved / name).write_bytes(bad)
             with pytest.raises(ValueError, match="is damaged"):
                 KNNDetector.load(saved)
+
+    def test_a_number_changed_by_hand_is_found(self, saved):
+        text = (saved / OBJECT_FILE).read_text()
+        changed = re.sub(r'"offset_": (-?[0-9.e+-]+)', '"offset_": 123.5', text)
+        assert changed != text
+        (saved / OBJECT_FILE).write_text(changed)
+        with pytest.raises(ValueError, match=r"is damaged: object\.json or arrays\.safetensors is not the file"):
+            KNNDetector.load(saved)
 
     @pytest.mark.parametrize("name", ["os.system", "Popen", "builtins.eval", "Pipeline"])
     def test_no_class_but_ours_is_made(self, name, saved):

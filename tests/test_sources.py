@@ -505,3 +505,12 @@ def test_source_by_hand():
     source = as_source(Source(np.array(["a", "b"]), lambda i: np.zeros(2), is_vector=True), ids=["x", "y"])
     assert source.ids.tolist() == ["x", "y"]
     assert source.is_vector
+
+
+@pytest.mark.parametrize("size", [(1, 201), (402, 2)])
+def test_a_strip_is_refused_before_it_fills_the_memory(size, tmp_path):
+    Image.new("RGB", size).save(tmp_path / "strip.png")
+    with pytest.raises(ImageReadError, match=rf"strip\.png.*{size[0]} x {size[1]} pixels"):
+        as_source(tmp_path).load(0)
+    Image.new("RGB", (1, 200)).save(tmp_path / "strip.png")
+    assert as_source(tmp_path).load(0).size == (1, 200)

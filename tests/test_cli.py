@@ -91,7 +91,8 @@ def test_store_resumes(folders):
     assert run(*arguments, "--out", folders / "a.parquet") == 0
     assert run(*arguments, "--out", folders / "b.parquet") == 0
     assert pq.read_table(folders / "a.parquet").equals(pq.read_table(folders / "b.parquet"))
-    assert len(list((folders / "kept" / "samples").glob("*.parquet"))) == 2  # one of each folder, none of the second run
+    shards = list((folders / "kept" / "samples").glob("*.parquet"))
+    assert len(shards) == 2  # one of each folder, none of the second run
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from skjepa._options import Processes, ReadThreads, Scheduler
+
 _stdout, _stderr = Console(), Console(stderr=True)
 
 
@@ -28,13 +30,9 @@ def bench(
     ] = False,
     memory: Annotated[Path | None, typer.Option(help="Folder that keeps finished images: the run resumes.")] = None,
     device: Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'cuda:1' ...")] = "auto",
-    n_jobs: Annotated[
-        int | None, typer.Option(help="Processes that score, no more than GPUs where there are any; -1: one a core.")
-    ] = None,
-    dask: Annotated[
-        str | None, typer.Option(metavar="SCHEDULER", help="Score on a dask cluster: its address, or scheduler file.")
-    ] = None,
-    read_threads: Annotated[int | None, typer.Option(help="Threads that read images, in each process.")] = None,
+    n_jobs: Processes = None,
+    dask: Scheduler = None,
+    read_threads: ReadThreads = None,
     on_error: Annotated[str, typer.Option(help="An unreadable image: 'raise' or 'skip' (with a warning).")] = "raise",
     n_resamples: Annotated[int, typer.Option("--resamples", help="Bootstrap samples behind each interval.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the splits, --limit and the bootstrap.")] = 0,

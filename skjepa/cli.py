@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from skjepa._options import Processes, ReadThreads, Scheduler
 from skjepa.bench_command import bench
 from skjepa.prune_command import prune
 from skjepa.report_command import report
@@ -67,13 +68,9 @@ def score(
     memory_budget: Annotated[
         float | None, typer.Option(help="GiB that a batch may take (default: half of the free).")
     ] = None,
-    n_jobs: Annotated[
-        int | None, typer.Option(help="Processes that score, no more than GPUs where there are any; -1: one a core.")
-    ] = None,
-    dask: Annotated[
-        str | None, typer.Option(metavar="SCHEDULER", help="Score on a dask cluster: its address, or scheduler file.")
-    ] = None,
-    read_threads: Annotated[int | None, typer.Option(help="Threads that read images, in each process.")] = None,
+    n_jobs: Processes = None,
+    dask: Scheduler = None,
+    read_threads: ReadThreads = None,
     on_error: Annotated[str, typer.Option(help="An unreadable image: 'raise' or 'skip' (with a warning).")] = "raise",
     seed: Annotated[int, typer.Option(help="Of the calibration split, the views and --limit.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,

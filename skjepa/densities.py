@@ -175,16 +175,12 @@ class DirectionDensity(BaseEstimator):
 
     def fit(self, Z: ArrayLike, y: object = None) -> "DirectionDensity":
         """Learn from embeddings (n_samples, K)."""
-        self.density_ = GaussianDensity().fit(_directions(Z))
+        self.density_ = GaussianDensity().fit(normalize(Z))
         return self
 
     def score_samples(self, Z: ArrayLike) -> NDArray[np.float64]:
         """log N(z / |z|); (n_samples,)."""
-        return self.density_.score_samples(_directions(Z))
-
-
-def _directions(Z: ArrayLike) -> NDArray[np.float64]:
-    return normalize(np.asarray(Z, dtype=np.float64))
+        return self.density_.score_samples(normalize(Z))
 
 
 @portable

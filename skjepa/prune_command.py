@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from skjepa._options import Processes, ReadThreads, Scheduler
+
 if TYPE_CHECKING:
     from skjepa.pruning import Pruned
 
@@ -64,13 +66,9 @@ def prune(
     memory_budget: Annotated[
         float | None, typer.Option(help="GiB that a batch may take (default: half of the free).")
     ] = None,
-    n_jobs: Annotated[
-        int | None, typer.Option(help="Processes that score, no more than GPUs where there are any; -1: one a core.")
-    ] = None,
-    dask: Annotated[
-        str | None, typer.Option(metavar="SCHEDULER", help="Score on a dask cluster: its address, or scheduler file.")
-    ] = None,
-    read_threads: Annotated[int | None, typer.Option(help="Threads that read images, in each process.")] = None,
+    n_jobs: Processes = None,
+    dask: Scheduler = None,
+    read_threads: ReadThreads = None,
     on_error: Annotated[
         str, typer.Option(help="An unreadable image: 'skip' (it is not kept, and reported) or 'raise'.")
     ] = "skip",

@@ -12,7 +12,7 @@ import skjepa
 PACKAGE = Path(skjepa.__file__).parent
 
 ROOMS = [
-    {"_files", "_validation", "journal", "many_passes", "memory", "persistence", "precision", "stamp"},
+    {"_files", "_options", "_validation", "journal", "many_passes", "memory", "persistence", "precision", "stamp"},
     {
         "augment",
         "calibration",

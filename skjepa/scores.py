@@ -96,7 +96,10 @@ class ScoreModel:
         s = self.volume(extraction)
         if self.formula == "jepa":
             return {"volume": s}
-        raw = {"volume": s, **self.seen.recall(extraction.embeddings, s, self.learned_terms(extraction, s))}
+        learned = self.seen.recall(
+            extraction.embeddings, s, lambda others: self.learned_terms(extraction[others], s[others])
+        )
+        raw = {"volume": s, **learned}
         if self.formula == "density":
             return raw
         return {name: self.weight[name] * (value - self.location[name]) for name, value in raw.items()}

@@ -1,5 +1,6 @@
 """What a model says of the samples that it was fitted on, in the terms of samples that it had not seen."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -60,16 +61,18 @@ class SeenSamples:
         self,
         embeddings: NDArray[np.float64],
         log_volumes: NDArray[np.float64],
-        values: dict[str, NDArray[np.float64]],
+        of_others: Callable[[NDArray[np.bool_]], dict[str, NDArray[np.float64]]],
     ) -> dict[str, NDArray[np.float64]]:
-        """The values given, (n_samples,) each, with those of samples seen at fit put in their place."""
+        """By name, (n_samples,) each: the values of samples seen at fit, and what `of_others` says of the rest, a mask."""
         rows = self._rows(embeddings, log_volumes)
         distances, places = self._tree.query(rows, distance_upper_bound=self._tolerance)
         known = np.isfinite(distances)
-        recalled = dict(values)
-        for name, out_of_fold in self.values.items():
-            recalled[name] = values[name].copy()
-            recalled[name][known] = out_of_fold[places[known]]
+        recalled = {name: np.empty(len(rows)) for name in self.values}
+        others = {} if known.all() else of_others(~known)
+        for name, values in self.values.items():
+            recalled[name][known] = values[places[known]]
+            if others:
+                recalled[name][~known] = others[name]
         return recalled
 
     def portable_state(self) -> dict[str, Any]:

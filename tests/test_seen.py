@@ -12,36 +12,40 @@ def sample(n=50, k=4):
     return RNG.normal(size=(n, k)), RNG.normal(size=n)
 
 
+def nothing(mask):
+    raise AssertionError("all samples are known")
+
+
 @given(st.floats(1e-6, 1e6), st.floats(-1e3, 1e3))
 def test_a_seen_sample_is_known_at_any_scale_but_for_rounding(scale, offset):
     z, s = sample()
     z = scale * (z + offset)
     seen = SeenSamples(z, s, {"density": np.arange(50.0)})
     shaken = z * (1 + 1e-7 * RNG.uniform(-1, 1, size=z.shape))
-    recalled = seen.recall(shaken[::-1], s[::-1], {"density": np.full(50, -1.0)})
+    recalled = seen.recall(shaken[::-1], s[::-1], nothing)
     np.testing.assert_array_equal(recalled["density"], np.arange(50.0)[::-1])
 
 
-def test_a_new_sample_keeps_its_value():
+@pytest.mark.parametrize(("dz", "ds"), [(0.01, 0.0), (0.0, 0.01)])
+def test_of_others_is_asked_for_new_samples_alone(dz, ds):
     z, s = sample()
     seen = SeenSamples(z, s, {"density": np.arange(50.0)})
-    given_values = {"volume": s, "density": np.full(50, -1.0)}
-    for other in (seen.recall(z + 0.01, s, given_values), seen.recall(z, s + 0.01, given_values)):
-        np.testing.assert_array_equal(other["density"], given_values["density"])
-        np.testing.assert_array_equal(other["volume"], s)
+    new = np.arange(50) % 3 == 0
+    asked = []
 
+    def of_others(mask):
+        asked.append(mask)
+        return {"density": -1.0 - np.flatnonzero(mask)}
 
-def test_what_is_given_is_left_as_it_was():
-    z, s = sample()
-    values = np.full(50, -1.0)
-    SeenSamples(z, s, {"density": np.arange(50.0)}).recall(z, s, {"density": values})
-    assert (values == -1).all()
+    recalled = seen.recall(z + dz * new[:, np.newaxis], s + ds * new, of_others)
+    np.testing.assert_array_equal(asked, [new])
+    np.testing.assert_array_equal(recalled["density"], np.where(new, -1.0 - np.arange(50), np.arange(50)))
 
 
 @pytest.mark.parametrize("z", [np.zeros((5, 3)), np.ones((5, 1))])
 def test_embeddings_that_do_not_vary(z):
     seen = SeenSamples(z, np.zeros(5), {"density": np.arange(5.0)})
-    assert np.isin(seen.recall(z, np.zeros(5), {"density": np.full(5, -1.0)})["density"], np.arange(5.0)).all()
+    assert np.isin(seen.recall(z, np.zeros(5), nothing)["density"], np.arange(5.0)).all()
 
 
 def test_values_keep_their_order_and_are_distributed_as_of_unseen_samples():

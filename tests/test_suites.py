@@ -90,6 +90,49 @@ def test_torchvision_that_does_not_load_is_named(monkeypatch, tmp_path):
         image_sets.downloaded(tmp_path, 1, np.random.default_rng(0))
 
 
+def openood_folder(root):
+    """As OpenOOD's download script leaves it, of few small pictures."""
+    import openood
+
+    rng = np.random.default_rng(0)
+    lists = {"train_cifar10": 40, "val_cifar10": 20, "test_cifar10": 20}
+    lists |= {f"test_{name}": 10 for names in openood.SETS["cifar10"].values() for name in names}
+    (root / openood.LISTS / "cifar10").mkdir(parents=True)
+    for name, n in lists.items():
+        normal = name.endswith("cifar10")
+        lines = []
+        for i, pixels in enumerate(rng.integers(0, 256, size=(n, 8, 8, 3), dtype=np.uint8)):
+            path = root / "images_classic" / name / f"a {i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels // 4 if normal else pixels).save(path)
+            lines.append(f"{name}/a {i}.png {i % 2 if normal else -1}")
+        (root / openood.LISTS / "cifar10" / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_lists_of_openood(tmp_path, monkeypatch):
+    import json
+
+    import openood
+
+    root = openood_folder(tmp_path / "data")
+    out = tmp_path / "found.json"
+    command = ["openood.py", "--data", str(root), "--limit", "30", "--resamples", "10", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", command)
+    openood.main()
+    found = json.loads(out.read_text())
+    assert set(found["near"]["detectors"]["relative Mahalanobis"]["sets"]) == {"cifar100", "tin"}
+    assert set(found["all"]["detectors"]["skjepa"]["sets"]) == {"cifar100", "tin", *openood.SMALL}
+    mean = found["far"]["detectors"]["skjepa"]["mean"]["auroc"]["value"]
+    assert mean > 0.9  # bright noise against dark
+    (root / openood.LISTS / "cifar10" / "test_tin.txt").unlink()
+    with pytest.raises(SystemExit, match=r"no list .*test_tin.txt"):
+        openood.main()
+    (root / openood.LISTS / "cifar10" / "test_tin.txt").write_text("tin/lost.png -1\n")
+    with pytest.raises(SystemExit, match=r"no image tin/lost.png"):
+        openood.main()
+
+
 @pytest.mark.parametrize(("shift", "met"), [(3.0, True), (0.5, False)])
 def test_bars(shift, met):
     import verdicts
@@ -116,6 +159,21 @@ def test_bars(shift, met):
         assert found["all sets"][name]["met"] is met
     assert found["all sets"]["ahead of every baseline"]["nearest"] == "theirs"
     assert (found["all sets"]["behind"]["near"]["behind_by"] < 0) is met
+
+
+def test_agreement_is_of_ranks_within_normal_images_and_of_all():
+    import images as suite
+
+    class Result:
+        sets = ("far",)
+        scores: ClassVar = {
+            "ours": {"test": np.arange(9.0), "far": np.arange(9.0) - 20},
+            "theirs": {"test": np.exp(np.arange(9.0)), "far": 1e4 + np.arange(9.0)},
+        }
+
+    found = suite.agreement(Result, ["ours"], ["theirs"])["ours"]["theirs"]
+    assert found["normal"] == pytest.approx(1.0)
+    assert found["all"] < 0
 
 
 def test_one_class_means():

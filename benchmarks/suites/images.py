@@ -21,6 +21,7 @@ typical images, which are other people's data and never committed.
 import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -41,6 +42,7 @@ from image_sets import (
     reencoded,
     uniform_noise,
 )
+from scipy.stats import spearmanr
 from verdicts import bars
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -57,6 +59,7 @@ OUT = record.RESULTS / "benchmark_images.json"
 TRAINING = "training images"
 # Fashion-MNIST chose the form of the score (benchmarks/joint_cases.py), the corruptions had a word in its fourth term.
 TUNED = ("fashion_mnist", *CORRUPTIONS)
+EXPLICIT = ("Gaussian mixture", "flow", "Mahalanobis")  # densities of the embeddings
 RANKED_CLASSES = ("horse", "airplane", "cat", "truck")
 ALPHA = 0.05
 
@@ -181,6 +184,7 @@ def judged(chosen: argparse.Namespace, sets: Sets, common: dict[str, Any]) -> tu
         | {"blind corruptions": bars(blind, {})["all sets"]},
         "blind": blind.summary,
         "strengths": by_strength(foreign),
+        "agreement": agreement(foreign, [foreign.reference, "JEPA-SCORE"], EXPLICIT),
         "training_images": whole.on([TRAINING]).summary,
         "re-encoded": re_encoded(sets, rivals, encoder, common).summary,
     }
@@ -219,6 +223,22 @@ def by_strength(result: BenchmarkResult) -> dict[str, dict[str, list[float]]]:
             for name, scores in result.scores.items()
         }
         for kind in CORRUPTIONS
+    }
+
+
+def agreement(result: BenchmarkResult, ours: Sequence[str], explicit: Sequence[str]) -> dict[str, dict]:
+    """Spearman's rank correlation of scores with explicit densities: of normal images alone, and of all images."""
+
+    def spearman(a: str, b: str, groups: Sequence[str]) -> float:
+        both = [np.concatenate([result.scores[name][group] for group in groups]) for name in (a, b)]
+        return float(spearmanr(*both).statistic)
+
+    groups = {"normal": ["test"], "all": ["test", *result.sets]}
+    return {
+        score: {
+            density: {which: spearman(score, density, names) for which, names in groups.items()} for density in explicit
+        }
+        for score in ours
     }
 
 

@@ -1,14 +1,11 @@
 """The tables of docs/benchmark.md, from what the suites measured; benchmarks/render.py puts them in their places."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import render_tables
+from cells import RESULTS, read
 
 from skjepa.benchmark_result import auroc_table, false_positives_table, markdown
 
-RESULTS = Path(__file__).parents[1] / "docs" / "results"
 TIE = 0.01
 ENCODERS = {
     "dinov2_vits14": "DINOv2 ViT-S/14",
@@ -19,11 +16,11 @@ ENCODERS = {
 
 
 def images() -> dict:
-    return json.loads((RESULTS / "benchmark_images.json").read_text())
+    return read("benchmark_images")
 
 
 def spectra() -> dict:
-    return json.loads((RESULTS / "spectra.json").read_text())
+    return read("spectra")
 
 
 def run_line() -> str:
@@ -85,6 +82,17 @@ def strengths_table() -> str:
     return markdown(rows)
 
 
+def agreement_table() -> str:
+    found = images()["agreement"]
+    explicit = list(next(iter(found.values())))
+    rows = [["Spearman, normal images / all images", *explicit]]
+    for score, with_density in found.items():
+        rows.append(
+            [score, *(f"{with_density[name]['normal']:.2f} / {with_density[name]['all']:.2f}" for name in explicit)]
+        )
+    return markdown(rows)
+
+
 def controls_table() -> str:
     """Means of the further parts: re-encoded, features, training images."""
     found = images()
@@ -110,7 +118,7 @@ def controls_table() -> str:
 def encoders_table() -> str:
     """Mean AUROC of every detector by encoder, over the foreign sets and over the blind corruptions."""
     found = {"bundled": images()} | {
-        path.stem.removeprefix("benchmark_images_"): json.loads(path.read_text())
+        path.stem.removeprefix("benchmark_images_"): read(path.stem)
         for path in sorted(RESULTS.glob("benchmark_images_*.json"))
     }
     columns = [(name, part) for name in found for part in ("foreign", "blind")]
@@ -192,6 +200,7 @@ TABLES = {
     "benchmark-false-positives": false_positives,
     "benchmark-strengths": strengths_table,
     "benchmark-controls": controls_table,
+    "benchmark-agreement": agreement_table,
     "benchmark-tables": render_tables.ranks_table,
     "spectra-line": spectra_line,
     "spectra": spectra_table,

@@ -1,21 +1,20 @@
 """The tables of docs/curation.md and docs/one-class.md; benchmarks/render.py puts them in their places."""
 
-import json
-from pathlib import Path
 from typing import Any
+
+from cells import read
 
 from skjepa.benchmark_result import markdown
 
-RESULTS = Path(__file__).parents[1] / "docs" / "results"
 PERCENT = {"0": "no junk", "0.1": "10 % junk", "0.3": "30 % junk"}
 
 
 def curation() -> dict:
-    return json.loads((RESULTS / "curation.json").read_text())
+    return read("curation")
 
 
 def one_class() -> dict:
-    return json.loads((RESULTS / "one_class.json").read_text())
+    return read("one_class")
 
 
 def run_line() -> str:

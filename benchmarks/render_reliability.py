@@ -1,11 +1,9 @@
 """The table of docs/reliability.md; benchmarks/render.py puts it in its place."""
 
-import json
-from pathlib import Path
+from cells import read
 
 from skjepa.benchmark_result import markdown
 
-RESULTS = Path(__file__).parents[1] / "docs" / "results"
 WORDS = {
     "killed": "SIGKILL of a run at a random moment, then the run again, until it ends",
     "two writers killed": "two runs of the same images into one store, SIGKILL of one at a random moment",
@@ -20,7 +18,7 @@ WORDS = {
 
 def tried_table() -> str:
     """What was tried, how often, and what was lost."""
-    found = json.loads((RESULTS / "reliability.json").read_text())["trials"]
+    found = read("reliability")["trials"]
     rows = [["tried", "times", "noticed", "computed again, at most", "samples lost", "tables or rows not as expected"]]
     for name, words in WORDS.items():
         counts = found[name]
@@ -49,7 +47,7 @@ def again(name: str, counts: dict) -> str:
 
 def sizes_line() -> str:
     """What the killed runs were."""
-    found = json.loads((RESULTS / "reliability.json").read_text())
+    found = read("reliability")
     killed, two = found["trials"]["killed"], found["trials"]["two writers killed"]
     return (
         f"Each run scores {found['images']} images, {found['broken']} of which cannot be read, in micro-batches of "

@@ -1,22 +1,10 @@
 """Tables of docs/scaling.md, from docs/results/spread_cpu.json and the catalogue's counts."""
 
-import json
-from pathlib import Path
-
-RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
-
-
-def read() -> dict:
-    return json.loads((RESULTS / "spread_cpu.json").read_text())
-
-
-def markdown(heading: list[str], rows: list[list[str]]) -> str:
-    align = ["---", *["--:"] * (len(heading) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [heading, align, *rows])
+from cells import RESULTS, markdown, read
 
 
 def spread_table() -> str:
-    found = read()
+    found = read("spread_cpu")
     rows = []
     for arm in found["passes"]:
         name = arm["arm"] if arm["arm"].startswith("one") else f"{arm['arm']}, {found['workers']} workers of 1 thread"
@@ -38,7 +26,7 @@ def spread_table() -> str:
 
 
 def tasks_table() -> str:
-    rows = [[row["arm"], f"{row['ms_a_task']:.2f}"] for row in read()["tasks"]]
+    rows = [[row["arm"], f"{row['ms_a_task']:.2f}"] for row in read("spread_cpu")["tasks"]]
     return markdown(["batch of one sample that costs nothing to measure", "ms a batch"], rows)
 
 

@@ -1,18 +1,16 @@
 """What benchmarks/suites/tables.py measured, as tables of docs/vectors.md and docs/benchmark.md."""
 
-import json
-from pathlib import Path
+from cells import read
 
 from skjepa.benchmark_result import markdown
 
-RESULTS = Path(__file__).parents[1] / "docs" / "results"
 TIE = 0.01  # AUROC on one set
 HALVES = ("tuned", "confirmed")
 PARTS = {"all": "all sets", "tuned": "tuned", "confirmed": "confirmed", "all finished": "where all finished"}
 
 
 def found() -> dict:
-    return json.loads((RESULTS / "tables.json").read_text())
+    return read("tables")
 
 
 def run_line() -> str:

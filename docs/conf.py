@@ -1,0 +1,82 @@
+"""The site: the Markdown pages of this folder as they are, the examples run and shown, and the reference from docstrings.
+
+`make docs` builds it, every warning an error, without a network. What is generated lies below `docs/gallery`,
+`docs/site/generated` and `build/site`, none of it kept.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "site"))  # for `gallery_order`, named below
+
+import skjepa
+
+project = "skjepa"
+author = "The skjepa developers"
+copyright = "The skjepa developers, BSD-3-Clause"
+release = version = skjepa.__version__
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["site/templates", "images", "results", "**/GALLERY_HEADER.rst", "gallery/*.ipynb", "gallery/*.py"]
+templates_path = ["site/templates"]
+highlight_language = "text"  # of indented blocks: formulas and commands
+
+# Pages. Links between them are relative, as a code host has them; a heading is linked to by its text.
+myst_heading_anchors = 3
+
+# Reference. `name` in a docstring is a link where there is such an object, code where there is none; what looks like
+# one of this package must exist.
+default_role = "py:obj"
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", r"(?!skjepa\.).*")]
+autosummary_generate = True
+autodoc_typehints = "none"  # the docstrings tell types, shapes and units
+autodoc_default_options = {"show-inheritance": False}
+numpydoc_show_class_members = False  # the templates list them
+python_use_unqualified_type_names = True
+
+# Examples. All are run, one after the other; a failing one fails the build.
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"\.py$",
+    "within_subsection_order": "gallery_order.key",
+    "abort_on_example_error": True,
+    "download_all_examples": False,
+    "show_memory": False,
+    "remove_config_comments": True,
+    "min_reported_time": 0,
+    "matplotlib_animations": False,
+    "image_srcset": ["2x"],
+    "plot_gallery": "True",
+}
+
+html_theme = "pydata_sphinx_theme"
+html_title = "skjepa"
+html_static_path = ["site/static"]
+html_css_files = ["site.css"]
+html_show_sourcelink = False
+html_theme_options = {
+    "navbar_align": "left",
+    "show_toc_level": 2,
+    "navigation_with_keys": False,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+
+
+def skip_inherited(app, what, name, member, skip, options):
+    """scikit-learn's and PyOD's own members are documented there; what this package defines is documented here."""
+    module = getattr(getattr(member, "fget", member), "__module__", None)
+    return True if module and not module.startswith("skjepa") else None
+
+
+def setup(app):
+    app.connect("autodoc-skip-member", skip_inherited)

@@ -96,18 +96,15 @@ class ScoreModel:
         s = self.volume(extraction)
         if self.formula == "jepa":
             return {"volume": s}
-        learned = self.seen.recall(
-            extraction.embeddings, s, lambda others: self.learned_terms(extraction[others], s[others])
-        )
-        raw = {"volume": s, **learned}
+        raw = self.seen.recall(extraction.embeddings, s, lambda others: self.raw_terms(extraction[others], s[others]))
         if self.formula == "density":
             return raw
         return {name: self.weight[name] * (value - self.location[name]) for name, value in raw.items()}
 
-    def learned_terms(self, extraction: Extraction, s: NDArray[np.float64]) -> Terms:
-        """The densities of samples with log-volumes s, in nats, those of fit samples too sure of themselves."""
+    def raw_terms(self, extraction: Extraction, s: NDArray[np.float64]) -> Terms:
+        """Log-volumes s and densities, in nats; those densities are too sure of fit samples."""
         z = extraction.embeddings
-        found = {"density": _log_density(self.reference, z)}
+        found = {"volume": s, "density": _log_density(self.reference, z)}
         if self.formula == "joint":
             found["direction"] = self.direction.score_samples(z)
             found["volume given embedding"] = self.conditional.score_samples(z, s)
@@ -206,12 +203,12 @@ def fit_score_model(
     for name, value in out_of_fold.items():
         if bad := int((~np.isfinite(value)).sum()):
             raise ValueError(f"the term {name!r} is not finite, out of fold, for {bad} of {len(value)} fit samples")
-    model.seen = SeenSamples.learn(z, s, model.learned_terms(extraction, s), out_of_fold)
-    if formula == "density":
-        return model
-    model.location = {name: float(np.mean(value)) for name, value in out_of_fold.items()}
-    model.scale = {name: _spread(value) for name, value in out_of_fold.items()}
-    model.weight = joint_weights(out_of_fold)
+    weights = dict.fromkeys(out_of_fold, 1.0)
+    if formula == "joint":
+        model.location = {name: float(np.mean(value)) for name, value in out_of_fold.items()}
+        model.scale = {name: _spread(value) for name, value in out_of_fold.items()}
+        weights = model.weight = joint_weights(out_of_fold)
+    model.seen = SeenSamples.learn(z, s, model.raw_terms(extraction, s), out_of_fold, weights)
     return model
 
 

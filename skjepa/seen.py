@@ -14,6 +14,12 @@ _ROUNDING = 1e-5
 """Share of its size by which the same sample may differ from batch to batch."""
 
 
+DENSITY = "density"
+"""The term that is there whatever the formula."""
+
+Values = dict[str, NDArray[np.float64]]
+
+
 @portable
 class SeenSamples:
     """The fit samples, known again by embedding and log-volume, and what is said of them.
@@ -30,9 +36,7 @@ class SeenSamples:
         What is said of these samples.
     """
 
-    def __init__(
-        self, embeddings: NDArray[np.float64], log_volumes: NDArray[np.float64], values: dict[str, NDArray[np.float64]]
-    ) -> None:
+    def __init__(self, embeddings: NDArray[np.float64], log_volumes: NDArray[np.float64], values: Values) -> None:
         self.embeddings, self.log_volumes, self.values = embeddings, log_volumes, values
         self._scale = float(np.sqrt(embeddings.var(axis=0).sum())) or 1.0, float(log_volumes.std()) or 1.0
         rows = self._rows(embeddings, log_volumes)
@@ -44,14 +48,19 @@ class SeenSamples:
         cls,
         embeddings: NDArray[np.float64],
         log_volumes: NDArray[np.float64],
-        in_sample: dict[str, NDArray[np.float64]],
-        out_of_fold: dict[str, NDArray[np.float64]],
+        in_sample: Values,
+        out_of_fold: Values,
+        weights: dict[str, float],
     ) -> "SeenSamples":
-        """From the values by densities that had seen the samples, and by such that had not; (n_samples,) each."""
-        order = np.arange(len(embeddings))
-        values = {
-            name: np.interp(rankdata(known) - 1, order, np.sort(out_of_fold[name])) for name, known in in_sample.items()
-        }
+        """From the values by densities that had seen the samples, and by such that had not; (n_samples,) each.
+
+        Each term keeps its order, and so does the sum that they have with these weights: what it takes beyond the
+        terms goes to the density of the embedding.
+        """
+        values = {name: _moved(known, out_of_fold[name]) for name, known in in_sample.items()}
+        if weights[DENSITY] > 0:
+            whole = _moved(_total(in_sample, weights), _total(out_of_fold, weights))
+            values[DENSITY] += (whole - _total(values, weights)) / weights[DENSITY]
         return cls(embeddings, log_volumes, values)
 
     def _rows(self, embeddings: NDArray[np.float64], log_volumes: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -61,9 +70,9 @@ class SeenSamples:
         self,
         embeddings: NDArray[np.float64],
         log_volumes: NDArray[np.float64],
-        of_others: Callable[[NDArray[np.bool_]], dict[str, NDArray[np.float64]]],
-    ) -> dict[str, NDArray[np.float64]]:
-        """By name, (n_samples,) each: the values of samples seen at fit, and what `of_others` says of the rest, a mask."""
+        of_others: Callable[[NDArray[np.bool_]], Values],
+    ) -> Values:
+        """By name, (n_samples,) each: values of samples seen at fit, and what `of_others` says of the rest, a mask."""
         rows = self._rows(embeddings, log_volumes)
         distances, places = self._tree.query(rows, distance_upper_bound=self._tolerance)
         known = np.isfinite(distances)
@@ -81,3 +90,12 @@ class SeenSamples:
     @classmethod
     def from_portable_state(cls, state: dict[str, Any], given: dict[str, Any]) -> "SeenSamples":
         return cls(**state)
+
+
+def _moved(known: NDArray[np.float64], unseen: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The values of the second in the order of the first."""
+    return np.interp(rankdata(known) - 1, np.arange(len(unseen)), np.sort(unseen))
+
+
+def _total(values: Values, weights: dict[str, float]) -> NDArray[np.float64]:
+    return np.sum([weights[name] * value for name, value in values.items()], axis=0)

@@ -48,11 +48,38 @@ def test_embeddings_that_do_not_vary(z):
     assert np.isin(seen.recall(z, np.zeros(5), nothing)["density"], np.arange(5.0)).all()
 
 
-def test_values_keep_their_order_and_are_distributed_as_of_unseen_samples():
+def learned(in_sample, out_of_fold, weights):
     z, s = sample()
+    return SeenSamples.learn(z, s, in_sample, out_of_fold, weights).values
+
+
+def test_values_keep_their_order_and_are_distributed_as_of_unseen_samples():
     in_sample, out_of_fold = {"density": RNG.normal(50, 1, size=50)}, {"density": RNG.normal(size=50)}
-    values = SeenSamples.learn(z, s, in_sample, out_of_fold).values["density"]
+    values = learned(in_sample, out_of_fold, {"density": 1.0})["density"]
     np.testing.assert_array_equal(np.argsort(values), np.argsort(in_sample["density"]))
     np.testing.assert_allclose(np.sort(values), np.sort(out_of_fold["density"]))
-    tied = SeenSamples.learn(z, s, {"density": np.zeros(50)}, out_of_fold).values["density"]
-    assert np.ptp(tied) == 0
+    assert np.ptp(learned({"density": np.zeros(50)}, out_of_fold, {"density": 1.0})["density"]) == 0
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.1, 10))
+def test_so_does_their_sum(seed, weight):
+    rng = np.random.default_rng(seed)
+    in_sample, out_of_fold = (
+        {name: rng.normal(mean, rng.uniform(0.5, 2), size=50) for name in ("volume", "density", "direction")}
+        for mean in (9, 0)
+    )
+    weights = {"volume": 0.5, "density": weight, "direction": 2.0}
+
+    def total(values):
+        return sum(weights[name] * value for name, value in values.items())
+
+    values = learned(in_sample, out_of_fold, weights)
+    np.testing.assert_array_equal(np.argsort(total(values)), np.argsort(total(in_sample)))
+    np.testing.assert_allclose(np.sort(total(values)), np.sort(total(out_of_fold)))
+    np.testing.assert_array_equal(np.argsort(values["direction"]), np.argsort(in_sample["direction"]))
+
+
+def test_a_density_that_does_not_count_carries_nothing():
+    in_sample = {"density": np.zeros(50), "direction": RNG.normal(size=50)}
+    weights = {"density": 0.0, "direction": 1.0}
+    np.testing.assert_array_equal(learned(in_sample, in_sample, weights)["density"], 0)

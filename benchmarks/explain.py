@@ -281,7 +281,7 @@ def judge_layers(encoder: Encoder, sets: dict[str, NDArray], cache: Path | None)
 def layers_of(encoder: Encoder, name: str, images: NDArray, cache: Path | None) -> dict[str, Extraction]:
     folder = None if cache is None else cache / f"{name.replace('/', '-')}-{len(images)}"
     if folder is not None and folder.exists():
-        return {layer: Extraction.load(folder / layer) for layer in LAYERS}
+        return {layer: Extraction.load(folder / f"{layer}.npz") for layer in LAYERS}
     found = extract_layers(encoder, images, LAYERS, n_directions=DIRECTIONS)
     if folder is not None:
         folder.mkdir(parents=True)

@@ -200,7 +200,6 @@ TABLES = {
     "benchmark-false-positives": false_positives,
     "benchmark-strengths": strengths_table,
     "benchmark-controls": controls_table,
-    "benchmark-agreement": agreement_table,
     "benchmark-tables": render_tables.ranks_table,
     "spectra-line": spectra_line,
     "spectra": spectra_table,

@@ -1,9 +1,26 @@
-"""Options that several commands have, each said once."""
+"""Options that several commands have, each said once; and how a command answers."""
 
-from typing import Annotated
+import json
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+NormalFolder = Annotated[Path, typer.Argument(metavar="NORMAL_DIR", help="Folder of normal images.")]
+EncoderName = Annotated[str, typer.Option(help="'bundled', a timm name, local-dir:PATH or a .safetensors file.")]
+ImageSize = Annotated[int | None, typer.Option(help="Side the encoder receives (default: its own).")]
+Weights = Annotated[Path | None, typer.Option(help="File or folder with the weights of a timm encoder.")]
+Alpha = Annotated[float, typer.Option(help="Flag at most this share of new normal images (conformal).")]
+HeldOut = Annotated[float, typer.Option(help="Share of the normal images held out for that.")]
+Contamination = Annotated[
+    float | None, typer.Option(help="Flag by this share of the normal images instead; then no p-values.")
+]
+Formula = Annotated[str, typer.Option(help="'joint', 'density' or 'jepa' (the paper's score alone).")]
+Views = Annotated[int, typer.Option(help="Random views an image (Eq. 4); 1 is the image itself.")]
+Limit = Annotated[int | None, typer.Option(help="At most so many images of each folder, drawn at random.")]
+StoreFolder = Annotated[Path | None, typer.Option(help="Folder that keeps finished images: the run resumes from it.")]
+Device = Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'cuda:1' ...")]
+MemoryBudget = Annotated[float | None, typer.Option(help="GiB that a batch may take (default: half of the free).")]
 Processes = Annotated[
     int | None, typer.Option(help="Processes that score, no more than GPUs where there are any; -1: one a core.")
 ]
@@ -11,3 +28,28 @@ Scheduler = Annotated[
     str | None, typer.Option(metavar="SCHEDULER", help="Score on a dask cluster: its address, or scheduler file.")
 ]
 ReadThreads = Annotated[int | None, typer.Option(help="Threads that read images, in each process.")]
+OnError = Annotated[str, typer.Option(help="An unreadable image: 'raise' or 'skip' (with a warning).")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, and nothing else.")]
+
+
+def in_bytes(gib: float | None) -> int | None:
+    """What `--memory-budget` means."""
+    return None if gib is None else int(gib * 2**30)
+
+
+def print_json(facts: dict[str, Any]) -> None:
+    """The answer of a command with --json: paths as text, null for what is no number."""
+    print(json.dumps(_plain(facts), allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item"):  # a number of NumPy's
+        value = value.item()
+    return None if isinstance(value, float) and value != value else value

@@ -7,7 +7,20 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from skjepa._options import Processes, ReadThreads, Scheduler
+from skjepa._options import (
+    AsJson,
+    Device,
+    EncoderName,
+    ImageSize,
+    Limit,
+    OnError,
+    Processes,
+    Quiet,
+    ReadThreads,
+    Scheduler,
+    Weights,
+    print_json,
+)
 
 _stdout, _stderr = Console(), Console(stderr=True)
 
@@ -16,27 +29,26 @@ def bench(
     more: Annotated[list[Path] | None, typer.Argument(metavar="[OOD_DIR]...", help="Further folders of --ood.")] = None,
     normal: Annotated[Path, typer.Option("--id", metavar="ID_DIR", help="Folder of normal images.")] = ...,  # type: ignore[assignment]
     ood: Annotated[list[Path] | None, typer.Option("--ood", metavar="OOD_DIR", help="Folders of other images.")] = None,
-    encoder: Annotated[
-        str, typer.Option(help="'bundled', a timm name, local-dir:PATH or a .safetensors file.")
-    ] = "bundled",
+    encoder: EncoderName = "bundled",
     out: Annotated[Path, typer.Option(help="Folder for tables, scores and pictures.")] = Path("benchmark-output"),
-    image_size: Annotated[int | None, typer.Option(help="Side the encoder receives (default: its own).")] = None,
-    weights: Annotated[Path | None, typer.Option(help="File or folder with the weights of a timm encoder.")] = None,
+    image_size: ImageSize = None,
+    weights: Weights = None,
     fit: Annotated[float, typer.Option(help="Share of the normal images to fit on.")] = 0.5,
     calibration: Annotated[float, typer.Option(help="Share of them to calibrate on; the rest is for the test.")] = 0.2,
-    limit: Annotated[int | None, typer.Option(help="At most so many images of each folder, drawn at random.")] = None,
+    limit: Limit = None,
     drop_repeats: Annotated[
         bool, typer.Option("--drop-repeats", help="Leave out images found twice, instead of reporting them.")
     ] = False,
     memory: Annotated[Path | None, typer.Option(help="Folder that keeps finished images: the run resumes.")] = None,
-    device: Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'cuda:1' ...")] = "auto",
+    device: Device = "auto",
     n_jobs: Processes = None,
     dask: Scheduler = None,
     read_threads: ReadThreads = None,
-    on_error: Annotated[str, typer.Option(help="An unreadable image: 'raise' or 'skip' (with a warning).")] = "raise",
+    on_error: OnError = "raise",
     n_resamples: Annotated[int, typer.Option("--resamples", help="Bootstrap samples behind each interval.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the splits, --limit and the bootstrap.")] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> int:
     """Compare the default detector with its rivals: one folder is normal, the others are not.
 
@@ -73,6 +85,10 @@ def bench(
             progress=not quiet,
         )
     written = result.save(out)
+    code = 3 if any(result.settings["unreadable"].values()) else 0
+    if as_json:
+        print_json({"written": written, **result.summary})
+        return code
     _stdout.print(result.to_markdown(), highlight=False, soft_wrap=True, markup=False)
     for repeat in result.repeats[:5]:
         _stderr.print(
@@ -82,4 +98,4 @@ def bench(
         what = "left out" if drop_repeats else "kept; --drop-repeats leaves them out"
         _stderr.print(f"{len(result.repeats)} images found twice, {what}", highlight=False)
     _stdout.print(escape(f"{', '.join(path.name for path in written)} written to {out}"), soft_wrap=True)
-    return 3 if any(result.settings["unreadable"].values()) else 0
+    return code

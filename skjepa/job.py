@@ -123,18 +123,28 @@ def _with_places(table: pa.Table, surroundings: Surroundings, z: NDArray[np.floa
 
 
 def about_run(
-    detector: JEPAScoreDetector, normal: Extraction, *, encoder: str, folders: dict[str, Path], normal_folder: Path
-) -> tuple[Surroundings, About]:
-    """What `score_table` writes of a run beside its scores; `normal` are the images that it was fitted on."""
+    detector: JEPAScoreDetector,
+    normal: Extraction | None,
+    *,
+    encoder: str,
+    folders: dict[str, Path],
+    normal_folder: Path | None,
+) -> tuple[Surroundings | None, About]:
+    """What `score_table` writes of a run beside its scores; `normal` are the images fitted on, where they are at hand."""
+    known: dict[str, Any] = {
+        "encoder": encoder,
+        "folders": {name if len(folders) > 1 else "": str(path) for name, path in folders.items()},
+    }
+    if normal is None or normal_folder is None:
+        return None, about_detector(detector, **known)
     surroundings = Surroundings(normal.embeddings, normal.ids)
     _, points = surroundings.pca(normal.embeddings[:1])
     about = about_detector(
         detector,
         () if detector.calibration_scores_ is not None else detector.score_samples(normal),
-        encoder=Path(encoder).name,
-        folders={name if len(folders) > 1 else "": str(path) for name, path in folders.items()},
         normal_folder=str(normal_folder.resolve()),
         normal_map=map_of_normal(points),
+        **known,
     )
     return surroundings, about
 

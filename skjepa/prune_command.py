@@ -8,7 +8,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from skjepa._options import Processes, ReadThreads, Scheduler
+from skjepa._options import (
+    AsJson,
+    Device,
+    EncoderName,
+    ImageSize,
+    MemoryBudget,
+    Processes,
+    Quiet,
+    ReadThreads,
+    Scheduler,
+    StoreFolder,
+    Weights,
+    in_bytes,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from skjepa.pruning import Pruned
@@ -46,26 +60,19 @@ def prune(
     ] = 5,
     rounds: Annotated[int, typer.Option(help="Above 1: learn once more, from what the round before keeps.")] = 1,
     calibration: Annotated[float, typer.Option(help="Share of NORMAL_DIR held out for --alpha.")] = 0.2,
-    kind: Annotated[
+    formula: Annotated[
         str | None,
         typer.Option(
-            "--formula",
             help="'joint', 'density' or 'jepa', the paper's score alone (default: 'joint' with --normal, else 'jepa', "
             "for a cluster of junk would teach the others that it is normal).",
         ),
     ] = None,
-    encoder: Annotated[
-        str, typer.Option(help="'bundled', a timm name, local-dir:PATH or a .safetensors file.")
-    ] = "bundled",
-    image_size: Annotated[int | None, typer.Option(help="Side the encoder receives (default: its own).")] = None,
-    weights: Annotated[Path | None, typer.Option(help="File or folder with the weights of a timm encoder.")] = None,
-    store: Annotated[
-        Path | None, typer.Option(help="Folder that keeps finished images: the run resumes from it.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'cuda:1' ...")] = "auto",
-    memory_budget: Annotated[
-        float | None, typer.Option(help="GiB that a batch may take (default: half of the free).")
-    ] = None,
+    encoder: EncoderName = "bundled",
+    image_size: ImageSize = None,
+    weights: Weights = None,
+    store: StoreFolder = None,
+    device: Device = "auto",
+    memory_budget: MemoryBudget = None,
     n_jobs: Processes = None,
     dask: Scheduler = None,
     read_threads: ReadThreads = None,
@@ -73,7 +80,8 @@ def prune(
         str, typer.Option(help="An unreadable image: 'skip' (it is not kept, and reported) or 'raise'.")
     ] = "skip",
     seed: Annotated[int, typer.Option(help="Of the folds and of the calibration split.")] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> int:
     """Write the list of the images worth keeping. No image is moved or deleted.
 
@@ -98,10 +106,10 @@ def prune(
     else:
         detector = JEPAScoreDetector(
             load_encoder(encoder, image_size=image_size, weights=weights),
-            formula=kind or ("jepa" if normal is None else "joint"),
+            formula=formula or ("jepa" if normal is None else "joint"),
             calibration=calibration,
             device=device,
-            memory_budget=None if memory_budget is None else int(memory_budget * 2**30),
+            memory_budget=in_bytes(memory_budget),
             n_jobs=read_threads,
             on_error=on_error,
             random_state=seed,
@@ -124,9 +132,12 @@ def prune(
     if scores is not None:
         write_table(pruned.table(), scores)
     _write_list(pruned, out)
-    _report(pruned)
-    written = f"{out}" + (f" and {scores}" if scores else "")
-    _stdout.print(escape(f"{written} written"), highlight=False, soft_wrap=True)
+    if as_json:
+        print_json({"kept": out, "scores": scores, "copies": len(pruned.copy_of), "classes": pruned.counts()})
+    else:
+        _report(pruned)
+        written = f"{out}" + (f" and {scores}" if scores else "")
+        _stdout.print(escape(f"{written} written"), highlight=False, soft_wrap=True)
     return 3 if pruned.errors else 0
 
 

@@ -7,6 +7,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from skjepa._options import AsJson, Quiet, print_json
+
 _stdout = Console()
 
 
@@ -32,7 +34,8 @@ def report(
     no_duplicates: Annotated[
         bool, typer.Option("--no-duplicates", help="Do not look for near-duplicates: no image is read but those shown.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> int:
     """Write one HTML file that shows which images are odd. It needs no network and nothing beside it.
 
@@ -54,6 +57,9 @@ def report(
         duplicates=not no_duplicates,
         progress=not quiet,
     )
+    if as_json:
+        print_json({"page": written, "bytes": written.stat().st_size})
+        return 0
     size = size_in_words(written.stat().st_size)
     _stdout.print(f"{escape(str(written))} written, {size}: open it in a browser", highlight=False, soft_wrap=True)
     return 0

@@ -180,3 +180,76 @@ def test_pretrain_writes_an_encoder_that_score_takes(folders, capsys):
     assert pq.read_table(out).num_rows == 8
     assert run("pretrain", folders / "normal", "--out", folders / "no" / "my.safetensors", *settings) == 2
     assert "no folder" in capsys.readouterr().err
+
+
+def test_a_saved_detector_scores_as_the_one_that_was_fitted(folders, capsys):
+    saved, out = folders / "detector", folders / "scores.parquet"
+    assert run("fit", folders / "normal", "--alpha", 0.2, "--out", saved, "-q") == 0
+    assert "fitted on 30 normal images, flags by conformal p <= 0.2" in " ".join(capsys.readouterr().out.split())
+    assert run("score", "--detector", saved, folders / "foreign", "--out", out, "-q") == 0
+    found = pq.read_table(out)
+    both = ["score", "--fit", folders / "normal", folders / "foreign", "--alpha", 0.2, "--out", out, "-q"]
+    assert run(*both) == 0
+    assert found.equals(pq.read_table(out).select(found.column_names))
+    (folders / "thesis").mkdir()
+    assert run("fit", folders / "normal", "--out", folders / "thesis") == 2
+    assert run("score", folders / "foreign", "--out", out) == 2
+    assert run("score", "--detector", saved, "--fit", folders / "normal", folders / "foreign", "--out", out) == 2
+    assert "give --fit, a folder of normal images, or --detector" in " ".join(capsys.readouterr().err.split())
+
+
+def test_json_is_all_that_is_printed(folders, capsys):
+    scores = folders / "scores.parquet"
+    scoring = ["score", "--fit", folders / "normal", folders / "foreign", "--alpha", 0.2, "--out", scores]
+    pruning = ["prune", folders / "normal", "--keep", 0.5, "--out", folders / "kept.txt"]
+    comparing = ["bench", "--id", folders / "normal", "--ood", folders / "foreign", "--out", folders / "bench"]
+    for command, key in (
+        (["fit", folders / "normal", "--alpha", 0.2, "--out", folders / "detector"], "threshold"),
+        (scoring, "groups"),
+        (["report", scores, "--no-duplicates"], "bytes"),
+        (pruning, "classes"),
+        ([*comparing, "--resamples", 10], "detectors"),
+        (["encoders"], "encoders"),
+    ):
+        assert run(*command, "--json") == 0
+        assert key in json.loads(capsys.readouterr().out)
+
+
+class TestConfig:
+    def write(self, folders, text):
+        (folders / "run.toml").write_text(text)
+        return folders / "run.toml"
+
+    def test_options_come_from_a_file_and_the_command_line_overrides_them(self, folders):
+        out = folders / "of_file.csv"
+        text = f'[score]\nfit = "{folders}/normal"\ntests = ["{folders}/foreign"]\ncontamination = 0.5\n'
+        config = self.write(folders, text + f'no-picture = true\nout = "{out}"\n')
+        assert run("--config", config, "score", "-q") == 0
+        assert not list(folders.glob("*.png"))
+        assert pyarrow.csv.read_csv(out).num_rows == 8
+        assert run("--config", config, "score", "-q", "--out", folders / "other.csv") == 0
+        assert (folders / "other.csv").exists()
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("[score\n", "is not TOML"),
+            ("[sore]\nfit = 'normal'\n", "[sore] is no command"),
+            ("[score]\nimage_sise = 3\n", "has no option 'image_sise'; did you mean image-size?"),
+            ("fit = 3\n", "[fit] is no command"),
+            ("[score]\nimage-size = 'big'\n", "'--image-size': "),
+        ],
+    )
+    def test_what_is_wrong_with_it_is_named(self, folders, capsys, text, message):
+        config = self.write(folders, text)
+        assert run("--config", config, "score", "--fit", folders / "normal", folders / "foreign") == 2
+        assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+    def test_no_file(self, folders, capsys):
+        assert run("--config", folders / "none.toml", "encoders") == 2
+        assert "no file" in capsys.readouterr().err
+
+
+def test_completion_for_the_shell(capsys):
+    assert run("--show-completion", "bash") == 0
+    assert "skjepa" in capsys.readouterr().out

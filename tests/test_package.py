@@ -12,7 +12,8 @@ import skjepa
 PACKAGE = Path(skjepa.__file__).parent
 
 ROOMS = [
-    {"_files", "_options", "_validation", "journal", "many_passes", "memory", "persistence", "precision", "stamp"},
+    {"portable_schema"},
+    {"_files", "_options", "config_file", "_validation", "journal", "many_passes", "memory", "persistence", "precision", "stamp"},
     {
         "augment",
         "calibration",
@@ -50,7 +51,7 @@ ROOMS = [
     {"benchmark"},
     {"job"},
     {"reporting"},
-    {"bench_command", "demo", "prune_command", "report_command"},
+    {"bench_command", "demo", "pretrain_command", "prune_command", "report_command", "score_command"},
     {"cli"},
     {"__main__"},
 ]
@@ -96,3 +97,11 @@ def test_public_names():
 
 def test_no_public_name_is_shadowed_by_a_module():
     assert not set(skjepa._PUBLIC) & set(LEVEL)
+
+
+@pytest.mark.parametrize("module", LEVEL)
+def test_progress_bars_suit_notebooks(module):
+    """`tqdm.auto` is a widget in a notebook and a line of text in a terminal."""
+    source = (PACKAGE / f"{module}.py").read_text()
+    assert "from tqdm import" not in source
+    assert "import tqdm" not in source.replace("from tqdm.auto import tqdm", "")

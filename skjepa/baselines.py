@@ -5,7 +5,7 @@ thresholds and p-values. Images reach them through an `EmbeddingTransformer`, or
 """
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,10 @@ from sklearn.utils.validation import column_or_1d
 
 from skjepa._validation import check_integer
 from skjepa.complexity import bits_per_pixel
-from skjepa.densities import NearestRows
-from skjepa.extraction import Extraction, require_finite, require_same_settings
+from skjepa.densities import AnyDensity, NearestRows
+from skjepa.extraction import Extraction, Settings, require_finite, require_same_settings
 from skjepa.persistence import portable
+from skjepa.portable_schema import Above, Saved, Unfitted
 from skjepa.sources import Source, as_source, holds_vectors
 from skjepa.thresholds import CalibratedDetector, Samples
 
@@ -31,6 +32,7 @@ class _OnEmbeddings(CalibratedDetector):
 
     reads: ClassVar[str] = "embeddings"
     normalize: bool
+    _settings: Settings | None
 
     @abstractmethod
     def _fit_rows(self, rows: NDArray[np.float64], y: NDArray | None) -> Any: ...
@@ -91,6 +93,16 @@ class _OnEmbeddings(CalibratedDetector):
         return self._score_rows(model, self._embeddings(samples))
 
 
+class _Gaussian(TypedDict):
+    """A fitted Mahalanobis distance, in columns divided by `scale`."""
+
+    scale: Annotated[NDArray[np.float64], "d", Above(0)]
+    mean: Annotated[NDArray[np.float64], "d"]
+    precision: Annotated[NDArray[np.float64], "d d"]
+    class_means: NotRequired[Annotated[NDArray[np.float64], "classes d"]]
+    class_precision: NotRequired[Annotated[NDArray[np.float64], "d d"]]
+
+
 @portable
 class MahalanobisDetector(_OnEmbeddings):
     """Minus the squared Mahalanobis distance to the mean of normal embeddings (Lee et al., NeurIPS 2018).
@@ -122,6 +134,10 @@ class MahalanobisDetector(_OnEmbeddings):
     >>> detector.predict([[0.0, 0.0, 0.0], [5.0, 5.0, 5.0]]).tolist()
     [1, -1]
     """
+
+    covariance: Annotated[Any, Saved(None)]
+    relative: bool
+    models_: list[Annotated[_Gaussian, "d"]]
 
     def __init__(
         self,
@@ -164,14 +180,14 @@ class MahalanobisDetector(_OnEmbeddings):
         whole = self._covariance(rows).fit(rows[:, varies])
         centre = rows.mean(axis=0)
         centre[varies] = whole.location_
-        model = {"scale": scale, "mean": centre, "precision": _with_constants(whole.get_precision(), varies)}
+        model: _Gaussian = {"scale": scale, "mean": centre, "precision": _with_constants(whole.get_precision(), varies)}
         if y is None:
             return model
         classes, members = np.unique(y, return_inverse=True)
         means = np.stack([rows[members == c].mean(axis=0) for c in range(len(classes))])
         within = self._covariance(rows).set_params(assume_centered=True).fit((rows - means[members])[:, varies])
         precision = _with_constants(within.get_precision(), varies)
-        return model | {"class_means": means, "class_precision": precision}
+        return {**model, "class_means": means, "class_precision": precision}
 
     def _score_rows(self, model: Any, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         rows = rows / model["scale"]
@@ -216,6 +232,10 @@ class KNNDetector(_OnEmbeddings):
     >>> int((KNNDetector(contamination=0.1).fit(X).predict(X) == -1).sum())
     10
     """
+
+    n_neighbors: int
+    metric: Annotated[Any, Saved(str)]
+    models_: list[Annotated[NearestRows, "K=d"]]
 
     def __init__(
         self,
@@ -274,6 +294,9 @@ class EmbeddingDetector(_OnEmbeddings):
     [-1]
     """
 
+    detector: Annotated[Any, Saved(Unfitted[AnyDensity])]
+    models_: list[Annotated[Any, Saved(AnyDensity), "K=d"]]
+
     def __init__(
         self,
         detector: Any,
@@ -328,6 +351,8 @@ class ComplexityDetector(CalibratedDetector):
     """
 
     reads: ClassVar[str] = "samples"
+    image_size: Annotated[int, Above(0)]
+    models_: list[None]
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 scikit-learn estimators with `fit` and `score_samples` (nats, higher = denser); any other such estimator serves as well.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 
 from skjepa.persistence import portable
+from skjepa.portable_schema import Above, Mark, Saved
 
 _N_FOLDS = 5
 _N_KERNELS = 100  # those farther away hardly count
@@ -42,6 +43,10 @@ class NearestRows:
         Of `sklearn.neighbors.NearestNeighbors`.
     """
 
+    rows: Annotated[NDArray[np.float64], "n K"]
+    n_neighbors: Annotated[int, Above(0)]
+    metric: Annotated[Any, Saved(str)]
+
     def __init__(self, rows: NDArray[np.float64], n_neighbors: int, metric: Any = "euclidean") -> None:
         self.rows, self.n_neighbors, self.metric = rows, n_neighbors, metric
         self._search = NearestNeighbors(n_neighbors=n_neighbors, metric=metric).fit(rows)
@@ -59,18 +64,20 @@ class NearestRows:
 
     @classmethod
     def from_portable_state(cls, state: dict[str, Any], given: dict[str, Any]) -> "NearestRows":
-        return cls(**state)
+        made = cls(**state)
+        made.distances(made.rows[:1])  # some metrics, and too many neighbours, fail only here
+        return made
 
 
 @portable
 class KNNDensity(BaseEstimator):
     """log q(z) up to a constant: a Student-t kernel on each nearest neighbour, as wide as samples are sparse around it.
 
-    log q(z) = log sum_i w_i^-d (1 + |z - z_i|^2 / (3 w_i^2))^-((3 + d) / 2), i among the hundred nearest samples, d the
-    intrinsic dimension, w_i the distance of z_i to its k-th neighbour times a factor common to all, which has the
-    greatest leave-one-out likelihood (Breiman, Meisel and Purcell, 1977, Technometrics 19(2)). Near the samples it is
-    smooth; far from them it falls like -(3 + d) log r, not like -r^2, by which a few far samples would decide
-    everything (benchmarks/joint_forms.py).
+    log q(z) = log sum_i w_i^-d (1 + (r_i / w_i)^2 / 3)^-((3 + d) / 2), i among the hundred nearest samples, r_i the
+    distance to z_i, d the intrinsic dimension, w_i the distance of z_i to its k-th neighbour times a factor common to
+    all, which has the greatest leave-one-out likelihood (Breiman, Meisel and Purcell, 1977, Technometrics 19(2)). Near
+    the samples it is smooth; far from them it falls like -(3 + d) log r, not like -r^2, by which a few far samples
+    would decide everything (benchmarks/joint_forms.py).
 
     Parameters
     ----------
@@ -86,6 +93,13 @@ class KNNDensity(BaseEstimator):
     fit_scores_ : array of shape (n_samples,)
         log q(z) of each fit sample without its own kernel, for which `score_samples` would be too sure of it.
     """
+
+    n_neighbors: int
+    intrinsic_dim_: Annotated[float, Above(0)]
+    factor_: Annotated[float, Above(0)]
+    fit_scores_: Annotated[NDArray[np.float64], "n"]
+    _nearest: Annotated[NearestRows, "n K"]
+    _widths: Annotated[NDArray[np.float64], "n", Above(0)]
 
     def __init__(self, n_neighbors: int = 30) -> None:
         self.n_neighbors = n_neighbors
@@ -136,6 +150,12 @@ class GaussianDensity(BaseEstimator):
     covariance_ : array of shape (n_components, n_components)
     """
 
+    n_components: int | None
+    location_: Annotated[NDArray[np.float64], "K"]
+    components_: Annotated[NDArray[np.float64], "r K"]
+    covariance_: Annotated[NDArray[np.float64], "r r"]
+    _cholesky: Annotated[NDArray[np.float64], "r r"]
+
     def __init__(self, n_components: int | None = None) -> None:
         self.n_components = n_components
 
@@ -164,14 +184,20 @@ class GaussianDensity(BaseEstimator):
         constant = np.log(np.diag(self._cholesky)).sum() + 0.5 * centred.shape[1] * np.log(2 * np.pi)
         return -0.5 * (whitened**2).sum(axis=0) - constant
 
+    def portable_check(self) -> None:
+        if hasattr(self, "_cholesky") and not (np.diag(self._cholesky) > 0).all():
+            raise ValueError("the covariance is not positive definite")
+
 
 @portable
 class DirectionDensity(BaseEstimator):
-    """log N(z / |z|) in nats: `GaussianDensity` of embeddings brought to unit length, whatever their length.
+    """log N(z / norm z) in nats: `GaussianDensity` of embeddings brought to unit length, whatever their length.
 
     What Mahalanobis++ measures (Mueller and Hein, 2025, arXiv 2505.18032): the length of an embedding says more of
     contrast and sharpness than of content, and a Gaussian knows the covariance that kernels ignore.
     """
+
+    density_: Annotated[GaussianDensity, "K"]
 
     def fit(self, Z: ArrayLike, y: object = None) -> "DirectionDensity":
         """Learn from embeddings (n_samples, K)."""
@@ -179,7 +205,7 @@ class DirectionDensity(BaseEstimator):
         return self
 
     def score_samples(self, Z: ArrayLike) -> NDArray[np.float64]:
-        """log N(z / |z|); (n_samples,)."""
+        """log N(z / norm z); (n_samples,)."""
         return self.density_.score_samples(normalize(Z))
 
 
@@ -189,6 +215,11 @@ class ConditionalDensity(BaseEstimator):
 
     Normal with the mean of a ridge regression of s on z and the variance of its out-of-fold residuals.
     """
+
+    intercept_: Annotated[float, Mark.FINITE]
+    coef_: Annotated[NDArray[np.float64], "K"]
+    scale_: Annotated[float, Above(0)]
+    fit_scores_: Annotated[NDArray[np.float64], "n"]
 
     def fit(self, Z: ArrayLike, s: ArrayLike) -> "ConditionalDensity":
         """Learn from embeddings (n_samples, K) and log-volumes (n_samples,)."""
@@ -213,6 +244,11 @@ class SpectrumDensity(BaseEstimator):
     ordinary where their shape is not: blur takes from the large ones what it leaves to the small.
     """
 
+    intercept_: Annotated[NDArray[np.float64], "R"]
+    coef_: Annotated[NDArray[np.float64], "K R"]
+    density_: Annotated[KNNDensity, "n K=R"]
+    fit_scores_: Annotated[NDArray[np.float64], "n"]
+
     def fit(self, Z: ArrayLike, log_sigma: ArrayLike) -> "SpectrumDensity":
         """Learn from embeddings (n_samples, K) and log singular values (n_samples, R)."""
         self.intercept_, self.coef_, residual = _regress(Z, log_sigma)
@@ -225,16 +261,23 @@ class SpectrumDensity(BaseEstimator):
         return self.density_.score_samples(np.asarray(log_sigma) - self.intercept_ - np.asarray(Z) @ self.coef_)
 
 
+AnyDensity = KNNDensity | GaussianDensity | DirectionDensity
+"""Models of log q(z) that can be saved."""
+
+
 def _regress(Z: ArrayLike, target: ArrayLike) -> tuple[Any, NDArray[np.float64], NDArray[np.float64]]:
     """Intercept and coefficients of a ridge regression on z, and its out-of-fold residuals, as the target is shaped."""
     Z, target = np.asarray(Z, dtype=np.float64), np.asarray(target, dtype=np.float64)
     # A handful of samples says nothing of a slope: then the target is compared with its mean.
     slope = RidgeCV(alphas=_RIDGE_ALPHAS) if len(Z) >= _ENOUGH_FOR_A_SLOPE else DummyRegressor()
     regression = make_pipeline(StandardScaler(), slope).fit(Z, target)
-    residual = target - cross_val_predict(regression, Z, target, cv=_folds(Z))
+    # scikit-learn drops the axis of a single target.
+    residual = target - cross_val_predict(regression, Z, target, cv=_folds(Z)).reshape(target.shape)
     # What a linear encoder's Jacobian differs by between samples is rounding, and kernels would fit themselves to it.
     negligible = residual.std(axis=0) <= ROUNDING * (1 + np.abs(target).max(axis=0))
-    return *affine(regression, Z.shape[1]), np.where(negligible, 0.0, residual)
+    intercept, coef = affine(regression, Z.shape[1])
+    shape = target.shape[1:]
+    return intercept.reshape(shape)[()], coef.reshape(-1, *shape), np.where(negligible, 0.0, residual)
 
 
 def affine(regression: Any, n_features: int) -> tuple[Any, NDArray[np.float64]]:

@@ -4,7 +4,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +12,18 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
 from skjepa._validation import check_choice, seed_from
-from skjepa.choice import frozen_encoder, is_trained_on, require_fingerprint, trained_encoder
+from skjepa.choice import frozen_encoder, is_auto, is_trained_on, require_fingerprint, trained_encoder
+from skjepa.densities import AnyDensity
 from skjepa.diagnostics import diagnose
 from skjepa.directions import Correction, Directions, check_number_of_directions
-from skjepa.encoders import Encoder
+from skjepa.encoders import Encoder, require_known_source
 from skjepa.engine import METHODS, embed, extract, resolve_device
 from skjepa.explanation import Explanation, explain_terms, sorted_terms
-from skjepa.extraction import Extraction, require_finite, require_same_settings
+from skjepa.extraction import Extraction, Settings, require_finite, require_same_settings
 from skjepa.findings import Diagnosis
 from skjepa.persistence import portable
-from skjepa.scores import ScoreModel, Terms, check_score_settings, fit_score_model
+from skjepa.portable_schema import Above, Saved, Unfitted
+from skjepa.scores import TERMS, ScoreModel, check_score_settings, fit_score_model
 from skjepa.sources import Source, as_source
 from skjepa.subspace import learn_directions
 from skjepa.thresholds import CalibratedDetector, Samples
@@ -50,12 +52,20 @@ class FittedScore:
         Of the score, of the samples learned from, each in ascending order.
     """
 
-    model: ScoreModel
-    encoder: Encoder | None
-    settings: dict[str, Any]
-    diagnosis: Diagnosis
-    directions: Directions | None = None
-    terms: Terms | None = None
+    model: Annotated[ScoreModel, "n K"]
+    encoder: Annotated[Encoder, "d"] | None
+    settings: Settings
+    diagnosis: Annotated[Diagnosis, "n K"]
+    directions: Annotated[Directions, "K"] | None
+    terms: dict[str, Annotated[NDArray[np.float64], "n"]]
+
+    def portable_check(self) -> None:
+        if self.terms.keys() != TERMS[self.model.formula]:
+            raise ValueError(f"these are not the terms of {self.model.formula!r}: {', '.join(self.terms)}")
+        if self.diagnosis.formula != self.model.formula:
+            raise ValueError(f"the diagnosis is of formula {self.diagnosis.formula!r}")
+        if self.settings["n_components"] not in (None, self.diagnosis.n_components):
+            raise ValueError(f"settings have n_components = {self.settings['n_components']}")
 
 
 @portable
@@ -69,7 +79,7 @@ class JEPAScoreDetector(CalibratedDetector):
         or a `VectorJEPA`, which `fit` clones and trains on the rows that it learns from, not on those held out.
     formula : {"joint", "density", "jepa"}
         Of the score. "jepa": log-volume alone (arXiv 2510.05949, Eq. 5). "density": log-volume + log q(z), the whole
-        change of variables. "joint": log-volume s, log q(z), log q(z / |z|), log q(s | z) and log q(sigma | z),
+        change of variables. "joint": log-volume s, log q(z), log q(z / norm z), log q(s | z) and log q(sigma | z),
         weighted as the fit samples teach, see `skjepa.scores.joint_weights`.
     reference : {"knn", "gaussian"} or estimator
         Model of log q(z).
@@ -78,13 +88,13 @@ class JEPAScoreDetector(CalibratedDetector):
     rank : int, optional
         Number of singular values that count, in every sample.
     method : {"exact", "subspace", "sketch"} or Directions
-        Of the expensive pass, see `skjepa.engine.extract`. "subspace": `fit` learns `Directions` from the samples that
+        Of the expensive pass, see `skjepa.extract`. "subspace": `fit` learns `Directions` from the samples that
         are not held out, and every sample costs m passes instead of K. `Directions` from `skjepa.learn_directions` are
         frozen: made once, they and the extractions made with them serve many fits.
     n_directions : int, optional
         m of "subspace" and "sketch"; by default K / 4.
     views, view_transform
-        Of the expensive pass, see `skjepa.engine.extract`; `view_transform` is its `transform`, a name by which
+        Of the expensive pass, see `skjepa.extract`; `view_transform` is its `transform`, a name by which
         scikit-learn would take the detector for a transformer.
     contamination : float in (0, 0.5]
         Share of the training samples that `predict` flags. A promise about the training set only: of new normal samples
@@ -137,6 +147,24 @@ class JEPAScoreDetector(CalibratedDetector):
     >>> detector.predict(normal).tolist().count(-1)
     2
     """
+
+    encoder: str | Encoder | Unfitted[VectorJEPA]
+    formula: str
+    reference: Annotated[Any, Saved(Literal["knn", "gaussian"] | Unfitted[AnyDensity])]
+    floor: float | str
+    rank: int | None
+    method: str | Directions
+    n_directions: int | None
+    views: Annotated[int, Above(0)]
+    view_transform: Annotated[Any, Saved(None)]
+    device: str
+    memory_budget: Annotated[int, Above(0)] | None
+    memory: Annotated[Any, Saved(None)]
+    n_jobs: int | None
+    on_error: Annotated[str, Saved(Literal["raise", "skip"])]
+    verbose: float | bool
+    encoder_: Annotated[Encoder, "d"] | None
+    models_: list[Annotated[FittedScore, "d"]]
 
     def __init__(
         self,
@@ -204,9 +232,9 @@ class JEPAScoreDetector(CalibratedDetector):
                 raise NotFittedError("the encoder is not trained yet: call fit first")
             if self._learns_directions:
                 raise NotFittedError("the directions are not learned yet: call fit first, or give Directions as method")
-            seed = seed_from(self.random_state)
-            self._check_settings(source.ids, seed)
-            return self._extract(frozen_encoder(self.encoder), source, seed, store=store, memory=self.memory)
+            own = seed_from(self.random_state)
+            self._check_settings(source.ids, own)
+            return self._extract(frozen_encoder(self.encoder), source, own, store=store, memory=self.memory)
         if self._is_own and len(self.models_) > 1:
             raise ValueError(
                 "every fold trained an encoder or learned directions of its own, there is no one extraction: score X "
@@ -232,8 +260,11 @@ class JEPAScoreDetector(CalibratedDetector):
 
     @property
     def directions_(self) -> Directions | None:
-        given = self.method if isinstance(self.method, Directions) else None
-        return self._first.directions or given
+        return self._first.directions or self._given_directions
+
+    @property
+    def _given_directions(self) -> Directions | None:
+        return self.method if isinstance(self.method, Directions) else None
 
     @property
     def correction_(self) -> Correction | None:
@@ -299,11 +330,6 @@ class JEPAScoreDetector(CalibratedDetector):
             One row a sample; `print` tells it in words. Where in the image the volume term comes from is for
             `volume_explainer`.
 
-        Raises
-        ------
-        ValueError
-            Saved by a version that kept nothing of the fit samples' terms.
-
         Examples
         --------
         >>> import numpy as np, torch
@@ -318,8 +344,6 @@ class JEPAScoreDetector(CalibratedDetector):
         'volume given embedding'
         """
         check_is_fitted(self)
-        if any(getattr(fitted, "terms", None) is None for fitted in self.models_):
-            raise ValueError("this detector was saved by a version that cannot explain: fit it again")
         samples = self._read(X)
         terms, ids = [], np.array([])
         for fitted in self.models_:
@@ -341,7 +365,7 @@ class JEPAScoreDetector(CalibratedDetector):
             Normal samples, those of the fit or others; a hundred are enough.
         patch_size : int, optional
         **options
-            Of `skjepa.volume_maps.learn_volume_explainer`: memory_budget, device, n_jobs, on_error, progress.
+            Of `skjepa.learn_volume_explainer`: memory_budget, device, n_jobs, on_error, progress.
 
         Returns
         -------
@@ -368,11 +392,26 @@ class JEPAScoreDetector(CalibratedDetector):
     def from_portable_state(cls, state: dict[str, Any], given: dict[str, Any]) -> "JEPAScoreDetector":
         made = cls.__new__(cls)
         made.__dict__.update(state)
+        if isinstance(made.encoder, str) and not is_auto(made.encoder):
+            made.encoder = given.get("encoder", made.encoder)
+            require_known_source(made.encoder)
         try:
             resolve_device(made.device)
         except ValueError:  # saved where there was a GPU
             made.device = "auto"
         return made
+
+    def portable_check(self) -> None:
+        super().portable_check()
+        check_score_settings(self.formula, self.reference, self.floor, self.rank)
+        if not isinstance(self.method, Directions):
+            check_choice("method", self.method, (*METHODS, "subspace"))
+        for fitted in self.models_:
+            correction, directions = fitted.model.correction, fitted.directions or self._given_directions
+            if correction is None:
+                continue
+            if directions is None or len(correction.coef) != sum(directions.components.shape):
+                raise ValueError("the correction is not one of the directions")
 
     def _read_for_fit(self, X: Any, seed: int) -> Samples:
         if isinstance(X, Extraction):
@@ -444,7 +483,7 @@ class JEPAScoreDetector(CalibratedDetector):
             if self._learns_directions:
                 learned = learn_directions(used, samples, self.n_directions, **self._options(seed))
             extraction = self._extract(used, samples, seed, directions=learned, memory=self._memory_of(encoder))
-        given = self.method if isinstance(self.method, Directions) else learned
+        given = self._given_directions or learned
         model = fit_score_model(
             extraction,
             formula=self.formula,

@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +16,7 @@ from skjepa._validation import check_integer
 from skjepa.densities import affine
 from skjepa.functionals import PAPER_FLOOR, log_volume
 from skjepa.persistence import portable
+from skjepa.portable_schema import Above, Mark
 
 DEFAULT_SHARE = 4
 """m = K / 4 where no number of directions is given; docs/fewer-passes.md has the curve."""
@@ -52,10 +53,10 @@ class Correction:
         Rank correlation of exact and predicted, out of fold.
     """
 
-    floor: float
-    rank: int
-    intercept: float
-    coef: NDArray[np.float64]
+    floor: Annotated[float, Above(0)]
+    rank: Annotated[int, Above(0)]
+    intercept: Annotated[float, Mark.FINITE]
+    coef: Annotated[NDArray[np.float64], "features"]
     residual_: float
     spearman_: float
 
@@ -64,6 +65,13 @@ class Correction:
         sigma = np.asarray(sigma, dtype=np.float64)
         raw = log_volume(sigma, floor=self.floor, rank=self.rank)
         return raw + self.intercept + _features(embeddings, sigma, self.floor) @ self.coef
+
+
+class ViewSettings(TypedDict):
+    """Of the samples that directions were learned from."""
+
+    views: int
+    transform: str | None
 
 
 @portable
@@ -88,12 +96,12 @@ class Directions:
         ``views`` and ``transform`` of those samples, as the meta of their extraction has them.
     """
 
-    components: NDArray[np.float64]
+    components: Annotated[NDArray[np.float64], "K m"]
     encoder: str | None = None
-    embeddings: NDArray[np.float64] | None = None
-    singular_values: NDArray[np.float64] | None = None
-    subspace_values: NDArray[np.float64] | None = None
-    view_settings: dict[str, Any] | None = None
+    embeddings: Annotated[NDArray[np.float64], "s K"] | None = None
+    singular_values: Annotated[NDArray[np.float64], "s V R"] | None = None
+    subspace_values: Annotated[NDArray[np.float64], "s V m"] | None = None
+    view_settings: ViewSettings | None = None
 
     @property
     def n_directions(self) -> int:

@@ -4,14 +4,17 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -19,7 +22,8 @@ from torch.func import functional_call
 from skjepa._validation import check_choice, check_integer
 from skjepa.hub import load_timm_model, timm_preprocessing
 from skjepa.networks import read_network
-from skjepa.persistence import is_portable, portable
+from skjepa.persistence import NotHereError, is_portable, portable
+from skjepa.portable_schema import Record, Saved, declared_by
 from skjepa.precision import PRECISIONS, arithmetic
 from skjepa.preprocessing import (
     Preprocessing,
@@ -35,11 +39,33 @@ _THREADS = ("_lock", "_users", "_modes")
 _WHOLE = ("auto", "pooled", "projected")  # outputs for which the module's own is the embedding
 
 
-class FingerprintError(ValueError):
+class FingerprintError(NotHereError):
     """The encoder at hand is not the one that a result or a detector was made with."""
 
 
+class _Recipe(TypedDict):
+    """What `load_encoder` was called with."""
+
+    source: str
+    image_size: int | None
+    mean: list[float] | tuple[float, ...] | NDArray[np.float64] | None
+    std: list[float] | tuple[float, ...] | NDArray[np.float64] | None
+    output: str
+    preprocess: Literal["auto"]
+    precision: str
+    weights: str | None
+
+
+class _EncoderState(TypedDict):
+    name: str
+    fingerprint: str
+    precision: str
+    recipe: _Recipe | None
+    module: Annotated[Any, Saved(Record | None), "d"]
+
+
 @portable
+@declared_by(_EncoderState)
 class Encoder:
     """A frozen encoder f: R^D -> R^K. Made by `load_encoder`, shared (never copied) by `sklearn.clone` and `deepcopy`.
 
@@ -52,7 +78,7 @@ class Encoder:
     preprocessing : Preprocessing or None
         None for an encoder of vectors.
     precision : {"float32", "float64", "tf32", "bfloat16"}
-        Arithmetic of the forward and backward passes, see `skjepa.precision`.
+        Arithmetic of the forward and backward passes, see `skjepa.precision.Arithmetic`.
 
     Notes
     -----
@@ -186,9 +212,10 @@ class Encoder:
         if given is not None:
             return given
         if state["recipe"] is not None:
+            require_known_source(state["recipe"]["source"], state["recipe"]["weights"])
             return load_encoder(**state["recipe"])
         if state["module"] is None:
-            raise ValueError(
+            raise NotHereError(
                 f"the encoder {state['name']!r} was made from a module or a function, which is not saved: make it "
                 "again and give it as encoder="
             )
@@ -216,7 +243,7 @@ def load_encoder(
         - ``"bundled"``: the small convolutional JEPA that ships with the package (32x32, K = 64);
         - a timm name, such as ``"vit_small_patch14_dinov2.lvd142m"``, or ``"hf-hub:OWNER/NAME"``;
         - ``"local-dir:PATH"``: a folder written by ``timm.models.save_for_hf``;
-        - the path of a ``.safetensors`` file written by `skjepa.pretrain`;
+        - the path of a ``.safetensors`` file written by `skjepa pretrain`;
         - a module: of images where `image_size` or `preprocess` is given, else of vectors ``(B, d)``.
     image_size : int, optional
         Side of the square the module receives; overrides a timm model's own.
@@ -283,6 +310,17 @@ def load_encoder(
         },
         recipe=None if isinstance(source, nn.Module) else {"source": _absolute(source), **options},
     )
+
+
+def require_known_source(source: Any, weights: str | None = None) -> None:
+    """Raise NotHereError where a saved detector names a file, a folder or a page of the hub: its writer chose that."""
+    is_known = not isinstance(source, str) or (re.fullmatch(r"[\w.-]+", source) and not source.endswith(".safetensors"))
+    if weights is not None or not is_known:
+        named = repr(source) if weights is None else f"{source!r} with weights {weights!r}"
+        raise NotHereError(
+            f"the saved detector names its encoder as {named}: paths and pages of the hub are not followed, for "
+            "whoever wrote the folder chose them; if you trust it, give load_encoder(...) of it as encoder="
+        )
 
 
 def _refuse_settings(options: dict[str, Any]) -> None:

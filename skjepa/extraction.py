@@ -4,10 +4,10 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,20 @@ SETTINGS = (
     "seed",
 )
 """The keys of `Extraction.meta` that must agree before two results may be mixed."""
+
+
+class Settings(TypedDict):
+    """`SETTINGS`, and the name of the encoder; None where an Extraction does not say."""
+
+    encoder: str | None
+    fingerprint: str | None
+    method: str | None
+    precision: str | None
+    input_shape: list[int] | tuple[int, ...] | None
+    n_components: int | None
+    views: int | None
+    transform: str | None
+    seed: int | None
 
 
 class SettingsMismatchError(ValueError):
@@ -84,9 +98,9 @@ class Extraction:
         return Extraction(self.embeddings[index], self.singular_values[index], self.ids[index], meta)
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         """What must agree before these results are mixed with others, see `require_same_settings`."""
-        return {key: self.meta.get(key) for key in ("encoder", *SETTINGS)}
+        return cast(Settings, {key: self.meta.get(key) for key in ("encoder", *SETTINGS)})
 
     @property
     def n_features(self) -> int | None:
@@ -101,7 +115,7 @@ class Extraction:
 
     @property
     def eps(self) -> float:
-        """Machine epsilon of the encoder's arithmetic, see `skjepa.precision`."""
+        """Machine epsilon of the encoder's arithmetic, see `skjepa.precision.Arithmetic`."""
         return PRECISIONS[self.meta.get("precision", "float64")].eps
 
     def aligned(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -165,7 +179,7 @@ def require_finite(extraction: Extraction) -> None:
         raise ValueError(f"the Extraction holds values that are not finite, of {(~finite).sum()} samples: {first} ...")
 
 
-def require_same_settings(expected: dict[str, Any], found: dict[str, Any], what: str) -> None:
+def require_same_settings(expected: Mapping[str, Any], found: Mapping[str, Any], what: str) -> None:
     """Raise SettingsMismatchError that names every setting in which `found` departs from `expected`."""
     different = [key for key in ("encoder", *SETTINGS) if found.get(key) != expected.get(key)]
     if set(different) & set(SETTINGS):  # another name of the same encoder is no difference

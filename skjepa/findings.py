@@ -3,9 +3,10 @@
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from skjepa.persistence import portable
+from skjepa.portable_schema import Saved
 
 # Limits between healthy and failed; benchmarks/theory/failures.py measures both sides.
 COLLAPSED_SPREAD = 0.02  # of the embeddings, relative to their length
@@ -40,7 +41,7 @@ class Finding:
     """
 
     name: str
-    severity: str
+    severity: Annotated[str, Saved(Literal["failure", "warning"])]
     message: str
     advice: str
 
@@ -93,8 +94,8 @@ class Diagnosis:
     """
 
     formula: str
-    n_samples: int
-    n_components: int
+    n_samples: Annotated[int, "n"]
+    n_components: Annotated[int, "K"]
     n_singular_values: int
     n_views: int
     rank: int

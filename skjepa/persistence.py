@@ -2,7 +2,11 @@
 
 A class takes part by the decorator `portable`. Its instances are written as their attributes (or what its method
 `portable_state` returns) and made again by setting them (or by its class method `from_portable_state`). Attributes are
-numbers, strings, None, arrays, lists, tuples, dicts with string keys, and other portable objects.
+numbers, strings, None, arrays, lists, tuples, dicts with string keys, and other portable objects; the class declares
+which, see `skjepa.portable_schema`, and nothing is built from a folder that does not hold just these. What declarations
+cannot say, a method `portable_check` may: it raises ValueError for attributes that do not go together.
+
+A folder is two files of fixed names, and holds no path that is opened. The checksum tells damage, not who wrote it.
 """
 
 import hashlib
@@ -11,7 +15,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+import textwrap
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,8 +25,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-FORMAT = 1
+from skjepa.portable_schema import Record, SchemaError, check
+
+FORMAT = 2
 OBJECT_FILE, ARRAY_FILE = "object.json", "arrays.safetensors"
+LARGEST_JSON = 1 << 26
+"""Bytes: what is long is an array, and lies in the other file."""
+
 _FILES = {OBJECT_FILE, ARRAY_FILE}
 _PORTABLE: dict[str, type] = {}
 _Class = TypeVar("_Class", bound=type)
@@ -31,6 +40,10 @@ Given = dict[str, Any]
 
 class NotPortableError(TypeError):
     """Something cannot be written without pickle; the message names it."""
+
+
+class NotHereError(ValueError):
+    """What was saved is whole, but needs something that is not here, or is another."""
 
 
 def portable(cls: _Class) -> _Class:
@@ -58,7 +71,7 @@ def write_folder(value: Any, path: str | os.PathLike, *, versions: dict[str, str
     Raises
     ------
     NotPortableError
-        Names the attribute that cannot be written.
+        Names the attribute that cannot be written, or would not be read again.
     FileExistsError
         `path` exists and is something else.
     """
@@ -67,13 +80,20 @@ def write_folder(value: Any, path: str | os.PathLike, *, versions: dict[str, str
         raise FileExistsError(f"{path} exists and is not a saved detector; choose another name")
     arrays: dict[str, NDArray] = {}
     tree = _encode(value, type(value).__name__, arrays)
+    try:
+        check(_decode(tree, arrays))
+    except SchemaError as error:
+        raise NotPortableError(f"{error}, to be written without pickle") from error
     packed = save_arrays(arrays)
     document = {"format": FORMAT, "versions": versions, "sha256": _digest(tree, packed), "object": tree}
+    text = json.dumps(document, indent=1, allow_nan=False)
+    if len(text) > LARGEST_JSON:
+        raise NotPortableError(f"{OBJECT_FILE} would have {len(text)} bytes, it may have {LARGEST_JSON}")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         (partial / ARRAY_FILE).write_bytes(packed)
-        (partial / OBJECT_FILE).write_text(json.dumps(document, indent=1, allow_nan=False))
+        (partial / OBJECT_FILE).write_text(text)
         partial.chmod(0o755)
         if path.exists():
             shutil.rmtree(path)
@@ -96,8 +116,11 @@ def read_folder(path: str | os.PathLike, given: Given | None = None) -> Any:
     ------
     FileNotFoundError
         No such folder.
+    NotHereError
+        It needs an encoder that is not given, or is another one.
     ValueError
-        Damaged, changed, of an unknown format, or not such a folder; names the folder.
+        Damaged, changed, of another format, not what the classes declare, or not such a folder; names the folder and,
+        where there is one, the attribute.
     """
     path = Path(path)
     if not path.is_dir():
@@ -105,20 +128,31 @@ def read_folder(path: str | os.PathLike, given: Given | None = None) -> Any:
     for name in _FILES:
         if (path / name).is_symlink() or not (path / name).is_file():
             raise ValueError(f"{path} is not a saved detector: it has no file {name}")
+    if (size := (path / OBJECT_FILE).stat().st_size) > LARGEST_JSON:
+        raise ValueError(f"{path} is damaged: {OBJECT_FILE} has {size} bytes, it may have {LARGEST_JSON}")
     try:
-        document = json.loads((path / OBJECT_FILE).read_text(encoding="utf-8"))
+        document = json.loads((path / OBJECT_FILE).read_text(encoding="utf-8"), parse_constant=_refuse)
         version, expected, tree = document["format"], document["sha256"], document["object"]
+        found = _digest(tree, packed := (path / ARRAY_FILE).read_bytes())
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {OBJECT_FILE} cannot be read ({error})") from error
+        raise ValueError(f"{path} is damaged: {OBJECT_FILE} cannot be read ({error!r})") from error
     if type(version) is not int or version != FORMAT:
-        raise ValueError(f"{path} has format {version!r}; this version of skjepa reads {FORMAT}")
-    packed = (path / ARRAY_FILE).read_bytes()
-    if _digest(tree, packed) != expected:
+        raise ValueError(
+            f"{path} has format {version!r}; this version of skjepa reads {FORMAT}: fit and save again, or read it "
+            "with the version that wrote it"
+        )
+    if found != expected:
         raise ValueError(f"{path} is damaged: {OBJECT_FILE} or {ARRAY_FILE} is not the file that was written")
     try:
-        return _decode(tree, load_arrays(packed), given or {})
-    except (SafetensorError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        record = _decode(tree, load_arrays(packed))
+        if not isinstance(record, Record):
+            raise ValueError(f"{OBJECT_FILE} holds no object")
+        check(record)
+        return _built(record, record.cls.__name__, given or {})
+    except NotHereError:
+        raise
+    except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError, SafetensorError) as error:
+        raise ValueError(f"{path} is damaged or forged: {error}") from error
 
 
 def _encode(value: Any, where: str, arrays: dict[str, NDArray]) -> Any:
@@ -149,31 +183,55 @@ def _encode(value: Any, where: str, arrays: dict[str, NDArray]) -> Any:
     )
 
 
-def _decode(tree: Any, arrays: dict[str, NDArray], given: Given) -> Any:
+def _decode(tree: Any, arrays: dict[str, NDArray]) -> Any:
+    """What a tree says, with a `Record` in the place of each object."""
     if isinstance(tree, list):
-        return [_decode(item, arrays, given) for item in tree]
+        return [_decode(item, arrays) for item in tree]
     if not isinstance(tree, dict):
         return tree
-    special: dict[str, Callable[[Any], Any]] = {
-        "$float": float,
-        "$array": arrays.__getitem__,
-        "$names": lambda names: np.array(names, dtype=object),
-        "$tuple": lambda items: tuple(_decode(items, arrays, given)),
-    }
-    for key, make in special.items():
-        if tree.keys() == {key}:
-            return make(tree[key])
-    if "$class" not in tree:
-        return {key: _decode(item, arrays, given) for key, item in tree.items()}
-    cls: Any = _PORTABLE[tree["$class"]]
-    state = {key: _decode(item, arrays, given) for key, item in tree["state"].items()}
-    if any(callable(getattr(cls, key, None)) for key in state):
-        raise TypeError(f"{tree['$class']} has methods among its attributes")
-    if hasattr(cls, "from_portable_state"):
-        return cls.from_portable_state(state, given)
-    made = cls.__new__(cls)
-    made.__dict__.update(state)
+    if not any(key.startswith("$") for key in tree):
+        return {key: _decode(item, arrays) for key, item in tree.items()}
+    match tree:
+        case {"$class": str(name), "state": dict(state), **more} if not more and name in _PORTABLE:
+            return Record(_PORTABLE[name], {key: _decode(item, arrays) for key, item in state.items()})
+        case {"$float": "inf" | "-inf" | "nan" as text, **more} if not more:
+            return float(text)
+        case {"$array": str(name), **more} if not more and name in arrays:
+            return arrays[name]
+        case {"$names": list(names), **more} if not more and all(isinstance(name, str) for name in names):
+            return np.array(names, dtype=object)
+        case {"$tuple": list(items), **more} if not more:
+            return tuple(_decode(item, arrays) for item in items)
+    raise ValueError(f"{OBJECT_FILE} has an entry that means nothing: {textwrap.shorten(repr(tree), 60)}")
+
+
+def _built(value: Any, where: str, given: Given) -> Any:
+    """The value with objects in the place of records, the innermost first."""
+    if isinstance(value, list | tuple) and not isinstance(value, Record):
+        return type(value)(_built(item, f"{where}[{i}]", given) for i, item in enumerate(value))
+    if isinstance(value, dict):
+        return {key: _built(item, f"{where}[{key!r}]", given) for key, item in value.items()}
+    if not isinstance(value, Record):
+        return value
+    cls: Any = value.cls
+    state = {key: _built(item, f"{where}.{key}", given) for key, item in value.state.items()}
+    try:
+        if hasattr(cls, "from_portable_state"):
+            made = cls.from_portable_state(state, given)
+        else:
+            made = cls.__new__(cls)
+            made.__dict__.update(state)
+        if hasattr(cls, "portable_check"):
+            made.portable_check()
+    except NotHereError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError, RuntimeError) as error:
+        raise SchemaError(where, f"cannot be what was saved: {error}") from error
     return made
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def _digest(tree: Any, packed: bytes) -> str:

@@ -1,7 +1,7 @@
 """From an `Extraction` to one number a sample: the volume term, the embedding's density, and how they go together."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from sklearn.base import clone
 from skjepa._validation import check_choice, check_integer, check_number
 from skjepa.densities import (
     ROUNDING,
+    AnyDensity,
     ConditionalDensity,
     DirectionDensity,
     GaussianDensity,
@@ -21,6 +22,7 @@ from skjepa.directions import SUBSPACE, Correction, Directions
 from skjepa.extraction import Extraction, SettingsMismatchError
 from skjepa.functionals import combine_views, log_volume, warn_if_floor_is_noise
 from skjepa.persistence import portable
+from skjepa.portable_schema import Above, Saved
 from skjepa.seen import SeenSamples
 
 FORMULAS = ("joint", "density", "jepa")
@@ -38,6 +40,9 @@ JOINT_WEIGHTS = {
 }
 """What each standardised term counts; benchmarks/joint_forms.py compares this with other forms."""
 
+TERMS = {"joint": set(JOINT_WEIGHTS), "density": {"volume", "density"}, "jepa": {"volume"}}
+"""Whose sum each score is."""
+
 Terms = dict[str, NDArray[np.float64]]
 
 
@@ -51,11 +56,11 @@ class ScoreModel:
     formula : {"joint", "density", "jepa"}
         - "jepa": the log-volume s alone (arXiv 2510.05949, Eq. 5);
         - "density": log q(z) + s, the change of variables with q learned;
-        - "joint": a weighted sum of s, log q(z), log q(z / |z|), log q(s | z), log q(sigma | z), see `joint_weights`.
+        - "joint": a weighted sum of s, log q(z), log q(z / norm z), log q(s | z), log q(sigma | z), see `joint_weights`.
     floor, rank
         Of the log-volume, the same for all samples.
     reference, direction, conditional, spectrum
-        Fitted densities log q(z), log q(z / |z|), log q(s | z), log q(sigma | z); None where `formula` does without.
+        Fitted densities log q(z), log q(z / norm z), log q(s | z), log q(sigma | z); None where `formula` does without.
     seen : SeenSamples
         The fit samples, which are scored as by a model that had not seen them; None where nothing is learned.
     correction : Correction or None
@@ -64,14 +69,14 @@ class ScoreModel:
         Of each term of "joint": mean and standard deviation over the fit samples, out of fold, and what it counts.
     """
 
-    formula: str
-    floor: float
-    rank: int
-    reference: Any = None
-    direction: Any = None
-    conditional: Any = None
-    spectrum: Any = None
-    seen: Any = None
+    formula: Annotated[str, Saved(Literal["joint", "density", "jepa"])]
+    floor: Annotated[float, Above(0)]
+    rank: Annotated[int, Above(0)]
+    reference: Annotated[Any, Saved(AnyDensity | None), "n K"] = None
+    direction: Annotated[Any, Saved(DirectionDensity | None), "K"] = None
+    conditional: Annotated[Any, Saved(ConditionalDensity | None), "n K"] = None
+    spectrum: Annotated[Any, Saved(SpectrumDensity | None), "n K"] = None
+    seen: Annotated[Any, Saved(SeenSamples | None), "n K"] = None
     correction: Correction | None = None
     location: dict[str, float] = field(default_factory=dict)
     scale: dict[str, float] = field(default_factory=dict)
@@ -115,11 +120,24 @@ class ScoreModel:
         """One score a sample; (n_samples,), higher = more normal."""
         return np.sum(list(self.terms(extraction).values()), axis=0)
 
+    def portable_check(self) -> None:
+        """That what the formula needs is there."""
+        learned = {"joint": ("direction", "conditional", "spectrum"), "density": (), "jepa": ()}[self.formula]
+        needed = learned if self.formula == "jepa" else ("reference", "seen", *learned)
+        for name in ("reference", "seen", "direction", "conditional", "spectrum"):
+            if (getattr(self, name) is None) == (name in needed):
+                raise ValueError(f"formula {self.formula!r} {'needs' if name in needed else 'has no'} {name}")
+        if self.seen is not None and self.seen.values.keys() != TERMS[self.formula]:
+            raise ValueError(f"seen has values of {', '.join(self.seen.values)}")
+        for name in ("location", "scale", "weight"):
+            if getattr(self, name).keys() != (TERMS["joint"] if self.formula == "joint" else set()):
+                raise ValueError(f"{name} has the terms {', '.join(getattr(self, name)) or 'none'}")
+
 
 def joint_weights(terms: Terms) -> dict[str, float]:
     """What each term of the joint score counts, learned from out-of-fold values of the fit samples.
 
-    Standardised, log q(z) counts 1; the log-volume s, log q(z / |z|), log q(s | z) and log q(sigma | z) count a half
+    Standardised, log q(z) counts 1; the log-volume s, log q(z / norm z), log q(s | z) and log q(sigma | z) count a half
     each. But s and log q(z) are parts of one formula: where normal samples show them opposed, to standardise them is to
     let them cancel. So that sum gives way to s + log q(z) in nats, standardised as a whole and counting as much, by the
     share c = max(0, -correlation of s and log q(z)).

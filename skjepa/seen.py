@@ -1,7 +1,7 @@
 """What a model says of the samples that it was fitted on, in the terms of samples that it had not seen."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,10 @@ class SeenSamples:
     values : dict of name -> array of shape (n_samples,)
         What is said of these samples.
     """
+
+    embeddings: Annotated[NDArray[np.float64], "n K"]
+    log_volumes: Annotated[NDArray[np.float64], "n"]
+    values: dict[str, Annotated[NDArray[np.float64], "n"]]
 
     def __init__(self, embeddings: NDArray[np.float64], log_volumes: NDArray[np.float64], values: Values) -> None:
         self.embeddings, self.log_volumes, self.values = embeddings, log_volumes, values

@@ -11,6 +11,7 @@ from torch import Tensor
 from skjepa._validation import check_choice, check_integer, seed_from
 from skjepa.directions import (
     Directions,
+    ViewSettings,
     check_number_of_directions,
     exact_samples_needed,
     principal_directions,
@@ -114,7 +115,7 @@ def learn_directions(
         embeddings=exact.embeddings,
         singular_values=exact.singular_values,
         subspace_values=seen.singular_values,
-        view_settings={key: exact.meta[key] for key in ("views", "transform")},
+        view_settings=ViewSettings(views=exact.meta["views"], transform=exact.meta["transform"]),
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import sklearn
@@ -29,6 +29,7 @@ from skjepa.calibration import (
 )
 from skjepa.extraction import Extraction
 from skjepa.persistence import read_folder, write_folder
+from skjepa.portable_schema import Above, Mark, MayLack, Saved
 from skjepa.sources import Source, holds_vectors
 
 Samples = Extraction | Source
@@ -57,7 +58,16 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
     contamination: float
     target_fpr: float | None
     calibration: float | int | None
-    random_state: Any
+    random_state: Annotated[Any, Saved(int | None)]
+    models_: list
+    offset_: Annotated[float, Mark.FINITE]
+    calibration_scores_: Annotated[NDArray[np.float64], "_", Mark.MAY_BE_INFINITE] | None
+    n_samples_fit_: int
+    n_features_in_: MayLack[Annotated[int, "d"]]
+    feature_names_in_: MayLack[Annotated[NDArray[np.object_], "d"]]
+    _fold_scores: list[Annotated[NDArray[np.float64], "_", Mark.MAY_BE_INFINITE]] | None
+    _is_exact: bool
+    _level: Annotated[float, Above(0)]
 
     @abstractmethod
     def _read(self, X: Any) -> Samples:
@@ -113,7 +123,7 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
 
     def _set_thresholds(self, unseen: list[NDArray], samples: Samples, scores: NDArray) -> None:
         """From each model's scores of what was held out of it, all samples, and the first model's scores of its own."""
-        self._fold_scores: list[NDArray[np.float64]] | None = unseen if len(unseen) > 1 else None
+        self._fold_scores = unseen if len(unseen) > 1 else None
         self._is_exact = len(unseen) == 1
         self._level = self.contamination if self.target_fpr is None else self.target_fpr
         self.calibration_scores_ = np.concatenate(unseen) if unseen else None
@@ -304,7 +314,7 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         Raises
         ------
         ValueError, FileNotFoundError
-            Damaged, of an unknown version, another class, or without its encoder.
+            Damaged or forged (docs/safety.md), of another format, another class, or without its encoder.
         skjepa.encoders.FingerprintError
             The encoder is not the one that was saved.
         """
@@ -313,6 +323,15 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
             raise ValueError(f"{path} holds a {type(made).__name__}, not a {cls.__name__}")
         check_is_fitted(made)
         return made
+
+    def portable_check(self) -> None:
+        folds = 1 if self._fold_scores is None else len(self._fold_scores)
+        if len(self.models_) != folds:
+            raise ValueError(f"{len(self.models_)} models do not go with scores of {folds} folds")
+        if self._fold_scores is not None and min(map(len, self._fold_scores)) == 0:
+            raise ValueError("a fold has no scores")
+        if self.calibration_scores_ is None and (self._is_exact or self._fold_scores is not None):
+            raise ValueError("the calibration scores are missing")
 
     def _validated(self, X: Any, *, reset: bool) -> Any:
         return validated(self, X, reset=reset, min_samples=2 if reset else 1)

@@ -1,6 +1,6 @@
 """`VectorJEPA`: a small JEPA for tables, trained in about a second on the rows it is given."""
 
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from skjepa.augment import VectorViewOptions
 from skjepa.encoders import Encoder, load_encoder
 from skjepa.networks import MLP
 from skjepa.persistence import portable
+from skjepa.portable_schema import Above, Saved, declared_by
 from skjepa.pretrain import pretrain
 from skjepa.recipes import PretrainConfig
 from skjepa.sources import as_source
@@ -82,6 +83,20 @@ class VectorJEPA(BaseEstimator):
     20
     """
 
+    n_components: int
+    widths: Annotated[Any, Saved(tuple[int, ...] | list[int] | NDArray[np.int64])]
+    objective: str
+    noise: float
+    mask: float
+    temperature: float
+    n_steps: int | None
+    learning_rate: float
+    weight_decay: float
+    random_state: Annotated[Any, Saved(int | None)]
+    encoder_: Annotated[Encoder, "d"]
+    history_: list[dict[str, float]]
+    n_features_in_: Annotated[int, "d"]
+
     def __init__(
         self,
         n_components: int = 16,
@@ -139,7 +154,7 @@ class VectorJEPA(BaseEstimator):
             network, history = self._trained(compressed, seed)
             parts.append((network, NETWORK_SHARE))
         module = RowNetwork(standardise, _SideBySide(parts, compressed))
-        self.encoder_: Encoder = load_encoder(module.requires_grad_(False).eval(), precision="float64")
+        self.encoder_ = load_encoder(module.requires_grad_(False).eval(), precision="float64")
         self.encoder_.name = type(self).__name__
         self.history_ = history
         self.n_features_in_ = rows.shape[1]
@@ -188,7 +203,15 @@ class VectorJEPA(BaseEstimator):
         )
 
 
+class _RowNetworkState(TypedDict):
+    n_features: Annotated[int, Above(0), "d"]
+    widths: tuple[Annotated[int, Above(0)], ...] | None
+    n_components: Annotated[int, Above(0)] | None
+    tensors: dict[str, NDArray[np.float64]]
+
+
 @portable
+@declared_by(_RowNetworkState)
 class RowNetwork(nn.Sequential):
     """What a `VectorJEPA` makes: rows standardised, then the shortcut and, where it was trained, the network."""
 
@@ -204,15 +227,18 @@ class RowNetwork(nn.Sequential):
 
     @classmethod
     def from_portable_state(cls, state: dict[str, Any], given: dict[str, Any]) -> "RowNetwork":
-        width = state["n_features"]
-        parts: list[tuple[nn.Module, float]] = [(_Shortcut(width, seed=0), 1.0)]
-        if state["widths"] is not None:
-            with torch.random.fork_rng(devices=[]):
-                network = MLP(width, state["widths"], state["n_components"])
-            parts.append((_UnitNorm(network.double()), 1.0))
-        # Of the right sizes; every number in it is replaced.
-        made = cls(_Standardise(np.zeros((2, width))), _SideBySide(parts, torch.zeros(2, width, dtype=torch.float64)))
-        made.load_state_dict({name: torch.from_numpy(array) for name, array in state["tensors"].items()})
+        tensors = {name: torch.from_numpy(array) for name, array in state["tensors"].items()}
+        width, widths = state["n_features"], state["widths"]
+        if len(tensors["0.centre"]) != width or len(widths or ()) > len(tensors):
+            raise ValueError(f"the tensors are not those of {width} features and the layers {widths}")
+        # Of the right sizes, but without memory, which a forged size could exhaust: every number in it is replaced.
+        parts: list[tuple[nn.Module, float]] = [(_Shortcut(width, seed=0).to("meta"), 1.0)]
+        if widths is not None:
+            with torch.device("meta"):
+                parts.append((_UnitNorm(MLP(width, widths, state["n_components"]).double()), 1.0))
+        rows = torch.zeros(2, width, dtype=torch.float64, device="meta")
+        made = cls(_Standardise(np.zeros((2, width))), _SideBySide(parts, rows))
+        made.load_state_dict(tensors, assign=True)
         return made.requires_grad_(False).eval()
 
 

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from skjepa.encoders import Encoder, load_encoder
 from skjepa.functionals import log_volume
 from skjepa.observed import observed
 from skjepa.persistence import portable, read_folder, write_folder
+from skjepa.portable_schema import Above
 from skjepa.scores import fit_score_model
 from skjepa.shapley import average_gradient, half_logdet, leading_subspace, lifted
 
@@ -90,11 +91,11 @@ class VolumeExplainer:
     """
 
     encoder: Encoder
-    grams: NDArray[np.float64]
-    patch_size: int
-    input_shape: tuple[int, ...]
-    floor: float
-    rank: int
+    grams: Annotated[NDArray[np.float64], "patches K K"]
+    patch_size: Annotated[int, Above(0)]
+    input_shape: tuple[Annotated[int, Above(0)], ...]
+    floor: Annotated[float, Above(0)]
+    rank: Annotated[int, Above(0)]
     n_samples: int
 
     def __repr__(self) -> str:
@@ -194,6 +195,14 @@ class VolumeExplainer:
 
     def portable_state(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def portable_check(self) -> None:
+        if self.encoder.input_shape not in (None, self.input_shape):
+            raise ValueError(f"the encoder takes inputs {self.encoder.input_shape}, not {self.input_shape}")
+        if int(np.prod(patch_grid(self.input_shape, self.patch_size))) != len(self.grams):
+            raise ValueError(f"{len(self.grams)} patches of {self.patch_size} do not make inputs {self.input_shape}")
+        if self.rank > self.grams.shape[1]:
+            raise ValueError(f"rank must be at most K = {self.grams.shape[1]}; got {self.rank}")
 
 
 def learn_volume_explainer(

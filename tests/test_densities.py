@@ -120,6 +120,13 @@ def test_a_handful_of_spectra_is_compared_with_its_mean(n):
     assert np.isfinite(model.score_samples(gaussian(5), gaussian(5, 4))).all()
 
 
+@pytest.mark.parametrize("n", [8, 60])
+def test_a_single_singular_value_scores_any_number_of_samples(n):
+    model = SpectrumDensity().fit(gaussian(n), gaussian(n, 1, seed=1))
+    assert model.coef_.shape == (3, 1)
+    assert model.score_samples(gaussian(5), gaussian(5, 1, seed=2)).shape == (5,)
+
+
 def test_direction_density_is_of_unit_vectors_whatever_their_length():
     Z, lengths = gaussian(500, 4), np.random.default_rng(1).uniform(0.1, 10, size=(500, 1))
     model = DirectionDensity().fit(Z * lengths)

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,7 +142,7 @@ class TestFolders:
     def test_unknown_version(self, saved):
         document = json.loads((saved / OBJECT_FILE).read_text())
         (saved / OBJECT_FILE).write_text(json.dumps(document | {"format": 99}))
-        with pytest.raises(ValueError, match="has format 99; this version of skjepa reads 1"):
+        with pytest.raises(ValueError, match="has format 99; this version of skjepa reads 2"):
             KNNDetector.load(saved)
 
     def test_missing(self, saved, tmp_path):
@@ -183,6 +184,8 @@ class TestFolders:
 
 @portable
 class Box:
+    content: Any
+
     def __init__(self, content):
         self.content = content
 

@@ -1,0 +1,250 @@
+"""What a saved object may hold: read off the annotations of its class, and checked before anything is built from it.
+
+A portable class annotates each of its attributes, or a `TypedDict` does, for those it is written by (`declared_by`).
+Understood are None, bool, int, float, str, `Literal`, unions, lists, tuples, dicts, `TypedDict`, NumPy arrays, portable
+classes and Any. `Annotated` adds what a type cannot say:
+
+- the dimensions of an array by name, ``Annotated[NDArray[np.float64], "n K"]``: a name stands for one size in all of an
+  object, ``_`` for any; an integer with a name is that size;
+- which names another object shares with this one, ``Annotated[KNNDensity, "n K=R"]``: its n is our n, its K our R;
+- `Above`; `Mark`; what can be `Saved` of an attribute that may be more in use.
+"""
+
+import inspect
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    NotRequired,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
+
+import numpy as np
+
+Sizes = dict[str, int]
+_T = TypeVar("_T")
+_Class = TypeVar("_Class", bound=type)
+
+
+class Mark(Enum):
+    FINITE = "finite"  # of a number; arrays are, unless marked
+    MAY_BE_INFINITE = "may be infinite"  # or NaN, of an array
+    MAY_LACK = "may lack"
+    UNFITTED = "unfitted"
+
+
+MayLack = Annotated[_T, Mark.MAY_LACK]
+"""An attribute that need not be there."""
+
+Unfitted = Annotated[_T, Mark.UNFITTED]
+"""An estimator that may have its parameters alone."""
+
+
+@dataclass(frozen=True)
+class Above:
+    """A number, or each of an array, is finite and greater than this."""
+
+    limit: float
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What can be saved of an attribute: its type in use is wider."""
+
+    kind: Any
+
+
+class Record(NamedTuple):
+    """An object that is not built yet."""
+
+    cls: type
+    state: dict[str, Any]
+
+
+class SchemaError(ValueError):
+    """Something is not what is declared of it; names the attribute."""
+
+    def __init__(self, where: str, what: str) -> None:
+        super().__init__(f"{where} {what}")
+        self.where = where
+
+
+class _OtherKind(SchemaError):
+    def __init__(self, where: str, value: Any, kind: Any) -> None:
+        super().__init__(where, f"is {_shown(value)}, must be {_words(kind)}")
+
+
+def declared_by(state: Any) -> Any:
+    """Class decorator: a portable class is written by what this `TypedDict` declares, not by its own attributes."""
+
+    def remember(cls: _Class) -> _Class:
+        cls.__portable_state__ = state  # type: ignore[attr-defined]
+        return cls
+
+    return remember
+
+
+def check(record: Record) -> None:
+    """Raise SchemaError where a record, or one within it, is not what its class declares."""
+    _check(record, record.cls, record.cls.__name__, {}, ())
+
+
+def _check(value: Any, kind: Any, where: str, sizes: Sizes, marks: tuple) -> None:
+    """Raise where a value is not of a kind; named sizes are compared with those known, and remembered."""
+    while get_origin(kind) is Annotated:
+        kind, *more = get_args(kind)
+        marks = (*marks, *more)
+    if saved := [mark for mark in marks if isinstance(mark, Saved)]:
+        _check(value, saved[0].kind, where, sizes, tuple(mark for mark in marks if mark not in saved))
+        return
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        _check_any_of(value, kind, where, sizes, marks)
+    elif not _is_kind(value, kind):
+        raise _OtherKind(where, value, kind)
+    elif isinstance(value, Record):
+        within = _check_attributes(value.state, value.cls, where, Mark.UNFITTED in marks)
+        _check_shared(within, marks, where, sizes)
+    elif is_typeddict(kind):
+        _check_shared(_check_attributes(value, kind, where, False), marks, where, sizes)
+    elif origin in (list, tuple, dict):
+        for place, item, of in _items(value, origin, inner):
+            _check(item, of, f"{where}[{place!r}]", sizes, ())
+    elif kind is not Any:
+        _check_numbers(value, marks, where, sizes)
+
+
+def _is_kind(value: Any, kind: Any) -> bool:
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
+    if origin is Literal:
+        return isinstance(value, str) and value in inner
+    if origin is np.ndarray:
+        wanted = np.dtype(get_args(inner[1])[0]).kind
+        return isinstance(value, np.ndarray) and value.dtype.kind in ("iu" if wanted in "iu" else wanted)
+    if origin is tuple and inner[1:] != (...,):
+        return type(value) is tuple and len(value) == len(inner)
+    if is_typeddict(kind):
+        return type(value) is dict
+    if isinstance(value, Record):
+        return kind in (Record, value.cls)
+    wanted_type = {None: NoneType}.get(kind, origin or kind)
+    # JSON has one kind of number.
+    return type(value) is wanted_type or (wanted_type is float and type(value) is int and abs(value) < 1e300)
+
+
+def _check_any_of(value: Any, kind: Any, where: str, sizes: Sizes, marks: tuple) -> None:
+    errors = []
+    for choice in get_args(kind):
+        trial = dict(sizes)
+        try:
+            _check(value, choice, where, trial, marks)
+        except SchemaError as error:
+            errors.append(error)
+        else:
+            sizes.update(trial)
+            return
+    # The choice that was meant is the one of whose kind the value is, or most of it.
+    of_the_kind = [error for error in errors if error.where != where or not isinstance(error, _OtherKind)]
+    raise max(of_the_kind, key=lambda error: len(error.where), default=_OtherKind(where, value, kind))
+
+
+def _items(value: Any, origin: Any, inner: tuple) -> Iterator[tuple[Any, Any, Any]]:
+    """Place, item and kind of each item."""
+    if origin is dict:
+        yield from ((key, item, inner[1]) for key, item in value.items())
+    elif origin is tuple and inner[1:] != (...,):
+        yield from zip(range(len(inner)), value, inner, strict=True)
+    else:
+        yield from ((i, item, inner[0]) for i, item in enumerate(value))
+
+
+def _check_attributes(state: dict[str, Any], declaration: Any, where: str, may_be_unfitted: bool) -> Sizes:
+    kinds, required = _declared(getattr(declaration, "__portable_state__", declaration))
+    if may_be_unfitted and state.keys() <= (parameters := set(inspect.signature(declaration).parameters)):
+        required = required & parameters
+    if missing := required - state.keys():
+        raise SchemaError(where, f"lacks {min(missing)}")
+    if unknown := state.keys() - kinds.keys():
+        raise SchemaError(where, f"has no attribute {min(unknown)}")
+    sizes: Sizes = {}
+    for name, value in state.items():
+        place = f"{where}[{name!r}]" if is_typeddict(declaration) else f"{where}.{name}"
+        _check(value, kinds[name], place, sizes, ())
+    return sizes
+
+
+@cache
+def _declared(declaration: Any) -> tuple[dict[str, Any], set[str]]:
+    """Kinds of the attributes by name, and which must be there."""
+    hints = get_type_hints(declaration, include_extras=True)
+    hints = {name: kind for name, kind in hints.items() if ClassVar not in (kind, get_origin(kind))}
+    if is_typeddict(declaration):
+        kinds = {name: get_args(kind)[0] if get_origin(kind) is NotRequired else kind for name, kind in hints.items()}
+        return kinds, set(declaration.__required_keys__)
+    may_lack = {name for name, kind in hints.items() if Mark.MAY_LACK in getattr(kind, "__metadata__", ())}
+    return hints, hints.keys() - may_lack
+
+
+def _check_numbers(value: Any, marks: tuple, where: str, sizes: Sizes) -> None:
+    """Of a number or an array: finite, in range, of the size that its names say."""
+    above = [mark.limit for mark in marks if isinstance(mark, Above)]
+    is_array = isinstance(value, np.ndarray)
+    must_be_finite = Mark.FINITE in marks or above or (is_array and Mark.MAY_BE_INFINITE not in marks)
+    if must_be_finite and np.asarray(value).dtype.kind == "f" and not np.isfinite(value).all():
+        raise SchemaError(where, "is not finite" if not is_array else "holds numbers that are not finite")
+    for limit in above:
+        if not np.all(value > limit):
+            raise SchemaError(where, f"must be above {limit:g}")
+    for names in (mark.split() for mark in marks if isinstance(mark, str) and value is not None):
+        shape = value.shape if is_array else (value,)
+        if len(shape) != len(names):
+            raise SchemaError(where, f"has shape {shape}, must be of shape ({', '.join(names)})")
+        for name, size in zip(names, shape, strict=True):
+            _bind(name, size, sizes, where)
+
+
+def _check_shared(within: Sizes, marks: tuple, where: str, sizes: Sizes) -> None:
+    """Sizes that an object of an attribute has in common with the object itself."""
+    for name in " ".join(mark for mark in marks if isinstance(mark, str)).split():
+        theirs, _, ours = name.partition("=")
+        if theirs in within:
+            _bind(ours or theirs, within[theirs], sizes, where)
+
+
+def _bind(name: str, size: int, sizes: Sizes, where: str) -> None:
+    if name != "_" and sizes.setdefault(name, size) != size:
+        raise SchemaError(where, f"has {name} = {size}, which is {sizes[name]} elsewhere")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Record):
+        return f"a {value.cls.__name__}"
+    return f"an array of {value.dtype}" if isinstance(value, np.ndarray) else textwrap.shorten(repr(value), 60)
+
+
+def _words(kind: Any) -> str:
+    """A kind as a reader would say it."""
+    if get_origin(kind) is Annotated:
+        return _words(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(map(_words, get_args(kind)))
+    if get_origin(kind) is np.ndarray:
+        return f"an array of {np.dtype(get_args(get_args(kind)[1])[0])}"
+    if kind in (None, NoneType):
+        return "None"
+    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")

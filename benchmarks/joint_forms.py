@@ -32,6 +32,7 @@ from sklearn.pipeline import make_pipeline
 from skjepa import Extraction
 from skjepa.calibration import contamination_offset
 from skjepa.densities import (
+    ROUNDING,
     ConditionalDensity,
     DirectionDensity,
     GaussianDensity,
@@ -40,13 +41,13 @@ from skjepa.densities import (
     out_of_fold_scores,
 )
 from skjepa.scores import AUTO_FLOOR, fit_score_model
-from skjepa.seen import SeenSamples
 
 OUT = record.RESULTS / "joint_forms.json"
 CONTAMINATION = 0.1
 FLOORS = (1e-1, 1e-2, 1e-4)
 Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""Values of the fit samples, out of fold, and of the samples to judge."""
+"""Values of the fit samples, out of fold, and of the samples to judge. Where these are the fit samples, the densities have
+seen them; that is the order that the package gives them."""
 
 
 class NeighborDensity(BaseEstimator):
@@ -103,14 +104,14 @@ class Terms:
             # Inputs of D < K dimensions fill a D-dimensional surface, on which alone a Gaussian is proper.
             density = make_pipeline(PCA(min(self.rank, len(known) * 4 // 5 - 1)), density)
         density.fit(known)
-        return self._recalled(out_of_fold_scores(density, known), density.score_samples(new))
+        return out_of_fold_scores(density, known), density.score_samples(new)
 
     def _residual(self, kind: str = "ridge") -> Pair:
         """log q(s | z): minus the squared distance of s from its prediction, but for scale and constant."""
         (z, new), (s, s_new) = self.z, self.s
         if kind == "ridge":
             conditional = ConditionalDensity().fit(z, s)
-            return self._recalled(conditional.fit_scores_, conditional.score_samples(new, s_new))
+            return conditional.fit_scores_, conditional.score_samples(new, s_new)
         regression = KNeighborsRegressor(max(1, min(10, len(z) // 5)))
         out_of_fold = cross_val_predict(regression, z, s, cv=min(5, len(z)))
         return -((s - out_of_fold) ** 2), -((s_new - regression.fit(z, s).predict(new)) ** 2)
@@ -118,14 +119,7 @@ class Terms:
     def _spectrum(self) -> Pair:
         """log q(sigma | z)."""
         model = SpectrumDensity().fit(self.z[0], self.log_sigma[0])
-        return self._recalled(model.fit_scores_, model.score_samples(self.z[1], self.log_sigma[1]))
-
-    def _recalled(self, out_of_fold: NDArray, values: NDArray) -> Pair:
-        """Where the samples to judge are those of the fit, they are scored as the package does."""
-        known, new = self.z
-        if not np.array_equal(new, known):
-            return out_of_fold, values
-        return out_of_fold, SeenSamples.learn(known, self.s[0], {"": values}, {"": out_of_fold}).values[""]
+        return model.fit_scores_, model.score_samples(self.z[1], self.log_sigma[1])
 
     def formula(self, density: str) -> Pair:
         """s + log q(z), in nats: the change of variables."""
@@ -161,7 +155,7 @@ def log_p(pair: Pair) -> NDArray:
 
 def spread(values: NDArray) -> float:
     deviation = float(np.std(values))
-    return deviation if deviation > 1e-9 * (1 + np.abs(values).max()) else np.inf
+    return deviation if deviation > ROUNDING * (1 + np.abs(values).max()) else np.inf
 
 
 def correlation(a: NDArray, b: NDArray) -> float:

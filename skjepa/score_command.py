@@ -239,8 +239,9 @@ def _loaded(
 ) -> "JEPAScoreDetector":
     from skjepa import JEPAScoreDetector, load_encoder
 
-    # Saved by name where it has one; weights in a file are given again.
-    given = None if weights is None else load_encoder(encoder, image_size=image_size, weights=weights)
+    # Saved by name where it has one; what lies in a file is given again.
+    is_given = encoder != "bundled" or weights is not None
+    given = load_encoder(encoder, image_size=image_size, weights=weights) if is_given else None
     return JEPAScoreDetector.load(saved, encoder=given).set_params(**running)
 
 

@@ -174,10 +174,14 @@ def test_pretrain_writes_an_encoder_that_score_takes(folders, capsys):
     settings = ["--epochs", 1, "--image-size", 16, "--components", 4, "--batch-size", 8, "-q"]
     assert run("pretrain", folders / "normal", "--out", encoder, *settings) == 0
     assert "30 images, 1 epochs" in capsys.readouterr().out
-    out = folders / "scores.parquet"
+    out, saved = folders / "scores.parquet", folders / "detector"
     scoring = ["--encoder", encoder, "--contamination", 0.1, "--out", out, "-q"]
     assert run("score", "--fit", folders / "normal", folders / "foreign", *scoring) == 0
-    assert pq.read_table(out).num_rows == 8
+    rows = pq.read_table(out).select(["id", "score", "label"])
+    assert rows.num_rows == 8
+    assert run("fit", folders / "normal", "--encoder", encoder, "--contamination", 0.1, "--out", saved, "-q") == 0
+    assert run("score", "--detector", saved, "--encoder", encoder, folders / "foreign", "--out", out, "-q") == 0
+    assert pq.read_table(out).select(rows.column_names).equals(rows)
     assert run("pretrain", folders / "normal", "--out", folders / "no" / "my.safetensors", *settings) == 2
     assert "no folder" in capsys.readouterr().err
 

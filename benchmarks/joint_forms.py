@@ -46,8 +46,8 @@ OUT = record.RESULTS / "joint_forms.json"
 CONTAMINATION = 0.1
 FLOORS = (1e-1, 1e-2, 1e-4)
 Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""Values of the fit samples, out of fold, and of the samples to judge. Where these are the fit samples, the densities have
-seen them; that is the order that the package gives them."""
+"""Values of the fit samples, out of fold, and of the samples to judge. Where these are the fit samples, the densities
+have seen them; that is the order that the package gives them."""
 
 
 class NeighborDensity(BaseEstimator):

@@ -351,7 +351,7 @@ class ComplexityDetector(CalibratedDetector):
     """
 
     reads: ClassVar[str] = "samples"
-    image_size: Annotated[int, Above(0)]
+    image_size: Annotated[int, Above(0, below=1 << 16)]
     models_: list[None]
 
     def __init__(

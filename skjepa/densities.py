@@ -185,7 +185,9 @@ class GaussianDensity(BaseEstimator):
         return -0.5 * (whitened**2).sum(axis=0) - constant
 
     def portable_check(self) -> None:
-        if hasattr(self, "_cholesky") and not (np.diag(self._cholesky) > 0).all():
+        if not hasattr(self, "_cholesky"):
+            return
+        if not ((np.diag(self._cholesky) > 0).all() and np.isfinite(self.score_samples(self.location_[None])).all()):
             raise ValueError("the covariance is not positive definite")
 
 
@@ -217,7 +219,7 @@ class ConditionalDensity(BaseEstimator):
     """
 
     intercept_: Annotated[float, Mark.FINITE]
-    coef_: Annotated[NDArray[np.float64], "K"]
+    coef_: Annotated[NDArray[np.float64], "K", Above(-1e100, below=1e100)]  # whose products are finite
     scale_: Annotated[float, Above(0)]
     fit_scores_: Annotated[NDArray[np.float64], "n"]
 
@@ -245,7 +247,7 @@ class SpectrumDensity(BaseEstimator):
     """
 
     intercept_: Annotated[NDArray[np.float64], "R"]
-    coef_: Annotated[NDArray[np.float64], "K R"]
+    coef_: Annotated[NDArray[np.float64], "K R", Above(-1e100, below=1e100)]
     density_: Annotated[KNNDensity, "n K=R"]
     fit_scores_: Annotated[NDArray[np.float64], "n"]
 

@@ -407,6 +407,9 @@ class JEPAScoreDetector(CalibratedDetector):
         if not isinstance(self.method, Directions):
             check_choice("method", self.method, (*METHODS, "subspace"))
         for fitted in self.models_:
+            shape = fitted.settings["input_shape"] or ()
+            if len(shape) == 1 and getattr(self, "n_features_in_", shape[0]) != shape[0]:
+                raise ValueError(f"n_features_in_ is {self.n_features_in_}, the rows learned from have {shape[0]}")
             correction, directions = fitted.model.correction, fitted.directions or self._given_directions
             if correction is None:
                 continue

@@ -56,7 +56,7 @@ class Correction:
     floor: Annotated[float, Above(0)]
     rank: Annotated[int, Above(0)]
     intercept: Annotated[float, Mark.FINITE]
-    coef: Annotated[NDArray[np.float64], "features"]
+    coef: Annotated[NDArray[np.float64], "features", Above(-1e100, below=1e100)]
     residual_: float
     spearman_: float
 

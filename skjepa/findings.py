@@ -119,6 +119,10 @@ class Diagnosis:
     view_icc: float | None = None
     findings: tuple[Finding, ...] = field(default=())
 
+    def portable_check(self) -> None:
+        if (self.view_icc is None) != (self.view_spearman is None):
+            raise ValueError("view_icc and view_spearman go together")
+
     @property
     def healthy(self) -> bool:
         """Nothing was found."""

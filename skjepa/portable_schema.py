@@ -55,9 +55,10 @@ Unfitted = Annotated[_T, Mark.UNFITTED]
 
 @dataclass(frozen=True)
 class Above:
-    """A number, or each of an array, is finite and greater than this."""
+    """A number, or each of an array, is finite, greater than the one limit and less than the other."""
 
     limit: float
+    below: float = np.inf
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,9 @@ def _is_kind(value: Any, kind: Any) -> bool:
     if isinstance(value, Record):
         return kind in (Record, value.cls)
     wanted_type = {None: NoneType}.get(kind, origin or kind)
-    # JSON has one kind of number.
-    return type(value) is wanted_type or (wanted_type is float and type(value) is int and abs(value) < 1e300)
+    if type(value) is int and wanted_type in (int, float):  # JSON has one kind of number, of any size
+        return abs(value) < 2**63
+    return type(value) is wanted_type
 
 
 def _check_any_of(value: Any, kind: Any, where: str, sizes: Sizes, marks: tuple) -> None:
@@ -202,14 +204,14 @@ def _declared(declaration: Any) -> tuple[dict[str, Any], set[str]]:
 
 def _check_numbers(value: Any, marks: tuple, where: str, sizes: Sizes) -> None:
     """Of a number or an array: finite, in range, of the size that its names say."""
-    above = [mark.limit for mark in marks if isinstance(mark, Above)]
+    limits = [mark for mark in marks if isinstance(mark, Above)]
     is_array = isinstance(value, np.ndarray)
-    must_be_finite = Mark.FINITE in marks or above or (is_array and Mark.MAY_BE_INFINITE not in marks)
+    must_be_finite = Mark.FINITE in marks or limits or (is_array and Mark.MAY_BE_INFINITE not in marks)
     if must_be_finite and np.asarray(value).dtype.kind == "f" and not np.isfinite(value).all():
         raise SchemaError(where, "is not finite" if not is_array else "holds numbers that are not finite")
-    for limit in above:
-        if not np.all(value > limit):
-            raise SchemaError(where, f"must be above {limit:g}")
+    for limit in limits:
+        if not (np.all(value > limit.limit) and np.all(value < limit.below)):
+            raise SchemaError(where, f"must be above {limit.limit:g} and below {limit.below:g}")
     for names in (mark.split() for mark in marks if isinstance(mark, str) and value is not None):
         shape = value.shape if is_array else (value,)
         if len(shape) != len(names):
@@ -227,6 +229,8 @@ def _check_shared(within: Sizes, marks: tuple, where: str, sizes: Sizes) -> None
 
 
 def _bind(name: str, size: int, sizes: Sizes, where: str) -> None:
+    if name != "_" and size < 1:
+        raise SchemaError(where, f"has {name} = {size}")
     if name != "_" and sizes.setdefault(name, size) != size:
         raise SchemaError(where, f"has {name} = {size}, which is {sizes[name]} elsewhere")
 

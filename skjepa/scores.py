@@ -56,7 +56,7 @@ class ScoreModel:
     formula : {"joint", "density", "jepa"}
         - "jepa": the log-volume s alone (arXiv 2510.05949, Eq. 5);
         - "density": log q(z) + s, the change of variables with q learned;
-        - "joint": a weighted sum of s, log q(z), log q(z / norm z), log q(s | z), log q(sigma | z), see `joint_weights`.
+        - "joint": weighted sum of s, log q(z), log q(z / norm z), log q(s | z), log q(sigma | z), see `joint_weights`.
     floor, rank
         Of the log-volume, the same for all samples.
     reference, direction, conditional, spectrum

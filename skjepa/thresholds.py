@@ -67,7 +67,7 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
     feature_names_in_: MayLack[Annotated[NDArray[np.object_], "d"]]
     _fold_scores: list[Annotated[NDArray[np.float64], "_", Mark.MAY_BE_INFINITE]] | None
     _is_exact: bool
-    _level: Annotated[float, Above(0)]
+    _level: Annotated[float, Above(0, below=1)]
 
     @abstractmethod
     def _read(self, X: Any) -> Samples:

@@ -203,6 +203,7 @@ class VolumeExplainer:
             raise ValueError(f"{len(self.grams)} patches of {self.patch_size} do not make inputs {self.input_shape}")
         if self.rank > self.grams.shape[1]:
             raise ValueError(f"rank must be at most K = {self.grams.shape[1]}; got {self.rank}")
+        np.linalg.cholesky(self._base[0])  # raises where the mean Gram matrix is none
 
 
 def learn_volume_explainer(

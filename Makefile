@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all test-faults lint bench benchmark costs spread reliability precision theory figures clean
+.PHONY: demo test test-all test-faults lint docs bench benchmark costs spread reliability precision theory figures clean
 
 demo: $(VENV)/.installed
 	$(BIN)/skjepa demo --out demo-output
@@ -22,6 +22,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site, build/site/index.html: pages, examples run and shown, reference. A warning is an error; no network.
+docs: $(VENV)/.installed-docs
+	MPLBACKEND=agg $(BIN)/python -m sphinx -W --keep-going -q -d build/doctrees docs build/site
 
 # Speed and cost on this machine (a quarter of an hour; `make bench OPTIONS=--quick` takes two minutes and keeps the
 # committed figures).
@@ -80,9 +84,13 @@ $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
 	touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	touch $@ $(VENV)/.installed
+
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@ $(VENV)/.installed $(VENV)/.installed-test
 
 clean:
-	rm -rf $(VENV) build demo-output bench-output .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build docs/gallery docs/site/generated demo-output bench-output .pytest_cache .ruff_cache .mypy_cache

@@ -1,9 +1,11 @@
-"""The site: the Markdown pages of this folder as they are, the examples run and shown, and the reference from docstrings.
+"""The site: the Markdown pages of this folder as they are, the examples run and shown, a reference from docstrings.
 
 `make docs` builds it, every warning an error, without a network. What is generated lies below `docs/gallery`,
 `docs/site/generated` and `build/site`, none of it kept.
 """
 
+import os
+import re
 import sys
 from pathlib import Path
 
@@ -27,6 +29,14 @@ exclude_patterns = ["site/templates", "images", "results", "**/GALLERY_HEADER.rs
 templates_path = ["site/templates"]
 highlight_language = "text"  # of indented blocks: formulas and commands
 
+# Pages of the repository that lie elsewhere are shown too, in the place of these.
+ELSEWHERE = {
+    "site/readme": "README.md",
+    "site/contributing": "CONTRIBUTING.md",
+    "site/changes": "CHANGELOG.md",
+    "site/model-card": "skjepa/bundled/MODEL_CARD.md",
+}
+
 # Pages. Links between them are relative, as a code host has them; a heading is linked to by its text.
 myst_heading_anchors = 3
 
@@ -37,7 +47,6 @@ nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!skjepa\.).*")]
 autosummary_generate = True
 autodoc_typehints = "none"  # the docstrings tell types, shapes and units
-autodoc_default_options = {"show-inheritance": False}
 numpydoc_show_class_members = False  # the templates list them
 python_use_unqualified_type_names = True
 
@@ -78,5 +87,23 @@ def skip_inherited(app, what, name, member, skip, options):
     return True if module and not module.startswith("skjepa") else None
 
 
+def relink(app, docname, source):
+    """Read pages of `ELSEWHERE` where they lie, and turn links to them to where the site has them."""
+    root = Path(app.srcdir).parent
+    shown = {(root / path).resolve(): root / "docs" / f"{name}.md" for name, path in ELSEWHERE.items()}
+    page = root / "docs" / f"{docname}.md"
+    if not page.exists():
+        return
+    written = root / ELSEWHERE.get(docname, page.relative_to(root))
+    text = written.read_text() if docname in ELSEWHERE else source[0]
+
+    def link(match):
+        target = (written.parent / match[1]).resolve()
+        return "](" + Path(os.path.relpath(shown.get(target, target), page.parent)).as_posix()
+
+    source[0] = re.sub(r"\]\((?!https?:|#)([^)#]+)", link, text)
+
+
 def setup(app):
     app.connect("autodoc-skip-member", skip_inherited)
+    app.connect("source-read", relink)

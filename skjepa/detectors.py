@@ -152,9 +152,9 @@ class JEPAScoreDetector(CalibratedDetector):
     formula: str
     reference: Annotated[Any, Saved(Literal["knn", "gaussian"] | Unfitted[AnyDensity])]
     floor: float | str
-    rank: int | None
+    rank: Annotated[int, Above(0)] | None
     method: str | Directions
-    n_directions: int | None
+    n_directions: Annotated[int, Above(0)] | None
     views: Annotated[int, Above(0)]
     view_transform: Annotated[Any, Saved(None)]
     device: str

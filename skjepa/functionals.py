@@ -69,7 +69,7 @@ def noise_level(sigma: ArrayLike, eps: float) -> NDArray[np.float64]:
     ----------
     sigma : array of shape (..., R), descending
     eps : float
-        1.2e-7 for float32, 2.2e-16 for float64, see `skjepa.precision`.
+        1.2e-7 for float32, 2.2e-16 for float64, see `skjepa.precision.Arithmetic`.
 
     Returns
     -------

@@ -37,7 +37,7 @@ def lanczos_log_volume(
     ----------
     function : callable
         Maps ``(B, *input_shape)`` to ``(B, K)``, each row from its own sample alone; with a rule for forward mode.
-    x : Tensor of shape (B, *input_shape)
+    x : Tensor of shape ``(B, *input_shape)``
     damping : float
         Positive; it takes the place of the floor, for log 0 is minus infinity.
     n_probes, n_steps : int

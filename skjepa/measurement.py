@@ -39,7 +39,7 @@ class Measurement:
     directions : tensor of shape (K, m), optional
         Output directions in the place of all K.
     views, transform, seed
-        Random views, see `skjepa.engine.extract`.
+        Random views, see `skjepa.extract`.
     on_error, n_jobs
         Of the `skjepa.loading.Loader`.
     """
@@ -75,7 +75,7 @@ class Here:
     batch_size : int
         To start with: a batch that runs out of memory is halved, see `skjepa.memory.Halving`.
     observe : callable, optional
-        See `skjepa.engine.extract`.
+        See `skjepa.extract`.
     """
 
     def __init__(

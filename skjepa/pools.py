@@ -69,7 +69,7 @@ def active_pool(device: str, resolve: Callable[[str], str]) -> Pool | None:
     Parameters
     ----------
     device : str
-        As of `skjepa.engine.extract`.
+        As of `skjepa.extract`.
     resolve : callable
         From it to the device of this machine that it means.
     """

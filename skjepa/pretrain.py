@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from skjepa._files import written_whole
 from skjepa.augment import VectorViewOptions, training_views, vector_views

@@ -168,7 +168,7 @@ class PyODDetector(BaseDetector):
         ----------
         X : whatever `detector` takes
         T : float
-            Labels are withheld where 2 |confidence - 1/2| is at most 1 - 2 exp(-T).
+            Labels are withheld where ``2 |confidence - 1/2|`` is at most ``1 - 2 exp(-T)``.
         return_stats : bool
             Also return [expected share of rejections, its upper bound, upper bound of the cost].
         delta, c_fp, c_fn, c_r : float

@@ -10,7 +10,7 @@ from typing import Any
 import joblib
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from skjepa import engine
 from skjepa._files import written_whole

@@ -26,7 +26,7 @@ class EmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         "auto" (images: the bundled encoder; vectors: a `VectorJEPA`), a name that `load_encoder` knows, an `Encoder`,
         or a `VectorJEPA`, which `fit` clones and trains on its rows.
     device, memory_budget, n_jobs
-        See `skjepa.engine.embed`.
+        See `skjepa.embed`.
     on_error : {"raise", "skip"}
         Whether an image that cannot be read is an error, or a row of NaN and a warning.
     random_state : int, RandomState or Generator, optional

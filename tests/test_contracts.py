@@ -10,6 +10,8 @@ import pytest
 from oracles import conv_net, mlp, random_images
 from sklearn.base import clone
 from sklearn.model_selection import cross_validate
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skjepa import (
@@ -56,6 +58,16 @@ class TestFrozen:
         np.testing.assert_array_equal(labels, np.where(decision >= 0, 1, -1))
         assert (labels == -1).sum() == len(data) // 10
         np.testing.assert_array_equal(clone(detector).fit_predict(data), labels)
+
+    def test_notebooks_show_a_diagram(self, name):
+        """Of the estimator and its parameters, without what it has learned: alone, and as the end of a pipeline."""
+        detector, data = FROZEN[name]
+        fitted = clone(detector).fit(data)
+        for shown in (detector, fitted, make_pipeline(FunctionTransformer(), fitted)):
+            page = shown._repr_html_()
+            assert type(detector).__name__ in page
+            assert "calibration_scores_" not in page
+            assert shown._repr_mimebundle_()["text/html"]
 
     def test_subsets_and_order(self, name):
         detector, data = FROZEN[name]

@@ -2,10 +2,14 @@
 
 import re
 import runpy
+import tempfile
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
+
+import skjepa
 
 ROOT = Path(__file__).parents[1]
 SNIPPETS = [
@@ -22,6 +26,8 @@ SNIPPETS = [
         "docs/pyod.md",
         "docs/reports.md",
         "docs/scores.md",
+        "docs/start.md",
+        "docs/theory/derivation.md",
         "docs/thresholds.md",
         "docs/vectors.md",
     )
@@ -30,9 +36,19 @@ SNIPPETS = [
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
-def test_examples_run(path, capsys):
-    runpy.run_path(str(path), run_name="__main__")
-    assert "flagged" in capsys.readouterr().out
+def test_examples_run(path, capsys, monkeypatch, tmp_path):
+    """As the gallery runs them: without a screen, with at least one picture."""
+    if "from distributed" in path.read_text():
+        pytest.importorskip("distributed", reason="needs dask: pip install 'skjepa[dask]'")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(plt, "show", lambda: None)
+    plt.switch_backend("agg")
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+        assert plt.get_fignums()
+    finally:
+        plt.close("all")
+    assert capsys.readouterr().out.strip()
 
 
 def test_readme_has_snippets():
@@ -57,8 +73,36 @@ def test_readme_snippets_run(snippet, tmp_path, monkeypatch):
 
 def test_links_in_documents_lead_somewhere():
     for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")]:
-        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text()):
-            assert (document.parent / target).exists(), f"{document.name} links to {target}, which is not there"
+        for target, heading in re.findall(r"\]\((?!https?:|#)([^)#]+)#?([^)]*)", document.read_text()):
+            found = document.parent / target
+            assert found.exists(), f"{document.name} links to {target}, which is not there"
+            assert not heading or heading in anchors(found), f"{document.name}: {target} has no heading {heading}"
+
+
+def anchors(document: Path) -> set[str]:
+    """Headings as links name them, on code hosts and on the site."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_page_is_on_the_site():
+    index = [ROOT / "docs" / "index.md", *(ROOT / "docs" / "site").glob("*.md")]
+    listed = {
+        (page.parent / f"{line}.md").resolve()
+        for page in index
+        for tree in re.findall(r"```{toctree}(.*?)```", page.read_text(), flags=re.DOTALL)
+        for line in tree.split()
+    }
+    assert {path for path in ROOT.glob("docs/**/*.md") if path.name != "index.md"} <= listed
+
+
+def test_reference_has_every_public_name():
+    reference = (ROOT / "docs" / "site" / "api.rst").read_text().split()
+    assert set(skjepa._PUBLIC) <= set(reference)
+
+
+def test_citation_is_of_this_version():
+    assert f"version: {skjepa.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_tables_are_those_of_the_measured_json():

@@ -40,7 +40,7 @@ def _options(
     context: typer.Context,
     config: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="TOML file with options: a section a command, in it lines such as image-size = 224."),
+        typer.Option(metavar="FILE", help="TOML file: a section a command, with lines such as image-size = 224."),
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:

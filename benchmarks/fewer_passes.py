@@ -15,7 +15,7 @@ Writes docs/results/fewer_passes[_ENCODER].json and docs/images/fewer-passes[-EN
 import argparse
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +50,9 @@ def main() -> None:
     options.add_argument("--n-fit", type=int, default=1000)
     options.add_argument("--n-test", type=int, default=400)
     options.add_argument("--seeds", type=int, default=5)
+    options.add_argument(
+        "--kinds", nargs="+", choices=KINDS, default=KINDS, help="learned ones take minutes for large K"
+    )
     options.add_argument("--cache", type=Path, help="keep what is measured here, and resume: 8 K^2 bytes an image")
     options.add_argument("--quick", action="store_true", help="few images, two seeds: a smoke test")
     options.add_argument("--out", type=Path)
@@ -64,7 +67,7 @@ def main() -> None:
     if chosen.encoder not in OTHERS:
         tiles = {name: images[: 150 if chosen.quick else None] for name, images in demo_images(0).items()}
         suites.append((measure(encoder, tiles, chosen.cache), "fit", "photographs"))
-    rows = [row for suite in suites for row in judge(*suite, seeds=chosen.seeds)]
+    rows = [row for suite in suites for row in judge(*suite, seeds=chosen.seeds, kinds=chosen.kinds)]
     n_components = suites[0][0][NORMAL_FIT].grams.shape[1]
     curve = summarise(rows, n_components)
     results = {
@@ -73,7 +76,7 @@ def main() -> None:
         "bar": {**BAR, "met": meets_bar(curve, n_components), "fewest_passes": fewest_passes(curve)},
         "seconds_per_image": seconds(encoder, cifar[NORMAL_FIT], n_components, repeats=1 if chosen.quick else 3),
     }
-    settings = {name: getattr(chosen, name) for name in ("encoder", "n_fit", "n_test", "seeds", "quick")}
+    settings = {name: getattr(chosen, name) for name in ("encoder", "n_fit", "n_test", "seeds", "kinds", "quick")}
     settings |= {"n_exact": N_EXACT, "input_shape": list(encoder.input_shape or ())}
     suffix = f"_{chosen.encoder}" if chosen.encoder in OTHERS else ""
     out = chosen.out or record.RESULTS / f"{NAME}{suffix}.json"
@@ -98,7 +101,9 @@ def directions_of(kind: str, learned_from: Measured, m: int, seed: int) -> Direc
     return Directions(components, fingerprint, exact.embeddings, exact.singular_values, seen, views)
 
 
-def judge(suite: dict[str, Measured], fit: str, normal: str, *, seeds: int) -> Iterator[dict]:
+def judge(
+    suite: dict[str, Measured], fit: str, normal: str, *, seeds: int, kinds: Sequence[str] = KINDS
+) -> Iterator[dict]:
     """One row for every kind, number of directions, seed, score and set."""
     tests = {name: measured for name, measured in suite.items() if name != fit}
     exact = {score: scored(suite[fit].exact, tests, score, lambda part: part.exact) for score in SCORES}
@@ -108,7 +113,7 @@ def judge(suite: dict[str, Measured], fit: str, normal: str, *, seeds: int) -> I
         drawn = suite[fit][np.sort(np.random.default_rng(seed).choice(len(suite[fit].exact), n, replace=False))]
         for m in (max(1, n_components // share) for share in SHARES):
             enough = n >= exact_samples_needed(m)
-            for kind in KINDS if enough else UNCORRECTED:
+            for kind in [kind for kind in kinds if enough or kind in UNCORRECTED]:
                 directions = directions_of(kind, drawn, m, seed)
                 corrected = directions if "corrected" in kind else None
                 method = directions.method if corrected else "raw"
@@ -226,13 +231,13 @@ def draw(results: dict, path: Path) -> None:
         ),
         (axes[1], "largest_change", "|change of AUROC|, the worst set", BAR["auroc"]),
     ):
-        for kind in KINDS:
+        for kind in dict.fromkeys(row["kind"] for row in results["curve"]):
             rows = [row for row in results["curve"] if row["kind"] == kind and row["score"] == "joint"]
             axis.plot([row["m"] for row in rows], [row[key] for row in rows], marker="o", label=kind)
         axis.axhline(bar, color="grey", linewidth=1, linestyle=":")
         axis.axvline(results["n_components"] / BAR["passes"], color="grey", linewidth=1, linestyle=":")
         axis.set_xscale("log", base=2)
-        ticks = [row["m"] for row in results["curve"] if (row["kind"], row["score"]) == (KINDS[0], "joint")]
+        ticks = sorted({row["m"] for row in results["curve"]})
         axis.set_xticks(ticks, [str(m) for m in ticks])
         axis.set_xlabel(f"passes an image (exact: {results['n_components']})")
         axis.set_ylabel(label)

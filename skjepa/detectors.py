@@ -406,6 +406,9 @@ class JEPAScoreDetector(CalibratedDetector):
         check_score_settings(self.formula, self.reference, self.floor, self.rank)
         if not isinstance(self.method, Directions):
             check_choice("method", self.method, (*METHODS, "subspace"))
+        taken = {"exact": None}.get(self.method, self.n_directions) if isinstance(self.method, str) else None
+        if self.n_directions not in (taken, self._given_directions and self._given_directions.n_directions):
+            raise ValueError(f"n_directions = {self.n_directions} does not go with method {self.method!r}")
         for fitted in self.models_:
             shape = fitted.settings["input_shape"] or ()
             if len(shape) == 1 and getattr(self, "n_features_in_", shape[0]) != shape[0]:

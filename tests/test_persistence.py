@@ -10,12 +10,23 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from oracles import conv_net, random_images
 from pyod.models.ecod import ECOD
+from safetensors.numpy import load_file, save
 from sklearn.exceptions import NotFittedError
 from sklearn.neighbors import KernelDensity
 
 from skjepa import EmbeddingDetector, JEPAScoreDetector, KNNDetector, MahalanobisDetector, VectorJEPA, load_encoder
 from skjepa.encoders import FingerprintError
-from skjepa.persistence import ARRAY_FILE, OBJECT_FILE, NotPortableError, _digest, portable, read_folder, write_folder
+from skjepa.persistence import (
+    ARRAY_FILE,
+    LARGEST_JSON,
+    OBJECT_FILE,
+    NotHereError,
+    NotPortableError,
+    _digest,
+    portable,
+    read_folder,
+    write_folder,
+)
 
 RNG = np.random.default_rng(0)
 ROWS, FRESH = RNG.normal(size=(80, 5)), RNG.normal(size=(30, 5))
@@ -139,10 +150,13 @@ class TestFolders:
         with pytest.raises(ValueError, match="holds a KNNDetector, not a MahalanobisDetector"):
             MahalanobisDetector.load(saved)
 
-    def test_unknown_version(self, saved):
+    @pytest.mark.parametrize("version", [1, 99])
+    def test_another_format(self, version, saved):
         document = json.loads((saved / OBJECT_FILE).read_text())
-        (saved / OBJECT_FILE).write_text(json.dumps(document | {"format": 99}))
-        with pytest.raises(ValueError, match="has format 99; this version of skjepa reads 2"):
+        (saved / OBJECT_FILE).write_text(json.dumps(document | {"format": version}))
+        with pytest.raises(
+            ValueError, match=f"has format {version}; this version of skjepa reads 2: fit and save again"
+        ):
             KNNDetector.load(saved)
 
     def test_missing(self, saved, tmp_path):
@@ -180,6 +194,102 @@ class TestFolders:
         (saved / OBJECT_FILE).write_text(text.replace('"NearestRows"', json.dumps(name)))
         with pytest.raises(ValueError, match="is damaged"):
             KNNDetector.load(saved)
+
+
+def forged(path, change):
+    """The folder after a change of its tree and of its arrays, with a right checksum."""
+    document, arrays = json.loads((path / OBJECT_FILE).read_text()), load_file(path / ARRAY_FILE)
+    change(document["object"]["state"], arrays)
+    packed = save(arrays)
+    document["sha256"] = _digest(document["object"], packed)
+    (path / ARRAY_FILE).write_bytes(packed)
+    (path / OBJECT_FILE).write_text(json.dumps(document))
+
+
+class TestForgery:
+    """The checksum is right: whoever writes a folder writes that, too. tests/faults tries thousands of these."""
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda state, arrays: state.pop("offset_"), r"KNNDetector lacks offset_"),
+            (lambda state, arrays: state.update(predict=1), r"KNNDetector has no attribute predict"),
+            (lambda state, arrays: state.update(offset_="x"), r"KNNDetector\.offset_ is 'x', must be float"),
+            (lambda state, arrays: state.update(n_features_in_=6), r"models_\[0\] has d = 5, which is 6 elsewhere"),
+            (
+                lambda state, arrays: state["models_"][0]["state"].update(metric="no"),
+                r"models_\[0\] cannot be .*metric",
+            ),
+            (lambda state, arrays: state["models_"][0]["state"].update(n_neighbors=999), r"models_\[0\] cannot be"),
+            (lambda state, arrays: state["models_"].clear(), r"0 models do not go with scores of 1 folds"),
+            (lambda state, arrays: arrays.popitem(), r"an entry that means nothing: \{'\$array'"),
+            (lambda state, arrays: arrays.update({k: a[None] for k, a in arrays.items()}), r"has shape"),
+        ],
+    )
+    def test_folder_and_attribute_are_named(self, change, message, saved):
+        forged(saved, change)
+        with pytest.raises(ValueError, match=rf"{saved} is damaged or forged: .*{message}"):
+            KNNDetector.load(saved)
+
+    def test_sizes_that_would_exhaust_memory(self, tmp_path):
+        path = JEPAScoreDetector(JEPA).fit(ROWS).save(tmp_path / "detector")
+
+        def widen(state, arrays):
+            state["encoder_"]["state"]["module"]["state"].update(widths={"$tuple": [10**9, 10**9]})
+
+        forged(path, widen)
+        with pytest.raises(ValueError, match=r"encoder_\.module cannot be what was saved"):
+            JEPAScoreDetector.load(path)
+
+    def test_a_long_object_file_is_not_read(self, saved):
+        with open(saved / OBJECT_FILE, "r+b") as file:
+            file.truncate(LARGEST_JSON + 1)  # a hole, no bytes on the disk
+        with pytest.raises(ValueError, match=r"object\.json has 67108865 bytes, it may have 67108864"):
+            KNNDetector.load(saved)
+
+    @pytest.mark.parametrize(
+        "text", ["[" * 10**6, '{"object": ' + "[" * 900 + "]" * 900 + "}", "NaN", '{"format": NaN}']
+    )
+    def test_json_that_is_too_deep_or_none(self, text, saved):
+        (saved / OBJECT_FILE).write_text(text)
+        with pytest.raises(ValueError, match=f"{saved} is damaged"):
+            KNNDetector.load(saved)
+
+    @pytest.mark.parametrize(
+        ("recipe", "named"),
+        [
+            ({"source": "/etc/passwd"}, "'/etc/passwd'"),
+            ({"source": "encoder.safetensors"}, "'encoder.safetensors'"),
+            ({"source": "local-dir:/home"}, "'local-dir:/home'"),
+            ({"source": "hf-hub:someone/model"}, "'hf-hub:someone/model'"),
+            ({"weights": "/tmp/weights.bin"}, "'bundled' with weights '/tmp/weights.bin'"),
+        ],
+    )
+    def test_an_encoder_elsewhere_is_not_looked_for(self, recipe, named, tmp_path, monkeypatch):
+        path = JEPAScoreDetector().fit(TestEncoders.X).save(tmp_path / "detector")
+        forged(path, lambda state, arrays: state["encoder_"]["state"]["recipe"].update(recipe))
+        given = load_encoder("bundled")
+        monkeypatch.setattr("skjepa.encoders.load_encoder", lambda *args, **options: pytest.fail("looked for"))
+        with pytest.raises(NotHereError, match=f"names its encoder as {named}: paths .* give load_encoder"):
+            JEPAScoreDetector.load(path)
+        assert JEPAScoreDetector.load(path, encoder=given).encoder_ is given
+
+    def test_nor_is_one_named_as_a_parameter(self, tmp_path):
+        path = KNNDetector().fit(ROWS).save(tmp_path / "detector")
+        encoder = load_encoder("bundled")
+        path = JEPAScoreDetector(encoder).fit(JEPAScoreDetector(encoder).extract(TestEncoders.X)).save(path)
+        forged(path, lambda state, arrays: state.update(encoder="hf-hub:someone/model"))
+        with pytest.raises(NotHereError, match="hf-hub:someone/model"):
+            JEPAScoreDetector.load(path)
+        assert JEPAScoreDetector.load(path, encoder=encoder).encoder is encoder
+
+
+def test_what_could_not_be_read_is_not_written(tmp_path):
+    detector = JEPAScoreDetector(JEPA).fit(ROWS)
+    detector.on_error = "ignore"
+    with pytest.raises(NotPortableError, match=r"JEPAScoreDetector\.on_error is 'ignore', must be Literal"):
+        detector.save(tmp_path / "detector")
+    assert not list(tmp_path.iterdir())
 
 
 @portable

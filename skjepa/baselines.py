@@ -158,6 +158,11 @@ class MahalanobisDetector(_OnEmbeddings):
         self.calibration = calibration
         self.random_state = random_state
 
+    def portable_check(self) -> None:
+        super().portable_check()
+        if any(("class_means" in model) != ("class_precision" in model) for model in self.models_):
+            raise ValueError("class_means and class_precision go together")
+
     def _check_parameters(self) -> None:
         if self.covariance is not None and not hasattr(self.covariance, "mahalanobis"):
             raise TypeError(f"covariance must be an estimator of sklearn.covariance; got {self.covariance!r}")

@@ -57,4 +57,28 @@ def sizes_line() -> str:
     )
 
 
+def soak_line() -> str:
+    """A long run of one process: memory and speed."""
+    found = read("soak_cpu")
+    size = found["result_bytes"] / 2**20
+    second, last = (found["resident_bytes"][i] / 2**20 for i in (1, -1))
+    before, after = (found["seconds_per_image"][i] * 1e3 for i in (1, -1))
+    return (
+        f"{found['images']:,} images of 32x32 in one process: {second:,.0f} MiB of memory in the second tenth, "
+        f"{last:,.0f} MiB in the last ({found['growth']:+.1%}), the result is {size:.0f} MiB. "
+        f"An image took {before:.0f} ms of processor time in the second tenth, {after:.0f} ms in the last."
+    )
+
+
+def forged_line() -> str:
+    """What came of forged folders of saved detectors."""
+    found = read("forgery")
+    total = {name: f"{n:,}" for name, n in found["total"].items()}
+    return (
+        f"{total['tried']} forged folders of {len(found['kinds'])} kinds of saved detectors: {total['refused']} were "
+        f"refused when loaded, {total['refused in use']} when given new samples; {total['the same scores']} loaded and "
+        f"gave the same scores, {total['other scores']} others; {total['loads']} loaded and then failed."
+    )
+
+
 RELIABILITY = {"tried": tried_table, "tried-sizes": sizes_line}

@@ -39,7 +39,7 @@ print(detector.diagnose())
 # Why is this image odd?
 # ----------------------
 # The terms of the score add up to it. Here, of each kind, the image of the lowest score, and every term in standard
-# deviations of the fit images: a bar to the left is less normal than they are.
+# deviations of the fit images: a bar to the left is less normal than they are, a red one by more than two.
 
 explained = detector.explain(incoming)
 lowest = [np.flatnonzero(kind_of == kind)[np.argmin(explained.score[kind_of == kind])] for kind in kinds]

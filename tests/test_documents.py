@@ -35,7 +35,12 @@ SNIPPETS = [
 ]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
+def example(path):
+    """Those that measure hundreds of images take half a minute each: here they are slow tests, `make docs` runs all."""
+    return pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if "demo_images" in path.read_text() else [])
+
+
+@pytest.mark.parametrize("path", map(example, sorted((ROOT / "examples").glob("*.py"))))
 def test_examples_run(path, capsys, monkeypatch, tmp_path):
     """As the gallery runs them: without a screen, with at least one picture."""
     if "from distributed" in path.read_text():
@@ -88,10 +93,10 @@ def anchors(document: Path) -> set[str]:
 def test_every_page_is_on_the_site():
     index = [ROOT / "docs" / "index.md", *(ROOT / "docs" / "site").glob("*.md")]
     listed = {
-        (page.parent / f"{line}.md").resolve()
+        (page.parent / f"{name.strip('<>')}.md").resolve()
         for page in index
         for tree in re.findall(r"```{toctree}(.*?)```", page.read_text(), flags=re.DOTALL)
-        for line in tree.split()
+        for name in tree.split()  # or: Title <name>
     }
     assert {path for path in ROOT.glob("docs/**/*.md") if path.name != "index.md"} <= listed
 

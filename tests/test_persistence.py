@@ -1,6 +1,7 @@
 import json
 import os
 import re
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.neighbors import KernelDensity
 
 from skjepa import EmbeddingDetector, JEPAScoreDetector, KNNDetector, MahalanobisDetector, VectorJEPA, load_encoder
-from skjepa.encoders import FingerprintError
+from skjepa.encoders import FingerprintError, _Recipe
 from skjepa.persistence import (
     ARRAY_FILE,
     LARGEST_JSON,
@@ -103,6 +104,9 @@ class TestEncoders:
         (path / OBJECT_FILE).write_text(json.dumps(document))
         with pytest.raises(FingerprintError, match="expected 000000000000"):
             JEPAScoreDetector.load(path)
+
+    def test_all_that_load_encoder_takes_is_written(self):
+        assert set(signature(load_encoder).parameters) == set(_Recipe.__annotations__)
 
     def test_what_a_gpu_saved_loads_without_one(self, tmp_path):
         detector = JEPAScoreDetector(JEPA).fit(ROWS)

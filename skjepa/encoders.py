@@ -373,11 +373,14 @@ def _load(source, *, image_size, mean, std, output, weights) -> tuple[nn.Module,
         module = load_timm_model(name, image_size=image_size, projected=projected, weights=weights)
         return _fast(module), timm_preprocessing(module, image_size=image_size, mean=mean, std=std)
     module, metadata = read_network(BUNDLED if name == "bundled" else name)
-    preprocessing = plain_preprocessing(
-        image_size or metadata["image_size"],
-        metadata["mean"] if mean is None else mean,
-        metadata["std"] if std is None else std,
-    )
+    try:
+        preprocessing = plain_preprocessing(
+            image_size or metadata["image_size"],
+            metadata["mean"] if mean is None else mean,
+            metadata["std"] if std is None else std,
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{name} does not say which images it takes: {error!r}") from error
     return _fast(module), preprocessing
 
 

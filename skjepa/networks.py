@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from skjepa._files import written_whole
 
 FORMAT = 1
+_MOST_LAYERS = 10_000  # of a file: one of a stranger could name any number
 
 
 class _Block(nn.Module):
@@ -291,12 +292,23 @@ def read_network(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:
         metadata = json.loads(header)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: the 'skjepa' metadata is not JSON: {error}") from error
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{path}: the 'skjepa' metadata is {type(metadata).__name__}, not a description")
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} has format {metadata.get('format')!r}; this version of skjepa reads {FORMAT}")
     try:
-        module = build_network(metadata["network"], **metadata["kwargs"])
-        dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
-        module.to(dtype).load_state_dict(tensors)
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        module = _with_tensors(metadata["network"], metadata["kwargs"], tensors)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{path} does not fit the network it names: {error}") from error
     return module.eval(), metadata
+
+
+def _with_tensors(name: str, kwargs: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
+    """A network of these tensors. What the file says of sizes is not believed: memory is taken for its tensors only."""
+    depths = [kwargs.get("depth", 0), *kwargs.get("depths", ()), len(kwargs.get("widths", ()))]
+    if sum(depths) > _MOST_LAYERS:
+        raise ValueError(f"{sum(depths)} layers are more than the {_MOST_LAYERS} that are read")
+    with torch.device("meta"):
+        module = build_network(name, **kwargs)
+    module.load_state_dict(tensors, assign=True)
+    return module

@@ -319,7 +319,7 @@ def require_known_source(source: Any, weights: str | None = None) -> None:
         named = repr(source) if weights is None else f"{source!r} with weights {weights!r}"
         raise NotHereError(
             f"the saved detector names its encoder as {named}: paths and pages of the hub are not followed, for "
-            "whoever wrote the folder chose them; if you trust it, give load_encoder(...) of it as encoder="
+            "whoever wrote the folder chose them; if you trust it, give it as encoder="
         )
 
 

@@ -27,6 +27,7 @@ from skjepa.calibration import (
     cross_conformal_margin,
     cross_conformal_p_values,
 )
+from skjepa.encoders import load_encoder
 from skjepa.extraction import Extraction
 from skjepa.persistence import read_folder, write_folder
 from skjepa.portable_schema import Above, Mark, MayLack, Saved
@@ -308,8 +309,9 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         Parameters
         ----------
         path : path-like
-        encoder : Encoder, optional
-            The one it was fitted with, where that was made from a module of your own.
+        encoder : Encoder or str, optional
+            The one it was fitted with, as `load_encoder` makes or takes it, where that was made from a module of your
+            own, or lies in a file, in a folder or on a page of the hub.
 
         Raises
         ------
@@ -318,7 +320,7 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         skjepa.encoders.FingerprintError
             The encoder is not the one that was saved.
         """
-        made = read_folder(path, {} if encoder is None else {"encoder": encoder})
+        made = read_folder(path, {} if encoder is None else {"encoder": load_encoder(encoder)})
         if not isinstance(made, cls):
             raise ValueError(f"{path} holds a {type(made).__name__}, not a {cls.__name__}")
         check_is_fitted(made)

@@ -178,8 +178,8 @@ class VolumeExplainer:
         return write_folder(self, path, versions={"skjepa": __version__})
 
     @classmethod
-    def load(cls, path: str | os.PathLike, *, encoder: Encoder | None = None) -> Self:
-        """Read what `save` wrote; `encoder` where it was made from a module of your own.
+    def load(cls, path: str | os.PathLike, *, encoder: Encoder | str | None = None) -> Self:
+        """Read what `save` wrote; `encoder` as `JEPAScoreDetector.load` takes it.
 
         Raises
         ------
@@ -188,7 +188,7 @@ class VolumeExplainer:
         skjepa.encoders.FingerprintError
             The encoder is not the one that was saved.
         """
-        made = read_folder(path, {} if encoder is None else {"encoder": encoder})
+        made = read_folder(path, {} if encoder is None else {"encoder": load_encoder(encoder)})
         if not isinstance(made, cls):
             raise ValueError(f"{path} holds a {type(made).__name__}, not a {cls.__name__}")
         return made

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 from inspect import signature
 from typing import Any
 
@@ -16,7 +17,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.neighbors import KernelDensity
 
 from skjepa import EmbeddingDetector, JEPAScoreDetector, KNNDetector, MahalanobisDetector, VectorJEPA, load_encoder
-from skjepa.encoders import FingerprintError, _Recipe
+from skjepa.encoders import BUNDLED, FingerprintError, _Recipe
 from skjepa.persistence import (
     ARRAY_FILE,
     LARGEST_JSON,
@@ -274,7 +275,7 @@ class TestForgery:
         forged(path, lambda state, arrays: state["encoder_"]["state"]["recipe"].update(recipe))
         given = load_encoder("bundled")
         monkeypatch.setattr("skjepa.encoders.load_encoder", lambda *args, **options: pytest.fail("looked for"))
-        with pytest.raises(NotHereError, match=f"names its encoder as {named}: paths .* give load_encoder"):
+        with pytest.raises(NotHereError, match=f"names its encoder as {named}: paths .* give it as encoder="):
             JEPAScoreDetector.load(path)
         assert JEPAScoreDetector.load(path, encoder=given).encoder_ is given
 
@@ -286,6 +287,15 @@ class TestForgery:
         with pytest.raises(NotHereError, match="hf-hub:someone/model"):
             JEPAScoreDetector.load(path)
         assert JEPAScoreDetector.load(path, encoder=encoder).encoder is encoder
+
+    def test_an_encoder_in_a_file_is_given_by_its_path(self, tmp_path):
+        shutil.copy(BUNDLED, tmp_path / "own.safetensors")
+        detector = JEPAScoreDetector(load_encoder(tmp_path / "own.safetensors")).fit(TestEncoders.X)
+        path = detector.save(tmp_path / "detector")
+        with pytest.raises(NotHereError, match=r"own\.safetensors"):
+            JEPAScoreDetector.load(path)
+        again = JEPAScoreDetector.load(path, encoder=str(tmp_path / "own.safetensors"))
+        np.testing.assert_array_equal(again.score_samples(TestEncoders.X), detector.score_samples(TestEncoders.X))
 
 
 def test_what_could_not_be_read_is_not_written(tmp_path):

@@ -26,8 +26,8 @@ MIN_EXACT = 50
 
 EXACT_A_DIRECTION = 3
 
-SUBSPACE = "subspace of"
-"""How the method of an extraction begins that was made with learned directions."""
+SUBSPACE, SKETCH = "subspace of", "sketch of"
+"""How the method of an extraction begins that was made with learned directions, or with random ones."""
 
 _N_FOLDS = 5
 _ALPHAS = np.logspace(-2, 4, 13)
@@ -96,7 +96,7 @@ class Directions:
         ``views`` and ``transform`` of those samples, as the meta of their extraction has them.
     """
 
-    components: Annotated[NDArray[np.float64], "K m"]
+    components: Annotated[NDArray[np.float64], "K m", Above(-1e6, below=1e6)]
     encoder: str | None = None
     embeddings: Annotated[NDArray[np.float64], "s K"] | None = None
     singular_values: Annotated[NDArray[np.float64], "s V R"] | None = None

@@ -79,10 +79,10 @@ def write_folder(value: Any, path: str | os.PathLike, *, versions: dict[str, str
     if path.is_symlink() or (path.exists() and not (path.is_dir() and {p.name for p in path.iterdir()} == _FILES)):
         raise FileExistsError(f"{path} exists and is not a saved detector; choose another name")
     arrays: dict[str, NDArray] = {}
-    tree = _encode(value, type(value).__name__, arrays)
     try:
+        tree = _encode(value, type(value).__name__, arrays)
         check(_decode(tree, arrays))
-    except SchemaError as error:
+    except ValueError as error:
         raise NotPortableError(f"{error}, to be written without pickle") from error
     packed = save_arrays(arrays)
     document = {"format": FORMAT, "versions": versions, "sha256": _digest(tree, packed), "object": tree}
@@ -175,6 +175,8 @@ def _encode(value: Any, where: str, arrays: dict[str, NDArray]) -> Any:
     if isinstance(value, dict) and all(isinstance(key, str) and not key.startswith("$") for key in value):
         return {key: _encode(item, f"{where}[{key!r}]", arrays) for key, item in value.items()}
     if is_portable(value):
+        if hasattr(value, "portable_check"):
+            value.portable_check()
         state = value.portable_state() if hasattr(value, "portable_state") else vars(value)
         inner = {key: _encode(item, f"{where}.{key}", arrays) for key, item in state.items()}
         return {"$class": type(value).__name__, "state": inner}

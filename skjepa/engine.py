@@ -1,6 +1,7 @@
 """THE loop: encoder x data -> `Extraction`. Batching, memory, views, store, bad samples and progress, for everyone."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from typing import Any
@@ -13,7 +14,14 @@ from tqdm.auto import tqdm
 
 from skjepa import __version__
 from skjepa._validation import check_choice, check_integer, check_number, seed_from
-from skjepa.directions import DEFAULT_SHARE, SUBSPACE, Directions, check_number_of_directions, random_directions
+from skjepa.directions import (
+    DEFAULT_SHARE,
+    SKETCH,
+    SUBSPACE,
+    Directions,
+    check_number_of_directions,
+    random_directions,
+)
 from skjepa.encoders import Encoder, FingerprintError, load_encoder
 from skjepa.extraction import Extraction
 from skjepa.functionals import PAPER_FLOOR, combine_views, log_volume, warn_if_floor_is_noise
@@ -86,7 +94,8 @@ def extract(
         Threads that read images, in each process; -1 for one a core. How many processes measure is said by
         ``joblib.parallel_config`` around the call, see docs/scaling.md: "loky" for this machine, "dask" for a cluster.
     on_error : {"raise", "skip"}
-        What to do with a sample that cannot be read: an error that names it, or a warning that does.
+        What to do with a sample that cannot be read, or whose embedding or Jacobian is not finite: an error that names
+        it, or a warning that does. Every other sample of the batch is kept in the store first.
     random_state : int, RandomState or Generator, optional
         Seeds the views and the sketch; None means 0, so that two runs agree.
     progress : bool
@@ -108,6 +117,8 @@ def extract(
         `store` was made with other settings.
     MemoryError
         One sample alone does not fit.
+    DeviceError
+        A GPU failed; names the batch. In other processes the batch is measured again instead, by another process.
     """
     if isinstance(X, Extraction):
         raise TypeError("X is an Extraction already: pass it on instead of extracting it again")
@@ -154,7 +165,7 @@ def extract(
             # Views draw their randomness from the id, which is part of the sample then.
             by_name = store is not None or transform is not None
             kept = None if opened is None else _Kept(opened, source, by_name=by_name)
-            rows = _run(source, measured, progress, kept)
+            rows = _run(source, measured, progress, on_error, kept)
     meta["device"] = ", ".join(sorted(measured.devices)) or meta["device"]
     return _assemble(source, rows, measured.skipped, meta)
 
@@ -195,7 +206,7 @@ def embed(
     with _ready(encoder, _input_shape(encoder, source), own) as (function, probed):
         measurement = Measurement(encoder, 0, _sample_bytes(encoder, probed), on_error=on_error, n_jobs=n_jobs)
         measured = _measured(pool, measurement, function, source, device, memory_budget)
-        rows = _run(source, measured, progress)
+        rows = _run(source, measured, progress, on_error)
     _require_any(source, rows, measured.skipped)
     missing = (np.full(probed.n_components, np.nan),)
     return np.stack([rows.get(name, missing)[0] for name in source.ids.tolist()])
@@ -318,7 +329,7 @@ def _output_directions(
         chosen, name = method, method.method
     elif method == "sketch":
         m = n_directions or max(1, n_components // DEFAULT_SHARE)
-        chosen, name = random_directions(n_components, m, seed=seed), f"sketch of {m} directions"
+        chosen, name = random_directions(n_components, m, seed=seed), f"{SKETCH} {m} directions"
     else:
         return "exact", None
     return name, torch.from_numpy(chosen.components).to(encoder.dtype)
@@ -408,7 +419,9 @@ class _Kept:
         self.store.append([self.keys[name] for name in names], embeddings, sigma, failures)
 
 
-def _run(source: Source, measured: Here | Spread, progress: bool, kept: _Kept | None = None) -> dict[str, Arrays]:
+def _run(
+    source: Source, measured: Here | Spread, progress: bool, on_error: str, kept: _Kept | None = None
+) -> dict[str, Arrays]:
     """Every sample measured once: id -> its row of each array. Equal ids are equal content."""
     first = _first_positions(source)
     rows = {} if kept is None else kept.read()
@@ -428,12 +441,18 @@ def _run(source: Source, measured: Here | Spread, progress: bool, kept: _Kept | 
         closing(measured([first[name] for name in missing])) as batches,
     ):
         for positions, arrays in batches:
-            names = [str(source.ids[i]) for i in positions]
-            _check_finite(names, arrays)
+            finite, n = _finite(arrays), len(positions)
+            broken = {i: _not_finite(str(source.ids[i])) for i, ok in zip(positions, finite, strict=True) if not ok}
+            names = [str(source.ids[i]) for i in positions if i not in broken]
+            arrays = tuple(array[finite] for array in arrays)
+            if on_error == "skip":
+                _skip(broken, measured.skipped)
             if kept is not None:
                 kept.append(names, arrays, _news(source, measured.skipped, noted))
+            if broken and on_error == "raise":
+                raise EncoderError(next(iter(broken.values())))
             rows.update(zip(names, zip(*arrays, strict=True), strict=True))
-            bar.update(len(positions))
+            bar.update(n)
     if kept is not None and (unreadable := _news(source, measured.skipped, noted)):
         kept.append([], ([], []), unreadable)
     return rows
@@ -454,10 +473,20 @@ def _first_positions(source: Source) -> dict[str, int]:
     return first
 
 
-def _check_finite(names: list[str], arrays: Arrays) -> None:
-    finite = np.all([np.isfinite(array).reshape(len(names), -1).all(axis=1) for array in arrays], axis=0)
-    if not finite.all():
-        raise EncoderError(f"the encoder's output or Jacobian is not finite at sample {names[int(np.argmin(finite))]}")
+def _finite(arrays: Arrays) -> NDArray[np.bool_]:
+    """Which samples have finite embeddings and singular values throughout."""
+    return np.all([np.isfinite(array).reshape(len(array), -1).all(axis=1) for array in arrays], axis=0)
+
+
+def _not_finite(name: str) -> str:
+    return f"the encoder's output or Jacobian is not finite at sample {name}"
+
+
+def _skip(broken: dict[int, str], skipped: dict[int, str]) -> None:
+    """What was read and cannot be scored goes the way of what cannot be read."""
+    for reason in broken.values():
+        warnings.warn(f"skipped: {reason}", stacklevel=4)
+    skipped |= broken
 
 
 def _require_any(source: Source, rows: dict[str, Arrays], skipped: dict[int, str]) -> None:

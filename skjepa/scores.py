@@ -18,7 +18,7 @@ from skjepa.densities import (
     SpectrumDensity,
     out_of_fold_scores,
 )
-from skjepa.directions import SUBSPACE, Correction, Directions
+from skjepa.directions import SKETCH, SUBSPACE, Correction, Directions
 from skjepa.extraction import Extraction, SettingsMismatchError
 from skjepa.functionals import combine_views, log_volume, warn_if_floor_is_noise
 from skjepa.persistence import portable
@@ -134,18 +134,20 @@ class ScoreModel:
                 raise ValueError(f"{name} has the terms {', '.join(getattr(self, name)) or 'none'}")
 
 
-def joint_weights(terms: Terms) -> dict[str, float]:
+def joint_weights(terms: Terms, filled: float = 1.0) -> dict[str, float]:
     """What each term of the joint score counts, learned from out-of-fold values of the fit samples.
 
     Standardised, log q(z) counts 1; the log-volume s, log q(z / norm z), log q(s | z) and log q(sigma | z) count a half
     each. But s and log q(z) are parts of one formula: where normal samples show them opposed, to standardise them is to
     let them cancel. So that sum gives way to s + log q(z) in nats, standardised as a whole and counting as much, by the
-    share c = max(0, -correlation of s and log q(z)).
+    share c = max(0, -correlation of s and log q(z)) times `filled`.
 
     Parameters
     ----------
     terms : dict
         Those named in `JOINT_WEIGHTS`, each (n_samples,).
+    filled : float
+        Share of the directions that s counts which the embeddings fill, see `filled_share`.
 
     Returns
     -------
@@ -156,10 +158,19 @@ def joint_weights(terms: Terms) -> dict[str, float]:
     spread = {name: _spread(value) for name, value in terms.items()}
     opposed = 0.0
     if np.isfinite([spread["volume"], spread["density"]]).all():
-        opposed = max(0.0, -float(np.corrcoef(s, log_q)[0, 1]))
+        opposed = filled * max(0.0, -float(np.corrcoef(s, log_q)[0, 1]))
     weights = {name: (1 - opposed) * share / spread[name] for name, share in JOINT_WEIGHTS.items()}
     whole = opposed * sum(JOINT_WEIGHTS.values()) / _spread(s + log_q)
     return weights | {name: weights[name] + whole for name in ("volume", "density")}
+
+
+def filled_share(embeddings: NDArray[np.float64], n_directions: int) -> float:
+    """Intrinsic dimension of the embeddings over the number of directions that the log-volume counts, at most 1.
+
+    s + log q(z) is the log-density of the input where both are of the same directions. Embeddings of real images fill
+    few of them, and q(z) knows nothing of what s sums over the others.
+    """
+    return min(1.0, KNNDensity().fit(embeddings).intrinsic_dim_ / n_directions)
 
 
 def fit_score_model(
@@ -225,7 +236,10 @@ def fit_score_model(
     if formula == "joint":
         model.location = {name: float(np.mean(value)) for name, value in out_of_fold.items()}
         model.scale = {name: _spread(value) for name, value in out_of_fold.items()}
-        weights = model.weight = joint_weights(out_of_fold)
+        # A sketch measures some of the directions and stands for all of them.
+        is_sketch = str(extraction.meta.get("method")).startswith(SKETCH)
+        n_directions = z.shape[1] if is_sketch else model.rank
+        weights = model.weight = joint_weights(out_of_fold, filled_share(z, n_directions))
     model.seen = SeenSamples.learn(z, s, model.raw_terms(extraction, s), out_of_fold, weights)
     return model
 

@@ -1,10 +1,13 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.neighbors import KernelDensity
 
+from skjepa.densities import KNNDensity
 from skjepa.extraction import Extraction
 from skjepa.functionals import log_volume
-from skjepa.scores import AUTO_FLOOR, JOINT_WEIGHTS, fit_score_model, joint_weights
+from skjepa.scores import AUTO_FLOOR, JOINT_WEIGHTS, filled_share, fit_score_model, joint_weights
 
 RNG = np.random.default_rng(0)
 
@@ -84,11 +87,39 @@ class TestJointWeights:
         assert weights["density"] == pytest.approx(3 / (4 * s).std())
         assert [weights[name] for name in OTHERS] == pytest.approx([0, 0, 0], abs=1e-9)
 
+    @given(st.floats(0, 1))
+    def test_so_far_as_embeddings_fill_the_directions_that_the_volume_counts(self, filled):
+        s = RNG.normal(size=500)
+        terms = {"volume": s, "density": -5 * s, **OTHERS}
+        none, some, all_ = (joint_weights(terms, share) for share in (0.0, filled, 1.0))
+        assert none["volume"] == pytest.approx(0.5 / s.std())
+        for name in terms:
+            assert some[name] == pytest.approx((1 - filled) * none[name] + filled * all_[name])
+
     def test_a_term_that_does_not_vary_counts_nothing(self):
         constant = dict.fromkeys(OTHERS, np.zeros(500))
         log_q = RNG.normal(size=500)
         weights = joint_weights({"volume": np.ones(500), "density": log_q, **constant})
         assert weights == {"volume": 0, "density": pytest.approx(1 / log_q.std()), **dict.fromkeys(constant, 0)}
+
+
+def test_the_share_filled_is_the_intrinsic_dimension_by_the_number_of_directions():
+    plane = RNG.normal(size=(1000, 2)) @ RNG.normal(size=(2, 40))
+    assert filled_share(plane, 40) == pytest.approx(2 / 40, rel=0.15)
+    assert filled_share(plane, 2) == pytest.approx(1, rel=0.15)
+    assert filled_share(plane, 1) == 1
+
+
+def test_a_sketch_counts_the_directions_that_it_stands_for():
+    """Five of fifty, opposed to a density of few dimensions: no reason to trust their sum in nats."""
+    data = extraction(n=300, k=5)
+    s = -3 * KNNDensity().fit(data.embeddings).fit_scores_
+    data.singular_values[:] = np.exp(s / 5)[:, np.newaxis, np.newaxis]
+    opposed = fit(data)
+    meta = {**data.meta, "method": "sketch of 5 directions"}
+    sketched = fit(Extraction(np.repeat(data.embeddings, 10, axis=1), data.singular_values, data.ids, meta))
+    assert opposed.weight["volume"] * opposed.scale["volume"] > 1
+    assert 0.5 < sketched.weight["volume"] * sketched.scale["volume"] < 0.7
 
 
 def test_a_jacobian_that_varies_by_rounding_alone_counts_nothing():

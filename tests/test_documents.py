@@ -40,7 +40,7 @@ def example(path):
     return pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if "demo_images" in path.read_text() else [])
 
 
-@pytest.mark.parametrize("path", map(example, sorted((ROOT / "examples").glob("*.py"))))
+@pytest.mark.parametrize("path", [example(path) for path in sorted((ROOT / "examples").glob("*.py"))])
 def test_examples_run(path, capsys, monkeypatch, tmp_path):
     """As the gallery runs them: without a screen, with at least one picture."""
     if "from distributed" in path.read_text():

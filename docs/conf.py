@@ -89,9 +89,11 @@ def skip_inherited(app, what, name, member, skip, options):
 
 
 def relink(app, docname, source):
-    """Read pages of `ELSEWHERE` where they lie, and turn links to them to where the site has them."""
+    """Read pages of `ELSEWHERE` where they lie, and turn links to them, and to examples, to where the site has them."""
     root = Path(app.srcdir).parent
     shown = {(root / path).resolve(): root / "docs" / f"{name}.md" for name, path in ELSEWHERE.items()}
+    shown |= {path: root / "docs" / "gallery" / f"{path.stem}.rst" for path in root.glob("examples/*.py")}
+    shown |= {root / "examples": root / "docs" / "gallery" / "index.rst"}
     page = root / "docs" / f"{docname}.md"
     if not page.exists():
         return

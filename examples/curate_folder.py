@@ -14,10 +14,10 @@ from skjepa import JEPAScoreDetector, extract, prune
 from skjepa.demo import demo_images
 
 images = demo_images(seed=0)
-photographs, reference = images["fit"][:200], images["photographs"]
+photographs, reference = images["fit"][:150], images["photographs"][:150]
 kinds = ("MRI scan", "elevation model", "digits")
-collection = np.concatenate([photographs, *(images[kind][:13] for kind in kinds)])
-kind_of = np.repeat(["photograph", *kinds], [200, 13, 13, 13])
+collection = np.concatenate([photographs, *(images[kind][:10] for kind in kinds)])
+kind_of = np.repeat(["photograph", *kinds], [150, 10, 10, 10])
 is_junk = kind_of != "photograph"
 
 # %%
@@ -34,9 +34,9 @@ ways = {
 }
 for name, pruned in ways.items():
     dropped = ~pruned.kept
-    counts = ", ".join(f"{np.sum(dropped & (kind_of == kind))} of 13 {kind}" for kind in kinds)
+    counts = ", ".join(f"{np.sum(dropped & (kind_of == kind))} of 10 {kind}" for kind in kinds)
     auroc = roc_auc_score(is_junk, -pruned.scores)
-    print(f"{name}: AUROC {auroc:.2f}; dropped {counts}, {np.sum(dropped & ~is_junk)} of 200 photographs")
+    print(f"{name}: AUROC {auroc:.2f}; dropped {counts}, {np.sum(dropped & ~is_junk)} of 150 photographs")
 
 # %%
 # Precision against recall

@@ -20,12 +20,12 @@ from skjepa.evaluation import detection_metrics
 # Fit on tiles of photographs, and hold half of them out for calibration.
 
 images = demo_images(seed=0)
-measured = {name: extract("bundled", group) for name, group in images.items()}
+measured = {name: extract("bundled", group[:200]) for name, group in images.items() if name != "digits"}
 detector = JEPAScoreDetector(target_fpr=0.05, calibration=0.5, random_state=0).fit(measured["fit"])
 
 normal_scores = detector.score_samples(measured["photographs"])
 print(f"photographs: {np.mean(normal_scores < detector.offset_):.1%} flagged (promised: at most 5 % on average)")
-for name in ("MRI scan", "elevation model", "digits"):
+for name in ("MRI scan", "elevation model"):
     scores = detector.score_samples(measured[name])
     auroc = detection_metrics(normal_scores, scores)["auroc"]
     print(f"{name}: {np.mean(scores < detector.offset_):.1%} flagged, AUROC {auroc:.3f}")

@@ -16,7 +16,7 @@ from skjepa.demo import demo_images
 from skjepa.evaluation import detection_metrics
 
 images = demo_images(seed=0)
-normal, outliers = images["fit"][:200], images["MRI scan"][:50]
+normal, outliers = images["fit"][:150], images["MRI scan"]
 is_outlier = np.repeat([0, 1], [len(normal), len(outliers)])
 
 # %%
@@ -69,9 +69,9 @@ plt.show()
 
 detector = JEPAScoreDetector(encoder, **search.best_params_, target_fpr=0.1, calibration=0.3, random_state=0)
 detector.fit(extraction[is_outlier == 0])
-unseen = detector.score_samples(images["photographs"][:100])
+unseen = detector.score_samples(images["photographs"][:60])
 print(f"photographs: {np.mean(unseen < detector.offset_):.1%} flagged (promised: at most 10 % on average)")
 for name in ("elevation model", "digits"):
-    scores = detector.score_samples(images[name][:100])
+    scores = detector.score_samples(images[name][:60])
     auroc = detection_metrics(unseen, scores)["auroc"]
     print(f"{name}: {np.mean(scores < detector.offset_):.1%} flagged, AUROC {auroc:.3f}")

@@ -31,8 +31,8 @@ def write(name, images, prefix):
 
 
 images = demo_images(seed=0)
-write("normal", images["fit"], "photograph")
-write("incoming", images["photographs"][:100], "photograph")
+write("normal", images["fit"][:200], "photograph")
+write("incoming", images["photographs"][:60], "photograph")
 for kind in ("MRI scan", "elevation model", "digits"):
     write("incoming", images[kind][:6], kind)
 

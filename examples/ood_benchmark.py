@@ -30,7 +30,7 @@ images = demo_images(seed=0)
 normal = np.concatenate([images.pop("fit"), images.pop("photographs")])
 result = run_benchmark(
     normal,
-    {name: group[:100] for name, group in images.items()},
+    {name: group[:60] for name, group in images.items()},
     {
         "skjepa": JEPAScoreDetector(),
         "JEPA-SCORE alone": JEPAScoreDetector(formula="jepa"),
@@ -39,7 +39,7 @@ result = run_benchmark(
         "isolation forest": EmbeddingDetector(IsolationForest(random_state=0)),
         "bits per pixel": ComplexityDetector(),
     },
-    limit=300,
+    limit=240,
     n_resamples=200,
 )
 

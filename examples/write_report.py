@@ -16,17 +16,19 @@ from skjepa.demo import demo_images
 
 images = demo_images(seed=0)
 kinds = ("photographs", "MRI scan", "elevation model", "digits")
-incoming = np.concatenate([images[kind][:15] for kind in kinds])
-kind_of = np.repeat(kinds, 15)
+incoming = np.concatenate([images[kind][:10] for kind in kinds])
+kind_of = np.repeat(kinds, 10)
 
 # %%
 # The page
 # --------
 # Summary, histogram, galleries with the nearest normal images, a map, a diagnosis of the encoder in words, and a
-# table to search and sort. One file, which fetches nothing.
+# table to search and sort. One file, which fetches nothing. The expensive pass is done once, for the page and for what
+# follows.
 
-detector = JEPAScoreDetector(target_fpr=0.1, calibration=0.3, random_state=0).fit(images["fit"])
-page = report(detector, incoming, Path(mkdtemp()) / "report.html", normal=images["fit"][:100])
+detector = JEPAScoreDetector(target_fpr=0.1, calibration=0.3, random_state=0).fit(images["fit"][:200])
+measured = detector.extract(incoming)
+page = report(detector, measured, Path(mkdtemp()) / "report.html", normal=images["fit"][:100], images=incoming)
 print(f"{page.name}: {page.stat().st_size / 1024:.0f} KiB")
 
 # %%
@@ -41,7 +43,7 @@ print(detector.diagnose())
 # The terms of the score add up to it. Here, of each kind, the image of the lowest score, and every term in standard
 # deviations of the fit images: a bar to the left is less normal than they are, a red one by more than two.
 
-explained = detector.explain(incoming)
+explained = detector.explain(measured)
 lowest = [np.flatnonzero(kind_of == kind)[np.argmin(explained.score[kind_of == kind])] for kind in kinds]
 print(f"{np.sum(explained.decision < 0)} of {len(incoming)} images flagged")
 for i in lowest:

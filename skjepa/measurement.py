@@ -14,12 +14,13 @@ from torch import Tensor
 from skjepa.encoders import Encoder
 from skjepa.jacobian import jacobian, worthwhile_copies
 from skjepa.loading import Loader
-from skjepa.memory import Halving
+from skjepa.memory import DeviceError, Halving, is_device_failure
 from skjepa.precision import narrowed
 from skjepa.sources import Source
 from skjepa.spectrum import singular_values
 from skjepa.views import Transform
 
+_NAMED = 8
 Arrays = tuple[NDArray[np.float64], ...]
 Measured = Generator[tuple[list[int], Arrays], None, None]
 Observer = Callable[[Tensor], None]
@@ -110,7 +111,24 @@ class Here:
     def __call__(self, positions: Sequence[int]) -> Measured:
         """Positions and, of these samples, embeddings (B, K) and singular values (B, V, R); or embeddings alone."""
         for batch, x, views in self.loader.batches(list(positions), lambda: self.halving.batch_size):
-            yield batch, self.halving(x, views)
+            yield batch, self._measured(batch, x, views)
+
+    def _measured(self, batch: list[int], x: Tensor, views: list[Tensor]) -> Arrays:
+        try:
+            return self.halving(x, views)
+        except MemoryError as error:
+            raise MemoryError(f"{error} (in {self._names(batch)})") from error
+        except RuntimeError as error:
+            if not is_device_failure(error):
+                raise
+            raise DeviceError(
+                f"the device failed in {self._names(batch)}: {str(error).splitlines()[0]}. Nothing more can run on it "
+                "in this process; run again: with a store, what was finished before is not computed again"
+            ) from error
+
+    def _names(self, batch: list[int]) -> str:
+        names = [str(self.loader.source.ids[i]) for i in batch]
+        return f"a batch of {len(names)}: {', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"
 
 
 def device_name(device: str) -> str:

@@ -1,4 +1,4 @@
-"""How much memory there is, how much a batch needs, and what running out of it looks like."""
+"""How much memory there is, how much a batch needs, and what running out of it, or a failed device, looks like."""
 
 from collections.abc import Callable
 
@@ -12,6 +12,9 @@ MAX_BATCH = 64
 """Beyond this the passes gain nothing; results would only come later."""
 
 _SHARE_OF_FREE = 0.5
+# As torch words it, for the CPU on Linux and on Windows, for CUDA and its libraries.
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "_status_alloc_failed")
+_DEVICE_FAILED = ("CUDA error", "CUDNN_STATUS_", "CUBLAS_STATUS_", "HIP error", "device-side assert")
 
 
 def default_budget(device: str) -> int:
@@ -37,7 +40,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     message = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in message or "can't allocate memory" in message)
+    return isinstance(error, RuntimeError) and any(words in message for words in _NO_MEMORY)
+
+
+def is_device_failure(error: BaseException) -> bool:
+    """Whether an exception says that a GPU, or this process's hold on it, is lost: nothing runs on it after that."""
+    if is_out_of_memory(error) or not isinstance(error, RuntimeError):
+        return False
+    is_said = isinstance(error, getattr(torch, "AcceleratorError", ()))  # since torch 2.8
+    return is_said or any(words in str(error) for words in _DEVICE_FAILED)
+
+
+class DeviceError(OSError):
+    """A GPU failed in the midst of a run: this process cannot go on, what it has kept can."""
 
 
 class Halving:

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import stat
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +12,21 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 IMAGE_SUFFIXES = frozenset(
     [".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".pnm", ".tif", ".tiff", ".webp"]
 )
+MAX_PIXELS = 178_956_970
+"""An image file of more is a row with this reason, before it is decoded. The largest cameras make 151 million.
 
-
+Pillow takes four bytes a pixel, so that a thread that reads takes up to 0.7 GB, and twice that to turn a photograph
+upright. It is the number at which Pillow refuses, too; a program of yours that knows better raises both.
+"""
 _LONGEST_STRIP = 200
+_RUN_PROGRAMS = frozenset(["EPS", "WMF"])
+"""Formats of Pillow that are programs to run, by Ghostscript or by the system, whatever the file is called."""
 
 
 class ImageReadError(ValueError):
@@ -190,29 +198,77 @@ def _raise(error: OSError) -> None:
 
 
 def _names(paths: Iterable[str]) -> NDArray[np.str_]:
-    """Paths as ids; bytes in them that are no text are written as escapes, for files of results hold text only."""
-    return np.array([path.encode("utf-8", "backslashreplace").decode() for path in paths], dtype=np.str_)
+    """Paths as ids."""
+    return np.array([path_as_text(path) for path in paths], dtype=np.str_)
 
 
 def read_image(path: str | os.PathLike) -> Image.Image:
-    """An image file as upright RGB; raises ImageReadError that names the file and the reason."""
+    """An image file as upright RGB.
+
+    Raises
+    ------
+    ImageReadError
+        Names the file and the reason: it is no image, is cut off, is no regular file (a pipe would be waited for), or
+        has more than `MAX_PIXELS`.
+    """
+    # Between its warning and its error lie the photographs of large cameras. To catch a warning is not safe in threads.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     try:
-        with Image.open(path) as image:
+        _require_file(path)
+        with Image.open(path, formats=_formats()) as image:
+            _require_size(image)
             return to_rgb(image)
-    except FileNotFoundError:
-        raise ImageReadError(f"{os.fspath(path)}: no such file") from None
     except Exception as error:  # Pillow's plugins raise nearly anything on a broken file
-        raise ImageReadError(f"{os.fspath(path)}: cannot be read as an image ({error})") from error
+        raise ImageReadError(f"{path_as_text(path)}: {_reason(error)}") from error
+
+
+def path_as_text(path: str | os.PathLike) -> str:
+    """A path as an id or in a sentence: bytes in it that are no text are escapes, for tables hold text only."""
+    return os.fspath(path).encode("utf-8", "backslashreplace").decode()
+
+
+def _require_file(path: str | os.PathLike) -> None:
+    """Raise for what would never end, or never begin, to be read."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(None, "a folder")
+    if not stat.S_ISREG(mode):
+        raise OSError(None, "a pipe, a socket or a device")
+
+
+def _formats() -> list[str]:
+    """What a file may hold: all that Pillow knows, plugins too, less what runs programs."""
+    Image.init()
+    return [name for name in Image.ID if name not in _RUN_PROGRAMS]
+
+
+def _require_size(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise Image.DecompressionBombError
+
+
+def _reason(error: Exception) -> str:
+    """In words, without the path: the sentence begins with it."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than {MAX_PIXELS:,} pixels would fill the memory; make it smaller"
+    if isinstance(error, UnidentifiedImageError):
+        why = "no format that is known"
+    else:
+        why = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+    return f"cannot be read as an image ({path_as_text(why)})"
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Grey, palette, RGBA, CMYK and 16-bit images as upright RGB; transparency is dropped."""
+    """Grey, palette, RGBA, CMYK and 16-bit images as upright RGB; transparency is dropped. RGB itself is not copied."""
     if max(image.size) > _LONGEST_STRIP * min(image.size):
         raise ValueError(
             f"{image.width} x {image.height} pixels: a strip of more than {_LONGEST_STRIP} to 1 would fill the memory "
             "when its shorter side is enlarged; cut it"
         )
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range; convert them to 8 bits")
     if image.mode.startswith("I"):
@@ -221,7 +277,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray((pixels >> (0 if image.mode == "I" and pixels.max() < 256 else 8)).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    return image.convert("RGB")
+    image.load()
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _paths_source(paths: Sequence[str | os.PathLike]) -> Source:
@@ -274,11 +331,12 @@ def _same_shape(items: Sequence[Any]) -> Sequence[Any]:
 
 def _loaded(image: Image.Image, position: int, what: str = "image") -> Image.Image:
     try:
-        return to_rgb(image)
+        rgb = to_rgb(image)
+        return rgb.copy() if rgb is image else rgb  # the caller's own may be changed, or closed
     except Exception as error:  # a lazily opened image is read here
         file = getattr(image, "filename", "")
-        name = f"{what} {position} ({file})" if file else f"{what} {position}"
-        raise ImageReadError(f"{name}: cannot be read as an image ({error})") from error
+        name = f"{what} {position} ({path_as_text(file)})" if file else f"{what} {position}"
+        raise ImageReadError(f"{name}: {_reason(error)}") from error
 
 
 def _image_id(image: Image.Image, position: int) -> str:
@@ -396,9 +454,10 @@ def _hash_of(sample: Any) -> str:
 
 def _file_hash(path: str | os.PathLike) -> str:
     try:
+        _require_file(path)
         with open(path, "rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    except OSError:
+    except (OSError, ValueError):  # of a path that no file can have
         return ""  # `load` says what is wrong with it
 
 

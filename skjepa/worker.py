@@ -22,10 +22,11 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from skjepa import __version__
-from skjepa.measurement import Arrays, Here, Measurement, device_name, scoring
-from skjepa.memory import batch_size, default_budget
-from skjepa.sources import ImageReadError, Source, read_image
+from skjepa.measurement import Arrays, Here, Measured, Measurement, device_name, scoring
+from skjepa.memory import DeviceError, batch_size, default_budget
+from skjepa.sources import ImageReadError, Source, path_as_text, read_image
 
+_LOST_DEVICE = 70  # exit status: internal error, by the convention of sysexits.h
 _KEPT = 2  # measurements: a fit and what follows it often take turns
 _UNPACKED: dict[str, Measurement] = {}
 _ROOM: dict[str, int] = {}
@@ -65,7 +66,7 @@ class FileSample:
         try:
             return read_image(self.path)
         except ImageReadError as error:
-            raise ImageReadError(self.name + str(error).removeprefix(self.path)) from error
+            raise ImageReadError(path_as_text(self.name) + str(error).removeprefix(path_as_text(self.path))) from error
 
 
 @dataclass(frozen=True)
@@ -165,10 +166,19 @@ def run(expected: dict[str, str], key: str, parcel: bytes | str, part: bytes) ->
     # One batch at a time on a GPU, however many tasks the cluster gives this process.
     with _ON_GPU if is_gpu else nullcontext(), _threads(order), scoring(encoder, device) as function:
         measured = Here(measurement, function, source, device, size)
-        batches = list(measured(range(len(source))))
+        batches = list(_or_end(measured(range(len(source)))))
     positions = [i for batch, _ in batches for i in batch]
     arrays = tuple(np.concatenate(parts) for parts in zip(*(arrays for _, arrays in batches), strict=True))
     return Outcome(positions, arrays, measured.skipped, device_name(device))
+
+
+def _or_end(batches: Measured) -> Measured:
+    """A process that has lost its GPU makes room for another, which is given the same samples."""
+    try:
+        yield from batches
+    except DeviceError as error:
+        print(f"skjepa: worker {_here()} ends: {error}", file=sys.stderr, flush=True)
+        os._exit(_LOST_DEVICE)
 
 
 def survey(expected: dict[str, str], device: str, slots: dict[str, int]) -> int:

@@ -86,12 +86,14 @@ def judge_maps(encoder: Encoder, sets: dict[str, NDArray], n_test: int, seeds: i
         rng = np.random.default_rng(seed)
         fit, others = np.array_split(sets[NORMAL_FIT][rng.permutation(len(sets[NORMAL_FIT]))], 2)
         explainer = learn_volume_explainer(encoder, fit, patch_size=PATCH)
-        shares = timed(seconds, "Aumann-Shapley", len(images), lambda e=explainer: e.explain(images))
+        shares = timed(seconds, "share", len(images), lambda e=explainer: e.explain(images))
         total = shares.baseline + shares.shares.sum(axis=(1, 2)) + shares.floor + shares.outside
         errors.append(float(np.abs(total - shares.volume).max()))
         rivals = rivals or timed_rivals(explainer, images, seconds)
         flat = shares.shares.reshape(len(images), -1)
-        maps = {"Aumann-Shapley": flat, **rivals, "random": rng.normal(size=flat.shape)}
+        absolute = flat + explainer.expected[: flat.shape[1]]
+        maps = {"share": flat, "not less the mean of its place": absolute, **rivals}
+        maps["random"] = rng.normal(size=flat.shape)
         moved = {
             f"{fill}, {m}": {
                 name: faithfulness(explainer, images, by, m, fill, others, rng) for name, by in maps.items()

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import render_benchmark
 import render_cost
 import render_curation
+import render_explain
 import render_scaling
 import render_tables
 import render_theory
@@ -162,6 +163,7 @@ TABLES = {
     "docs/scaling.md": render_scaling.SCALING,
     "docs/vectors.md": render_tables.VECTORS,
     **render_cost.DOCUMENTS,
+    **render_explain.DOCUMENTS,
     **render_theory.DOCUMENTS,
 }
 if __name__ == "__main__":

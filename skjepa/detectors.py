@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
-from skjepa._validation import check_choice, seed_from
+from skjepa._validation import check_choice, check_integer, seed_from
 from skjepa.choice import frozen_encoder, is_auto, is_trained_on, require_fingerprint, trained_encoder
 from skjepa.densities import AnyDensity
 from skjepa.diagnostics import diagnose
@@ -64,6 +64,9 @@ class FittedScore:
             raise ValueError(f"these are not the terms of {self.model.formula!r}: {', '.join(self.terms)}")
         if self.diagnosis.formula != self.model.formula:
             raise ValueError(f"the diagnosis is of formula {self.diagnosis.formula!r}")
+        spectrum, counted = self.model.spectrum, min(self.model.rank, self.diagnosis.n_singular_values)
+        if spectrum is not None and spectrum.coef_.shape[1] != counted:
+            raise ValueError(f"{counted} singular values are counted, the spectrum has {spectrum.coef_.shape[1]}")
         if self.settings["n_components"] not in (None, self.diagnosis.n_components):
             raise ValueError(f"settings have n_components = {self.settings['n_components']}")
 
@@ -357,7 +360,7 @@ class JEPAScoreDetector(CalibratedDetector):
         return explain_terms(ids, self._combine(scores) - self.offset_, terms, [m.terms for m in self.models_])
 
     def volume_explainer(self, X: Any, *, patch_size: int | None = None, **options: Any) -> VolumeExplainer:
-        """Learn heat maps of the volume term from normal images: K passes an image, beside and not in `fit`.
+        """Learn heat maps of the volume term from normal images: 2 K passes an image, beside and not in `fit`.
 
         Parameters
         ----------
@@ -406,6 +409,8 @@ class JEPAScoreDetector(CalibratedDetector):
         check_score_settings(self.formula, self.reference, self.floor, self.rank)
         if not isinstance(self.method, Directions):
             check_choice("method", self.method, (*METHODS, "subspace"))
+        if self.n_jobs is not None and self.n_jobs != -1:
+            check_integer("n_jobs", self.n_jobs, minimum=1)
         taken = {"exact": None}.get(self.method, self.n_directions) if isinstance(self.method, str) else None
         if self.n_directions not in (taken, self._given_directions and self._given_directions.n_directions):
             raise ValueError(f"n_directions = {self.n_directions} does not go with method {self.method!r}")

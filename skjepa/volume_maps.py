@@ -4,7 +4,7 @@ Of the volume term only: the densities of the embedding have no such map. See `s
 """
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -34,15 +34,15 @@ class VolumeMaps:
     ids : array of shape (n_samples,), str
         Of the samples that could be read.
     shares : array of shape (n_samples, rows, columns); of vectors (n_samples, groups of features)
-        Nats by which a patch makes the log-volume larger (smaller: negative) than that of the mean Gram matrix of
+        Nats by which a patch makes the log-volume larger (smaller: negative) than the patch at the same place does in
         normal samples. Negative = makes the sample less normal in the eyes of the volume term.
     baseline : float
-        Log-volume of that mean Gram matrix, on its leading subspace.
+        Mean log-volume of normal samples.
     floor : array of shape (n_samples,)
-        What the floor of the singular values adds, as a share of its own; 0 where none lies under it.
+        What the floor of the singular values adds, less its mean over normal samples; 0 where none lies under it.
     outside : array of shape (n_samples,)
-        What the `rank` largest singular values of the sample have outside of the leading subspace; 0 where the rank is
-        full or all Jacobians lack the same directions.
+        What the `rank` largest singular values of the sample have outside of the leading subspace, less the same of
+        normal samples; 0 where the rank is full or all Jacobians lack the same directions.
     volume : array of shape (n_samples,)
         Exact log-volume of the sample itself, at the floor and rank of the explainer.
     patch_size : int
@@ -76,11 +76,18 @@ class VolumeMaps:
 class VolumeExplainer:
     """What normal samples taught of the volume term, patch by patch. Made by `learn_volume_explainer`.
 
+    The share of a patch is its Aumann-Shapley value (`skjepa.shapley`) on the way from the mean Gram matrix of normal
+    samples, less the mean of that over normal samples: patches amid the image, which the encoder sees more of, have the
+    largest values whatever they show.
+
     Attributes
     ----------
     encoder : Encoder
     grams : array of shape (n_patches, K, K), float64
         Mean over normal samples of J_p J_p^T, J_p the columns of the Jacobian that belong to the patch.
+    expected : array of shape (n_patches + 3,)
+        Means over normal samples: of the shares of the patches against `grams`, of the floor, of what is outside of the
+        leading subspace, and of the log-volume.
     patch_size : int
         Side of a patch in pixels of the encoder's input; of vectors, features that count as one.
     input_shape : tuple of int
@@ -92,6 +99,7 @@ class VolumeExplainer:
 
     encoder: Encoder
     grams: Annotated[NDArray[np.float64], "patches K K"]
+    expected: Annotated[NDArray[np.float64], "means"]
     patch_size: Annotated[int, Above(0)]
     input_shape: tuple[Annotated[int, Above(0)], ...]
     floor: Annotated[float, Above(0)]
@@ -118,11 +126,6 @@ class VolumeExplainer:
         with_floor = lifted(base, self.floor)
         return with_floor, with_floor - base
 
-    @property
-    def baseline(self) -> float:
-        """Log-volume of the mean Gram matrix."""
-        return half_logdet(self._base[0])
-
     def explain(self, X: Any, **options: Any) -> VolumeMaps:
         """Heat maps of samples: K passes each, of the sample itself, whatever `method` and `views` a detector has.
 
@@ -141,21 +144,28 @@ class VolumeExplainer:
         ValueError, TypeError, MemoryError
             As `skjepa.extract`; inputs of another shape than those learned from.
         """
-        collected = _Shares(self)
-        extraction, places = observed(self.encoder, X, collected.add, options)
-        rows = np.stack(collected.rows)[places]
-        shares, floor, inside = rows[:, :-2], rows[:, -2], rows[:, -1]
-        volume = log_volume(extraction.singular_values[:, 0], floor=self.floor, rank=self.rank)
+        ids, parts = self._parts(X, options)
+        own = parts - self.expected
+        shares = own[:, :-3]
         return VolumeMaps(
-            extraction.ids,
+            ids,
             shares.reshape(len(shares), *patch_grid(self.input_shape, self.patch_size)),
-            self.baseline,
-            floor,
-            volume - inside,
-            volume,
+            float(self.expected[-1]),
+            own[:, -3],
+            own[:, -2],
+            parts[:, -1],
             self.patch_size,
             self.input_shape,
         )
+
+    def _parts(self, X: Any, options: dict[str, Any]) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
+        """Names, and what `expected` is the mean of; (n_samples, n_patches + 3)."""
+        collected = _Shares(self)
+        extraction, places = observed(self.encoder, X, collected.add, options)
+        parts = np.stack(collected.rows)[places]
+        volume = log_volume(extraction.singular_values[:, 0], floor=self.floor, rank=self.rank)
+        parts[:, -1] = volume - parts[:, -1]
+        return extraction.ids, np.column_stack([parts, volume])
 
     def share(self, jacobian: Tensor) -> NDArray[np.float64]:
         """Shares of the patches, of the floor, and the log-volume in the leading subspace, of one J (K, D)."""
@@ -201,6 +211,8 @@ class VolumeExplainer:
             raise ValueError(f"the encoder takes inputs {self.encoder.input_shape}, not {self.input_shape}")
         if int(np.prod(patch_grid(self.input_shape, self.patch_size))) != len(self.grams):
             raise ValueError(f"{len(self.grams)} patches of {self.patch_size} do not make inputs {self.input_shape}")
+        if len(self.expected) != len(self.grams) + 3:
+            raise ValueError(f"{len(self.expected)} means do not go with {len(self.grams)} patches")
         if self.rank > self.grams.shape[1]:
             raise ValueError(f"rank must be at most K = {self.grams.shape[1]}; got {self.rank}")
         np.linalg.cholesky(self._base[0])  # raises where the mean Gram matrix is none
@@ -215,7 +227,7 @@ def learn_volume_explainer(
     rank: int | None = None,
     **options: Any,
 ) -> VolumeExplainer:
-    """Learn what the patches of normal samples add to the volume term: K passes a sample, no part of any `fit`.
+    """Learn what the patches of normal samples add to the volume term: 2 K passes a sample, no part of any `fit`.
 
     Parameters
     ----------
@@ -256,9 +268,17 @@ def learn_volume_explainer(
     extraction, _ = observed(encoder, X, collected.add, options)
     model = fit_score_model(extraction, formula="jepa", reference="knn", floor=floor, rank=rank)
     grams = collected.total.numpy() / collected.count
-    return VolumeExplainer(
-        encoder, grams, collected.patch_size, collected.input_shape, model.floor, model.rank, collected.count
+    made = VolumeExplainer(
+        encoder,
+        grams,
+        np.zeros(len(grams) + 3),
+        collected.patch_size,
+        collected.input_shape,
+        model.floor,
+        model.rank,
+        collected.count,
     )
+    return replace(made, expected=made._parts(X, options)[1].mean(axis=0))
 
 
 def patch_grid(input_shape: tuple[int, ...], patch_size: int) -> tuple[int, ...]:

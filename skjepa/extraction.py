@@ -7,13 +7,14 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Annotated, Any, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skjepa._files import written_whole
 from skjepa.functionals import numerical_rank
+from skjepa.portable_schema import Above
 from skjepa.precision import PRECISIONS
 
 SETTINGS = (
@@ -40,7 +41,7 @@ class Settings(TypedDict):
     n_components: int | None
     views: int | None
     transform: str | None
-    seed: int | None
+    seed: Annotated[int, Above(-1, below=2**32)] | None
 
 
 class SettingsMismatchError(ValueError):

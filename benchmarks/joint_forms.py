@@ -40,7 +40,7 @@ from skjepa.densities import (
     SpectrumDensity,
     out_of_fold_scores,
 )
-from skjepa.scores import AUTO_FLOOR, fit_score_model
+from skjepa.scores import AUTO_FLOOR, filled_share, fit_score_model
 
 OUT = record.RESULTS / "joint_forms.json"
 CONTAMINATION = 0.1
@@ -90,6 +90,7 @@ class Terms:
         floor = max(share * float(np.median(fit.singular_values[..., 0])), np.finfo(float).tiny)
         model = fit_score_model(fit, formula="jepa", reference="knn", floor=floor, rank=None)
         self.z, self.rank = (fit.embeddings, test.embeddings), fit.singular_values.shape[2]
+        self.filled = filled_share(fit, model.rank)
         self.s: Pair = (model.volume(fit), model.volume(test))
         self.log_sigma: Pair = (model.log_spectrum(fit), model.log_spectrum(test))
         self.density = density or cache(self._density)
@@ -174,11 +175,16 @@ def weighted(scale: Callable, weights: tuple, pairs: list[Pair]) -> NDArray:
 
 
 def with_formula(
-    scale: Callable, terms: Terms, density: str, weights: tuple = (1, 1, 1), residual: str = "ridge"
+    scale: Callable,
+    terms: Terms,
+    density: str,
+    weights: tuple = (1, 1, 1),
+    residual: str = "ridge",
+    filled: bool = False,
 ) -> NDArray:
     """Three to five terms, of which log q(sigma | z) and log q(z / |z|) are last, and how far they give way to the
-    formula."""
-    share = terms.opposition(density)
+    formula: as far as s and log q(z) are opposed or, `filled`, as far as embeddings fill the directions as well."""
+    share = terms.opposition(density) * (terms.filled if filled else 1)
     pairs = [*terms.three(density, residual), terms.spectrum(), terms.density("direction")][: len(weights)]
     return (1 - share) * weighted(scale, weights, pairs) + sum(weights) * share * scale(terms.formula(density))
 
@@ -195,7 +201,8 @@ def pair_density(terms: Terms) -> NDArray:
 EQUAL, HALVES = (1, 1, 1), (0.5, 1, 0.5)
 PRESENT = "standardised with formula, halves, kernels"
 WITH_SPECTRUM = f"{PRESENT}, spectrum"
-RECOMMENDED = f"{WITH_SPECTRUM}, direction"
+WITH_DIRECTION = f"{WITH_SPECTRUM}, direction"
+RECOMMENDED = f"{WITH_DIRECTION}, as far as filled"
 FORMS: dict[str, Callable[[Terms], NDArray]] = {
     "log-volume": lambda t: t.s[1],
     **{f"log q(z), {name}": lambda t, name=name: t.density(name)[1] for name in DENSITIES},
@@ -219,10 +226,11 @@ FORMS: dict[str, Callable[[Terms], NDArray]] = {
     WITH_SPECTRUM: lambda t: with_formula(standardised, t, KERNELS, (*HALVES, 0.5)),
     f"{WITH_SPECTRUM} counting one": lambda t: with_formula(standardised, t, KERNELS, (*HALVES, 1)),
     f"{WITH_SPECTRUM} for s": lambda t: with_formula(standardised, t, KERNELS, (0.5, 1, 0, 0.5)),
-    RECOMMENDED: lambda t: with_formula(standardised, t, KERNELS, (*HALVES, 0.5, 0.5)),
-    f"{RECOMMENDED} counting one": lambda t: with_formula(standardised, t, KERNELS, (*HALVES, 0.5, 1)),
-    f"{RECOMMENDED}, Gaussian of z": lambda t: with_formula(standardised, t, "gaussian", (*HALVES, 0.5, 0.5)),
-    f"log p of {RECOMMENDED}": lambda t: with_formula(log_p, t, KERNELS, (*HALVES, 0.5, 0.5)),
+    WITH_DIRECTION: lambda t: with_formula(standardised, t, KERNELS, (*HALVES, 0.5, 0.5)),
+    RECOMMENDED: lambda t: with_formula(standardised, t, KERNELS, (*HALVES, 0.5, 0.5), filled=True),
+    f"{WITH_DIRECTION} counting one": lambda t: with_formula(standardised, t, KERNELS, (*HALVES, 0.5, 1)),
+    f"{WITH_DIRECTION}, Gaussian of z": lambda t: with_formula(standardised, t, "gaussian", (*HALVES, 0.5, 0.5)),
+    f"log p of {WITH_DIRECTION}": lambda t: with_formula(log_p, t, KERNELS, (*HALVES, 0.5, 0.5)),
     "standardised, halves, kernels": lambda t: weighted(standardised, HALVES, t.three(KERNELS)),
     "log p with formula, halves, kernels": lambda t: with_formula(log_p, t, KERNELS, HALVES),
     "least log p, k = 10": lambda t: np.min([log_p(pair) for pair in t.three(NOW)], axis=0),

@@ -70,6 +70,20 @@ def blind_table() -> str:
     return auroc_table(images()["blind"])
 
 
+def photographs_table() -> str:
+    return auroc_table(read("benchmark_224")["foreign"])
+
+
+def photographs_line() -> str:
+    found = read("benchmark_224")
+    samples, stamp = found["foreign"]["samples"], found["stamp"]
+    directions = f"corrected by {stamp['exact']} exact images" if stamp["exact"] else "random, not corrected"
+    return (
+        f"{samples['fit']} images to fit on, {samples['calibration']} to calibrate, {samples['test']} normal test "
+        f"images, {samples['mnist']} in every other set; {stamp['passes']} directions, {directions}:"
+    )
+
+
 def false_positives() -> str:
     return false_positives_table(images()["foreign"])
 
@@ -200,6 +214,8 @@ TABLES = {
     "benchmark-false-positives": false_positives,
     "benchmark-strengths": strengths_table,
     "benchmark-controls": controls_table,
+    "benchmark-224-run": photographs_line,
+    "benchmark-224": photographs_table,
     "benchmark-tables": render_tables.ranks_table,
     "spectra-line": spectra_line,
     "spectra": spectra_table,

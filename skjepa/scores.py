@@ -164,13 +164,15 @@ def joint_weights(terms: Terms, filled: float = 1.0) -> dict[str, float]:
     return weights | {name: weights[name] + whole for name in ("volume", "density")}
 
 
-def filled_share(embeddings: NDArray[np.float64], n_directions: int) -> float:
+def filled_share(extraction: Extraction, rank: int) -> float:
     """Intrinsic dimension of the embeddings over the number of directions that the log-volume counts, at most 1.
 
     s + log q(z) is the log-density of the input where both are of the same directions. Embeddings of real images fill
-    few of them, and q(z) knows nothing of what s sums over the others.
+    few of them, and q(z) knows nothing of what s sums over the others. A sketch of some directions stands for all K.
     """
-    return min(1.0, KNNDensity().fit(embeddings).intrinsic_dim_ / n_directions)
+    is_sketch = str(extraction.meta.get("method")).startswith(SKETCH)
+    n_directions = extraction.embeddings.shape[1] if is_sketch else rank
+    return min(1.0, KNNDensity().fit(extraction.embeddings).intrinsic_dim_ / n_directions)
 
 
 def fit_score_model(
@@ -236,10 +238,7 @@ def fit_score_model(
     if formula == "joint":
         model.location = {name: float(np.mean(value)) for name, value in out_of_fold.items()}
         model.scale = {name: _spread(value) for name, value in out_of_fold.items()}
-        # A sketch measures some of the directions and stands for all of them.
-        is_sketch = str(extraction.meta.get("method")).startswith(SKETCH)
-        n_directions = z.shape[1] if is_sketch else model.rank
-        weights = model.weight = joint_weights(out_of_fold, filled_share(z, n_directions))
+        weights = model.weight = joint_weights(out_of_fold, filled_share(extraction, model.rank))
     model.seen = SeenSamples.learn(z, s, model.raw_terms(extraction, s), out_of_fold, weights)
     return model
 

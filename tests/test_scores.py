@@ -105,9 +105,12 @@ class TestJointWeights:
 
 def test_the_share_filled_is_the_intrinsic_dimension_by_the_number_of_directions():
     plane = RNG.normal(size=(1000, 2)) @ RNG.normal(size=(2, 40))
-    assert filled_share(plane, 40) == pytest.approx(2 / 40, rel=0.15)
-    assert filled_share(plane, 2) == pytest.approx(1, rel=0.15)
-    assert filled_share(plane, 1) == 1
+    found = Extraction(plane, np.ones((1000, 1, 40)), np.arange(1000).astype(str), {"method": "exact"})
+    assert filled_share(found, 40) == pytest.approx(2 / 40, rel=0.15)
+    assert filled_share(found, 2) == pytest.approx(1, rel=0.15)
+    assert filled_share(found, 1) == 1
+    found.meta["method"] = "sketch of 2 directions"
+    assert filled_share(found, 2) == pytest.approx(2 / 40, rel=0.15)
 
 
 def test_a_sketch_counts_the_directions_that_it_stands_for():

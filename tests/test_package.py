@@ -13,7 +13,18 @@ PACKAGE = Path(skjepa.__file__).parent
 
 ROOMS = [
     {"portable_schema"},
-    {"_files", "_options", "config_file", "_validation", "journal", "many_passes", "memory", "persistence", "precision", "stamp"},
+    {
+        "_files",
+        "_options",
+        "config_file",
+        "_validation",
+        "journal",
+        "many_passes",
+        "memory",
+        "persistence",
+        "precision",
+        "stamp",
+    },
     {
         "augment",
         "calibration",

@@ -130,7 +130,7 @@ def about_run(
     folders: dict[str, Path],
     normal_folder: Path | None,
 ) -> tuple[Surroundings | None, About]:
-    """What `score_table` writes of a run beside its scores; `normal` are the images fitted on, where they are at hand."""
+    """What `score_table` writes of a run beside its scores; `normal`, fitted on, where it is at hand."""
     known: dict[str, Any] = {
         "encoder": encoder,
         "folders": {name if len(folders) > 1 else "": str(path) for name, path in folders.items()},

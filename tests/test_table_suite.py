@@ -336,13 +336,14 @@ def test_the_two_sides_of_a_comparison_mirror_each_other(auroc, random):
 
 
 def test_documents_tell_what_was_measured(suite, monkeypatch, tmp_path):
+    import cells
     import render_tables
 
     for name in ("1_a", "2_b"):
         save(tmp_path, name, table())
     run(suite, monkeypatch, tmp_path, "--seeds", "2")
     (tmp_path / "out.json").rename(tmp_path / "tables.json")
-    monkeypatch.setattr(render_tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(cells, "RESULTS", tmp_path)
     assert "2 sets, means over 2 seeds, at most 10,000 rows a set" in render_tables.run_line()
     rows = [row.split(" | ") for row in render_tables.bar_table().splitlines()[2:]]
     assert [row[0] for row in rows[:3]] == [f"| semi-supervised, {part}" for part in ("all sets", "tuned", "confirmed")]

@@ -17,6 +17,7 @@ from rich.table import Table
 from skjepa._files import written_whole
 from skjepa.calibration import conformal_p_values
 from skjepa.detectors import JEPAScoreDetector
+from skjepa.encoders import load_encoder
 from skjepa.evaluation import detection_metrics
 from skjepa.extraction import Extraction
 from skjepa.plotting import Thumbnail, as_picture, save_figure, score_figure
@@ -64,6 +65,15 @@ class ScoredGroup:
     def readable(self) -> NDArray[np.float64]:
         """Scores of the images that could be read."""
         return self.scores[np.isfinite(self.scores)]
+
+
+def saved_detector(
+    folder: Path, encoder: str, image_size: int | None = None, weights: Path | None = None
+) -> JEPAScoreDetector:
+    """The detector of a folder: an encoder with a name was saved by it, one that lies in a file is given again."""
+    is_given = encoder != "bundled" or weights is not None
+    given = load_encoder(encoder, image_size=image_size, weights=weights) if is_given else None
+    return JEPAScoreDetector.load(folder, encoder=given)
 
 
 def score_group(

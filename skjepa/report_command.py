@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from skjepa._options import AsJson, Quiet, print_json
+from skjepa._options import AsJson, EncoderName, ImageSize, Quiet, Weights, print_json
 
 _stdout = Console()
 
@@ -29,6 +29,9 @@ def report(
             help="Saved detector: neighbours, maps and diagnosis from it, where the table (a .csv) has none.",
         ),
     ] = None,
+    encoder: EncoderName = "bundled",
+    image_size: ImageSize = None,
+    weights: Weights = None,
     title: Annotated[str | None, typer.Option(help="Heading (default: the table's name).")] = None,
     gallery: Annotated[int, typer.Option(help="Images in each gallery, at most.")] = 24,
     no_duplicates: Annotated[
@@ -41,7 +44,7 @@ def report(
 
     Example: skjepa score --fit normal/ incoming/ && skjepa report scores.parquet
     """
-    from skjepa import JEPAScoreDetector
+    from skjepa.job import saved_detector
     from skjepa.report_words import size_in_words
     from skjepa.reporting import report_of_table
 
@@ -51,7 +54,7 @@ def report(
         out,
         images=images or (),
         normal=normal,
-        detector=None if detector is None else JEPAScoreDetector.load(detector),
+        detector=None if detector is None else saved_detector(detector, encoder, image_size, weights),
         title=title,
         gallery=gallery,
         duplicates=not no_duplicates,

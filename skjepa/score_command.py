@@ -141,6 +141,7 @@ def score(
     """Fit on a folder of normal images, score other folders, write a table and a picture.
 
     Example: skjepa score --fit normal/ incoming/ --out scores.parquet
+    Example: skjepa score --detector detector incoming/ --store store
     """
     from skjepa import job
     from skjepa.pools import workers
@@ -164,7 +165,8 @@ def score(
     normal_pass = None
     with workers(n_jobs, dask):
         if normal is None:
-            detector = _loaded(saved, encoder, image_size, weights, running)
+            assert saved is not None  # one of the two is given
+            detector = job.saved_detector(saved, encoder, image_size, weights).set_params(**running)
         else:
             detector = _unfitted(
                 encoder,
@@ -232,17 +234,6 @@ def _fitted(detector: "JEPAScoreDetector", source: "Source", folder: Path, store
     normal_pass = detector.extract(source, store=store)
     detector.fit(normal_pass)
     return normal_pass
-
-
-def _loaded(
-    saved: Path | None, encoder: str, image_size: int | None, weights: Path | None, running: dict[str, Any]
-) -> "JEPAScoreDetector":
-    from skjepa import JEPAScoreDetector, load_encoder
-
-    # Saved by name where it has one; what lies in a file is given again.
-    is_given = encoder != "bundled" or weights is not None
-    given = load_encoder(encoder, image_size=image_size, weights=weights) if is_given else None
-    return JEPAScoreDetector.load(saved, encoder=given).set_params(**running)
 
 
 def _rule(detector: "JEPAScoreDetector") -> str:

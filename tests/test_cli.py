@@ -182,6 +182,10 @@ def test_pretrain_writes_an_encoder_that_score_takes(folders, capsys):
     assert run("fit", folders / "normal", "--encoder", encoder, "--contamination", 0.1, "--out", saved, "-q") == 0
     assert run("score", "--detector", saved, "--encoder", encoder, folders / "foreign", "--out", out, "-q") == 0
     assert pq.read_table(out).select(rows.column_names).equals(rows)
+    page = ["report", out, "--detector", saved, "--normal", folders / "normal", "--no-duplicates", "-q"]
+    assert run(*page) == 2
+    assert run(*page, "--encoder", encoder) == 0
+    capsys.readouterr()
     assert run("pretrain", folders / "normal", "--out", folders / "no" / "my.safetensors", *settings) == 2
     assert "no folder" in capsys.readouterr().err
 

@@ -61,6 +61,7 @@ ROOMS = [
     {"benchmark_result", "curation", "report_page"},
     {"benchmark"},
     {"job"},
+    {"report_table"},
     {"reporting"},
     {"bench_command", "demo", "pretrain_command", "prune_command", "report_command", "score_command"},
     {"cli"},

@@ -18,7 +18,8 @@ import skjepa.reporting
 from skjepa import ComplexityDetector, JEPAScoreDetector
 from skjepa.job import ABOUT, about_run, score_group, score_table, write_table
 from skjepa.report_results import About
-from skjepa.reporting import report_of_table, results_of_table
+from skjepa.report_table import results_of_table
+from skjepa.reporting import report_of_table
 from skjepa.sources import folder_source
 
 NORMAL, NEW = random_images(40), random_images(12, seed=1)

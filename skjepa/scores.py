@@ -168,10 +168,10 @@ def filled_share(extraction: Extraction, rank: int) -> float:
     """Intrinsic dimension of the embeddings over the number of directions that the log-volume counts, at most 1.
 
     s + log q(z) is the log-density of the input where both are of the same directions. Embeddings of real images fill
-    few of them, and q(z) knows nothing of what s sums over the others. A sketch of some directions stands for all K.
+    few of them, and q(z) knows nothing of what s sums over the others. Of m directions measured each stands for K / m.
     """
-    is_sketch = str(extraction.meta.get("method")).startswith(SKETCH)
-    n_directions = extraction.embeddings.shape[1] if is_sketch else rank
+    is_some = str(extraction.meta.get("method")).startswith((SKETCH, SUBSPACE))
+    n_directions = rank * (extraction.embeddings.shape[1] / extraction.singular_values.shape[-1] if is_some else 1)
     return min(1.0, KNNDensity().fit(extraction.embeddings).intrinsic_dim_ / n_directions)
 
 

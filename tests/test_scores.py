@@ -109,8 +109,14 @@ def test_the_share_filled_is_the_intrinsic_dimension_by_the_number_of_directions
     assert filled_share(found, 40) == pytest.approx(2 / 40, rel=0.15)
     assert filled_share(found, 2) == pytest.approx(1, rel=0.15)
     assert filled_share(found, 1) == 1
-    found.meta["method"] = "sketch of 2 directions"
-    assert filled_share(found, 2) == pytest.approx(2 / 40, rel=0.15)
+
+
+@pytest.mark.parametrize("method", ["sketch of 10 directions", "subspace of 10 directions, 1a2b"])
+def test_some_directions_stand_for_all_of_them(method):
+    plane = RNG.normal(size=(1000, 2)) @ RNG.normal(size=(2, 40))
+    found = Extraction(plane, np.ones((1000, 1, 10)), np.arange(1000).astype(str), {"method": method})
+    assert filled_share(found, 10) == pytest.approx(2 / 40, rel=0.15)
+    assert filled_share(found, 5) == pytest.approx(2 / 20, rel=0.15)
 
 
 def test_a_sketch_counts_the_directions_that_it_stands_for():

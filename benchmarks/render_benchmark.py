@@ -213,6 +213,7 @@ TABLES = {
     "benchmark-encoders": encoders_table,
     "benchmark-false-positives": false_positives,
     "benchmark-strengths": strengths_table,
+    "benchmark-agreement": agreement_table,
     "benchmark-controls": controls_table,
     "benchmark-224-run": photographs_line,
     "benchmark-224": photographs_table,

@@ -32,7 +32,8 @@ def found_table() -> str:
         [content, *(f"{by[name]['mean']:.2f} ({by[name]['low']:.2f} to {by[name]['high']:.2f})" for name in readings)]
         for content, by in found.items()
     ]
-    return markdown(["AUROC of the pasted patch", *readings], rows)
+    heading = [name.replace("|share|", "absolute share") for name in readings]  # a bar would end the cell
+    return markdown(["AUROC of the pasted patch", *heading], rows)
 
 
 def layers_table() -> str:

@@ -29,7 +29,7 @@ from small_encoders import OTHERS, encoder_named
 
 from skjepa import Directions, Encoder, Extraction, extract
 from skjepa.demo import demo_images
-from skjepa.directions import exact_samples_needed, principal_directions, random_directions
+from skjepa.directions import SKETCH, exact_samples_needed, principal_directions, random_directions
 from skjepa.scores import fit_score_model
 from skjepa.subspace import N_EXACT, learned_directions
 
@@ -116,7 +116,7 @@ def judge(
             for kind in [kind for kind in kinds if enough or kind in UNCORRECTED]:
                 directions = directions_of(kind, drawn, m, seed)
                 corrected = directions if "corrected" in kind else None
-                method = directions.method if corrected else "raw"
+                method = directions.method if corrected else f"{SKETCH} {m} directions"
 
                 def seen(part: Measured, components=directions.components, method=method) -> Extraction:
                     return part.seen_by(components, method)

@@ -268,7 +268,18 @@ def test_the_command_counts_them_and_says_so_by_its_exit_code(corpus, tmp_path, 
     for i, image in enumerate(random_images(20)):
         Image.fromarray(image).save(tmp_path / "normal" / f"{i}.png")
     out = tmp_path / "scores.parquet"
-    arguments = ["score", "--fit", tmp_path / "normal", corpus, "--out", out, "--no-picture", "-q"]
+    arguments = [
+        "score",
+        "--fit",
+        tmp_path / "normal",
+        corpus,
+        "--out",
+        out,
+        "--no-picture",
+        "-q",
+        "--contamination",
+        0.1,
+    ]
     assert command(*arguments) == 2
     assert not out.exists()
     assert f"error: {corpus}" in capsys.readouterr().err

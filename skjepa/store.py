@@ -89,7 +89,8 @@ class Store:
         self._samples, self._journals = self.path / "samples", self.path / "journals"
         self._journal: Journal | None = None
         self._shard_bytes = self._roll_at = _CACHE_SHARD_BYTES if is_cache else _SHARD_BYTES
-        self._known: set[Path] = set()  # shards that had none of what this writer appends
+        self._known: set[Path] = set()  # shards that have none of what this writer appends
+        self._has_inherited = False
         # Before the manifest is looked for: another process may be making the same store, and its manifest comes first.
         is_foreign = self.path.exists() and (not self.path.is_dir() or any(map(_is_foreign, self.path.iterdir())))
         manifest = self.path / _MANIFEST
@@ -147,7 +148,8 @@ class Store:
             with self._writing():
                 self._journal = Journal.claimed(self._journals, _READ_LATELY.end)
             _warn_if_torn(self._journal)
-            if self._journal.size:  # of a writer that may have been killed after its shard was there
+            self._has_inherited = self._journal.size > 0
+            if self._has_inherited:  # of a writer that may have been killed after its shard was there
                 self._known.clear()
 
     def append(
@@ -217,7 +219,9 @@ class Store:
         done = shards.without_keys_of(done, set(self._shards()) - (set() if is_adopting else self._known))
         if len(done):
             about = {"settings": self.settings, "versions": _versions()}
-            self._known.add(shards.write_shard(self._samples, done, about))
+            path = shards.write_shard(self._samples, done, about)
+            if not (is_adopting or self._has_inherited):  # what others finished, this writer may measure, too
+                self._known.add(path)
         self._note(shards.failures_of(table), shards.keys_of(done))
 
     def _note(self, failures: dict[Key, str], done: list[Key]) -> None:

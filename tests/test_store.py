@@ -233,6 +233,19 @@ class TestManyWriters:
         assert_holds(again, part, more)
         assert len(pd.read_parquet(tmp_path / "store" / "samples")) == 5
 
+    def test_taken_over_from_one_who_did_the_same(self, tmp_path):
+        """Two runs of the same samples; one is killed, and the other does not read again what is there."""
+        part, more = some_rows(3, 0), some_rows(2, 1)
+        store = Store(tmp_path / "store", AGREED)
+        assert not store.read()
+        abandoned(tmp_path / "store", part)
+        store.append(*more)
+        store._roll()
+        store.append(*part)
+        store._roll()
+        assert_holds(store, part, more)
+        assert len(pd.read_parquet(tmp_path / "store" / "samples")) == 5
+
 
 class TestCache:
     def test_small_journals_stay(self, tmp_path):

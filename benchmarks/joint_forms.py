@@ -122,9 +122,9 @@ class Terms:
         model = SpectrumDensity().fit(self.z[0], self.log_sigma[0])
         return model.fit_scores_, model.score_samples(self.z[1], self.log_sigma[1])
 
-    def formula(self, density: str) -> Pair:
-        """s + log q(z), in nats: the change of variables."""
-        return tuple(a + b for a, b in zip(self.s, self.density(density), strict=True))
+    def formula(self, density: str, part: float = 1) -> Pair:
+        """s + log q(z), in nats: the change of variables; or part of s."""
+        return tuple(part * a + b for a, b in zip(self.s, self.density(density), strict=True))
 
     def opposition(self, density: str) -> float:
         """max(0, -correlation of s and log q(z)) over the fit samples."""
@@ -180,13 +180,16 @@ def with_formula(
     density: str,
     weights: tuple = (1, 1, 1),
     residual: str = "ridge",
-    filled: bool = False,
+    root: bool = False,
+    less: bool = False,
 ) -> NDArray:
-    """Three to five terms, of which log q(sigma | z) and log q(z / |z|) are last, and how far they give way to the
-    formula: as far as s and log q(z) are opposed or, `filled`, as far as embeddings fill the directions as well."""
-    share = terms.opposition(density) * (terms.filled if filled else 1)
+    """Three to five terms, of which log q(sigma | z) and log q(z / |z|) are last; as far as s and log q(z) are opposed,
+    they give way to the formula. Where embeddings fill few directions, s enters that by the `root` of their share, or
+    the terms give `less` way, by that share."""
+    share = terms.opposition(density) * (terms.filled if less else 1)
     pairs = [*terms.three(density, residual), terms.spectrum(), terms.density("direction")][: len(weights)]
-    return (1 - share) * weighted(scale, weights, pairs) + sum(weights) * share * scale(terms.formula(density))
+    formula = terms.formula(density, np.sqrt(terms.filled) if root else 1)
+    return (1 - share) * weighted(scale, weights, pairs) + sum(weights) * share * scale(formula)
 
 
 def pair_density(terms: Terms) -> NDArray:
@@ -202,7 +205,7 @@ EQUAL, HALVES = (1, 1, 1), (0.5, 1, 0.5)
 PRESENT = "standardised with formula, halves, kernels"
 WITH_SPECTRUM = f"{PRESENT}, spectrum"
 WITH_DIRECTION = f"{WITH_SPECTRUM}, direction"
-RECOMMENDED = f"{WITH_DIRECTION}, as far as filled"
+RECOMMENDED = f"{WITH_DIRECTION}, root of the share filled"
 FORMS: dict[str, Callable[[Terms], NDArray]] = {
     "log-volume": lambda t: t.s[1],
     **{f"log q(z), {name}": lambda t, name=name: t.density(name)[1] for name in DENSITIES},
@@ -227,7 +230,10 @@ FORMS: dict[str, Callable[[Terms], NDArray]] = {
     f"{WITH_SPECTRUM} counting one": lambda t: with_formula(standardised, t, KERNELS, (*HALVES, 1)),
     f"{WITH_SPECTRUM} for s": lambda t: with_formula(standardised, t, KERNELS, (0.5, 1, 0, 0.5)),
     WITH_DIRECTION: lambda t: with_formula(standardised, t, KERNELS, (*HALVES, 0.5, 0.5)),
-    RECOMMENDED: lambda t: with_formula(standardised, t, KERNELS, (*HALVES, 0.5, 0.5), filled=True),
+    RECOMMENDED: lambda t: with_formula(standardised, t, KERNELS, (*HALVES, 0.5, 0.5), root=True),
+    f"{WITH_DIRECTION}, as far as filled": lambda t: with_formula(
+        standardised, t, KERNELS, (*HALVES, 0.5, 0.5), less=True
+    ),
     f"{WITH_DIRECTION} counting one": lambda t: with_formula(standardised, t, KERNELS, (*HALVES, 0.5, 1)),
     f"{WITH_DIRECTION}, Gaussian of z": lambda t: with_formula(standardised, t, "gaussian", (*HALVES, 0.5, 0.5)),
     f"log p of {WITH_DIRECTION}": lambda t: with_formula(log_p, t, KERNELS, (*HALVES, 0.5, 0.5)),

@@ -139,8 +139,9 @@ def joint_weights(terms: Terms, filled: float = 1.0) -> dict[str, float]:
 
     Standardised, log q(z) counts 1; the log-volume s, log q(z / norm z), log q(s | z) and log q(sigma | z) count a half
     each. But s and log q(z) are parts of one formula: where normal samples show them opposed, to standardise them is to
-    let them cancel. So that sum gives way to s + log q(z) in nats, standardised as a whole and counting as much, by the
-    share c = max(0, -correlation of s and log q(z)) times `filled`.
+    let them cancel. So that sum gives way to sqrt(`filled`) s + log q(z) in nats, standardised as a whole and counting
+    as much, by the share c = max(0, -correlation of s and log q(z)). Of R directions s counts, embeddings fill d: the
+    root gives s the spread that it would have of d independent ones, and s of many directions does not decide alone.
 
     Parameters
     ----------
@@ -156,12 +157,12 @@ def joint_weights(terms: Terms, filled: float = 1.0) -> dict[str, float]:
     """
     s, log_q = terms["volume"], terms["density"]
     spread = {name: _spread(value) for name, value in terms.items()}
-    opposed = 0.0
+    opposed, part = 0.0, float(np.sqrt(filled))
     if np.isfinite([spread["volume"], spread["density"]]).all():
-        opposed = filled * max(0.0, -float(np.corrcoef(s, log_q)[0, 1]))
+        opposed = max(0.0, -float(np.corrcoef(s, log_q)[0, 1]))
     weights = {name: (1 - opposed) * share / spread[name] for name, share in JOINT_WEIGHTS.items()}
-    whole = opposed * sum(JOINT_WEIGHTS.values()) / _spread(s + log_q)
-    return weights | {name: weights[name] + whole for name in ("volume", "density")}
+    whole = opposed * sum(JOINT_WEIGHTS.values()) / _spread(part * s + log_q)
+    return weights | {"volume": weights["volume"] + part * whole, "density": weights["density"] + whole}
 
 
 def filled_share(extraction: Extraction, rank: int) -> float:

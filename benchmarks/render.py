@@ -18,6 +18,7 @@ import render_benchmark
 import render_cost
 import render_curation
 import render_explain
+import render_reliability
 import render_scaling
 import render_tables
 import render_theory
@@ -95,8 +96,9 @@ JOINT_FORMS = {
     "standardised with formula, halves, kernels": "lines 1 to 3, three terms",
     "standardised with formula, halves, mean of 20": "the same, mean distance to twenty neighbours for the kernels",
     "standardised with formula, halves, kernels, spectrum": "lines 1 to 3, without log q(z / norm z)",
-    "standardised with formula, halves, kernels, spectrum, direction, as far as filled": "the default",
-    "standardised with formula, halves, kernels, spectrum, direction": "the same with d / R = 1",
+    "standardised with formula, halves, kernels, spectrum, direction, root of the share filled": "the default",
+    "standardised with formula, halves, kernels, spectrum, direction, as far as filled": "the same with s and c d / R",
+    "standardised with formula, halves, kernels, spectrum, direction": "the same with s and c",
     "standardised with formula, halves, kernels, spectrum, direction counting one": "log q(z / norm z) counting one",
     "standardised with formula, halves, kernels, spectrum, direction, Gaussian of z": "a Gaussian for the kernels",
     "log p of standardised with formula, halves, kernels, spectrum, direction": "tail probabilities for deviations",
@@ -161,6 +163,7 @@ TABLES = {
     "docs/scores.md": {"joint-forms": joint_forms_table},
     "docs/thresholds.md": {"thresholds-contamination": contamination_table},
     "skjepa/bundled/MODEL_CARD.md": {"trials": trials_table},
+    "docs/reliability.md": render_reliability.RELIABILITY,
     "docs/scaling.md": render_scaling.SCALING,
     "docs/vectors.md": render_tables.VECTORS,
     **render_cost.DOCUMENTS,

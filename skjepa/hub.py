@@ -137,7 +137,7 @@ def _pretrained_config(name: str) -> dict[str, Any]:
     if name.startswith("local-dir:"):
         return _local_config(Path(name.removeprefix("local-dir:")))
     if name.startswith("hf-hub:"):
-        _require_network(name, f"the hub's page of {name.removeprefix('hf-hub:')}", _hub_address())
+        require_network(name, f"the hub's page of {name.removeprefix('hf-hub:')}")
         return _remote_config(name.removeprefix("hf-hub:"))
     architecture = name.partition(".")[0]
     if not is_model(architecture):
@@ -154,9 +154,12 @@ def _pretrained_config(name: str) -> dict[str, Any]:
 
 def _hint(name: str) -> str:
     if Path(name).is_dir():
-        return f"For a folder write 'local-dir:{name}'."
+        return f"For a folder write 'local-dir:{name}', for one that transformers wrote 'transformers:{name}'."
     if "/" in name:
-        return f"For a model of the Hugging Face hub write 'hf-hub:{name}', for a folder 'local-dir:FOLDER'."
+        return (
+            f"For a timm model of the Hugging Face hub write 'hf-hub:{name}', for one of transformers "
+            f"'transformers:{name}', for a folder 'local-dir:FOLDER' or 'transformers:FOLDER'."
+        )
     close = close_names(name, ["bundled"])
     return f"Did you mean {', '.join(close)}?" if close else "`skjepa encoders` lists what is known to work."
 
@@ -199,9 +202,9 @@ def _weights_overlay(name: str, config: dict[str, Any], weights: str | os.PathLi
     if cached is not None:
         return {"file": str(cached), "custom_load": config.get("custom_load", False)}
     if hub_id:
-        _require_network(name, f"{hub_id} on the Hugging Face hub", _hub_address())
+        require_network(name, f"{hub_id} on the Hugging Face hub")
     elif url:
-        _require_network(name, url, url)
+        require_network(name, url, url)
     else:
         raise WeightsNotFoundError(f"timm names no source of weights for {name!r}; pass weights=FILE_OR_FOLDER")
     return None
@@ -240,15 +243,20 @@ def _hub_address() -> str:
     return constants.ENDPOINT
 
 
-def _require_network(name: str, what: str, address: str) -> None:
-    """The hub client retries for over a minute where there is no network; ask once, briefly, before it starts."""
+def require_network(name: str, what: str, address: str | None = None, *, local_copy: str | None = None) -> None:
+    """The hub client retries for over a minute where there is no network; ask once, briefly, before it starts.
+
+    Raises WeightsNotFoundError with the advice `local_copy`. The default address is the hub's.
+    """
     from huggingface_hub import constants
 
-    reason = "offline mode is on (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else _unreachable(address)
+    reason = (
+        "offline mode is on (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else _unreachable(address or _hub_address())
+    )
     if reason:
         raise WeightsNotFoundError(
             f"no weights for {name!r}: not in the local cache, and {what} cannot be reached ({reason}). "
-            + _local_copy(name)
+            + (local_copy or _local_copy(name))
         )
 
 

@@ -46,6 +46,7 @@ ROOMS = [
         "views",
     },
     {"directions", "extraction", "hub", "isotropy", "recipes", "sources"},
+    {"hugging_face"},
     {"complexity", "encoders", "loading", "store", "scores"},
     {"measurement"},
     {"worker"},

@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import render_benchmark
+import render_beyond
 import render_cost
 import render_curation
 import render_explain
@@ -166,6 +167,7 @@ TABLES = {
     "docs/reliability.md": render_reliability.RELIABILITY,
     "docs/scaling.md": render_scaling.SCALING,
     "docs/vectors.md": render_tables.VECTORS,
+    **render_beyond.DOCUMENTS,
     **render_cost.DOCUMENTS,
     **render_explain.DOCUMENTS,
     **render_theory.DOCUMENTS,

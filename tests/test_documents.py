@@ -34,15 +34,20 @@ SNIPPETS = [
     for snippet in re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), flags=re.DOTALL)
 ]
 
+GALLERY = runpy.run_path(str(ROOT / "docs" / "site" / "gallery_order.py"))
+
 
 def example(path):
     """Those that measure hundreds of images take half a minute each: here they are slow tests, `make docs` runs all."""
-    return pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if "demo_images" in path.read_text() else [])
+    slow = "demo_images" in path.read_text() or path.stem in GALLERY["NEEDS"]
+    return pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if slow else [])
 
 
 @pytest.mark.parametrize("path", [example(path) for path in sorted((ROOT / "examples").glob("*.py"))])
 def test_examples_run(path, capsys, monkeypatch, tmp_path):
     """As the gallery runs them: without a screen, with at least one picture."""
+    if missing := GALLERY["missing"](path.stem):
+        pytest.skip(f"needs {', '.join(missing)}")
     if "from distributed" in path.read_text():
         pytest.importorskip("distributed", reason="needs dask: pip install 'skjepa[dask]'")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

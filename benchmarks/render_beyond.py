@@ -2,9 +2,7 @@
 
 from statistics import mean, stdev
 
-from cells import read
-
-from skjepa.benchmark_result import markdown
+from cells import markdown, read
 
 NAMES = {"text_off_topic": "sentences off topic", "time_series": "voices of strangers"}
 

@@ -245,7 +245,7 @@ def load_encoder(
         - a timm name, such as ``"vit_small_patch14_dinov2.lvd142m"``, or ``"hf-hub:OWNER/NAME"``;
         - ``"local-dir:PATH"``: a folder written by ``timm.models.save_for_hf``;
         - ``"transformers:OWNER/NAME"`` or ``"transformers:PATH"``: an I-JEPA, DINOv2, DINOv3 or CLIP-type vision model
-          of Hugging Face `transformers` (extra ``transformers``), on the hub or in a folder; safetensors alone;
+          of Hugging Face's transformers (extra ``transformers``), on the hub or in a folder; safetensors alone;
         - the path of a ``.safetensors`` file written by `skjepa pretrain`;
         - a module: of images where `image_size` or `preprocess` is given, else of vectors ``(B, d)``.
     image_size : int, optional
@@ -255,8 +255,8 @@ def load_encoder(
     output : {"auto", "pooled", "projected"}, layer name or callable
         The embedding. "auto": pooled features, for CLIP-type models the projection; for a module what it returns. A
         layer name as in ``named_modules()``: its output, averaged over positions or tokens. A callable gets
-        ``(module, x)`` and returns ``(B, K)``. Of a timm model both see it without its head, of a `transformers` model
-        as `skjepa.hugging_face.TransformersVision`. Pooled features of that are the class token's, for I-JEPA the mean
+        ``(module, x)`` and returns ``(B, K)``. Of a timm model both see it without its head, of a transformers model as
+        ``TransformersVision``. Pooled features of that are the class token's, for I-JEPA the mean
         of the tokens.
     preprocess : "auto" or callable
         In the place of the model's own resizing and normalisation, and so of `mean` and `std`: a deterministic function

@@ -104,7 +104,9 @@ detectors = {
     "volume alone (JEPA-SCORE)": JEPAScoreDetector(encoder, formula="jepa", method="sketch", n_directions=8),
     "default": JEPAScoreDetector(encoder, method="sketch", n_directions=8),
     "Mahalanobis": MahalanobisDetector(),
+    "Mahalanobis++": MahalanobisDetector(normalize=True),
     "kNN": KNNDetector(),
+    "kNN, normalised": KNNDetector(normalize=True),
 }
 
 
@@ -140,7 +142,10 @@ print("most typical of what is off topic:", *[f"  {off_topic[i][:80]}" for i in 
 # what lies beyond 8 is drawn at 8.
 
 figure, axes = plt.subplots(1, 4, figsize=(10, 3), layout="constrained", sharey=True)
-for square, (name, (on, off, _)) in zip(axes, found.items(), strict=True):
+for square, name in zip(
+    axes, ("volume alone (JEPA-SCORE)", "default", "Mahalanobis++", "kNN, normalised"), strict=True
+):
+    on, off, _ = found[name]
     centre, scale = on.mean(), on.std()
     bins = np.linspace(-8, 4, 37)
     for values, label, colour in ((on, "on topic", "#3b6ea8"), (off, "off topic", "#e07a5f")):

@@ -101,7 +101,9 @@ def detectors(encoder):
         "volume alone (JEPA-SCORE)": JEPAScoreDetector(encoder, formula="jepa"),
         "default": JEPAScoreDetector(encoder),
         "Mahalanobis": MahalanobisDetector(),
+        "Mahalanobis++": MahalanobisDetector(normalize=True),
         "kNN": KNNDetector(),
+        "kNN, normalised": KNNDetector(normalize=True),
     }
 
 

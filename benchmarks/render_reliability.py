@@ -1,4 +1,4 @@
-"""The table of docs/reliability.md; benchmarks/render.py puts it in its place."""
+"""What docs/reliability.md says was tried; benchmarks/render.py puts it in its place."""
 
 from cells import read
 
@@ -81,4 +81,4 @@ def forged_line() -> str:
     )
 
 
-RELIABILITY = {"tried": tried_table, "tried-sizes": sizes_line}
+RELIABILITY = {"tried": tried_table, "tried-sizes": sizes_line, "soak": soak_line, "forged": forged_line}

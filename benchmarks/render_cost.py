@@ -30,6 +30,7 @@ def fewer_passes_table(name: str = "fewer_passes") -> str:
 
 OTHER_ENCODERS = {
     "fewer_passes_vit-tiny": "vit-tiny, random weights",
+    "fewer_passes_lite0": "EfficientNet-Lite0, ImageNet weights",
 }
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
-from skjepa._validation import check_choice, check_integer, seed_from
+from skjepa._validation import check_choice, seed_from
 from skjepa.choice import frozen_encoder, is_auto, is_trained_on, require_fingerprint, trained_encoder
 from skjepa.densities import AnyDensity
 from skjepa.diagnostics import diagnose
@@ -21,6 +21,7 @@ from skjepa.engine import METHODS, embed, extract, resolve_device
 from skjepa.explanation import Explanation, explain_terms, sorted_terms
 from skjepa.extraction import Extraction, Settings, require_finite, require_same_settings
 from skjepa.findings import Diagnosis
+from skjepa.loading import reading_threads
 from skjepa.persistence import portable
 from skjepa.portable_schema import Above, Saved, Unfitted
 from skjepa.scores import TERMS, ScoreModel, check_score_settings, fit_score_model
@@ -409,8 +410,7 @@ class JEPAScoreDetector(CalibratedDetector):
         check_score_settings(self.formula, self.reference, self.floor, self.rank)
         if not isinstance(self.method, Directions):
             check_choice("method", self.method, (*METHODS, "subspace"))
-        if self.n_jobs is not None and self.n_jobs != -1:
-            check_integer("n_jobs", self.n_jobs, minimum=1)
+        reading_threads(self.n_jobs)
         taken = {"exact": None}.get(self.method, self.n_directions) if isinstance(self.method, str) else None
         if self.n_directions not in (taken, self._given_directions and self._given_directions.n_directions):
             raise ValueError(f"n_directions = {self.n_directions} does not go with method {self.method!r}")

@@ -60,7 +60,7 @@ def load_timm_model(
     if image_size is not None and config.get("fixed_input_size"):
         options["img_size"] = image_size
     model = _create(name, options)
-    _check_patches(name, model, image_size)
+    check_patches(name, getattr(getattr(model, "patch_embed", None), "patch_size", None), image_size)
     # The head goes only now: where a model is built without it, timm loads weights that do not fit and says nothing.
     if projected is False or (projected is None and not is_clip_type(config)):
         model.reset_classifier(0)
@@ -106,9 +106,7 @@ def _create(name: str, options: dict[str, Any]) -> Any:
     try:
         return timm.create_model(name, pretrained=True, **options)
     except (HfHubHTTPError, EntryNotFoundError, urllib.error.URLError) as error:
-        raise WeightsNotFoundError(
-            f"no weights for {name!r}: the download failed ({' '.join(str(error).split())}). {_local_copy(name)}"
-        ) from error
+        raise download_failed(name, error) from error
     except (RuntimeError, ValueError, KeyError, AssertionError, SafetensorError, OSError) as error:
         size = f" at image_size={options['img_size']}" if "img_size" in options else ""
         reason = textwrap.shorten(str(error) or repr(error), 400)  # torch lists every tensor that is missing
@@ -260,6 +258,14 @@ def require_network(name: str, what: str, address: str | None = None, *, local_c
         )
 
 
+def download_failed(name: str, error: BaseException, *, local_copy: str | None = None) -> WeightsNotFoundError:
+    """The error to raise, with the advice `local_copy`."""
+    reason = " ".join(str(error).split())
+    return WeightsNotFoundError(
+        f"no weights for {name!r}: the download failed ({reason}). {local_copy or _local_copy(name)}"
+    )
+
+
 def _local_copy(name: str) -> str:
     return (
         "Give a local copy: load_encoder('local-dir:FOLDER') with the model's config.json and model.safetensors, "
@@ -289,8 +295,8 @@ def _unreachable(address: str) -> str | None:
     return outcome[0]
 
 
-def _check_patches(name: str, model: nn.Module, image_size: int | None) -> None:
-    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    sides = patch if isinstance(patch, tuple | list) else [patch]
+def check_patches(name: str, patch_size: Any, image_size: int | None) -> None:
+    """Raise ValueError where an image size is no multiple of the patch size: a number, or one a side, or None."""
+    sides = patch_size if isinstance(patch_size, tuple | list) else [patch_size]
     if image_size is not None and any(side and image_size % side for side in sides):
         raise ValueError(f"image_size={image_size} is not a multiple of {name}'s patch size {sides[0]}")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.transforms import Compose, InterpolationMode, PILToTensor, Resize
 from torchvision.transforms.functional import center_crop, crop, get_dimensions, pil_modes_mapping
 
-from skjepa.hub import WeightsNotFoundError, require_network
+from skjepa.hub import WeightsNotFoundError, check_patches, download_failed, require_network
 from skjepa.preprocessing import Preprocessing, channel_statistics
 
 PREFIX = "transformers:"
@@ -119,7 +119,7 @@ def load_transformers_model(name: str, *, image_size: int | None, projected: boo
     with_projection = len(family.names) == 2 and projected is not False
     model = _pretrained(name, folder, family.names[-1 if with_projection else 0], dict.fromkeys(family.options, False))
     size = _own_size(model.config)
-    _check_patches(name, model.config, image_size)
+    check_patches(name, model.config.patch_size, image_size)
     options = {"interpolate_pos_encoding": True} if family.resamples and image_size not in (None, size) else {}
     return TransformersVision(model, "projection" if with_projection else family.read_out, options)
 
@@ -167,8 +167,7 @@ def local_folder(name: str) -> Path:
     try:
         return Path(snapshot_download(where, allow_patterns=_FILES))
     except (HfHubHTTPError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise WeightsNotFoundError(f"no weights for {name!r}: the download failed ({reason}). {local}") from error
+        raise download_failed(name, error, local_copy=local) from error
 
 
 def _transformers() -> Any:
@@ -246,11 +245,6 @@ def _is_complete(folder: Path) -> bool:
 
 def _own_size(config: Any) -> int | None:
     return config.image_size if isinstance(config.image_size, int) else None
-
-
-def _check_patches(name: str, config: Any, image_size: int | None) -> None:
-    if image_size is not None and isinstance(config.patch_size, int) and image_size % config.patch_size:
-        raise ValueError(f"image_size={image_size} is not a multiple of {name}'s patch size {config.patch_size}")
 
 
 def _resizing(name: str, processor: Any, image_size: int | None) -> tuple[list[Callable], tuple[int, int]]:

@@ -11,7 +11,7 @@ from scipy.linalg import block_diag
 from torch import Tensor, nn
 
 from skjepa._validation import check_integer
-from skjepa.directions import Directions, random_directions
+from skjepa.directions import SKETCH, Directions, random_directions
 from skjepa.encoders import Encoder, load_encoder, pooled, require_layer
 from skjepa.extraction import Extraction
 from skjepa.observed import observed
@@ -157,6 +157,6 @@ def _meta(meta: dict[str, Any], encoder: Encoder, layer: str, n_rows: int, width
     return meta | {
         "encoder": f"{encoder.name}, {layer}",
         "fingerprint": hashlib.sha256(f"{encoder.fingerprint} layer {layer}".encode()).hexdigest(),
-        "method": "exact" if n_rows == width else f"sketch of {n_rows} directions",
+        "method": "exact" if n_rows == width else f"{SKETCH} {n_rows} directions",
         "n_components": width,
     }

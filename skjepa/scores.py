@@ -165,15 +165,17 @@ def joint_weights(terms: Terms, filled: float = 1.0) -> dict[str, float]:
     return weights | {"volume": weights["volume"] + part * whole, "density": weights["density"] + whole}
 
 
-def filled_share(extraction: Extraction, rank: int) -> float:
+def filled_share(extraction: Extraction, rank: int, nearest: KNNDensity | None = None) -> float:
     """Intrinsic dimension of the embeddings over the number of directions that the log-volume counts, at most 1.
 
     s + log q(z) is the log-density of the input where both are of the same directions. Embeddings of real images fill
     few of them, and q(z) knows nothing of what s sums over the others. Of m directions measured each stands for K / m.
+    `nearest` is a `KNNDensity` of these embeddings, if there is one.
     """
     is_some = str(extraction.meta.get("method")).startswith((SKETCH, SUBSPACE))
     n_directions = rank * (extraction.embeddings.shape[1] / extraction.singular_values.shape[-1] if is_some else 1)
-    return min(1.0, KNNDensity().fit(extraction.embeddings).intrinsic_dim_ / n_directions)
+    nearest = nearest or KNNDensity().fit(extraction.embeddings)
+    return min(1.0, nearest.intrinsic_dim_ / n_directions)
 
 
 def fit_score_model(
@@ -239,7 +241,9 @@ def fit_score_model(
     if formula == "joint":
         model.location = {name: float(np.mean(value)) for name, value in out_of_fold.items()}
         model.scale = {name: _spread(value) for name, value in out_of_fold.items()}
-        weights = model.weight = joint_weights(out_of_fold, filled_share(extraction, model.rank))
+        is_named = isinstance(reference, str)  # and so has the settings that `filled_share` takes itself
+        nearest = model.reference if is_named and isinstance(model.reference, KNNDensity) else None
+        weights = model.weight = joint_weights(out_of_fold, filled_share(extraction, model.rank, nearest))
     model.seen = SeenSamples.learn(z, s, model.raw_terms(extraction, s), out_of_fold, weights)
     return model
 

@@ -213,8 +213,6 @@ class VolumeExplainer:
             raise ValueError(f"{len(self.grams)} patches of {self.patch_size} do not make inputs {self.input_shape}")
         if len(self.expected) != len(self.grams) + 3:
             raise ValueError(f"{len(self.expected)} means do not go with {len(self.grams)} patches")
-        if len(self.expected) != len(self.grams) + 3:
-            raise ValueError(f"{len(self.expected)} means do not go with {len(self.grams)} patches")
         if self.rank > self.grams.shape[1]:
             raise ValueError(f"rank must be at most K = {self.grams.shape[1]}; got {self.rank}")
         np.linalg.cholesky(self._base[0])  # raises where the mean Gram matrix is none

@@ -267,7 +267,7 @@ class TestForgery:
             ({"source": "encoder.safetensors"}, "'encoder.safetensors'"),
             ({"source": "local-dir:/home"}, "'local-dir:/home'"),
             ({"source": "hf-hub:someone/model"}, "'hf-hub:someone/model'"),
-            ({"weights": "/tmp/weights.bin"}, "'bundled' with weights '/tmp/weights.bin'"),
+            ({"weights": "/elsewhere/weights.bin"}, "'bundled' with weights '/elsewhere/weights.bin'"),
         ],
     )
     def test_an_encoder_elsewhere_is_not_looked_for(self, recipe, named, tmp_path, monkeypatch):

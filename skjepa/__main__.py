@@ -1,6 +1,6 @@
 """`python -m skjepa`."""
 
-from skjepa.cli import main
+from skjepa.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -18,12 +18,12 @@ from sklearn.exceptions import NotFittedError
 from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skjepa._validation import check_choice, check_number
-from skjepa.baselines import KNNDetector, MahalanobisDetector
-from skjepa.detectors import JEPAScoreDetector
-from skjepa.extraction import Extraction
-from skjepa.sources import holds_vectors
-from skjepa.thresholds import all_or_nothing
+from skjepa._utils.validation import check_choice, check_number
+from skjepa.data.sources import holds_vectors
+from skjepa.detectors.base import all_or_nothing
+from skjepa.detectors.baselines import KNNDetector, MahalanobisDetector
+from skjepa.detectors.jepa_score import JEPAScoreDetector
+from skjepa.extraction.extraction import Extraction
 
 
 class PyODDetector(BaseDetector):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-import skjepa.engine
+from skjepa._utils import hardware
 
 # A busy machine is no failure, and two runs try the same examples.
 settings.register_profile("skjepa", deadline=None, derandomize=True)
@@ -25,8 +25,8 @@ def device(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session", autouse=True)
 def _auto_is_the_chosen_device(device: str) -> None:
     """The same tests run on a GPU by the option, and on the CPU of a machine that has one without it."""
-    resolve = skjepa.engine.resolve_device
-    skjepa.engine.resolve_device = lambda name: resolve(device if name == "auto" else name)
+    resolve = hardware.resolve_device
+    hardware.resolve_device = lambda name: resolve(device if name == "auto" else name)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from skjepa import JEPAScoreDetector, VectorJEPA, extract, load_encoder
-from skjepa.baselines import KNNDetector, MahalanobisDetector
+from skjepa.detectors.baselines import KNNDetector, MahalanobisDetector
 from skjepa.pyod import ADBenchModel, PyODDetector
 
 X_TRAIN, X_TEST, Y_TRAIN, Y_TEST = generate_data(n_train=200, n_test=100, contamination=0.1, random_state=42)

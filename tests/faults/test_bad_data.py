@@ -16,12 +16,13 @@ from oracles import conv_net, random_images
 from PIL import Image
 from torch import nn
 
-import skjepa.cli
-import skjepa.worker
+import skjepa.cli.app
+import skjepa.extraction.processes.worker
 from skjepa import JEPAScoreDetector, extract, jepa_score, load_encoder
-from skjepa.memory import DeviceError, is_device_failure, is_out_of_memory
-from skjepa.probe import EncoderError
-from skjepa.sources import MAX_PIXELS, ImageReadError, as_source, read_image
+from skjepa._utils.hardware import DeviceError, is_device_failure, is_out_of_memory
+from skjepa.data.images import MAX_PIXELS, ImageReadError, read_image
+from skjepa.data.sources import as_source
+from skjepa.encoders.probe import EncoderError
 
 # Sixteen colours, so that a palette, too, holds them all; `GREY` as 16 bits have it.
 COLOURS = np.random.default_rng(1).integers(0, 256, (16, 3), dtype=np.uint8)
@@ -294,7 +295,7 @@ def test_the_command_counts_them_and_says_so_by_its_exit_code(corpus, tmp_path, 
 
 def command(*arguments) -> int:
     with pytest.raises(SystemExit) as exit:
-        skjepa.cli.main([str(argument) for argument in arguments])
+        skjepa.cli.app.main([str(argument) for argument in arguments])
     return exit.value.code
 
 
@@ -376,7 +377,7 @@ def test_a_worker_that_lost_its_device_ends(monkeypatch, capsys):
         yield [0], ()
         raise DeviceError("the device failed")
 
-    monkeypatch.setattr(skjepa.worker.os, "_exit", leave)
+    monkeypatch.setattr(skjepa.extraction.processes.worker.os, "_exit", leave)
     with pytest.raises(Gone):
-        list(skjepa.worker._or_end(batches()))
+        list(skjepa.extraction.processes.worker._or_end(batches()))
     assert "the device failed" in capsys.readouterr().err

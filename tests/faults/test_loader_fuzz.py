@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from skjepa.sources import MAX_PIXELS, ImageReadError, read_image
+from skjepa.data.images import MAX_PIXELS, ImageReadError, read_image
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "20"))
 SLOWEST = 30.0  # seconds an image, on a busy machine

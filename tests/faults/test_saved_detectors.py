@@ -29,10 +29,10 @@ from skjepa import (
     learn_volume_explainer,
     load_encoder,
 )
-from skjepa.densities import GaussianDensity, KNNDensity
-from skjepa.extraction import SettingsMismatchError
-from skjepa.persistence import ARRAY_FILE, OBJECT_FILE, NotHereError, _digest
-from skjepa.volume_maps import VolumeExplainer
+from skjepa.extraction.store.settings import SettingsMismatchError
+from skjepa.inspection.volume_maps import VolumeExplainer
+from skjepa.persistence.folder import ARRAY_FILE, OBJECT_FILE, NotHereError, _digest
+from skjepa.scores.densities import GaussianDensity, KNNDensity
 
 RNG = np.random.default_rng(0)
 ROWS, FRESH, CLASSES = RNG.normal(size=(60, 5)), RNG.normal(size=(4, 5)), np.repeat([0, 1], 30)

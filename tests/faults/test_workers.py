@@ -19,13 +19,14 @@ from PIL import Image
 from torch import nn
 
 import skjepa
-import skjepa.memory
+import skjepa._utils.hardware
+import skjepa.extraction.batches.sizing
 from skjepa import JEPAScoreDetector, extract, jepa_score, load_encoder
-from skjepa.cli import main
-from skjepa.pools import workers
-from skjepa.spread import WorkerLostError
-from skjepa.store import Store
-from skjepa.worker import VersionMismatchError
+from skjepa.cli.app import main
+from skjepa.extraction.processes.dispatch import WorkerLostError
+from skjepa.extraction.processes.pools import workers
+from skjepa.extraction.processes.worker import VersionMismatchError
+from skjepa.extraction.store.store import Store
 
 pytestmark = [
     pytest.mark.slow,
@@ -161,7 +162,7 @@ def test_killed_workers_lose_nothing(backend, n_killed, images, diary, tmp_path)
 
 @pytest.mark.parametrize("backend_name", ["loky", "dask"])
 def test_a_sample_that_kills_its_worker_is_named(backend_name, images, diary, tmp_path, monkeypatch, request):
-    monkeypatch.setattr(skjepa.memory, "MAX_BATCH", 4)
+    monkeypatch.setattr(skjepa.extraction.batches.sizing, "MAX_BATCH", 4)
     images = images[:24]
     poisoned = images.copy()
     poisoned[17] = 255

@@ -1,0 +1,24 @@
+"""Rank correlation, and the affine map of a fitted pipeline."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+
+def affine(regression: Any, n_features: int) -> tuple[Any, NDArray[np.float64]]:
+    """Intercept and coefficients (n_features, ...) of a fitted linear regression, whatever pipeline it stands in."""
+    intercept = regression.predict(np.zeros((1, n_features)))[0]
+    return intercept, regression.predict(np.eye(n_features)) - intercept
+
+
+def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """0 where one of them does not vary: it says nothing of the other."""
+    if is_constant(a) or is_constant(b):
+        return 0.0
+    return float(spearmanr(a, b).statistic)
+
+
+def is_constant(values: NDArray[np.float64]) -> bool:
+    return bool(np.ptp(values) <= 1e-9 * (1 + np.abs(values).max()))

@@ -1,0 +1,100 @@
+"""Command line: `skjepa fit`, `score`, `report`, `bench`, `prune`, `pretrain`, `encoders`, `demo`."""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from skjepa.cli.bench import bench
+from skjepa.cli.config_file import read_config
+from skjepa.cli.encoders import encoders
+from skjepa.cli.pretrain import pretrain
+from skjepa.cli.prune import prune
+from skjepa.cli.report import report
+from skjepa.cli.score import fit, score
+
+EXIT_OK, EXIT_CRASH, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+_EXIT_CODES = (
+    "Exit codes: 0 every image scored; 1 a bug; 2 bad input or options, nothing written; "
+    "3 finished, but some images could not be read (--on-error skip); 130 interrupted."
+)
+
+app = typer.Typer(
+    help="Anomaly detection with pretrained JEPA-family vision encoders.\n\n" + _EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_stdout, _stderr = Console(), Console(stderr=True)
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="TOML file: a section a command, with lines such as image-size = 224."),
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    os.environ["SKJEPA_DEBUG"] = "1" if debug else ""
+    if config is not None:
+        context.default_map = read_config(config, context.command.commands)  # type: ignore[attr-defined]
+
+
+for command in (fit, score, report, bench, prune, pretrain, encoders):
+    app.command()(command)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for scores.parquet, scores.png and summary.json.")] = Path(
+        "demo-output"
+    ),
+    seed: Annotated[int, typer.Option(help="Of the splits.")] = 0,
+) -> int:
+    """Run the main job on images that the installed packages carry: no download."""
+    from skjepa.cli.demo import run_demo
+
+    run_demo(out, seed=seed, console=_stdout)
+    return EXIT_OK
+
+
+def _show_warning(message: Any, *_: Any, **__: Any) -> None:
+    _stderr.print(f"[yellow]warning:[/yellow] {escape(str(message))}", highlight=False, soft_wrap=True)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Entry point: errors become one sentence and an exit code, never a half-written file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = _show_warning
+        sys.exit(_run(args) or EXIT_OK)
+
+
+def _run(args: list[str] | None) -> int | None:
+    try:
+        return app(args=args, prog_name="skjepa", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        _stderr.print("interrupted")
+        return EXIT_INTERRUPTED
+    except (ValueError, TypeError, OSError, MemoryError) as error:
+        return _fail(error, EXIT_BAD_INPUT)
+    except Exception as error:
+        if hasattr(error, "show"):  # a wrong option: the command line library words it, whichever version it is
+            error.show()
+            return EXIT_BAD_INPUT
+        return _fail(error, EXIT_CRASH)
+
+
+def _fail(error: Exception, code: int) -> int:
+    if os.environ.get("SKJEPA_DEBUG"):
+        raise error
+    hint = "" if code == EXIT_BAD_INPUT else f" ({type(error).__name__}; run `skjepa --debug ...` for the traceback)"
+    _stderr.print(f"[red]error:[/red] {escape(str(error))}{hint}", highlight=False, soft_wrap=True)
+    return code

@@ -1,0 +1,63 @@
+"""What several commands share: bytes, JSON answers, saved detectors and the summary table."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from skjepa.detectors.jepa_score import JEPAScoreDetector
+
+
+def in_bytes(gib: float | None) -> int | None:
+    """What `--memory-budget` means."""
+    return None if gib is None else int(gib * 2**30)
+
+
+def print_json(facts: dict[str, Any]) -> None:
+    """The answer of a command with --json: paths as text, null for what is no number."""
+    print(json.dumps(_plain(facts), allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item"):  # a number of NumPy's
+        value = value.item()
+    return None if isinstance(value, float) and value != value else value
+
+
+def saved_detector(
+    folder: Path, encoder: str, image_size: int | None = None, weights: Path | None = None
+) -> "JEPAScoreDetector":
+    """The detector of a folder: an encoder with a name was saved by it, one that lies in a file is given again."""
+    from skjepa.detectors.jepa_score import JEPAScoreDetector
+    from skjepa.encoders.encoder import load_encoder
+
+    is_given = encoder != "bundled" or weights is not None
+    given = load_encoder(encoder, image_size=image_size, weights=weights) if is_given else None
+    return JEPAScoreDetector.load(folder, encoder=given)
+
+
+def summary_table(rows: Sequence[dict[str, Any]], *, title: str, caption: str) -> Table:
+    """The summary for a terminal."""
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    table.add_column("images")
+    for heading in ("flagged / total", "AUROC", "AUPR", "FPR@95", "s / image"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        metrics = (row.get("auroc"), row.get("aupr_out"), row.get("fpr95_outlier_positive"))
+        unreadable = f" ({row['unreadable']} unreadable)" if row["unreadable"] else ""
+        table.add_row(
+            row["group"],
+            f"{row['flagged']} / {row['images']}{unreadable}",
+            *("-" if value is None else f"{value:.3f}" for value in metrics),
+            f"{row['seconds_per_image']:.4f}",
+        )
+    return table

@@ -1,0 +1,32 @@
+"""Options that several commands have, each said once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+NormalFolder = Annotated[Path, typer.Argument(metavar="NORMAL_DIR", help="Folder of normal images.")]
+EncoderName = Annotated[str, typer.Option(help="'bundled', a timm name, local-dir:PATH or a .safetensors file.")]
+ImageSize = Annotated[int | None, typer.Option(help="Side the encoder receives (default: its own).")]
+Weights = Annotated[Path | None, typer.Option(help="File or folder with the weights of a timm encoder.")]
+Alpha = Annotated[float, typer.Option(help="Flag at most this share of new normal images (conformal).")]
+HeldOut = Annotated[float, typer.Option(help="Share of the normal images held out for that.")]
+Contamination = Annotated[
+    float | None, typer.Option(help="Flag by this share of the normal images instead; then no p-values.")
+]
+Formula = Annotated[str, typer.Option(help="'joint', 'density' or 'jepa' (the paper's score alone).")]
+Views = Annotated[int, typer.Option(help="Random views an image (Eq. 4); 1 is the image itself.")]
+Limit = Annotated[int | None, typer.Option(help="At most so many images of each folder, drawn at random.")]
+StoreFolder = Annotated[Path | None, typer.Option(help="Folder that keeps finished images: the run resumes from it.")]
+Device = Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'cuda:1' ...")]
+MemoryBudget = Annotated[float | None, typer.Option(help="GiB that a batch may take (default: half of the free).")]
+Processes = Annotated[
+    int | None, typer.Option(help="Processes that score, no more than GPUs where there are any; -1: one a core.")
+]
+Scheduler = Annotated[
+    str | None, typer.Option(metavar="SCHEDULER", help="Score on a dask cluster: its address, or scheduler file.")
+]
+ReadThreads = Annotated[int | None, typer.Option(help="Threads that read images, in each process.")]
+OnError = Annotated[str, typer.Option(help="An unreadable image: 'raise' or 'skip' (with a warning).")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, and nothing else.")]

@@ -1,0 +1,213 @@
+"""`skjepa prune`: which images of a folder to keep."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from skjepa.cli.common import in_bytes, print_json
+from skjepa.cli.options import (
+    AsJson,
+    Device,
+    EncoderName,
+    ImageSize,
+    MemoryBudget,
+    Processes,
+    Quiet,
+    ReadThreads,
+    Scheduler,
+    StoreFolder,
+    Weights,
+)
+
+if TYPE_CHECKING:
+    from skjepa.curation.rules import Pruned
+
+
+_stdout, _stderr = Console(), Console(stderr=True)
+_LISTS = (".txt", ".csv", ".parquet")
+_SHOWN = 20
+
+
+def prune(
+    source: Annotated[
+        Path, typer.Argument(metavar="FOLDER|TABLE", help="Images to prune, or a table of scores: .parquet or .csv.")
+    ],
+    keep: Annotated[float | None, typer.Option(help="Share to keep, the most normal.")] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(help="Drop what is unlike --normal instead, and at most this share of what is like it."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Kept list: .txt (a name a line), .csv or .parquet (with scores).")] = Path(
+        "kept.txt"
+    ),
+    scores: Annotated[
+        Path | None, typer.Option(help="Table of all images to write, which a further run can start from.")
+    ] = None,
+    normal: Annotated[
+        Path | None,
+        typer.Option(metavar="NORMAL_DIR", help="Clean images to learn from (default: from FOLDER, junk and all)."),
+    ] = None,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Keep the share of each sub-folder, so that no rare class vanishes.")
+    ] = False,
+    drop_copies: Annotated[bool, typer.Option("--drop-copies", help="Keep one of identical files.")] = False,
+    folds: Annotated[
+        int, typer.Option(help="Models that share FOLDER: each scores images that it has not learned from.")
+    ] = 5,
+    rounds: Annotated[int, typer.Option(help="Above 1: learn once more, from what the round before keeps.")] = 1,
+    calibration: Annotated[float, typer.Option(help="Share of NORMAL_DIR held out for --alpha.")] = 0.2,
+    formula: Annotated[
+        str | None,
+        typer.Option(
+            help="'joint', 'density' or 'jepa', the paper's score alone (default: 'joint' with --normal, else 'jepa', "
+            "for a cluster of junk would teach the others that it is normal).",
+        ),
+    ] = None,
+    encoder: EncoderName = "bundled",
+    image_size: ImageSize = None,
+    weights: Weights = None,
+    store: StoreFolder = None,
+    device: Device = "auto",
+    memory_budget: MemoryBudget = None,
+    n_jobs: Processes = None,
+    dask: Scheduler = None,
+    read_threads: ReadThreads = None,
+    on_error: Annotated[
+        str, typer.Option(help="An unreadable image: 'skip' (it is not kept, and reported) or 'raise'.")
+    ] = "skip",
+    seed: Annotated[int, typer.Option(help="Of the folds and of the calibration split.")] = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> int:
+    """Write the list of the images worth keeping. No image is moved or deleted.
+
+    Example: skjepa prune images/ --keep 0.7 --per-class --out kept.txt --scores scores.parquet
+    """
+    from skjepa import JEPAScoreDetector, load_encoder
+    from skjepa._utils.files import check_output
+    from skjepa.curation import collection
+    from skjepa.data.sources import folder_source
+    from skjepa.extraction.processes.pools import workers
+    from skjepa.reporting.score_table import TABLE_SUFFIXES, write_table
+
+    out = check_output(out, _LISTS)
+    scores = None if scores is None else check_output(scores, TABLE_SUFFIXES)
+    if (keep is None) == (alpha is None):
+        raise ValueError("give --keep, a share, or --alpha, a false-positive rate, and not both")
+    of_table = source.suffix.lower() in TABLE_SUFFIXES and not source.is_dir()
+    if of_table and normal is not None:
+        raise ValueError(f"--normal has no effect on {source}, a table of scores")
+    if alpha is not None and normal is None and not of_table:
+        raise ValueError("--alpha needs clean images to calibrate on: give --normal, or --keep in its place")
+    if of_table:
+        pruned = _of_table(source, keep=keep, target_fpr=alpha, per_class=per_class, drop_copies=drop_copies)
+    else:
+        detector = JEPAScoreDetector(
+            load_encoder(encoder, image_size=image_size, weights=weights),
+            formula=formula or ("jepa" if normal is None else "joint"),
+            calibration=calibration,
+            device=device,
+            memory_budget=in_bytes(memory_budget),
+            n_jobs=read_threads,
+            on_error=on_error,
+            random_state=seed,
+            verbose=0 if quiet else 1,
+        )
+        with workers(n_jobs, dask):
+            pruned = collection.prune(
+                folder_source(source),
+                keep=keep,
+                target_fpr=alpha,
+                normal=None if normal is None else folder_source(normal),
+                detector=detector,
+                per_class=per_class,
+                drop_copies=drop_copies,
+                folds=folds,
+                rounds=rounds,
+                store=store,
+                random_state=seed,
+            )
+    if scores is not None:
+        write_table(pruned.table(), scores)
+    _write_list(pruned, out)
+    if as_json:
+        print_json({"kept": out, "scores": scores, "copies": len(pruned.copy_of), "classes": pruned.counts()})
+    else:
+        _report(pruned)
+        written = f"{out}" + (f" and {scores}" if scores else "")
+        _stdout.print(escape(f"{written} written"), highlight=False, soft_wrap=True)
+    return 3 if pruned.errors else 0
+
+
+def _of_table(path: Path, **rule: Any) -> "Pruned":
+    """What to keep by a table that `skjepa prune` or `skjepa score` wrote."""
+    import numpy as np
+
+    from skjepa.curation.rules import prune_scores
+    from skjepa.data.splits import folders_of
+    from skjepa.reporting.score_table import read_table
+
+    columns = read_table(path).to_pydict()
+    if missing := [name for name in ("id", "score") if name not in columns]:
+        raise ValueError(f"{path} has no column {missing[0]!r}: it is not a table of scores")
+    ids = [str(name) for name in columns["id"]]
+    classes, p_values, copies = (columns.get(name) for name in ("class", "p_value", "copy_of"))
+    return prune_scores(
+        ids,
+        _numbers(path, "score", columns["score"]),
+        p_values=None if p_values is None or not any(p_values) else _numbers(path, "p_value", p_values),
+        classes=folders_of(ids) if classes is None or None in classes else np.array(classes, dtype=np.str_),
+        contents=None if copies is None else [first or name for first, name in zip(copies, ids, strict=True)],
+        errors={i: str(reason) for i, reason in enumerate(columns.get("error", [])) if reason},
+        **rule,
+    )
+
+
+def _numbers(path: Path, name: str, values: list[Any]) -> list[float]:
+    try:
+        return [float("nan") if value is None else float(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: the column {name!r} holds what is no number ({error})") from error
+
+
+def _write_list(pruned: "Pruned", out: Path) -> None:
+    from skjepa._utils.files import written_whole
+    from skjepa.reporting.score_table import write_table
+
+    if out.suffix.lower() != ".txt":
+        write_table(pruned.table().filter(pruned.kept).drop_columns(["kept", "error"]), out)
+        return
+    names = pruned.kept_ids
+    if broken := [name for name in names if "\n" in name]:
+        raise ValueError(f"the name {broken[0]!r} does not fit on one line: write the list as .csv or .parquet")
+    with written_whole(out) as partial:
+        partial.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+
+
+def _report(pruned: "Pruned") -> None:
+    counts = pruned.counts()
+    columns = ("images", "kept", "dropped", "unreadable")
+    table = Table(title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("class", overflow="fold")
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    # Of many classes those that lose most are shown.
+    ranked = sorted(counts, key=lambda name: counts[name]["kept"] / counts[name]["images"])
+    shown = set(ranked[:_SHOWN])
+    for name, row in counts.items() if len(counts) > 1 else ():
+        if name in shown:
+            table.add_row(escape(name), *(str(row[column]) for column in columns))
+    if len(counts) > len(shown):
+        table.add_row(f"... and {len(counts) - len(shown)} classes that keep more")
+    table.add_row("all", *(str(sum(row[column] for row in counts.values())) for column in columns))
+    _stdout.print(table)
+    if pruned.copy_of:
+        _stdout.print(f"{len(pruned.copy_of)} copies of other images", highlight=False)
+    for i, reason in list(pruned.errors.items())[:5]:
+        _stderr.print(escape(f"unreadable: {pruned.ids[i]}: {reason}"), highlight=False, soft_wrap=True)
+    if len(pruned.errors) > 5:
+        _stderr.print(f"... and {len(pruned.errors) - 5} more (--scores writes them all)", highlight=False)

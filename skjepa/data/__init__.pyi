@@ -1,0 +1,9 @@
+from .images import ImageReadError as ImageReadError
+from .images import as_picture as as_picture
+from .images import read_image as read_image
+from .sample_images import demo_images as demo_images
+from .sources import Source as Source
+from .sources import as_source as as_source
+from .sources import folder_source as folder_source
+from .splits import repeats as repeats
+from .splits import split_source as split_source

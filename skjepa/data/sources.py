@@ -1,0 +1,376 @@
+"""Whatever a user calls data becomes a `Source`: ids, and a function that loads one sample."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from skjepa.data.images import ImageReadError, path_as_text, read_image, reason, require_file, to_rgb
+
+IMAGE_SUFFIXES = frozenset(
+    [".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".pnm", ".tif", ".tiff", ".webp"]
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """n samples, loaded one at a time.
+
+    Attributes
+    ----------
+    ids : array of shape (n_samples,), str
+    load : callable
+        Position to a PIL image in RGB, a uint8 or float array (H, W, 3), a float tensor (3, H, W), or, where
+        `is_vector`, a float64 array (d,). Raises ImageReadError.
+    is_vector : bool
+    stable_ids : bool
+        False where ids are mere positions (a torch Dataset), which a later run may number otherwise.
+    content : callable
+        Position to a hash of what lies there, "" where that is not known without loading it: a store must not take
+        one file for another of the same name.
+    file : callable
+        Position to the path that holds the image, None where it lies in no file of its own: another process can read
+        a file by itself.
+    """
+
+    ids: NDArray[np.str_]
+    load: Callable[[int], Any]
+    is_vector: bool = False
+    stable_ids: bool = True
+    content: Callable[[int], str] = lambda i: ""
+    file: Callable[[int], str | os.PathLike | None] = lambda i: None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: Any) -> "Source":
+        """The samples at a slice, a mask or integer positions."""
+        chosen = np.arange(len(self))[index].tolist()
+        return Source(
+            self.ids[index],
+            lambda i: self.load(chosen[i]),
+            self.is_vector,
+            self.stable_ids,
+            lambda i: self.content(chosen[i]),
+            lambda i: self.file(chosen[i]),
+        )
+
+    def rows(self) -> NDArray[np.float64]:
+        """All vectors of a source of vectors, (n_samples, d)."""
+        return np.stack([self.load(i) for i in range(len(self))])
+
+
+def as_source(X: Any, *, ids: Sequence[str] | None = None) -> Source:
+    """Make a `Source` of images or vectors.
+
+    Parameters
+    ----------
+    X : see below
+        - array (N, H, W, 3), uint8 or float in [0, 1]; tensor (N, 3, H, W), float in [0, 1];
+        - list of PIL images, of such arrays (H, W, 3) or of paths; object or string array (n,) or (n, 1) of them;
+        - a folder, searched to the bottom for image files, in sorted order;
+        - a map-style torch Dataset with items x or (x, label), x a tensor (3, H, W) in [0, 1] or a PIL image;
+        - numeric array, list or data frame (n, d): vectors.
+    ids : sequence of str, optional
+        Unique names in the place of the source's own.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Names what is wrong: empty, ragged, wrong channel count, not finite, outside [0, 1], repeated ids.
+    """
+    source = X if isinstance(X, Source) else _dispatch(X)
+    if len(source) == 0:
+        raise ValueError("X holds no samples")
+    if ids is not None:
+        names = np.asarray(ids, dtype=np.str_)
+        if names.shape != (len(source),):
+            raise ValueError(f"ids must be one name a sample: {len(source)} samples, ids of shape {names.shape}")
+        if len(np.unique(names)) != len(names):
+            raise ValueError("ids must be unique")
+        source = Source(names, source.load, source.is_vector, content=source.content, file=source.file)
+    return source
+
+
+def known_by_content(source: Source) -> Source:
+    """The source with a hash of the content of every sample, which is loaded for it where the source has none.
+
+    Its `load` raises ValueError where a sample so known comes out otherwise than before: it cannot be known again.
+    """
+    loaded: dict[int, str] = {}
+
+    def content(i: int) -> str:
+        known = source.content(i)
+        if not known and i not in loaded:
+            loaded[i] = _hash_of_loaded(source, i)
+        return known or loaded[i]
+
+    def load(i: int) -> Any:
+        sample = source.load(i)
+        if i in loaded and _hash_of(sample) != loaded[i]:
+            raise ValueError(f"sample {source.ids[i]} is another at each load: a memory needs data that stay the same")
+        return sample
+
+    return Source(source.ids, load, source.is_vector, source.stable_ids, content, source.file)
+
+
+def holds_vectors(X: Any) -> bool:
+    """Whether X is numbers for scikit-learn's `validate_data` to judge, not images, paths, a folder or a Dataset."""
+    if isinstance(X, Source):
+        return X.is_vector
+    if isinstance(X, str | os.PathLike | torch.utils.data.Dataset) or (isinstance(X, list | tuple) and not X):
+        return False
+    if isinstance(X, list | tuple):
+        kind = _kind(X[0])
+        return kind == "values" or (kind in ("arrays", "tensors") and np.ndim(X[0]) < 2)
+    if hasattr(X, "toarray"):
+        return True  # sparse: refused there
+    array = X if isinstance(X, Tensor) else np.asarray(X)
+    if isinstance(array, np.ndarray) and array.dtype.kind in "OSU" and array.size:
+        return _kind(array.flat[0]) not in ("paths", "PIL images")
+    return array.ndim < 3
+
+
+def _dispatch(X: Any) -> Source:
+    if isinstance(X, str | os.PathLike):
+        return folder_source(X)
+    if isinstance(X, Tensor):
+        return _tensor_source(X)
+    if isinstance(X, torch.utils.data.Dataset):
+        return _dataset_source(X)
+    if isinstance(X, list | tuple):
+        return _list_source(X)
+    if hasattr(X, "toarray"):
+        raise TypeError("sparse input is not supported; pass X.toarray()")
+    array = np.asarray(X)
+    if array.ndim == 0:
+        raise TypeError(f"X must be an array, a list, a folder or a torch Dataset; got {type(X).__name__}")
+    return _array_source(array)
+
+
+def folder_source(folder: str | os.PathLike) -> Source:
+    """Image files below a folder, in sorted order; ids are paths relative to it, with forward slashes."""
+    root = Path(folder)
+    if not root.exists():
+        raise FileNotFoundError(f"no folder {root}")
+    if not root.is_dir():
+        raise NotADirectoryError(f"{root} is a file; give a folder, or a list of paths")
+    files = sorted(
+        Path(parent, name)
+        for parent, _, names in os.walk(root, onerror=_raise)  # links to folders are not followed: they may loop
+        for name in names
+        if Path(name).suffix.lower() in IMAGE_SUFFIXES
+    )
+    if not files:
+        raise ValueError(f"no image files below {root} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
+    return Source(
+        _names(file.relative_to(root).as_posix() for file in files),
+        lambda i: read_image(files[i]),
+        content=lambda i: _file_hash(files[i]),
+        file=lambda i: files[i],
+    )
+
+
+def _raise(error: OSError) -> None:
+    """`os.walk` passes over a folder it may not read, unless told otherwise."""
+    raise error
+
+
+def _names(paths: Iterable[str]) -> NDArray[np.str_]:
+    """Paths as ids."""
+    return np.array([path_as_text(path) for path in paths], dtype=np.str_)
+
+
+def _paths_source(paths: Sequence[str | os.PathLike]) -> Source:
+    files = [os.fspath(path) for path in paths]
+    return Source(
+        _names(files), lambda i: read_image(files[i]), content=lambda i: _file_hash(files[i]), file=lambda i: files[i]
+    )
+
+
+def _list_source(X: Sequence[Any]) -> Source:
+    if not X:
+        raise ValueError("X is an empty list")
+    kinds = {_kind(item) for item in X}
+    if len(kinds) > 1:
+        raise TypeError(f"X mixes {' and '.join(sorted(kinds))}; give one kind")
+    kind = kinds.pop()
+    if kind == "paths":
+        return _paths_source(X)
+    if kind == "PIL images":
+        return _hashed(np.array([_image_id(image, i) for i, image in enumerate(X)]), lambda i: _loaded(X[i], i))
+    if kind == "tensors":
+        return _tensor_source(torch.stack(list(_same_shape(X))))
+    try:
+        return _array_source(np.asarray(_same_shape(X) if kind == "arrays" else X))
+    except ValueError as error:
+        if "inhomogeneous" not in str(error):
+            raise
+        raise ValueError(f"ragged input: the items of X differ in length ({error})") from error
+
+
+def _kind(item: Any) -> str:
+    if isinstance(item, str | os.PathLike):
+        return "paths"
+    if isinstance(item, Image.Image):
+        return "PIL images"
+    if isinstance(item, Tensor):
+        return "tensors"
+    return "arrays" if isinstance(item, np.ndarray) else "values"
+
+
+def _same_shape(items: Sequence[Any]) -> Sequence[Any]:
+    shapes = {tuple(item.shape) for item in items}
+    if len(shapes) > 1:
+        some = ", ".join(map(str, sorted(shapes)[:3]))
+        raise ValueError(
+            f"ragged input: arrays of different shapes ({some} ...); resize them, or give PIL images or paths"
+        )
+    return items
+
+
+def _loaded(image: Image.Image, position: int, what: str = "image") -> Image.Image:
+    try:
+        rgb = to_rgb(image)
+        return rgb.copy() if rgb is image else rgb  # the caller's own may be changed, or closed
+    except Exception as error:  # a lazily opened image is read here
+        file = getattr(image, "filename", "")
+        name = f"{what} {position} ({path_as_text(file)})" if file else f"{what} {position}"
+        raise ImageReadError(f"{name}: {reason(error)}") from error
+
+
+def _image_id(image: Image.Image, position: int) -> str:
+    """The hash of the picture, as of the array of its pixels; a broken one is named by its place, and fails in load."""
+    try:
+        return _hash(np.asarray(_loaded(image, position)))
+    except ImageReadError:
+        return f"image {position}"
+
+
+def _array_source(X: np.ndarray) -> Source:
+    if X.dtype.kind in "OSU":
+        items = X[:, 0] if X.ndim == 2 and X.shape[1] == 1 else X
+        if items.ndim == 1 and all(_kind(item) in ("paths", "PIL images") for item in items):
+            return _list_source(list(items))
+        if X.dtype.kind == "O" and X.ndim == 2:
+            return _vector_source(X)
+        raise TypeError(f"array of dtype {X.dtype} and shape {X.shape} holds neither images, paths nor vectors")
+    if X.ndim == 2:
+        return _vector_source(X)
+    if X.ndim != 4:
+        raise ValueError(
+            f"images must be (N, H, W, 3) and vectors (n, d); got an array of shape {X.shape}"
+            + (". One image is X[np.newaxis]" if X.ndim == 3 and X.shape[-1] == 3 else "")
+        )
+    if X.shape[-1] != 3:
+        raise ValueError(
+            f"raw arrays need 3 channels, last: (N, H, W, 3); got shape {X.shape}. "
+            "Convert them, or give PIL images or files, which are converted to RGB"
+        )
+    if 0 in X.shape[1:]:
+        raise ValueError(f"images of no pixels: shape {X.shape}")
+    if X.dtype != np.uint8:
+        _check_pixels(X, "image")
+    return _hashed(np.array([_hash(image) for image in X], dtype=np.str_), lambda i: X[i])
+
+
+def _vector_source(X: np.ndarray) -> Source:
+    if X.dtype.kind not in "biufO":
+        raise ValueError(f"vectors must be real numbers; got an array of dtype {X.dtype}")
+    try:
+        rows = np.asarray(X, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"vectors must be numbers: {error}") from error
+    if not np.isfinite(rows).all():
+        raise ValueError("X holds NaN or infinite values")
+    ids = np.array([_hash(row) for row in rows], dtype=np.str_)
+    return _hashed(ids, lambda i: rows[i].copy(), is_vector=True)
+
+
+def _tensor_source(X: Tensor) -> Source:
+    array = (X.float() if X.dtype == torch.bfloat16 else X).detach().cpu().numpy()
+    if array.ndim == 2:
+        return _vector_source(array)
+    if array.ndim != 4 or array.shape[1] != 3 or array.dtype.kind != "f":
+        raise ValueError(
+            f"tensors of images must be float (N, 3, H, W) in [0, 1]; got {X.dtype} of shape {tuple(X.shape)}"
+        )
+    _check_pixels(array, "image")
+    return _hashed(np.array([_hash(image) for image in array], dtype=np.str_), lambda i: torch.from_numpy(array[i]))
+
+
+def _dataset_source(dataset: torch.utils.data.Dataset) -> Source:
+    if isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "__len__"):
+        raise TypeError("an iterable Dataset has no length and no positions; give a map-style torch Dataset")
+
+    def load(i: int) -> Any:
+        item = dataset[i]
+        image = item[0] if isinstance(item, tuple | list) else item
+        if isinstance(image, Image.Image):
+            return _loaded(image, i, "dataset item")
+        if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+            found = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+            raise ImageReadError(f"dataset item {i} must be a float tensor (3, H, W) or a PIL image; got {found}")
+        image = image.detach().cpu()
+        try:
+            _check_pixels(image.float().numpy()[np.newaxis], "dataset item", i)
+        except ValueError as error:
+            raise ImageReadError(str(error)) from error
+        return image
+
+    return Source(np.arange(len(dataset)).astype(np.str_), load, stable_ids=False)
+
+
+def _check_pixels(images: np.ndarray, what: str, first: int = 0) -> None:
+    """Raise for float images (N, ...) not in [0, 1]; the error names the first, counting from `first`."""
+    if images.dtype.kind != "f":
+        raise TypeError(f"pixels must be uint8 or float in [0, 1]; got dtype {images.dtype}")
+    for i, image in enumerate(images, start=first):
+        low, high = image.min(), image.max()
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise ValueError(f"{what} {i}: NaN or infinite pixels")
+        if low < 0 or high > 1:
+            raise ValueError(f"{what} {i}: float pixels must lie in [0, 1]; got values from {low:g} to {high:g}")
+
+
+def _hashed(ids: NDArray[np.str_], load: Callable[[int], Any], *, is_vector: bool = False) -> Source:
+    """A source whose ids are hashes of the content."""
+    return Source(ids, load, is_vector, content=lambda i: str(ids[i]))
+
+
+def _hash_of_loaded(source: Source, i: int) -> str:
+    try:
+        return _hash_of(source.load(i))
+    except ImageReadError:
+        return ""  # `load` says so again
+
+
+def _hash_of(sample: Any) -> str:
+    """The hash of a loaded sample: the same of a PIL image and of the array of its pixels."""
+    if isinstance(sample, Tensor):
+        sample = (sample.float() if sample.dtype == torch.bfloat16 else sample).numpy()
+    return _hash(np.asarray(sample))
+
+
+def _file_hash(path: str | os.PathLike) -> str:
+    try:
+        require_file(path)
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except (OSError, ValueError):  # of a path that no file can have
+        return ""  # `load` says what is wrong with it
+
+
+def _hash(array: np.ndarray) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(f"{array.dtype.str}{array.shape}".encode())
+    digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()

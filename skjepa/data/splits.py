@@ -1,0 +1,151 @@
+"""Fit, calibration and test samples that never overlap, and a look whether the same picture is in two of them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from skjepa._utils.validation import check_integer, check_number
+from skjepa.data.sources import Source, as_source, known_by_content
+
+SPLITS = ("fit", "calibration", "test")
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """One sample that two groups share, bit by bit after decoding.
+
+    Attributes
+    ----------
+    group, id : str
+        Where it is found again.
+    first_group, first_id : str
+        Where it was found first.
+    """
+
+    group: str
+    id: str
+    first_group: str
+    first_id: str
+
+
+def split_source(
+    X: Any, *, fit: float = 0.5, calibration: float = 0.2, limit: int | None = None, random_state: int = 0
+) -> dict[str, Source]:
+    """Normal samples, dealt out at random.
+
+    Parameters
+    ----------
+    X : images or vectors
+        See `skjepa.data.as_source`.
+    fit, calibration : float in (0, 1)
+        Shares; the rest is for the test.
+    limit : int, optional
+        At most so many samples in all.
+    random_state : int
+
+    Returns
+    -------
+    dict of Source
+        "fit", "calibration", "test"; no sample in two of them.
+
+    Raises
+    ------
+    ValueError
+        Shares that leave nothing for a split.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> parts = split_source(np.eye(10), fit=0.5, calibration=0.2)
+    >>> {name: len(part) for name, part in parts.items()}
+    {'fit': 5, 'calibration': 2, 'test': 3}
+    """
+    source = as_source(X)
+    fit = check_number("fit", fit, above=0.0, below=1.0)
+    calibration = check_number("calibration", calibration, above=0.0, below=1.0)
+    order = np.random.default_rng(random_state).permutation(len(source))
+    if limit is not None:
+        order = order[: check_integer("limit", limit, minimum=1)]
+    ends = np.round(np.array([fit, fit + calibration]) * len(order)).astype(int)
+    parts = {name: np.sort(part) for name, part in zip(SPLITS, np.split(order, ends), strict=True)}
+    for name, part in parts.items():
+        if len(part) < (2 if name == "fit" else 1):
+            raise ValueError(
+                f"{len(order)} normal samples, {fit:g} of them to fit and {calibration:g} to calibrate, leave "
+                f"{len(part)} for {name}: give more samples or other shares"
+            )
+    return {name: source[part] for name, part in parts.items()}
+
+
+def repeats(groups: Mapping[str, Source]) -> list[Repeat]:
+    """Samples of one group that an earlier group holds too, by the content that is seen after decoding.
+
+    Groups that are not splits of normal samples are compared with these only: two sets of outliers may share images.
+
+    Parameters
+    ----------
+    groups : mapping of name -> Source
+        Every sample is loaded. Those that cannot be read are passed over.
+    """
+    seen: dict[str, tuple[str, str]] = {}
+    found = []
+    for group, source in groups.items():
+        contents = contents_of(source)
+        found += [
+            Repeat(group, str(name), *seen[content])
+            for name, content in zip(source.ids, contents, strict=True)
+            if content in seen
+        ]
+        if group in SPLITS:
+            new = {content: (group, str(name)) for name, content in zip(source.ids, contents, strict=True) if content}
+            seen = new | seen
+    return found
+
+
+def without_repeats(groups: Mapping[str, Source], found: Sequence[Repeat]) -> dict[str, Source]:
+    """The groups, less what was found again in them."""
+    again = {(repeat.group, repeat.id) for repeat in found}
+    return {
+        group: source[np.array([(group, str(name)) not in again for name in source.ids], dtype=bool)]
+        for group, source in groups.items()
+    }
+
+
+def contents_of(source: Source) -> list[str]:
+    """A hash of every sample as it is loaded, "" of those that cannot be read.
+
+    Of the pixels, not of the file: one picture in two files, or with other metadata, is still one picture.
+    """
+    loaded = known_by_content(Source(source.ids, source.load, source.is_vector))
+    return [loaded.content(i) for i in range(len(source))]
+
+
+def classes_of(source: Source) -> NDArray[np.str_] | None:
+    """The folder that each image lies in, as ImageFolder has it; None where there are not several.
+
+    Examples
+    --------
+    >>> source = Source(np.array(["cat/1.png", "dog/1.png"]), load=lambda i: None)
+    >>> classes_of(source).tolist()
+    ['cat', 'dog']
+    """
+    return folders_of(source.ids)
+
+
+def folders_of(ids: Iterable[str]) -> NDArray[np.str_] | None:
+    """The folder in each id, a path with forward slashes; None where there are not several."""
+    names = np.array([str(name).rpartition("/")[0] for name in ids], dtype=np.str_)
+    return names if len(np.unique(names)) > 1 else None
+
+
+def checked_classes(classes: ArrayLike | None, n_samples: int) -> NDArray | None:
+    """One class a sample, or None; raises ValueError otherwise."""
+    if classes is None:
+        return None
+    labels = np.asarray(classes)
+    if labels.shape != (n_samples,):
+        raise ValueError(f"classes must be one a fit sample: {n_samples} samples, classes of shape {labels.shape}")
+    return labels

@@ -1,0 +1,13 @@
+from .base import CalibratedDetector as CalibratedDetector
+from .baselines import EmbeddingDetector as EmbeddingDetector
+from .baselines import KNNDetector as KNNDetector
+from .baselines import MahalanobisDetector as MahalanobisDetector
+from .complexity import ComplexityDetector as ComplexityDetector
+from .complexity import bits_per_pixel as bits_per_pixel
+from .conformal import conformal_offset as conformal_offset
+from .conformal import conformal_p_values as conformal_p_values
+from .conformal import contamination_offset as contamination_offset
+from .conformal import cross_conformal_margin as cross_conformal_margin
+from .conformal import cross_conformal_p_values as cross_conformal_p_values
+from .embedding_transformer import EmbeddingTransformer as EmbeddingTransformer
+from .jepa_score import JEPAScoreDetector as JEPAScoreDetector

@@ -1,0 +1,365 @@
+"""The detectors to beat: Mahalanobis, nearest neighbours, any of PyOD's or scikit-learn's, and plain complexity.
+
+All of them take what `JEPAScoreDetector` takes as an Extraction, or rows of numbers, as they are; and have its
+thresholds and p-values. Images reach them through an `EmbeddingTransformer`, or as an Extraction.
+"""
+
+from abc import abstractmethod
+from typing import Annotated, Any, ClassVar, NotRequired, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.covariance import EmpiricalCovariance, LedoitWolf
+from sklearn.preprocessing import normalize
+from sklearn.utils.validation import column_or_1d
+
+from skjepa._utils.validation import check_integer
+from skjepa.data.sources import Source, as_source, holds_vectors
+from skjepa.detectors.base import CalibratedDetector, Samples
+from skjepa.extraction.extraction import Extraction, require_finite
+from skjepa.extraction.store.settings import Settings, require_same_settings
+from skjepa.persistence.folder import portable
+from skjepa.persistence.schema import Above, Saved, Unfitted
+from skjepa.scores.densities import AnyDensity, NearestRows
+
+
+class _OnEmbeddings(CalibratedDetector):
+    """A detector of rows: embeddings of an Extraction, or vectors themselves.
+
+    Subclasses have a parameter `normalize` and say how to `_fit_rows` and `_score_rows`.
+    """
+
+    reads: ClassVar[str] = "embeddings"
+    normalize: bool
+    _settings: Settings | None
+
+    @abstractmethod
+    def _fit_rows(self, rows: NDArray[np.float64], y: NDArray | None) -> Any: ...
+
+    @abstractmethod
+    def _score_rows(self, model: Any, rows: NDArray[np.float64]) -> NDArray[np.float64]: ...
+
+    def _check_parameters(self) -> None:
+        """Of the subclass; raises ValueError or TypeError."""
+
+    def _read_for_fit(self, X: Any, seed: int) -> Samples:
+        self._check_thresholds()
+        self._check_parameters()
+        if not isinstance(self.normalize, bool | np.bool_):
+            raise TypeError(f"normalize must be True or False; got {self.normalize!r}")
+        self._settings = None
+        if isinstance(X, Extraction):
+            require_finite(X)
+            self.n_features_in_ = X.embeddings.shape[1]
+            self._settings = X.settings
+            samples: Samples = X
+        else:
+            samples = self._rows_of(X, reset=True)
+        self._check_size(samples.ids, seed)
+        return samples
+
+    def _read(self, X: Any) -> Samples:
+        if not isinstance(X, Extraction):
+            return self._rows_of(X, reset=False)
+        require_finite(X)
+        if self._settings is not None:
+            require_same_settings(self._settings, X.meta, "the detector's fit and these samples")
+        if X.embeddings.shape[1] != self.n_features_in_:
+            raise ValueError(
+                f"X has {X.embeddings.shape[1]} features, but {type(self).__name__} is expecting "
+                f"{self.n_features_in_} features as input"
+            )
+        return X
+
+    def _rows_of(self, X: Any, *, reset: bool) -> Source:
+        if not holds_vectors(X):
+            raise TypeError(
+                f"{type(self).__name__} takes rows of numbers or an Extraction; for images give it "
+                "skjepa.extract(encoder, X), or put an EmbeddingTransformer before it"
+            )
+        return as_source(self._validated(X, reset=reset))
+
+    def _embeddings(self, samples: Samples) -> NDArray[np.float64]:
+        rows = samples.embeddings if isinstance(samples, Extraction) else samples.rows()
+        return normalize(rows) if self.normalize else rows
+
+    def _learn(self, samples: Samples, y: NDArray | None, seed: int) -> tuple[Any, NDArray[np.float64]]:
+        rows = self._embeddings(samples)
+        model = self._fit_rows(rows, y)
+        return model, self._score_rows(model, rows)
+
+    def _score(self, model: Any, samples: Samples) -> NDArray[np.float64]:
+        return self._score_rows(model, self._embeddings(samples))
+
+
+class _Gaussian(TypedDict):
+    """A fitted Mahalanobis distance, in columns divided by `scale`."""
+
+    scale: Annotated[NDArray[np.float64], "d", Above(0)]
+    mean: Annotated[NDArray[np.float64], "d"]
+    precision: Annotated[NDArray[np.float64], "d d"]
+    class_means: NotRequired[Annotated[NDArray[np.float64], "classes d"]]
+    class_precision: NotRequired[Annotated[NDArray[np.float64], "d d"]]
+
+
+@portable
+class MahalanobisDetector(_OnEmbeddings):
+    """Minus the squared Mahalanobis distance to the mean of normal embeddings (Lee et al., NeurIPS 2018).
+
+    Parameters
+    ----------
+    covariance : sklearn.covariance estimator, optional
+        Cloned and fitted. By default the sample covariance, and where there are fewer than two samples a dimension
+        Ledoit and Wolf's shrinkage of it.
+    normalize : bool
+        Divide embeddings by their length first: Mahalanobis++ (Mueller and Hein, 2025).
+    relative : bool
+        Score by the nearest class of `y` (classes of normal samples, one covariance for all), less the score without
+        classes: relative Mahalanobis (Ren et al., 2021). `fit` then needs `y`.
+    contamination, target_fpr, calibration, random_state
+        As for `skjepa.JEPAScoreDetector`.
+
+    Attributes
+    ----------
+    models_, offset_, calibration_scores_, n_samples_fit_
+        See `skjepa.detectors.CalibratedDetector`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skjepa import MahalanobisDetector
+    >>> X = np.random.default_rng(0).normal(size=(500, 3))
+    >>> detector = MahalanobisDetector(calibration=0.5, target_fpr=0.05).fit(X)
+    >>> detector.predict([[0.0, 0.0, 0.0], [5.0, 5.0, 5.0]]).tolist()
+    [1, -1]
+    """
+
+    covariance: Annotated[Any, Saved(None)]
+    relative: bool
+    models_: list[Annotated[_Gaussian, "d"]]
+
+    def __init__(
+        self,
+        *,
+        covariance: Any = None,
+        normalize: bool = False,
+        relative: bool = False,
+        contamination: float = 0.1,
+        target_fpr: float | None = None,
+        calibration: float | int | None = None,
+        random_state: Any = None,
+    ) -> None:
+        self.covariance = covariance
+        self.normalize = normalize
+        self.relative = relative
+        self.contamination = contamination
+        self.target_fpr = target_fpr
+        self.calibration = calibration
+        self.random_state = random_state
+
+    def portable_check(self) -> None:
+        super().portable_check()
+        if any(("class_means" in model) != ("class_precision" in model) for model in self.models_):
+            raise ValueError("class_means and class_precision go together")
+
+    def _check_parameters(self) -> None:
+        if self.covariance is not None and not hasattr(self.covariance, "mahalanobis"):
+            raise TypeError(f"covariance must be an estimator of sklearn.covariance; got {self.covariance!r}")
+
+    def _labels(self, y: Any, n_samples: int) -> NDArray | None:
+        if not isinstance(self.relative, bool | np.bool_):
+            raise TypeError(f"relative must be True or False; got {self.relative!r}")
+        if not self.relative:
+            return None
+        if y is None:
+            raise ValueError("relative=True needs y, the class of each normal sample")
+        labels = column_or_1d(y)
+        if len(labels) != n_samples:
+            raise ValueError(f"X has {n_samples} samples and y {len(labels)} classes")
+        return labels
+
+    def _fit_rows(self, rows: NDArray[np.float64], y: NDArray | None) -> Any:
+        scale, varies = _scales(rows)
+        rows = rows / scale
+        whole = self._covariance(rows).fit(rows[:, varies])
+        centre = rows.mean(axis=0)
+        centre[varies] = whole.location_
+        model: _Gaussian = {"scale": scale, "mean": centre, "precision": _with_constants(whole.get_precision(), varies)}
+        if y is None:
+            return model
+        classes, members = np.unique(y, return_inverse=True)
+        means = np.stack([rows[members == c].mean(axis=0) for c in range(len(classes))])
+        within = self._covariance(rows).set_params(assume_centered=True).fit((rows - means[members])[:, varies])
+        precision = _with_constants(within.get_precision(), varies)
+        return {**model, "class_means": means, "class_precision": precision}
+
+    def _score_rows(self, model: Any, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        rows = rows / model["scale"]
+        whole = _squared_distance(rows, model["mean"], model["precision"])
+        if "class_means" not in model:
+            return -whole
+        return whole - np.min(
+            [_squared_distance(rows, mean, model["class_precision"]) for mean in model["class_means"]], axis=0
+        )
+
+    def _covariance(self, rows: NDArray[np.float64]) -> Any:
+        if self.covariance is not None:
+            return clone(self.covariance)
+        return EmpiricalCovariance() if len(rows) >= 2 * rows.shape[1] else LedoitWolf()
+
+
+@portable
+class KNNDetector(_OnEmbeddings):
+    """Minus the distance to the k-th nearest normal embedding (Sun et al., ICML 2022).
+
+    Parameters
+    ----------
+    n_neighbors : int
+        k; fewer where fewer samples are there. A training sample is its own first neighbour.
+    metric : str or callable
+        Of `sklearn.neighbors.NearestNeighbors`.
+    normalize : bool
+        Divide embeddings by their length first.
+    contamination, target_fpr, calibration, random_state
+        As for `skjepa.JEPAScoreDetector`.
+
+    Attributes
+    ----------
+    models_, offset_, calibration_scores_, n_samples_fit_
+        See `skjepa.detectors.CalibratedDetector`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skjepa import KNNDetector
+    >>> X = np.random.default_rng(0).normal(size=(100, 3))
+    >>> int((KNNDetector(contamination=0.1).fit(X).predict(X) == -1).sum())
+    10
+    """
+
+    n_neighbors: int
+    metric: Annotated[Any, Saved(str)]
+    models_: list[Annotated[NearestRows, "K=d"]]
+
+    def __init__(
+        self,
+        *,
+        n_neighbors: int = 10,
+        metric: Any = "euclidean",
+        normalize: bool = False,
+        contamination: float = 0.1,
+        target_fpr: float | None = None,
+        calibration: float | int | None = None,
+        random_state: Any = None,
+    ) -> None:
+        self.n_neighbors = n_neighbors
+        self.metric = metric
+        self.normalize = normalize
+        self.contamination = contamination
+        self.target_fpr = target_fpr
+        self.calibration = calibration
+        self.random_state = random_state
+
+    def _check_parameters(self) -> None:
+        check_integer("n_neighbors", self.n_neighbors, minimum=1)
+
+    def _fit_rows(self, rows: NDArray[np.float64], y: NDArray | None) -> NearestRows:
+        return NearestRows(rows, min(self.n_neighbors, len(rows)), self.metric)
+
+    def _score_rows(self, model: NearestRows, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        return -model.distances(rows)[:, -1]
+
+
+@portable
+class EmbeddingDetector(_OnEmbeddings):
+    """Any detector of scikit-learn's or PyOD's on embeddings, with the thresholds and signs of this package.
+
+    Parameters
+    ----------
+    detector : estimator
+        With `fit` and `score_samples` (higher = more normal), or one of PyOD's, whose scores change their sign. Cloned.
+    normalize : bool
+        Divide embeddings by their length first.
+    contamination, target_fpr, calibration, random_state
+        As for `skjepa.JEPAScoreDetector`; the detector's own contamination has no effect.
+
+    Attributes
+    ----------
+    models_, offset_, calibration_scores_, n_samples_fit_
+        See `skjepa.detectors.CalibratedDetector`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyod.models.ecod import ECOD
+    >>> from skjepa import EmbeddingDetector
+    >>> X = np.random.default_rng(0).normal(size=(200, 3))
+    >>> EmbeddingDetector(ECOD(), calibration=0.5, target_fpr=0.05).fit(X).predict([[9.0, 9.0, 9.0]]).tolist()
+    [-1]
+    """
+
+    detector: Annotated[Any, Saved(Unfitted[AnyDensity])]
+    models_: list[Annotated[Any, Saved(AnyDensity), "K=d"]]
+
+    def __init__(
+        self,
+        detector: Any,
+        *,
+        normalize: bool = False,
+        contamination: float = 0.1,
+        target_fpr: float | None = None,
+        calibration: float | int | None = None,
+        random_state: Any = None,
+    ) -> None:
+        self.detector = detector
+        self.normalize = normalize
+        self.contamination = contamination
+        self.target_fpr = target_fpr
+        self.calibration = calibration
+        self.random_state = random_state
+
+    def _check_parameters(self) -> None:
+        if not hasattr(self.detector, "fit") or not (
+            _is_pyod(self.detector) or hasattr(self.detector, "score_samples")
+        ):
+            raise TypeError(
+                "detector must be one of PyOD's, or an estimator with fit and score_samples (a LocalOutlierFactor with "
+                f"novelty=True); got {self.detector!r}"
+            )
+
+    def _fit_rows(self, rows: NDArray[np.float64], y: NDArray | None) -> Any:
+        return clone(self.detector).fit(rows)
+
+    def _score_rows(self, model: Any, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        scores = -model.decision_function(rows) if _is_pyod(model) else model.score_samples(rows)
+        return np.asarray(scores, dtype=np.float64)
+
+
+def _scales(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Standard deviation of each column, and whether it varies; a constant gets a scale that notices a change.
+
+    Columns of very different units would cost the covariance its smallest eigenvalues, and with them the columns.
+    """
+    deviation, size = rows.std(axis=0), np.abs(rows).max(axis=0)
+    varies = deviation > 1e-12 * size
+    if not varies.any():
+        varies[:] = True  # nothing to tell one column from the other by
+    return np.where(deviation > 0, deviation, 1e-6 * np.where(size > 0, size, 1.0)), varies
+
+
+def _with_constants(precision: NDArray[np.float64], varies: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The precision of the columns that vary, and one for each that does not."""
+    whole = np.eye(len(varies))
+    whole[np.ix_(varies, varies)] = precision
+    return whole
+
+
+def _squared_distance(rows: NDArray[np.float64], mean: NDArray, precision: NDArray) -> NDArray[np.float64]:
+    centred = rows - mean
+    return np.einsum("ij,ij->i", centred @ precision, centred)
+
+
+def _is_pyod(detector: Any) -> bool:
+    """Told by name: importing PyOD takes seconds."""
+    return any(base.__module__ == "pyod.models.base" for base in type(detector).__mro__)

@@ -1,0 +1,163 @@
+"""`EmbeddingTransformer`: images or vectors to embeddings, so that any detector of rows can follow in a pipeline."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from skjepa._utils.validation import seed_from
+from skjepa.data.sources import Source, as_source
+from skjepa.detectors.base import all_or_nothing, validated
+from skjepa.detectors.encoder_choice import frozen_encoder, is_trained_on, require_fingerprint, trained_encoder
+from skjepa.encoders.encoder import Encoder
+from skjepa.extraction.encoder_pass import embed
+from skjepa.extraction.extraction import Extraction
+from skjepa.pretraining.tables import VectorJEPA
+
+
+class EmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Embeddings f(x) of an encoder: the forward pass alone.
+
+    Parameters
+    ----------
+    encoder : str, Encoder or VectorJEPA
+        "auto" (images: the bundled encoder; vectors: a `VectorJEPA`), a name that `load_encoder` knows, an `Encoder`,
+        or a `VectorJEPA`, which `fit` clones and trains on its rows.
+    device, memory_budget, n_jobs
+        See `skjepa.embed`.
+    on_error : {"raise", "skip"}
+        Whether an image that cannot be read is an error, or a row of NaN and a warning.
+    random_state : int, RandomState or Generator, optional
+        Seeds the training of a `VectorJEPA` that has no seed of its own; None means 0.
+    verbose : int
+        Above 0 shows a progress bar.
+
+    Attributes
+    ----------
+    encoder_ : Encoder or None
+        The one in use. None after a fit on an Extraction.
+    fingerprint_ : str
+        Of the encoder; samples of another are refused.
+    n_features_in_ : int
+        Width of vectors.
+
+    Examples
+    --------
+    A column of image paths beside a column of numbers, then any detector:
+
+    >>> from sklearn.compose import make_column_transformer
+    >>> from sklearn.ensemble import IsolationForest
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from skjepa import EmbeddingTransformer
+    >>> columns = make_column_transformer((EmbeddingTransformer(), ["path"]), ("passthrough", ["weight"]))
+    >>> detector = make_pipeline(columns, IsolationForest())
+
+    >>> import numpy as np
+    >>> images = np.random.default_rng(0).integers(0, 256, size=(2, 32, 32, 3), dtype=np.uint8)
+    >>> EmbeddingTransformer().fit_transform(images).shape
+    (2, 64)
+    """
+
+    def __init__(
+        self,
+        encoder: str | Encoder | VectorJEPA = "auto",
+        *,
+        device: str = "auto",
+        memory_budget: int | None = None,
+        n_jobs: int | None = None,
+        on_error: str = "raise",
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.encoder = encoder
+        self.device = device
+        self.memory_budget = memory_budget
+        self.n_jobs = n_jobs
+        self.on_error = on_error
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: object = None) -> "EmbeddingTransformer":
+        """Load the encoder, or train it on vectors.
+
+        Parameters
+        ----------
+        X : images, paths, vectors or Extraction
+            See `skjepa.data.as_source`; an Extraction has its embeddings already.
+        y : ignored
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            Bad data or parameters. A failed `fit` leaves an earlier one as it was.
+        """
+        with all_or_nothing(self):
+            seed = seed_from(self.random_state)
+            if isinstance(X, Extraction):
+                self._fit_extraction(X)
+            else:
+                self._fit_source(as_source(validated(self, X, reset=True)), seed)
+        return self
+
+    def transform(self, X: Any) -> NDArray[np.float64]:
+        """Embeddings, (n_samples, K), float64.
+
+        Parameters
+        ----------
+        X : images, paths, vectors or Extraction
+
+        Raises
+        ------
+        skjepa.encoders.FingerprintError
+            An Extraction of another encoder, or an encoder that has changed since `fit`.
+        """
+        check_is_fitted(self)
+        if isinstance(X, Extraction):
+            require_fingerprint(X.meta.get("fingerprint"), self.fingerprint_, "the encoder of this Extraction")
+            return X.embeddings
+        source = as_source(validated(self, X, reset=False))
+        return self._embed(self._fitted_encoder(source), source, progress=self.verbose > 0)
+
+    def _fit_extraction(self, extraction: Extraction) -> None:
+        if extraction.n_features is not None:
+            self.n_features_in_ = extraction.n_features
+        self.encoder_: Encoder | None = None
+        self.fingerprint_ = extraction.meta.get("fingerprint")
+        self._n_features_out = extraction.embeddings.shape[1]
+
+    def _fit_source(self, source: Source, seed: int) -> None:
+        trains = is_trained_on(self.encoder, source)
+        encoder = trained_encoder(self.encoder, source, seed) if trains else frozen_encoder(self.encoder)
+        self.encoder_, self.fingerprint_ = encoder, encoder.fingerprint
+        one = source[:1]
+        if encoder.input_shape is not None and not source.is_vector:
+            # The first image may be unreadable, which is a matter for `transform`.
+            one = as_source(np.zeros((1, *encoder.input_shape[1:], 3), dtype=np.uint8))
+        self._n_features_out = self._embed(encoder, one).shape[1]
+
+    def _fitted_encoder(self, source: Source) -> Encoder:
+        if self.encoder_ is None and is_trained_on(self.encoder, source):
+            raise ValueError(
+                "fitted on an Extraction, this transformer does not know the trained encoder it came from: transform "
+                "an Extraction, or fit with that Encoder as encoder"
+            )
+        encoder = self.encoder_ or frozen_encoder(self.encoder)
+        require_fingerprint(encoder.fingerprint, self.fingerprint_, f"encoder {encoder.name!r}")
+        return encoder
+
+    def _embed(self, encoder: Encoder, source: Source, *, progress: bool = False) -> NDArray[np.float64]:
+        return embed(
+            encoder,
+            source,
+            memory_budget=self.memory_budget,
+            device=self.device,
+            n_jobs=self.n_jobs,
+            on_error=self.on_error,
+            progress=progress,
+        )

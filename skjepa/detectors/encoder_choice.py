@@ -1,0 +1,45 @@
+"""What an estimator's parameter `encoder` means: a frozen encoder, or one to be trained on the rows it is given."""
+
+from typing import Any
+
+from sklearn.base import clone
+from torch import nn
+
+from skjepa.data.sources import Source
+from skjepa.encoders.encoder import Encoder, FingerprintError, load_encoder
+from skjepa.pretraining.tables import VectorJEPA
+
+
+def is_auto(encoder: Any) -> bool:
+    """Whether the choice is left to the data: the bundled encoder for images, a `VectorJEPA` for vectors."""
+    return isinstance(encoder, str) and encoder == "auto"
+
+
+def is_trained_on(encoder: Any, source: Source) -> bool:
+    """Whether `encoder` has to be trained on these samples."""
+    return isinstance(encoder, VectorJEPA) or (source.is_vector and is_auto(encoder))
+
+
+def trained_encoder(encoder: Any, source: Source, seed: int) -> Encoder:
+    """A clone of the `VectorJEPA`, trained on the source; `seed` is for one that has none of its own."""
+    jepa = VectorJEPA() if is_auto(encoder) else clone(encoder)
+    if jepa.random_state is None:
+        jepa.set_params(random_state=seed)
+    return jepa.fit(source).encoder_
+
+
+def frozen_encoder(encoder: Any) -> Encoder:
+    """The encoder that is named or given; raises TypeError for anything else, and for a module that is not wrapped."""
+    if isinstance(encoder, nn.Module):
+        raise TypeError("encoder is a bare module, which sklearn.clone would copy: wrap it in load_encoder(module)")
+    if not isinstance(encoder, str | Encoder):
+        raise TypeError(f"encoder must be a name, an Encoder from load_encoder or a VectorJEPA; got {encoder!r}")
+    return load_encoder("bundled" if is_auto(encoder) else encoder)
+
+
+def require_fingerprint(found: str | None, expected: str | None, what: str) -> None:
+    """Raise FingerprintError where an encoder is not the one of the fit."""
+    if found != expected:
+        raise FingerprintError(
+            f"{what} is not the one of the fit: fingerprint {str(found)[:12]}, expected {str(expected)[:12]}"
+        )

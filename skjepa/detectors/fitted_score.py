@@ -1,0 +1,68 @@
+"""What one fit of a detector learned: the encoder, the score model and their settings."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skjepa.encoders.encoder import Encoder
+from skjepa.extraction.extraction import Extraction
+from skjepa.extraction.store.settings import Settings
+from skjepa.inspection.findings import Diagnosis
+from skjepa.jacobian.directions import Directions
+from skjepa.persistence.folder import portable
+from skjepa.scores.model import TERMS, ScoreModel
+
+
+@portable
+@dataclass
+class FittedScore:
+    """What one model has learned, and of which extractions it can judge.
+
+    Attributes
+    ----------
+    model : ScoreModel
+    encoder : Encoder or None
+        Where it was trained on the samples.
+    settings : dict
+        Of the extraction learned from.
+    diagnosis : Diagnosis
+        Of the samples learned from.
+    directions : Directions or None
+        Where they were learned from the samples.
+    terms : dict of name -> array of shape (n_samples,)
+        Of the score, of the samples learned from, each in ascending order.
+    """
+
+    model: Annotated[ScoreModel, "n K"]
+    encoder: Annotated[Encoder, "d"] | None
+    settings: Settings
+    diagnosis: Annotated[Diagnosis, "n K"]
+    directions: Annotated[Directions, "K"] | None
+    terms: dict[str, Annotated[NDArray[np.float64], "n"]]
+
+    def portable_check(self) -> None:
+        if self.terms.keys() != TERMS[self.model.formula]:
+            raise ValueError(f"these are not the terms of {self.model.formula!r}: {', '.join(self.terms)}")
+        if self.diagnosis.formula != self.model.formula:
+            raise ValueError(f"the diagnosis is of formula {self.diagnosis.formula!r}")
+        spectrum, counted = self.model.spectrum, min(self.model.rank, self.diagnosis.n_singular_values)
+        if spectrum is not None and spectrum.coef_.shape[1] != counted:
+            raise ValueError(f"{counted} singular values are counted, the spectrum has {spectrum.coef_.shape[1]}")
+        if self.settings["n_components"] not in (None, self.diagnosis.n_components):
+            raise ValueError(f"settings have n_components = {self.settings['n_components']}")
+
+
+def warn_if_collapsed(scores: NDArray[np.float64], extraction: Extraction) -> None:
+    if np.ptp(scores) > 1e-9 * (1 + np.abs(scores).max()):
+        return
+    z = extraction.embeddings
+    rank = int(np.linalg.matrix_rank(z - z.mean(axis=0), tol=1e-6 * (np.abs(z).max() + np.finfo(float).tiny) * len(z)))
+    warnings.warn(
+        f"all {len(scores)} scores are equal: the encoder is collapsed or linear on these samples, or they are copies "
+        f"of one another (rank of the embeddings: {rank} of {z.shape[1]}; "
+        f"median numerical rank of the Jacobian: {int(np.median(extraction.numerical_rank))})",
+        stacklevel=3,
+    )

@@ -1,0 +1,413 @@
+"""`Encoder`: a frozen module, what its input looks like, and a fingerprint. `load_encoder` makes one from anything."""
+
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL.Image import Image
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from skjepa._utils.validation import check_choice, check_integer
+from skjepa.encoders.fingerprint import describe, fingerprint_of, plain_attributes
+from skjepa.encoders.networks import read_network
+from skjepa.encoders.outputs import with_output
+from skjepa.encoders.preprocessing import Preprocessing, callable_preprocessing, plain_preprocessing
+from skjepa.encoders.timm_models import load_timm_model, timm_preprocessing
+from skjepa.encoders.transformers_models import PREFIX, load_transformers_model, transformers_preprocessing
+from skjepa.jacobian.precision import PRECISIONS, arithmetic
+from skjepa.persistence.folder import NotHereError, is_portable, portable
+from skjepa.persistence.schema import Record, Saved, declared_by
+
+BUNDLED = Path(__file__).parent / "bundled" / "encoder.safetensors"
+
+_THREADS = ("_lock", "_users", "_modes")
+_WHOLE = ("auto", "pooled", "projected")  # outputs for which the module's own is the embedding
+
+
+class FingerprintError(NotHereError):
+    """The encoder at hand is not the one that a result or a detector was made with."""
+
+
+class _Recipe(TypedDict):
+    """What `load_encoder` was called with."""
+
+    source: str
+    image_size: int | None
+    mean: list[float] | tuple[float, ...] | NDArray[np.float64] | None
+    std: list[float] | tuple[float, ...] | NDArray[np.float64] | None
+    output: str
+    preprocess: Literal["auto"]
+    precision: str
+    weights: str | None
+
+
+class _EncoderState(TypedDict):
+    name: str
+    fingerprint: str
+    precision: str
+    recipe: _Recipe | None
+    module: Annotated[Any, Saved(Record | None), "d"]
+
+
+@portable
+@declared_by(_EncoderState)
+class Encoder:
+    """A frozen encoder f: R^D -> R^K. Made by `load_encoder`, shared (never copied) by `sklearn.clone` and `deepcopy`.
+
+    Attributes
+    ----------
+    name : str
+        What it was loaded from.
+    module : torch.nn.Module
+        As handed over: scoring leaves its mode, dtype, device and gradients as they were.
+    preprocessing : Preprocessing or None
+        None for an encoder of vectors.
+    precision : {"float32", "float64", "tf32", "bfloat16"}
+        Arithmetic of the forward and backward passes, see `skjepa.jacobian.Arithmetic`.
+
+    Notes
+    -----
+    A pickle holds the name, the settings and the fingerprint, not the weights; unpickling loads them again and raises
+    `FingerprintError` where they have changed. An encoder made from a module of the user's carries that module.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        name: str,
+        preprocessing: Preprocessing | None,
+        precision: str,
+        settings: dict[str, Any],
+        recipe: dict[str, Any] | None,
+    ) -> None:
+        self.name = name
+        self.module = module
+        self.preprocessing = preprocessing
+        self.precision = precision
+        self._settings = settings
+        self._recipe = recipe
+        self._lock, self._users = threading.RLock(), 0
+        self._modes: list[tuple[nn.Module, bool]] = []
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """torch dtype of weights and inputs."""
+        return PRECISIONS[self.precision].dtype
+
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """``(3, H, W)`` of an image encoder; None for vectors, whose width the data tell."""
+        return None if self.preprocessing is None else (3, *self.preprocessing.size)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of architecture, weights, output, preprocessing and precision, as they are now."""
+        with self._lock:
+            return fingerprint_of(self.module, {**self._settings, "precision": self.precision})
+
+    @contextmanager
+    def scoring(self, device: torch.device | str = "cpu") -> Iterator[Callable[[Tensor], Tensor]]:
+        """Context in which the encoder is a pure function ``(B, *input_shape) -> (B, K)`` on `device`.
+
+        Parameters and buffers are used detached, in the encoder's precision, on the device: the module itself keeps
+        its own. Every submodule is in eval mode inside and back in its former mode after.
+        """
+
+        def adapt(tensor: Tensor, copy: bool = False) -> Tensor:
+            return tensor.detach().to(device, self.dtype if tensor.is_floating_point() else None, copy=copy)
+
+        def function(x: Tensor) -> Tensor:
+            with self._lock:  # for the time of a call, the module itself holds these parameters
+                return functional_call(self.module, state, (x,))
+
+        with self._lock:
+            state = {name: adapt(tensor) for name, tensor in self.module.named_parameters()}
+            # Copies: a forward pass may write into buffers (running statistics, counters), which are not ours.
+            state |= {name: adapt(tensor, copy=True) for name, tensor in self.module.named_buffers()}
+            # Threads share an encoder: the first one in saves the modes, the last one out restores them.
+            if self._users == 0:
+                self._modes = [(module, module.training) for module in self.module.modules()]
+                self.module.eval()
+            self._users += 1
+        try:
+            with arithmetic(self.precision):
+                yield function
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    for module, training in self._modes:
+                        module.training = training
+
+    def __repr__(self) -> str:
+        shape = "vectors" if self.input_shape is None else f"{self.input_shape[1]}x{self.input_shape[2]} images"
+        return f"Encoder({self.name!r}, {shape}, {self.precision}, fingerprint {self.fingerprint[:12]})"
+
+    def __sklearn_clone__(self) -> "Encoder":
+        return self
+
+    def __copy__(self) -> "Encoder":
+        return self
+
+    def __deepcopy__(self, memo: dict) -> "Encoder":
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {"fingerprint": self.fingerprint, "recipe": self._recipe}
+        kept = {} if self._recipe is not None else {k: v for k, v in self.__dict__.items() if k not in _THREADS}
+        return {**kept, **state}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        fingerprint, recipe = state.pop("fingerprint"), state.pop("recipe")
+        self._lock, self._users, self._modes = threading.RLock(), 0, []
+        self.__dict__.update(state if recipe is None else load_encoder(**recipe).__dict__)
+        if self.fingerprint != fingerprint:
+            raise FingerprintError(
+                f"encoder {self.name!r} has changed since it was pickled: fingerprint {self.fingerprint[:12]}, "
+                f"expected {fingerprint[:12]} (other weights, preprocessing or architecture)"
+            )
+
+    def portable_state(self) -> dict[str, Any]:
+        # What holds a function can be had again from its maker only.
+        named = self._recipe is not None and not any(map(callable, self._recipe.values()))
+        return {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "precision": self.precision,
+            "recipe": self._recipe if named else None,
+            "module": self.module if is_portable(self.module) else None,
+        }
+
+    @classmethod
+    def from_portable_state(cls, state: dict[str, Any], given: dict[str, Any]) -> "Encoder":
+        made = given.setdefault("encoders", {})  # several places share one encoder
+        fingerprint = state["fingerprint"]
+        if fingerprint not in made:
+            made[fingerprint] = cls._found(state, given.get("encoder"))
+        if made[fingerprint].fingerprint != fingerprint:
+            raise FingerprintError(
+                f"encoder {state['name']!r} is not the one that was saved: fingerprint "
+                f"{made[fingerprint].fingerprint[:12]}, expected {fingerprint[:12]}"
+            )
+        return made[fingerprint]
+
+    @classmethod
+    def _found(cls, state: dict[str, Any], given: "Encoder | None") -> "Encoder":
+        if given is not None:
+            return given
+        if state["recipe"] is not None:
+            require_known_source(state["recipe"]["source"], state["recipe"]["weights"])
+            return load_encoder(**state["recipe"])
+        if state["module"] is None:
+            raise NotHereError(
+                f"the encoder {state['name']!r} was made from a module or a function, which is not saved: make it "
+                "again and give it as encoder="
+            )
+        encoder = load_encoder(state["module"], precision=state["precision"])
+        encoder.name = state["name"]
+        return encoder
+
+
+def load_encoder(
+    source: str | os.PathLike | nn.Module | Encoder,
+    *,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    output: str | Callable[[nn.Module, Tensor], Tensor] = "auto",
+    preprocess: str | Callable[[Image], Tensor] = "auto",
+    precision: str = "float32",
+    weights: str | os.PathLike | None = None,
+) -> Encoder:
+    """Make an `Encoder` from a name, a folder, a file or a module.
+
+    Parameters
+    ----------
+    source : str, path or torch.nn.Module
+        - ``"bundled"``: the small convolutional JEPA that ships with the package (32x32, K = 64);
+        - a timm name, such as ``"vit_small_patch14_dinov2.lvd142m"``, or ``"hf-hub:OWNER/NAME"``;
+        - ``"local-dir:PATH"``: a folder written by ``timm.models.save_for_hf``;
+        - ``"transformers:OWNER/NAME"`` or ``"transformers:PATH"``: an I-JEPA, DINOv2, DINOv3 or CLIP-type vision model
+          of Hugging Face's transformers (extra ``transformers``), on the hub or in a folder; safetensors alone;
+        - the path of a ``.safetensors`` file written by `skjepa pretrain`;
+        - a module: of images where `image_size` or `preprocess` is given, else of vectors ``(B, d)``.
+    image_size : int, optional
+        Side of the square the module receives; overrides a timm model's own.
+    mean, std : three floats, optional
+        Channel statistics of pixels in [0, 1]; by default the model's own, for a module 0 and 1.
+    output : {"auto", "pooled", "projected"}, layer name or callable
+        The embedding. "auto": pooled features, for CLIP-type models the projection; for a module what it returns. A
+        layer name as in ``named_modules()``: its output, averaged over positions or tokens. A callable gets
+        ``(module, x)`` and returns ``(B, K)``. Of a timm model both see it without its head, of a transformers model as
+        ``TransformersVision``. Pooled features of that are the class token's, for I-JEPA the mean
+        of the tokens.
+    preprocess : "auto" or callable
+        In the place of the model's own resizing and normalisation, and so of `mean` and `std`: a deterministic function
+        of a PIL image (RGB) that returns the float tensor (3, H, W) the module receives, such as the transforms that
+        come with torchvision's weights. Float pictures reach it rounded to 8 bits.
+    precision : {"float32", "float64", "tf32", "bfloat16"}
+        Arithmetic of both passes. "float64" takes its singular values from the Jacobian itself; "float32" is IEEE
+        float32 whatever torch is set to; "tf32" lets a GPU round the factors of products to TF32; "bfloat16" runs the
+        passes of the Jacobian under autocast and leaves embeddings in float32. What each does to scores and ranks:
+        docs/precision.md.
+    weights : path, optional
+        File or folder with the weights of the timm name in `source`.
+
+    Returns
+    -------
+    Encoder
+
+    Raises
+    ------
+    ValueError, TypeError
+        Unknown name (close names are suggested) or setting.
+    skjepa.encoders.WeightsNotFoundError
+        Weights neither cached nor reachable; within five seconds.
+
+    Examples
+    --------
+    >>> from skjepa import load_encoder
+    >>> load_encoder("bundled").input_shape
+    (3, 32, 32)
+    """
+    options = {"image_size": image_size, "mean": mean, "std": std, "output": output, "preprocess": preprocess}
+    options |= {"precision": precision, "weights": None if weights is None else str(Path(weights).resolve())}
+    if isinstance(source, Encoder):
+        _refuse_settings(options)
+        return source
+    check_choice("precision", precision, PRECISIONS)
+    _check_output(source, output)
+    if image_size is not None:
+        image_size = check_integer("image_size", image_size, minimum=1)
+    own = None
+    if preprocess != "auto":
+        own = _own_preprocessing(preprocess, image_size, mean, std)
+        image_size = _square(own) if not isinstance(source, nn.Module) else image_size
+
+    module, preprocessing = _load(
+        source, image_size=image_size, mean=mean, std=std, output=output, weights=weights, own=own
+    )
+    return Encoder(
+        module if output in _WHOLE else with_output(module, output),
+        name=type(source).__name__ if isinstance(source, nn.Module) else os.fspath(source),
+        preprocessing=preprocessing,
+        precision=precision,
+        settings={
+            "output": output if isinstance(output, str) else describe(output),
+            "preprocessing": preprocessing and preprocessing.settings,
+            "attributes": plain_attributes(module),
+        },
+        recipe=None if isinstance(source, nn.Module) else {"source": _absolute(source), **options},
+    )
+
+
+def require_known_source(source: Any, weights: str | None = None) -> None:
+    """Raise NotHereError where a saved detector names a file, a folder or a page of the hub: its writer chose that."""
+    is_known = not isinstance(source, str) or (re.fullmatch(r"[\w.-]+", source) and not source.endswith(".safetensors"))
+    if weights is not None or not is_known:
+        named = repr(source) if weights is None else f"{source!r} with weights {weights!r}"
+        raise NotHereError(
+            f"the saved detector names its encoder as {named}: paths and pages of the hub are not followed, for "
+            "whoever wrote the folder chose them; if you trust it, give it as encoder="
+        )
+
+
+def _refuse_settings(options: dict[str, Any]) -> None:
+    """An Encoder is finished: settings given beside one would be lost."""
+    defaults = {"output": "auto", "preprocess": "auto", "precision": "float32"}
+    given = [
+        key
+        for key, value in options.items()
+        if value is not None and not (isinstance(value, str) and value == defaults.get(key))
+    ]
+    if given:
+        raise ValueError(f"{', '.join(given)}: an Encoder keeps the settings it was made with; load it again")
+
+
+def _check_output(source: Any, output: Any) -> None:
+    if not isinstance(output, str) and not callable(output):
+        raise TypeError(f"output must be a name or a callable of (module, x); got {output!r}")
+    if output in ("pooled", "projected") and (isinstance(source, nn.Module) or _is_file(source)):
+        raise ValueError(
+            f"output={output!r} is for timm models and those of transformers; name a layer or give a callable"
+        )
+
+
+def _own_preprocessing(preprocess, image_size, mean, std) -> Preprocessing:
+    if not callable(preprocess):
+        raise TypeError(f"preprocess must be 'auto' or a callable of a PIL image; got {preprocess!r}")
+    if mean is not None or std is not None:
+        raise ValueError("a preprocess of your own normalises by itself: give no mean and std")
+    return callable_preprocessing(preprocess, image_size)
+
+
+def _square(preprocessing: Preprocessing) -> int:
+    height, width = preprocessing.size
+    if height != width:
+        raise ValueError(f"named models take squares; preprocess returns {height}x{width}")
+    return height
+
+
+def _load(source, *, image_size, mean, std, output, weights, own) -> tuple[nn.Module, Preprocessing | None]:
+    """The module behind a source, and the preprocessing that goes with it: the user's `own`, if any."""
+    if not isinstance(source, str | os.PathLike | nn.Module):
+        raise TypeError(f"source must be a name, a path, a torch module or an Encoder; got {type(source).__name__}")
+    if weights is not None and (isinstance(source, nn.Module) or _is_file(source) or str(source).startswith(PREFIX)):
+        raise ValueError("weights= goes with a timm name; this source has its own")
+    if isinstance(source, nn.Module):
+        if image_size is None and (mean is not None or std is not None):
+            raise ValueError("mean and std are for images: give image_size as well")
+        return source, own or (None if image_size is None else plain_preprocessing(image_size, mean, std))
+    name = os.fspath(source)
+    projected = {"auto": None, "projected": True}.get(output, False) if isinstance(output, str) else False
+    if name.startswith(PREFIX):
+        own = own or transformers_preprocessing(name, image_size=image_size, mean=mean, std=std)
+        return _fast(load_transformers_model(name, image_size=_square(own), projected=projected)), own
+    if not _is_file(name):
+        module = load_timm_model(name, image_size=image_size, projected=projected, weights=weights)
+        return _fast(module), own or timm_preprocessing(module, image_size=image_size, mean=mean, std=std)
+    module, metadata = read_network(BUNDLED if name == "bundled" else name)
+    try:
+        preprocessing = plain_preprocessing(
+            image_size or metadata["image_size"],
+            metadata["mean"] if mean is None else mean,
+            metadata["std"] if std is None else std,
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{name} does not say which images it takes: {error!r}") from error
+    return _fast(module), own or preprocessing
+
+
+def _fast(module: nn.Module) -> nn.Module:
+    """A module of ours or timm's with its convolutions in the layout that is fast on CPUs and GPUs.
+
+    Not so a user's module: one that calls `view` on what a convolution returns would fail.
+    """
+    return module.to(memory_format=torch.channels_last)
+
+
+def _is_file(source: Any) -> bool:
+    """Whether a source is a file of ours, not a model of timm's or of transformers."""
+    if not isinstance(source, str | os.PathLike) or str(source).startswith(PREFIX):
+        return False
+    return str(source) == "bundled" or str(source).endswith(".safetensors")
+
+
+def _absolute(source: str | os.PathLike) -> str:
+    """The source as another working directory knows it."""
+    name = os.fspath(source)
+    if name.startswith("local-dir:"):
+        return f"local-dir:{Path(name.removeprefix('local-dir:')).resolve()}"
+    if name.startswith(PREFIX):  # a folder, or a name on the hub
+        folder = Path(name.removeprefix(PREFIX))
+        return f"{PREFIX}{folder.resolve()}" if folder.is_dir() else name
+    return str(Path(name).resolve()) if name.endswith(".safetensors") else name

@@ -1,0 +1,128 @@
+"""From a picture of any size to the tensor a module receives: resize and crop on the CPU, normalise on the device."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, PILToTensor, Resize
+
+from skjepa.encoders.fingerprint import describe
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Fixed size, pixel statistics and the resizing that leads there.
+
+    Attributes
+    ----------
+    size : (int, int)
+        Height and width the module receives.
+    mean, std : tuple of float
+        Per channel, of pixels in [0, 1].
+    resize : callable
+        PIL image or float tensor (3, H, W) in [0, 1] to ``(3, *size)``: uint8 from a PIL image, float from a tensor.
+    settings : dict
+        The whole of it in words, for the fingerprint.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: Callable[[Any], Tensor] = field(repr=False, compare=False)
+    settings: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    normalises_first: ClassVar[bool] = False
+    """Whether `load` yields normalised pixels already, so that views cannot be taken of a picture in [0, 1]."""
+
+    def load(self, image: Image.Image | Tensor | np.ndarray, dtype: torch.dtype) -> Tensor:
+        """One image to ``(3, *size)`` of `dtype` in [0, 1]; uint8 arrays take the path of PIL images, bit for bit."""
+        if isinstance(image, np.ndarray):
+            # A copy in native order: torch takes neither read-only nor byte-swapped arrays.
+            image = (
+                Image.fromarray(image)
+                if image.dtype == np.uint8
+                else torch.from_numpy(np.array(image.transpose(2, 0, 1), dtype=np.float64, order="C"))
+            )
+        if isinstance(image, Tensor):
+            # Bicubic interpolation overshoots; a pixel outside [0, 1] is not a picture.
+            return self.resize(image.to(dtype)).clamp(0, 1)
+        return self.resize(image).to(dtype) / 255
+
+    def normalise(self, batch: Tensor) -> Tensor:
+        """``(B, 3, H, W)`` in [0, 1] to zero mean and unit variance, as the module was trained."""
+        mean, std = (batch.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (batch - mean) / std
+
+
+def plain_preprocessing(image_size: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> Preprocessing:
+    """Shorter side to `image_size` (bicubic, antialiased), centre crop, then (x - mean) / std; None leaves [0, 1]."""
+    mean, std = channel_statistics(mean, std)
+    resize = Compose([Resize(image_size, interpolation=InterpolationMode.BICUBIC), CenterCrop(image_size), _ToTensor()])
+    settings = {"resize": "shorter side, bicubic, centre crop", "size": [image_size, image_size]}
+    return Preprocessing(
+        (image_size, image_size), mean, std, resize, {**settings, "mean": list(mean), "std": list(std)}
+    )
+
+
+def callable_preprocessing(function: Callable[[Image.Image], Tensor], image_size: int | None) -> Preprocessing:
+    """Preprocessing by a function of the user's, PIL image to normalised tensor; its size is found by a call."""
+    try:
+        result = function(Image.new("RGB", (320, 240)))
+    except Exception as error:
+        raise ValueError(f"preprocess fails on an RGB image of 320x240: {error}") from error
+    if not isinstance(result, Tensor) or result.ndim != 3 or len(result) != 3 or not result.is_floating_point():
+        found = f"{result.dtype} {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+        raise ValueError(f"preprocess must return a normalised float tensor (3, H, W); got {found}")
+    size = (result.shape[1], result.shape[2])
+    if image_size is not None and size != (image_size, image_size):
+        raise ValueError(f"preprocess returns {size[0]}x{size[1]} images, image_size is {image_size}")
+    settings = {"resize": describe(function), "size": list(size)}
+    return _CallablePreprocessing(size, (0.0,) * 3, (1.0,) * 3, function, settings)
+
+
+class _CallablePreprocessing(Preprocessing):
+    """`resize` does everything, normalisation too, and takes PIL images only."""
+
+    normalises_first = True
+
+    def load(self, image: Image.Image | Tensor | np.ndarray, dtype: torch.dtype) -> Tensor:
+        if isinstance(image, Tensor):
+            image = image.movedim(0, 2).numpy()
+        if isinstance(image, np.ndarray):
+            image = Image.fromarray(image if image.dtype == np.uint8 else np.rint(image * 255.0).astype(np.uint8))
+        result = self.resize(image)
+        if tuple(result.shape) != (3, *self.size):
+            raise ValueError(
+                f"preprocess returned shape {tuple(result.shape)} for a picture of {image.width}x{image.height}, "
+                f"{(3, *self.size)} for another: it must end in one size (a centre crop)"
+            )
+        return result.to(dtype)
+
+
+def channel_statistics(
+    mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Checked (mean, std) of three channels each; None means 0 and 1."""
+    mean = (0.0, 0.0, 0.0) if mean is None else tuple(float(m) for m in mean)
+    std = (1.0, 1.0, 1.0) if std is None else tuple(float(s) for s in std)
+    if len(mean) != 3 or len(std) != 3:
+        raise ValueError(f"mean and std need one value for each of 3 channels; got {mean} and {std}")
+    if not np.isfinite((*mean, *std)).all():
+        raise ValueError(f"mean and std must be finite; got {mean} and {std}")
+    if min(std) <= 0:
+        raise ValueError(f"std must be positive; got {std}")
+    return mean, std
+
+
+class _ToTensor:
+    """PIL images become uint8 tensors, tensors stay: the last step of a resize that takes both."""
+
+    def __init__(self) -> None:
+        self._convert = PILToTensor()
+
+    def __call__(self, image: Image.Image | Tensor) -> Tensor:
+        return image if isinstance(image, Tensor) else self._convert(image)

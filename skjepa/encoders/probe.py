@@ -1,0 +1,127 @@
+"""One look at an encoder before hours are spent on it: shape, determinism, independence of samples, memory."""
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from skjepa._utils.hardware import is_out_of_memory
+from skjepa.jacobian.repeated_backward import prepared
+
+# Relative to the largest output. The same pass twice may differ by the order of sums on a GPU, another batch size by
+# what another kernel rounds; dropout and mixing differ by far more.
+_REPEATED, _REBATCHED = 1e-5, 1e-4
+
+
+_MIXES = "the encoder mixes the samples of a batch"
+_HOW = "batch statistics in eval mode, batch-wide normalisation or attention?"
+
+
+class EncoderError(ValueError):
+    """The module is not a function that a Jacobian score makes sense for; the message says which condition fails."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one pass over two samples tells.
+
+    Attributes
+    ----------
+    n_components : int
+        K, length of the embedding.
+    n_inputs : int
+        D, entries of one input.
+    graph_bytes : int
+        Memory that the forward pass keeps for the backward passes, per sample.
+    """
+
+    n_components: int
+    n_inputs: int
+    graph_bytes: int
+
+
+def probe(function: Callable[[Tensor], Tensor], shape: tuple[int, ...], *, dtype: torch.dtype, device: str) -> Probe:
+    """Check that `function` maps ``(B, *shape)`` to ``(B, K)``, each row from its own sample, the same every time.
+
+    Raises
+    ------
+    EncoderError
+        Wrong shape, not floating point, not finite, not differentiable, stochastic, or samples of a batch are mixed.
+    """
+    generator = torch.Generator().manual_seed(0)
+    first, second, third = torch.randn(3, *shape, generator=generator, dtype=dtype).to(device)
+    with torch.random.fork_rng(devices=[]):
+        pair = torch.stack([first, second]).requires_grad_(True)
+        output, bytes_of_two = _call_and_count(function, pair)
+        _check_output(output, pair, n_samples=2)
+        with torch.no_grad():
+            again = _call(function, torch.stack([first, second]))
+            others = [_call(function, torch.stack(batch)) for batch in ([first, third], [third, second])]
+    output = output.detach()
+    if _differ(output, again, _REPEATED):
+        raise EncoderError(
+            "the encoder is stochastic: two passes over the same input differ in eval mode "
+            "(dropout called by function, noise, random crops?)"
+        )
+    if any(_differ(output[row], other[row], _REBATCHED) for row, other in enumerate(others)):
+        raise EncoderError(f"{_MIXES}: one sample's embedding changes with its neighbour ({_HOW})")
+    single = first[None].requires_grad_(True)
+    alone, bytes_of_one = _call_and_count(function, single)
+    _check_output(alone, single, n_samples=1)
+    if _differ(output[0], alone[0].detach(), _REBATCHED):
+        raise EncoderError(f"{_MIXES}: one sample's embedding changes with the size of its batch ({_HOW})")
+    # The weights are kept once however many samples there are: the difference is what a sample costs.
+    return Probe(output.shape[1], first.numel(), max(0, bytes_of_two - bytes_of_one))
+
+
+def _call_and_count(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, int]:
+    """Output, with its graph, and the bytes that the graph keeps."""
+    saved: list[weakref.ref[Tensor]] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        saved.append(weakref.ref(tensor))
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        output = _call(prepared(function), x)
+    # What small graphs inside the function saved is gone by now, and its memory may hold other tensors.
+    storages = [tensor.untyped_storage() for reference in saved if (tensor := reference()) is not None]
+    return output, sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def _call(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    try:
+        return function(x)
+    except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise EncoderError(f"the encoder fails on an input of shape {tuple(x.shape)}: {error}") from error
+
+
+def _check_output(output: object, x: Tensor, n_samples: int) -> None:
+    if not isinstance(output, Tensor):
+        raise EncoderError(
+            f"the encoder must return a tensor (B, K); it returned {type(output).__name__}. Choose with output="
+        )
+    if output.ndim != 2 or output.shape[0] != n_samples or output.shape[1] == 0:
+        raise EncoderError(
+            f"the encoder returned shape {tuple(output.shape)} for a batch of {n_samples}; it must be (B, K). "
+            "Choose a layer or a callable with output="
+        )
+    if not output.is_floating_point():
+        raise EncoderError(f"the encoder's output must be floating point; got {output.dtype}")
+    if not torch.isfinite(output).all():
+        raise EncoderError("the encoder's output is not finite (NaN or infinity) on random input")
+    with torch.enable_grad():
+        depends = output.requires_grad and torch.autograd.grad(output.sum(), x, allow_unused=True)[0] is not None
+    if not depends:
+        raise EncoderError(
+            "the encoder's output does not depend differentiably on its input (detached or no_grad inside?)"
+        )
+
+
+def _differ(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    scale = a.abs().max().clamp_min(torch.finfo(a.dtype).tiny)
+    return bool((a - b).abs().max() > tolerance * scale)

@@ -1,0 +1,302 @@
+"""Pretrained models by timm name, from the hub, the cache, a local folder or a file, with timm's own preprocessing."""
+
+import difflib
+import os
+import textwrap
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from skjepa.encoders.preprocessing import Preprocessing, channel_statistics
+
+_PROBE_SECONDS = 3.0
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+class WeightsNotFoundError(FileNotFoundError):
+    """Pretrained weights are neither cached nor reachable."""
+
+
+def load_timm_model(
+    name: str,
+    *,
+    image_size: int | None = None,
+    projected: bool | None = None,
+    weights: str | os.PathLike | None = None,
+) -> nn.Module:
+    """Build a timm model with its pretrained weights.
+
+    Parameters
+    ----------
+    name : str
+        A timm name (``"vit_small_patch14_dinov2.lvd142m"``), ``"hf-hub:..."`` or ``"local-dir:PATH"``.
+    image_size : int, optional
+        Overrides the model's own; position embeddings are resampled by timm.
+    projected : bool, optional
+        True keeps the model's head (the projection of a CLIP-type model), False drops it (pooled features); by default
+        CLIP-type models keep it.
+    weights : path, optional
+        A checkpoint file, or a folder that holds one, in the place of the hub.
+
+    Raises
+    ------
+    ValueError
+        Unknown model (close names are suggested), weights that do not fit it, no head to keep, or an image size that
+        the patches do not divide.
+    WeightsNotFoundError
+        Nothing cached and no network; says within seconds what was tried.
+    """
+    name = _cached_snapshot(name, weights is not None)
+    config = _pretrained_config(name)
+    if projected and not config.get("num_classes"):
+        raise ValueError(f"{name!r} has no projection: take output='pooled'")
+    options: dict[str, Any] = {"pretrained_cfg_overlay": _weights_overlay(name, config, weights)}
+    if image_size is not None and config.get("fixed_input_size"):
+        options["img_size"] = image_size
+    model = _create(name, options)
+    check_patches(name, getattr(getattr(model, "patch_embed", None), "patch_size", None), image_size)
+    # The head goes only now: where a model is built without it, timm loads weights that do not fit and says nothing.
+    if projected is False or (projected is None and not is_clip_type(config)):
+        model.reset_classifier(0)
+    return model
+
+
+def timm_preprocessing(
+    model: nn.Module, *, image_size: int | None, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Preprocessing:
+    """timm's evaluation transform of `model`; what is given here overrides the model's configuration."""
+    from timm.data import create_transform, resolve_model_data_config
+
+    config = resolve_model_data_config(model)
+    if image_size is not None:
+        config["input_size"] = (3, image_size, image_size)
+    mean, std = channel_statistics(config["mean"] if mean is None else mean, config["std"] if std is None else std)
+    config.update(mean=mean, std=std)
+    resize = create_transform(**config, is_training=False, normalize=False)
+    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in sorted(config.items())}
+    return Preprocessing(tuple(config["input_size"][1:]), mean, std, resize, {"resize": "timm", **settings})
+
+
+def is_clip_type(config: dict[str, Any]) -> bool:
+    """Whether a timm configuration is of an image-text model whose head is the projection, not a classifier."""
+    tag = config.get("tag") or ""
+    return "clip" in f"{config.get('architecture')} {tag}" and "_ft_" not in tag and bool(config.get("num_classes"))
+
+
+def close_names(name: str, known: Sequence[str] = ()) -> list[str]:
+    """Up to five known encoder or timm names that look like `name`."""
+    import timm
+
+    candidates = [*known, *timm.list_models(), *timm.list_pretrained()]
+    return difflib.get_close_matches(name, candidates, n=5, cutoff=0.5)
+
+
+def _create(name: str, options: dict[str, Any]) -> Any:
+    """timm's `create_model`, whose errors come to say which model, and what is wrong with its weights."""
+    import timm
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+    from safetensors import SafetensorError
+
+    try:
+        return timm.create_model(name, pretrained=True, **options)
+    except (HfHubHTTPError, EntryNotFoundError, urllib.error.URLError) as error:
+        raise download_failed(name, error) from error
+    except (RuntimeError, ValueError, KeyError, AssertionError, SafetensorError, OSError) as error:
+        size = f" at image_size={options['img_size']}" if "img_size" in options else ""
+        reason = textwrap.shorten(str(error) or repr(error), 400)  # torch lists every tensor that is missing
+        raise ValueError(f"cannot load {name!r}{size}: {reason}") from error
+
+
+def _cached_snapshot(name: str, has_weights: bool) -> str:
+    """A hub id whose files are all cached becomes the cached folder: the hub's client would ask the network first."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if not name.startswith("hf-hub:"):
+        return name
+    hub_id, _, revision = name.removeprefix("hf-hub:").partition("@")
+    config = try_to_load_from_cache(hub_id, "config.json", revision=revision or None)
+    if not isinstance(config, str):
+        return name
+    folder = Path(config).parent
+    complete = has_weights or any((folder / file).is_file() for file in _HUB_FILES)
+    return f"local-dir:{folder}" if complete else name
+
+
+def _pretrained_config(name: str) -> dict[str, Any]:
+    """The pretrained configuration behind a name; for hub ids and folders what can be known before loading."""
+    from timm.models import get_pretrained_cfg, is_model
+
+    if name.startswith("local-dir:"):
+        return _local_config(Path(name.removeprefix("local-dir:")))
+    if name.startswith("hf-hub:"):
+        require_network(name, f"the hub's page of {name.removeprefix('hf-hub:')}")
+        return _remote_config(name.removeprefix("hf-hub:"))
+    architecture = name.partition(".")[0]
+    if not is_model(architecture):
+        raise ValueError(f"unknown encoder {name!r}. {_hint(name)}")
+    try:
+        config = get_pretrained_cfg(name)
+    except RuntimeError as error:
+        import timm
+
+        tags = timm.list_pretrained(f"{architecture}.*")
+        raise ValueError(f"unknown encoder {name!r}: {error} Known: {', '.join(tags) or 'none'}.") from error
+    return config.to_dict() if config else {}
+
+
+def _hint(name: str) -> str:
+    if Path(name).is_dir():
+        return f"For a folder write 'local-dir:{name}', for one that transformers wrote 'transformers:{name}'."
+    if "/" in name:
+        return (
+            f"For a timm model of the Hugging Face hub write 'hf-hub:{name}', for one of transformers "
+            f"'transformers:{name}', for a folder 'local-dir:FOLDER' or 'transformers:FOLDER'."
+        )
+    close = close_names(name, ["bundled"])
+    return f"Did you mean {', '.join(close)}?" if close else "`skjepa encoders` lists what is known to work."
+
+
+def _local_config(folder: Path) -> dict[str, Any]:
+    from timm.models._hub import load_model_config_from_path
+
+    if not folder.is_dir():
+        raise WeightsNotFoundError(f"local-dir: no folder {folder}")
+    try:
+        config, architecture, _ = load_model_config_from_path(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder} is not a model folder of timm's format (config.json and model.safetensors, as written by "
+            f"timm.models.save_for_hf): {error!r}"
+        ) from error
+    return {**config, "architecture": architecture}
+
+
+def _remote_config(hub_id: str) -> dict[str, Any]:
+    from timm.models._hub import load_model_config_from_hf
+
+    try:
+        config, architecture, _ = load_model_config_from_hf(hub_id)
+    except (OSError, ValueError, KeyError) as error:
+        raise WeightsNotFoundError(f"the Hugging Face hub gives no timm model {hub_id!r}: {error}") from error
+    return {**config, "architecture": architecture}
+
+
+def _weights_overlay(name: str, config: dict[str, Any], weights: str | os.PathLike | None) -> dict[str, Any] | None:
+    """What to change in the configuration so that the weights come from where they are."""
+    if weights is not None:
+        # An empty source: that of a hub id or a folder would prevail over the file.
+        file = _checkpoint_file(Path(weights))
+        return {"file": str(file), "source": "", "custom_load": file.suffix == ".npz"}
+    if name.startswith(("local-dir:", "hf-hub:")):
+        return None
+    hub_id, url = config.get("hf_hub_id"), config.get("url")
+    cached = _cached_file(hub_id, config.get("hf_hub_filename"), url)
+    if cached is not None:
+        return {"file": str(cached), "custom_load": config.get("custom_load", False)}
+    if hub_id:
+        require_network(name, f"{hub_id} on the Hugging Face hub")
+    elif url:
+        require_network(name, url, url)
+    else:
+        raise WeightsNotFoundError(f"timm names no source of weights for {name!r}; pass weights=FILE_OR_FOLDER")
+    return None
+
+
+def _checkpoint_file(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if path.is_dir():
+        for name in _HUB_FILES:
+            if (path / name).is_file():
+                return path / name
+        raise WeightsNotFoundError(f"weights: {path} holds neither {' nor '.join(_HUB_FILES)}")
+    raise WeightsNotFoundError(f"weights: no file or folder {path}")
+
+
+def _cached_file(hub_id: str | None, filename: str | None, url: str | None) -> Path | None:
+    import torch
+    from huggingface_hub import try_to_load_from_cache
+
+    if hub_id:
+        for name in [filename] if filename else _HUB_FILES:
+            found = try_to_load_from_cache(hub_id, name)
+            if isinstance(found, str):
+                return Path(found)
+    elif url:
+        file = Path(torch.hub.get_dir(), "checkpoints", Path(urllib.parse.urlparse(url).path).name)
+        if file.is_file():
+            return file
+    return None
+
+
+def _hub_address() -> str:
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT
+
+
+def require_network(name: str, what: str, address: str | None = None, *, local_copy: str | None = None) -> None:
+    """The hub client retries for over a minute where there is no network; ask once, briefly, before it starts.
+
+    Raises WeightsNotFoundError with the advice `local_copy`. The default address is the hub's.
+    """
+    from huggingface_hub import constants
+
+    reason = (
+        "offline mode is on (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else _unreachable(address or _hub_address())
+    )
+    if reason:
+        raise WeightsNotFoundError(
+            f"no weights for {name!r}: not in the local cache, and {what} cannot be reached ({reason}). "
+            + (local_copy or _local_copy(name))
+        )
+
+
+def download_failed(name: str, error: BaseException, *, local_copy: str | None = None) -> WeightsNotFoundError:
+    """The error to raise, with the advice `local_copy`."""
+    reason = " ".join(str(error).split())
+    return WeightsNotFoundError(
+        f"no weights for {name!r}: the download failed ({reason}). {local_copy or _local_copy(name)}"
+    )
+
+
+def _local_copy(name: str) -> str:
+    return (
+        "Give a local copy: load_encoder('local-dir:FOLDER') with the model's config.json and model.safetensors, "
+        f"or load_encoder({name!r}, weights=FILE_OR_FOLDER)."
+    )
+
+
+def _unreachable(address: str) -> str | None:
+    """Why `address` gives no answer within a few seconds, or None where any HTTP server answers."""
+    outcome: list[str | None] = [f"no answer from {address} in {_PROBE_SECONDS:g} s"]
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=_PROBE_SECONDS).close()
+            outcome[0] = None
+        except urllib.error.HTTPError as error:
+            # Most answers are an answer, whatever they say; a broken gateway or a proxy that wants a password is none.
+            blocked = error.code >= 500 or error.code == 407
+            outcome[0] = f"{address}: {error}" if blocked else None
+        except (OSError, ValueError) as error:
+            outcome[0] = f"{address}: {getattr(error, 'reason', error)}"
+
+    # Name resolution knows no timeout: a thread that may be left behind does.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_PROBE_SECONDS)
+    return outcome[0]
+
+
+def check_patches(name: str, patch_size: Any, image_size: int | None) -> None:
+    """Raise ValueError where an image size is no multiple of the patch size: a number, or one a side, or None."""
+    sides = patch_size if isinstance(patch_size, tuple | list) else [patch_size]
+    if image_size is not None and any(side and image_size % side for side in sides):
+        raise ValueError(f"image_size={image_size} is not a multiple of {name}'s patch size {sides[0]}")

@@ -1,0 +1,131 @@
+"""Cross-validation of detectors: folds that train on normal samples only, and labels that point the right way.
+
+In scikit-learn y = +1 is normal, y = -1 an outlier, and scores are higher for normal samples, so that
+``scoring="roc_auc"`` is right. Labels of 0 for normal and 1 for outliers, as PyOD has them, would silently turn an
+AUROC into 1 - AUROC: `inlier_labels` converts them, and `NormalKFold` refuses them.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.model_selection import BaseCrossValidator, StratifiedKFold
+from sklearn.utils.validation import column_or_1d
+
+from skjepa._utils.validation import check_integer
+
+_DIRECTION = "y must be +1 for normal samples and -1 for outliers"
+
+
+class NormalKFold(BaseCrossValidator):
+    """Stratified folds for outlier detectors: training sets hold normal samples only, test sets both kinds.
+
+    Every sample is tested once. Outliers are never trained on.
+
+    Parameters
+    ----------
+    n_splits : int
+    shuffle : bool
+        Before the samples are dealt out to the folds.
+    random_state : int or RandomState, optional
+        Of the shuffling. Without one every call of `split` gives other folds.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skjepa import NormalKFold
+    >>> y = np.array([1, 1, 1, 1, -1, -1])
+    >>> for train, test in NormalKFold(2, shuffle=False).split(y, y):
+    ...     print(train, test)
+    [2 3] [0 1 4]
+    [0 1] [2 3 5]
+    """
+
+    def __init__(self, n_splits: int = 5, *, shuffle: bool = True, random_state: Any = None) -> None:
+        self.n_splits = n_splits
+        self.shuffle = shuffle
+        self.random_state = random_state
+
+    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
+        """Number of folds."""
+        return check_integer("n_splits", self.n_splits, minimum=2)
+
+    def split(
+        self, X: Any, y: ArrayLike | None = None, groups: Any = None
+    ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+        """Positions (training, test) of each fold.
+
+        Parameters
+        ----------
+        X : array or Extraction
+            Only its length counts.
+        y : array of shape (n_samples,)
+            +1 for normal samples, -1 for outliers.
+        groups : ignored
+
+        Raises
+        ------
+        ValueError
+            Labels missing, of another kind, of one class only, or fewer of a class than folds.
+        """
+        if y is None:
+            raise ValueError(f"NormalKFold needs y; {_DIRECTION}")
+        labels = _checked(y)
+        n_splits = self.get_n_splits()
+        for label, name in ((1, "normal samples (+1)"), (-1, "outliers (-1)")):
+            count = int((labels == label).sum())
+            if count < n_splits:
+                raise ValueError(f"{n_splits} folds need at least {n_splits} {name} in y; got {count}")
+        folds = StratifiedKFold(
+            n_splits, shuffle=self.shuffle, random_state=self.random_state if self.shuffle else None
+        )
+        for train, test in folds.split(np.zeros(len(labels)), labels):
+            yield train[labels[train] == 1], test
+
+
+def inlier_labels(y: ArrayLike) -> NDArray[np.int64]:
+    """Labels of 0 (normal) and 1 (outlier), as PyOD and most data sets have them, as +1 and -1.
+
+    Parameters
+    ----------
+    y : array of shape (n_samples,)
+        Zeros and ones, or booleans that say whether a sample is an outlier.
+
+    Returns
+    -------
+    array of shape (n_samples,)
+        +1 for normal samples, -1 for outliers: with them ``scoring="roc_auc"`` is the AUROC of scores that are higher
+        for normal samples.
+
+    Raises
+    ------
+    ValueError
+        Any other value.
+
+    Examples
+    --------
+    >>> from skjepa import inlier_labels
+    >>> inlier_labels([0, 0, 1]).tolist()
+    [1, 1, -1]
+    """
+    labels = column_or_1d(y)
+    found = np.unique(labels)
+    if not np.isin(found, (0, 1)).all():
+        raise ValueError(f"labels must be 0 (normal) and 1 (outlier); got {_listed(found)}")
+    return np.where(labels == 1, -1, 1)
+
+
+def _checked(y: ArrayLike) -> NDArray:
+    labels = column_or_1d(y)
+    found = np.unique(labels)
+    if np.isin(found, (-1, 1)).all():
+        return labels
+    hint = ""
+    if np.isin(found, (0, 1)).all():
+        hint = "; labels of 0 and 1, which would turn an AUROC into 1 - AUROC, are converted by skjepa.inlier_labels"
+    raise ValueError(f"{_DIRECTION}; got {_listed(found)}{hint}")
+
+
+def _listed(values: NDArray) -> str:
+    return ", ".join(map(str, values[:5].tolist())) + (" ..." if len(values) > 5 else "")

@@ -1,0 +1,196 @@
+"""Pictures for people: score histograms over the most and the least typical images, ROC curves, ranks of detectors."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+from PIL import Image
+from sklearn.metrics import roc_curve
+
+from skjepa._utils.files import written_whole
+
+_FLAGGED = "#c0392b"
+_THUMBNAIL = 128
+# Colour-blind safe (Okabe and Ito).
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+_LINES = ("-", "--", ":", "-.")
+_FILLED = 5
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """One image of a gallery: the picture, its score, its decision."""
+
+    image: Image.Image
+    score: float
+    flagged: bool
+    caption: str = ""
+
+
+def score_figure(
+    groups: Mapping[str, ArrayLike],
+    *,
+    threshold: float,
+    most_typical: Sequence[Thumbnail] = (),
+    least_typical: Sequence[Thumbnail] = (),
+    title: str = "",
+) -> Figure:
+    """Histograms of scores by group, the threshold, and two rows of images.
+
+    Parameters
+    ----------
+    groups : mapping of name -> scores (n,)
+        Drawn in order; NaN is left out.
+    threshold : float
+        Scores below it are flagged.
+    most_typical, least_typical : sequence of Thumbnail
+        In the order to be shown.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Free of pyplot: nothing to close.
+    """
+    rows = [row for row in (most_typical, least_typical) if row]
+    figure = Figure(figsize=(11, 4.2 + 1.5 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    top, *strips = figure.subfigures(1 + len(rows), 1, height_ratios=[4.2] + [1.5] * len(rows), squeeze=False)[:, 0]
+    _draw_histograms(top.subplots(), groups, threshold, title)
+    names = [name for name, row in (("most typical", most_typical), ("least typical", least_typical)) if row]
+    for strip, name, row in zip(strips, names, rows, strict=True):
+        _draw_gallery(strip, name, row)
+    return figure
+
+
+def roc_figure(sets: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]]) -> Figure:
+    """ROC curves, one square for each set of outliers, one line for each detector.
+
+    Parameters
+    ----------
+    sets : mapping of set -> detector -> (scores of normal samples, scores of outliers)
+        The same detectors in every set. Outliers are the positive class.
+    """
+    columns = min(4, len(sets))
+    rows = -(-len(sets) // columns)
+    figure = Figure(figsize=(3.2 * columns, 3.2 * rows + 0.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    squares = figure.subplots(rows, columns, squeeze=False).ravel()
+    names = list(next(iter(sets.values())))
+    for axes, (title, detectors) in zip(squares, sets.items(), strict=False):
+        for i, (normal, outlier) in enumerate(detectors.values()):
+            is_outlier = np.repeat([0, 1], [np.size(normal), np.size(outlier)])
+            flagged, caught, _ = roc_curve(is_outlier, -np.concatenate([np.ravel(normal), np.ravel(outlier)]))
+            style = _LINES[i // len(_COLOURS) % len(_LINES)]
+            axes.plot(flagged, caught, color=_COLOURS[i % len(_COLOURS)], linestyle=style, linewidth=1.4)
+        axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, zorder=0)
+        axes.set(title=title, xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in squares[len(sets) :]:
+        axes.set_axis_off()
+    figure.supxlabel("normal samples flagged", fontsize=10)
+    figure.supylabel("outliers caught", fontsize=10)
+    figure.legend(squares[0].lines[: len(names)], names, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    return figure
+
+
+def ranks_figure(ranks: Mapping[str, float], critical_difference: float) -> Figure:
+    """Mean ranks over sets on one axis, 1 = best; a bar joins detectors that are not told apart (Demsar, 2006).
+
+    Parameters
+    ----------
+    ranks : mapping of detector -> mean rank
+    critical_difference : float
+        See `skjepa.evaluation.critical_difference`.
+    """
+    names = sorted(ranks, key=lambda name: ranks[name])
+    values = [ranks[name] for name in names]
+    figure = Figure(figsize=(8, 1.2 + 0.28 * len(names)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    right = max(len(names), 1 + critical_difference)
+    for height, (name, value) in enumerate(zip(names, values, strict=True), start=1):
+        axes.plot([value, value, right], [0, -height, -height], color="#999999", linewidth=0.8)
+        axes.annotate(f"{value:.2f}  {name}", (right, -height), (4, 0), textcoords="offset points", va="center")
+    for level, (first, last) in enumerate(_not_told_apart(values, critical_difference)):
+        axes.plot([values[first], values[last]], [-0.25 - 0.22 * level] * 2, color=_COLOURS[0], linewidth=3)
+    axes.plot([1, 1 + critical_difference], [0.8, 0.8], color="#000000", linewidth=1.5)
+    axes.annotate(f"critical difference {critical_difference:.2f}", (1, 0.8), (0, 4), textcoords="offset points")
+    axes.set(xlim=(0.9, 1.35 * right), ylim=(-len(names) - 0.6, 1.5), yticks=[])
+    axes.xaxis.tick_top()
+    axes.xaxis.set_label_position("top")
+    axes.set_xticks(range(1, len(names) + 1))
+    axes.set_xlabel("mean rank over sets (1 = best)")
+    axes.spines[["left", "right", "bottom"]].set_visible(False)
+    return figure
+
+
+def _not_told_apart(values: Sequence[float], critical_difference: float) -> list[tuple[int, int]]:
+    """First and last of every largest run of ascending values that spans at most the critical difference."""
+    runs: list[tuple[int, int]] = []
+    for first in range(len(values)):
+        last = max(i for i in range(first, len(values)) if values[i] - values[first] <= critical_difference)
+        if last > first and (not runs or last > runs[-1][1]):
+            runs.append((first, last))
+    return runs
+
+
+def save_figure(figure: Figure, path: str | os.PathLike) -> Path:
+    """Write the figure, whole or not at all, in the format that the suffix names."""
+    path = Path(path)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=110, format=path.suffix[1:])
+    return path
+
+
+def _draw_histograms(axes: Axes, groups: Mapping[str, ArrayLike], threshold: float, title: str) -> None:
+    finite = {name: np.asarray(scores)[np.isfinite(scores)] for name, scores in groups.items()}
+    everything = np.concatenate(list(finite.values()))
+    # A few extreme outliers would squeeze everybody else into one bar: they are counted in the outermost one.
+    low, high = np.percentile(everything, [0.5, 99.5])
+    margin = 0.05 * (high - low) or 1.0
+    low, high = min(low, threshold) - margin, max(high, threshold) + margin
+    bins = np.linspace(low, high, 61).tolist()
+
+    def style(i: int) -> dict[str, Any]:
+        """Filled bars of more than a few groups would hide each other."""
+        if len(finite) <= _FILLED:
+            return {"alpha": 0.5}
+        return {"histtype": "step", "linewidth": 1.5, "linestyle": _LINES[i // len(_COLOURS) % len(_LINES)]}
+
+    for i, ((name, scores), colour) in enumerate(zip(finite.items(), _cycle(len(finite)), strict=True)):
+        flagged = int((scores < threshold).sum())
+        label = f"{name}: {flagged} of {len(scores)} flagged"
+        axes.hist(np.clip(scores, low, high), bins, density=True, color=colour, label=label, **style(i))
+    axes.axvline(threshold, color=_FLAGGED, linestyle="--", linewidth=1.5, label="threshold")
+    axes.set(
+        xlabel="score (right = more normal, left = flagged)", ylabel="share of images", title=title, xlim=(low, high)
+    )
+    axes.yaxis.set_ticks([])
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.legend(frameon=False, loc="upper left")
+
+
+def _draw_gallery(strip, name: str, row: Sequence[Thumbnail]) -> None:
+    strip.suptitle(name, x=0.01, ha="left", fontsize=11)
+    for axes, item in zip(strip.subplots(1, len(row), squeeze=False)[0], row, strict=True):
+        image = item.image.copy()
+        image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        axes.imshow(image, interpolation="nearest" if max(image.size) < _THUMBNAIL else "antialiased")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        colour = _FLAGGED if item.flagged else "#444444"
+        for spine in axes.spines.values():
+            spine.set(color=colour, linewidth=2 if item.flagged else 0.8)
+        axes.set_title(f"{item.score:.1f}", fontsize=9, color=colour, pad=2)
+        axes.set_xlabel(item.caption, fontsize=7, labelpad=1)
+
+
+def _cycle(n: int) -> list[str]:
+    return [_COLOURS[i % len(_COLOURS)] for i in range(n)]

@@ -1,0 +1,10 @@
+from .batches.views import default_transform as default_transform
+from .encoder_pass import embed as embed
+from .encoder_pass import extract as extract
+from .extraction import Extraction as Extraction
+from .layers import extract_layers as extract_layers
+from .learned_directions import learn_directions as learn_directions
+from .paper_score import jepa_score as jepa_score
+from .processes.dispatch import WorkerLostError as WorkerLostError
+from .processes.pools import workers as workers
+from .store.settings import SettingsMismatchError as SettingsMismatchError

@@ -1,0 +1,1 @@
+"""One batch at a time: loading, views, sizes, measurement."""

@@ -1,0 +1,171 @@
+"""What is measured of a sample, and how: the same batches whether in this process or, pickled, in another."""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skjepa._utils.hardware import DeviceError, device_name, is_device_failure
+from skjepa.data.sources import Source
+from skjepa.encoders.encoder import Encoder
+from skjepa.extraction.batches.loader import Loader
+from skjepa.extraction.batches.sizing import Halving
+from skjepa.extraction.batches.views import Transform
+from skjepa.jacobian.precision import narrowed
+from skjepa.jacobian.rows import jacobian, worthwhile_copies
+from skjepa.jacobian.spectrum import singular_values
+
+_NAMED = 8
+Arrays = tuple[NDArray[np.float64], ...]
+Measured = Generator[tuple[list[int], Arrays], None, None]
+Observer = Callable[[Tensor], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """Everything but the samples, the device and the size of the batches.
+
+    Attributes
+    ----------
+    encoder : Encoder
+    n_passes : int
+        Backward passes a view: K, or m with directions; 0 for embeddings alone.
+    sample_bytes : int
+        Memory that one sample of a batch takes.
+    directions : tensor of shape (K, m), optional
+        Output directions in the place of all K.
+    views, transform, seed
+        Random views, see `skjepa.extract`.
+    on_error, n_jobs
+        Of the `skjepa.extraction.batches.loader.Loader`.
+    """
+
+    encoder: Encoder
+    n_passes: int
+    sample_bytes: int
+    directions: Tensor | None = None
+    views: int = 1
+    transform: Transform | None = None
+    seed: int = 0
+    on_error: str = "raise"
+    n_jobs: int | None = None
+
+    def arrays(self, function: Callable[[Tensor], Tensor], device: str, observe: Observer | None = None) -> Callable:
+        """Of inputs (B, ...), their views, and how many times B samples have room: what `Here` yields."""
+        if not self.n_passes:
+            return partial(_outputs, function)
+        narrow = narrowed(function, self.encoder.precision, device)
+        return partial(_spectra, function, narrow, self.n_passes, directions=self.directions, observe=observe)
+
+
+class Here:
+    """Measures samples of one source in this process.
+
+    Parameters
+    ----------
+    measurement : Measurement
+    function : callable
+        What `scoring` yields.
+    source : Source
+    device : str
+    batch_size : int
+        To start with: a batch that runs out of memory is halved, see `skjepa.extraction.batches.sizing.Halving`.
+    observe : callable, optional
+        See `skjepa.extract`.
+    """
+
+    def __init__(
+        self,
+        measurement: Measurement,
+        function: Callable[[Tensor], Tensor],
+        source: Source,
+        device: str,
+        batch_size: int,
+        observe: Observer | None = None,
+    ) -> None:
+        encoder = measurement.encoder
+        self.devices = {device_name(device)}
+        self.halving = Halving(measurement.arrays(function, device, observe), batch_size)
+        self.loader = Loader(
+            source,
+            encoder.preprocessing,
+            encoder.dtype,
+            device,
+            on_error=measurement.on_error,
+            n_jobs=measurement.n_jobs,
+            views=measurement.views,
+            transform=measurement.transform,
+            seed=measurement.seed,
+        )
+
+    @property
+    def skipped(self) -> dict[int, str]:
+        """Position -> why it could not be read."""
+        return self.loader.skipped
+
+    def __call__(self, positions: Sequence[int]) -> Measured:
+        """Positions and, of these samples, embeddings (B, K) and singular values (B, V, R); or embeddings alone."""
+        for batch, x, views in self.loader.batches(list(positions), lambda: self.halving.batch_size):
+            yield batch, self._measured(batch, x, views)
+
+    def _measured(self, batch: list[int], x: Tensor, views: list[Tensor]) -> Arrays:
+        try:
+            return self.halving(x, views)
+        except MemoryError as error:
+            raise MemoryError(f"{error} (in {self._names(batch)})") from error
+        except RuntimeError as error:
+            if not is_device_failure(error):
+                raise
+            raise DeviceError(
+                f"the device failed in {self._names(batch)}: {str(error).splitlines()[0]}. Nothing more can run on it "
+                "in this process; run again: with a store, what was finished before is not computed again"
+            ) from error
+
+    def _names(self, batch: list[int]) -> str:
+        names = [str(self.loader.source.ids[i]) for i in batch]
+        return f"a batch of {len(names)}: {', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"
+
+
+@contextmanager
+def scoring(encoder: Encoder, device: str) -> Iterator[Callable[[Tensor], Tensor]]:
+    """The encoder as a function on the device, see `Encoder.scoring`, with gradients."""
+    # A caller's no_grad or inference_mode ends at this door.
+    with torch.inference_mode(False), torch.enable_grad(), encoder.scoring(device) as function:
+        yield function
+
+
+def _spectra(
+    function: Callable[[Tensor], Tensor],
+    narrow: Callable[[Tensor], Tensor],
+    n_passes: int,
+    x: Tensor,
+    views: list[Tensor],
+    room: int,
+    *,
+    directions: Tensor | None = None,
+    observe: Observer | None = None,
+) -> Arrays:
+    """Embeddings (B, K) and singular values (B, V, R), with directions (B, V, m)."""
+    copies = worthwhile_copies(x, n_passes, room)
+    spectra = []
+    for view in views or [x]:
+        _, jacobians = jacobian(narrow, view, directions=directions, copies=copies)
+        spectra.append(_to_numpy(singular_values(jacobians)))
+        if observe is not None:
+            observe(jacobians)
+    return *_outputs(function, x), np.stack(spectra, axis=1)
+
+
+def _outputs(function: Callable[[Tensor], Tensor], x: Tensor, *_: object) -> Arrays:
+    """Embeddings (B, K) alone, of the samples as they are."""
+    with torch.no_grad():
+        return (_to_numpy(function(x)),)
+
+
+def _to_numpy(tensor: Tensor) -> NDArray[np.float64]:
+    return tensor.detach().cpu().to(torch.float64).numpy()

@@ -1,0 +1,394 @@
+"""THE loop: encoder x data -> `Extraction`. Batching, memory, views, store, bad samples and progress, for everyone."""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from skjepa import __version__
+from skjepa._utils import hardware
+from skjepa._utils.hardware import default_budget, device_name
+from skjepa._utils.validation import check_choice, check_integer, seed_from
+from skjepa.data.images import ImageReadError
+from skjepa.data.sources import Source, as_source, known_by_content
+from skjepa.encoders.encoder import Encoder, FingerprintError, load_encoder
+from skjepa.encoders.fingerprint import describe
+from skjepa.encoders.probe import EncoderError, Probe, probe
+from skjepa.extraction.batches.measurement import Arrays, Here, Measurement, Observer, scoring
+from skjepa.extraction.batches.sizing import batch_size, bytes_per_sample
+from skjepa.extraction.batches.views import Transform, default_transform
+from skjepa.extraction.extraction import Extraction
+from skjepa.extraction.processes.dispatch import Spread
+from skjepa.extraction.processes.pools import Pool, active_pool
+from skjepa.extraction.resume import ResumedStore, first_positions
+from skjepa.extraction.store.store import Store, memory_folder
+from skjepa.jacobian.directions import (
+    DEFAULT_SHARE,
+    SKETCH,
+    Directions,
+    check_number_of_directions,
+    random_directions,
+)
+
+METHODS = ("exact", "sketch")
+
+
+def extract(
+    encoder: Encoder | str,
+    X: Any,
+    *,
+    method: str | Directions = "exact",
+    n_directions: int | None = None,
+    views: int = 1,
+    transform: Transform | None = None,
+    ids: Sequence[str] | None = None,
+    store: str | os.PathLike | None = None,
+    memory: Any = None,
+    memory_budget: int | None = None,
+    device: str = "auto",
+    n_jobs: int | None = None,
+    on_error: str = "raise",
+    random_state: Any = None,
+    progress: bool = False,
+    observe: Observer | None = None,
+) -> Extraction:
+    """Embeddings and Jacobian singular values of every sample: the one expensive pass.
+
+    Parameters
+    ----------
+    encoder : Encoder or str
+        As made, or as taken, by `load_encoder`.
+    X : array, list, folder, Dataset or Source
+        See `skjepa.data.as_source`.
+    method : {"exact", "sketch"} or Directions
+        - "exact": all R = min(K, D) singular values of the Jacobian J, by min(K, D) passes a view;
+        - Directions U, from `skjepa.learn_directions`: those of U^T J, by m passes;
+        - "sketch": the same with random U, seeded by `random_state`, see `skjepa.jacobian.random_directions`.
+    n_directions : int, optional
+        m of a sketch; by default K / 4.
+    views : int
+        Number V of random views a sample (arXiv 2510.05949, Eq. 4). 1 without a `transform` is the sample itself
+        (Eq. 5).
+    transform : callable, optional
+        Tensor (3, H, W) in [0, 1] (vectors: (d,)) to a tensor of that shape, randomly; torch, NumPy and `random` are
+        seeded by (seed, sample id, view). By default, with ``views > 1``, the usual training views for images.
+    ids : sequence of str, optional
+        Unique names of the samples.
+    store : path, optional
+        Folder in which finished samples are kept, and from which the run resumes. It belongs to one encoder and to one
+        choice of settings, and refuses others.
+    memory : path or joblib.Memory, optional
+        Folder of a cache for any encoders and settings: what has been measured once, known by its content and not by
+        its name, is read. Processes may share it. Of a `joblib.Memory` only the location is used.
+    memory_budget : int, optional
+        Bytes that a batch may take; by default half of the free memory. A batch that runs out is halved and retried.
+    device : str
+        "auto" takes CUDA where there is one.
+    n_jobs : int, optional
+        Threads that read images, in each process; -1 for one a core. How many processes measure is said by
+        ``joblib.parallel_config`` around the call, see docs/scaling.md: "loky" for this machine, "dask" for a cluster.
+    on_error : {"raise", "skip"}
+        What to do with a sample that cannot be read, or whose embedding or Jacobian is not finite: an error that names
+        it, or a warning that does. Every other sample of the batch is kept in the store first.
+    random_state : int, RandomState or Generator, optional
+        Seeds the views and the sketch; None means 0, so that two runs agree.
+    progress : bool
+        Show a bar with images per second and time left.
+    observe : callable, optional
+        Is given the Jacobians (B, K or m, D) of every batch and view before they are dropped: for what else is to be
+        learned from them. A batch of views that runs out of memory is seen again in part.
+
+    Returns
+    -------
+    Extraction
+        In the order of X, less the samples skipped (``meta["skipped"]``).
+
+    Raises
+    ------
+    ValueError, TypeError
+        Bad data, options or encoder; names the thing.
+    SettingsMismatchError
+        `store` was made with other settings.
+    MemoryError
+        One sample alone does not fit.
+    DeviceError
+        A GPU failed; names the batch. In other processes the batch is measured again instead, by another process.
+    """
+    if isinstance(X, Extraction):
+        raise TypeError("X is an Extraction already: pass it on instead of extracting it again")
+    encoder = load_encoder(encoder)
+    _check_method(method, n_directions)
+    check_choice("on_error", on_error, ("raise", "skip"))
+    views = check_integer("views", views, minimum=1)
+    source = as_source(X, ids=ids)
+    pool = None if observe is not None else active_pool(device)
+    own = _own_device(device, pool)
+    seed = seed_from(random_state)
+    shape = _input_shape(encoder, source)
+    if transform is None and views > 1:
+        if encoder.preprocessing is None or encoder.preprocessing.normalises_first:
+            raise ValueError("views > 1 of vectors, or of images with a preprocess of your own, need a transform")
+        transform = default_transform(encoder.preprocessing.size)
+    if store is not None and memory is not None:
+        raise ValueError("give a store or a memory, not both: each keeps what has been measured")
+    if observe is not None and (store is not None or memory is not None):
+        raise ValueError("observe sees what is measured: what a store or a memory keeps would pass it by")
+    if store is not None and not source.stable_ids:
+        raise ValueError("a store needs names that the next run will repeat: pass ids= with a torch Dataset")
+
+    with _ready(encoder, shape, own) as (function, probed):
+        name, directions = _output_directions(encoder, method, n_directions, probed.n_components, seed)
+        meta = _describe(encoder, shape, probed, name, views, transform, seed, own)
+        n_passes = probed.n_components if directions is None else directions.shape[1]
+        measurement = Measurement(
+            encoder,
+            n_passes,
+            _sample_bytes(encoder, probed),
+            directions,
+            views=views,
+            transform=transform,
+            seed=seed,
+            on_error=on_error,
+            n_jobs=n_jobs,
+        )
+        folder = memory_folder(memory, meta) if store is None else store
+        if memory is not None and folder is not None:
+            source = known_by_content(source)
+        measured = _measured(pool, measurement, function, source, device, memory_budget, observe)
+        with nullcontext() if folder is None else Store(folder, meta, is_cache=store is None) as opened:
+            # Views draw their randomness from the id, which is part of the sample then.
+            by_name = store is not None or transform is not None
+            kept = None if opened is None else ResumedStore(opened, source, by_name=by_name)
+            rows = _run(source, measured, progress, on_error, kept)
+    meta["device"] = ", ".join(sorted(measured.devices)) or meta["device"]
+    return _assemble(source, rows, measured.skipped, meta)
+
+
+def embed(
+    encoder: Encoder | str,
+    X: Any,
+    *,
+    memory_budget: int | None = None,
+    device: str = "auto",
+    n_jobs: int | None = None,
+    on_error: str = "raise",
+    progress: bool = False,
+) -> NDArray[np.float64]:
+    """Embeddings alone: one forward pass a sample, no Jacobian.
+
+    Parameters
+    ----------
+    encoder, X, memory_budget, device, n_jobs, on_error, progress
+        As `extract` has them.
+
+    Returns
+    -------
+    array of shape (n_samples, K), float64
+        ``extract(encoder, X).embeddings``, with rows of NaN for samples skipped by ``on_error="skip"``.
+
+    Raises
+    ------
+    ValueError, TypeError, MemoryError
+        As `extract`.
+    """
+    if isinstance(X, Extraction):
+        raise TypeError("X is an Extraction, which has embeddings already")
+    encoder = load_encoder(encoder)
+    check_choice("on_error", on_error, ("raise", "skip"))
+    source, pool = as_source(X), active_pool(device)
+    own = _own_device(device, pool)
+    with _ready(encoder, _input_shape(encoder, source), own) as (function, probed):
+        measurement = Measurement(encoder, 0, _sample_bytes(encoder, probed), on_error=on_error, n_jobs=n_jobs)
+        measured = _measured(pool, measurement, function, source, device, memory_budget)
+        rows = _run(source, measured, progress, on_error)
+    _require_any(source, rows, measured.skipped)
+    missing = (np.full(probed.n_components, np.nan),)
+    return np.stack([rows.get(name, missing)[0] for name in source.ids.tolist()])
+
+
+@contextmanager
+def _ready(encoder: Encoder, shape: tuple[int, ...], device: str) -> Iterator[tuple[Callable[[Tensor], Tensor], Probe]]:
+    """The encoder as a function on the device, and what a look at it on inputs of this shape tells."""
+    with scoring(encoder, device) as function:
+        yield function, probe(function, shape, dtype=encoder.dtype, device=device)
+
+
+def _check_method(method: str | Directions, n_directions: int | None) -> None:
+    check_number_of_directions(n_directions)
+    if isinstance(method, Directions):
+        if n_directions not in (None, method.n_directions):
+            raise ValueError(f"method has {method.n_directions} directions, n_directions is {n_directions}")
+        return
+    if isinstance(method, str) and method == "subspace":
+        raise ValueError(
+            "method='subspace' learns its directions from normal samples, in a detector's fit; here pass what "
+            "learn_directions returns as method"
+        )
+    check_choice("method", method, METHODS)
+    if method == "exact" and n_directions is not None:
+        raise ValueError("n_directions is for method='sketch'; method='exact' takes all")
+
+
+def _output_directions(
+    encoder: Encoder, method: str | Directions, n_directions: int | None, n_components: int, seed: int
+) -> tuple[str, Tensor | None]:
+    """What the method is called in the meta, and its cotangents (K, m) in the encoder's arithmetic."""
+    if isinstance(method, Directions):
+        if method.encoder not in (None, encoder.fingerprint):
+            raise FingerprintError(
+                f"the directions are of another encoder than {encoder.name!r}: fingerprint "
+                f"{str(method.encoder)[:12]}, expected {encoder.fingerprint[:12]}"
+            )
+        if len(method.components) != n_components:
+            raise ValueError(f"the directions are of {len(method.components)} outputs, the encoder has {n_components}")
+        chosen, name = method, method.method
+    elif method == "sketch":
+        m = n_directions or max(1, n_components // DEFAULT_SHARE)
+        chosen, name = random_directions(n_components, m, seed=seed), f"{SKETCH} {m} directions"
+    else:
+        return "exact", None
+    return name, torch.from_numpy(chosen.components).to(encoder.dtype)
+
+
+def _input_shape(encoder: Encoder, source: Source) -> tuple[int, ...]:
+    if encoder.input_shape is None:
+        if not source.is_vector:
+            raise ValueError(f"{encoder.name} encodes vectors, X holds images; give load_encoder an image_size")
+        return np.shape(source.load(0))
+    if source.is_vector:
+        raise ValueError(f"{encoder.name} encodes images, X holds vectors (2-D numeric arrays are always vectors)")
+    return encoder.input_shape
+
+
+def _describe(encoder, shape, probed: Probe, method, views, transform, seed, device) -> dict[str, Any]:
+    random_views = transform is not None
+    return {
+        "encoder": encoder.name,
+        "fingerprint": encoder.fingerprint,
+        "method": method,
+        "precision": encoder.precision,
+        "input_shape": list(shape),
+        "n_components": probed.n_components,
+        "views": views,
+        "transform": describe(transform) if random_views else None,
+        "seed": seed if random_views or method.startswith("sketch") else None,
+        "device": device_name(device),
+        "versions": {"skjepa": __version__, "torch": torch.__version__, "numpy": np.__version__},
+    }
+
+
+def _sample_bytes(encoder: Encoder, probed: Probe) -> int:
+    return bytes_per_sample(probed.n_components, probed.n_inputs, probed.graph_bytes, encoder.dtype.itemsize)
+
+
+def _own_device(device: str, pool: Pool | None) -> str:
+    """Where this process looks at the encoder; it need not have the GPUs of a cluster."""
+    if pool is None:
+        return hardware.resolve_device(device)
+    return pool.device if pool.is_here else "cpu"
+
+
+def _measured(
+    pool: Pool | None,
+    measurement: Measurement,
+    function: Callable[[Tensor], Tensor],
+    source: Source,
+    device: str,
+    memory_budget: int | None,
+    observe: Observer | None = None,
+) -> Here | Spread:
+    """Who measures: this process, or those of a pool."""
+    if memory_budget is not None:
+        check_integer("memory_budget", memory_budget, minimum=1)
+    if pool is not None:
+        spread = Spread(pool, measurement, source, memory_budget)
+        if not (pool.is_here and len(source) <= spread.batch_size):  # one batch is not worth a process
+            return spread
+    device = hardware.resolve_device(device)
+    budget = memory_budget or default_budget(device)
+    return Here(measurement, function, source, device, batch_size(budget, measurement.sample_bytes), observe)
+
+
+def _run(
+    source: Source, measured: Here | Spread, progress: bool, on_error: str, kept: ResumedStore | None = None
+) -> dict[str, Arrays]:
+    """Every sample measured once: id -> its row of each array. Equal ids are equal content."""
+    first = first_positions(source)
+    rows = {} if kept is None else kept.read()
+    noted: set[int] = set()
+    missing = [name for name in first if name not in rows]
+    if kept is not None and missing:
+        missing = kept.in_turn(missing)
+        kept.store.claim()
+    with (
+        tqdm(
+            total=len(first),
+            initial=len(first) - len(missing),
+            unit="row" if source.is_vector else "img",
+            desc="JEPA-SCORE",
+            disable=not progress,
+        ) as bar,
+        closing(measured([first[name] for name in missing])) as batches,
+    ):
+        for positions, arrays in batches:
+            finite, n = _finite(arrays), len(positions)
+            broken = {i: _not_finite(str(source.ids[i])) for i, ok in zip(positions, finite, strict=True) if not ok}
+            names = [str(source.ids[i]) for i in positions if i not in broken]
+            arrays = tuple(array[finite] for array in arrays)
+            if on_error == "skip":
+                _skip(broken, measured.skipped)
+            if kept is not None:
+                kept.append(names, arrays, _news(source, measured.skipped, noted))
+            if broken and on_error == "raise":
+                raise EncoderError(next(iter(broken.values())))
+            rows.update(zip(names, zip(*arrays, strict=True), strict=True))
+            bar.update(n)
+    if kept is not None and (unreadable := _news(source, measured.skipped, noted)):
+        kept.append([], ([], []), unreadable)
+    return rows
+
+
+def _news(source: Source, skipped: dict[int, str], noted: set[int]) -> dict[str, str]:
+    """Id -> reason of the samples skipped since the last time."""
+    new = skipped.keys() - noted
+    noted |= new
+    return {str(source.ids[i]): skipped[i] for i in sorted(new)}
+
+
+def _finite(arrays: Arrays) -> NDArray[np.bool_]:
+    """Which samples have finite embeddings and singular values throughout."""
+    return np.all([np.isfinite(array).reshape(len(array), -1).all(axis=1) for array in arrays], axis=0)
+
+
+def _not_finite(name: str) -> str:
+    return f"the encoder's output or Jacobian is not finite at sample {name}"
+
+
+def _skip(broken: dict[int, str], skipped: dict[int, str]) -> None:
+    """What was read and cannot be scored goes the way of what cannot be read."""
+    for reason in broken.values():
+        warnings.warn(f"skipped: {reason}", stacklevel=4)
+    skipped |= broken
+
+
+def _require_any(source: Source, rows: dict[str, Arrays], skipped: dict[int, str]) -> None:
+    if not rows:
+        raise ImageReadError(f"not one of {len(source)} samples could be read; first: {next(iter(skipped.values()))}")
+
+
+def _assemble(source: Source, rows: dict[str, Arrays], skipped: dict[int, str], meta: dict[str, Any]) -> Extraction:
+    _require_any(source, rows, skipped)
+    names = source.ids.tolist()
+    kept = [i for i, name in enumerate(names) if name in rows]
+    reasons = {names[i]: reason for i, reason in skipped.items()}
+    meta["skipped"] = [[i, name, reasons[name]] for i, name in enumerate(names) if name not in rows]
+    return Extraction(
+        np.stack([rows[names[i]][0] for i in kept]), np.stack([rows[names[i]][1] for i in kept]), source.ids[kept], meta
+    )

@@ -1,0 +1,163 @@
+"""Layer by layer: where in a network does oddness appear? One forward pass a batch, an `Extraction` for each layer."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import block_diag
+from torch import Tensor, nn
+
+from skjepa._utils.validation import check_integer
+from skjepa.data.sources import as_source
+from skjepa.encoders.encoder import Encoder, load_encoder
+from skjepa.encoders.outputs import pooled, require_layer
+from skjepa.extraction.extraction import Extraction
+from skjepa.extraction.observation import observed
+from skjepa.jacobian.directions import SKETCH, Directions, random_directions
+from skjepa.jacobian.spectrum import singular_values
+
+OUTPUT = "output"
+"""The name of the encoder's own output among layers."""
+
+
+def extract_layers(
+    encoder: Encoder | str, X: Any, layers: Sequence[str], *, n_directions: int | None = None, **options: Any
+) -> dict[str, Extraction]:
+    """Embeddings and Jacobian singular values of several layers, from one forward pass and the graph it leaves.
+
+    Each extraction goes where any other does: a `JEPAScoreDetector` fits on it, and scores that of other samples. What
+    tells oddness best is a question to answer on data; see docs/explain.md.
+
+    Parameters
+    ----------
+    encoder : Encoder or str
+    X : images or vectors
+    layers : sequence of str
+        Names as in ``encoder.module.named_modules()``; "output" is the embedding itself. Outputs are averaged over
+        positions or tokens, as `load_encoder` does with ``output=``.
+    n_directions : int, optional
+        At most so many random output directions of each layer, the same for all samples, instead of all its K: a wide
+        layer costs K passes an image, and the Jacobians of all layers are in memory together.
+    **options
+        Of `skjepa.extract`: ids, memory_budget, device, n_jobs, on_error, progress.
+
+    Returns
+    -------
+    dict of layer -> Extraction
+        In the order of `layers`, of the same samples.
+
+    Raises
+    ------
+    ValueError, TypeError
+        No such layer, or one that returns no tensor; as `skjepa.extract`.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> from skjepa import extract_layers, load_encoder
+    >>> X, _ = np.random.default_rng(0).normal(size=(8, 6)), torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+    >>> found = extract_layers(load_encoder(net), X, ["1", "output"])
+    >>> {layer: extraction.singular_values.shape for layer, extraction in found.items()}
+    {'1': (8, 1, 5), 'output': (8, 1, 3)}
+    """
+    encoder, source = load_encoder(encoder), as_source(X, ids=options.pop("ids", None))
+    if isinstance(layers, str) or not layers or len(set(layers)) < len(layers):
+        raise ValueError(f"layers must be a list of different names; got {layers!r}")
+    layered = _layered(encoder, list(layers))
+    shape = encoder.input_shape or np.shape(source.load(0))
+    widths = _widths(layered, shape)
+    method: Any = "exact"
+    rows = widths
+    if n_directions is not None:
+        rows = [min(width, check_integer("n_directions", n_directions, minimum=1)) for width in widths]
+        drawn = [random_directions(width, m).components for width, m in zip(widths, rows, strict=True)]
+        method = Directions(block_diag(*drawn), layered.fingerprint)
+    spectra = _Spectra(rows)
+    whole, places = observed(layered, source, spectra.add, options, method=method)
+    columns = np.split(whole.embeddings, np.cumsum(widths)[:-1], axis=1)
+    return {
+        layer: Extraction(z, np.stack(sigma)[places][:, None], whole.ids, _meta(whole.meta, encoder, layer, m, width))
+        for layer, z, sigma, m, width in zip(layers, columns, spectra.sigma, rows, widths, strict=True)
+    }
+
+
+class _Layers(nn.Module):
+    """The outputs of several layers side by side, (B, sum of K)."""
+
+    def __init__(self, module: nn.Module, layers: list[str]) -> None:
+        super().__init__()
+        for layer in layers:
+            if layer != OUTPUT:
+                require_layer(module, layer)
+        self.module, self.layers = module, layers
+
+    def outputs(self, x: Tensor) -> list[Tensor]:
+        caught: dict[str, Tensor] = {}
+
+        def keep(layer: str):
+            return lambda *call: caught.__setitem__(layer, call[-1])
+
+        hooks = [
+            self.module.get_submodule(layer).register_forward_hook(keep(layer))
+            for layer in self.layers
+            if layer != OUTPUT
+        ]
+        try:
+            caught[OUTPUT] = self.module(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for layer in self.layers:
+            if layer not in caught:
+                raise ValueError(f"layer {layer!r} takes no part in the forward pass")
+        return [pooled(caught[layer], self.module, layer) for layer in self.layers]
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = self.outputs(x)
+        self.widths = [output.shape[1] for output in outputs]
+        return torch.cat(outputs, dim=1)
+
+
+def _layered(encoder: Encoder, layers: list[str]) -> Encoder:
+    return Encoder(
+        _Layers(encoder.module, layers),
+        name=encoder.name,
+        preprocessing=encoder.preprocessing,
+        precision=encoder.precision,
+        settings={"layers": layers, "of": encoder.fingerprint},
+        recipe=None,
+    )
+
+
+def _widths(layered: Encoder, shape: tuple[int, ...]) -> list[int]:
+    """K of each layer, found by a pass of one blank sample."""
+    with torch.no_grad(), layered.scoring() as function:
+        function(torch.zeros(1, *shape, dtype=layered.dtype))
+    return list(cast(_Layers, layered.module).widths)
+
+
+class _Spectra:
+    """Singular values of each layer's rows of the Jacobians (B, sum of rows, D) that come in batches."""
+
+    def __init__(self, rows: list[int]) -> None:
+        self.rows = rows
+        self.sigma: list[list[NDArray[np.float64]]] = [[] for _ in rows]
+
+    def add(self, jacobians: Tensor) -> None:
+        found = [singular_values(part.contiguous()).numpy() for part in jacobians.split(self.rows, dim=1)]
+        for kept, sigma in zip(self.sigma, found, strict=True):
+            kept.extend(sigma)
+
+
+def _meta(meta: dict[str, Any], encoder: Encoder, layer: str, n_rows: int, width: int) -> dict[str, Any]:
+    """As `extract` would describe it; the fingerprint keeps the results of different layers apart."""
+    return meta | {
+        "encoder": f"{encoder.name}, {layer}",
+        "fingerprint": hashlib.sha256(f"{encoder.fingerprint} layer {layer}".encode()).hexdigest(),
+        "method": "exact" if n_rows == width else f"{SKETCH} {n_rows} directions",
+        "n_components": width,
+    }

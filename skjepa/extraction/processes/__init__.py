@@ -1,0 +1,1 @@
+"""The same pass in other processes."""

@@ -1,0 +1,164 @@
+"""The batches of one pass on many processes: handed out, retried where a worker ended, taken in as they come."""
+
+import hashlib
+import os
+import pickle
+import warnings
+from collections import deque
+from collections.abc import Collection, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from skjepa.data.images import ImageReadError
+from skjepa.data.sources import Source
+from skjepa.extraction.batches.loader import reading_threads
+from skjepa.extraction.batches.measurement import Measured, Measurement
+from skjepa.extraction.batches.sizing import batch_size
+from skjepa.extraction.processes import worker
+from skjepa.extraction.processes.pools import Pool, losses
+
+_IN_FLIGHT = 2  # parts a task slot: one is measured, one lies ready
+_LOSSES = 2  # of a part: then it runs alone, to see whether it is the part that ends its workers
+
+
+class WorkerLostError(OSError):
+    """A sample ends whatever process measures it."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Positions of one batch, and how often the worker that had it was lost."""
+
+    positions: Sequence[int]
+    losses: int = 0
+    alone: bool = False
+
+
+class Spread:
+    """Measures samples of one source in other processes, in the batches in which `skjepa.extraction.batches.measurement.Here` would.
+
+    Parameters
+    ----------
+    pool : Pool
+    measurement : Measurement
+    source : Source
+        Files are read by the workers; what is no file is loaded here and travels with its batch.
+    memory_budget : int, optional
+        Bytes that a batch may take; by default what the pool has.
+
+    Raises
+    ------
+    TypeError
+        The encoder cannot be pickled.
+    VersionMismatchError
+        A worker runs another version.
+    """
+
+    def __init__(self, pool: Pool, measurement: Measurement, source: Source, memory_budget: int | None) -> None:
+        self.pool, self.measurement, self.source = pool, measurement, source
+        self.is_budget_given = memory_budget is not None
+        self.batch_size = batch_size(memory_budget or pool.budget(), measurement.sample_bytes)
+        self.skipped: dict[int, str] = {}
+        self.devices: set[str] = set()
+
+    def __call__(self, positions: Sequence[int]) -> Measured:
+        """As `Here`, in whichever order the batches are finished."""
+        starts = range(0, len(positions), self.batch_size)
+        todo = deque(_Part(positions[start : start + self.batch_size]) for start in starts)
+        if not todo:
+            return
+        parcel = worker.packed(self.measurement)
+        self.pool.open(parcel)
+        is_done = False
+        try:
+            with ThreadPoolExecutor(reading_threads(self.measurement.n_jobs)) as readers:
+                yield from self._measured(todo, hashlib.sha256(parcel).hexdigest(), readers)
+            is_done = True
+        finally:
+            self.pool.close(at_once=not is_done)
+
+    def _measured(self, todo: deque[_Part], key: str, readers: Executor) -> Measured:
+        waiting: dict[Future, _Part] = {}
+        while todo or waiting:
+            while todo and _may_start(todo[0], waiting.values(), self.pool.slots()):
+                part = todo.popleft()
+                waiting[self._submitted(key, self._pickled(part.positions, readers))] = part
+            lost = []
+            for future in sorted(wait(waiting, return_when=FIRST_COMPLETED).done, key=_has_failed):  # keep, then raise
+                part = waiting.pop(future)
+                try:
+                    outcome = future.result()
+                except losses() as error:
+                    lost.extend(self._again(part, error))
+                else:
+                    yield from self._received(part, outcome)
+            if lost:
+                warnings.warn("a worker ended: what it had is measured again", stacklevel=2)
+                todo.extend(lost)  # behind all others: what ends its workers should not hold up the rest
+                self.pool.mend()
+
+    def _submitted(self, key: str, part: bytes) -> Future:
+        try:
+            return self.pool.submit(key, part)
+        except BrokenExecutor as error:  # a worker ended while this was prepared: told like any other loss
+            lost: Future = Future()
+            lost.set_exception(error)
+            return lost
+
+    def _pickled(self, positions: Sequence[int], readers: Executor) -> bytes:
+        part = self.pool.part(
+            ids=self.source.ids[list(positions)],
+            samples=list(readers.map(self._sample, positions)),
+            is_vector=self.source.is_vector,
+            device=self.pool.device,
+            batch_size=self.batch_size,
+            is_budget_given=self.is_budget_given,
+        )
+        return pickle.dumps(part)
+
+    def _sample(self, i: int) -> Any:
+        file = self.source.file(i)
+        if file is not None:
+            path = os.path.abspath(file)
+            return worker.FileSample(os.fspath(file), path, os.path.exists(path))
+        try:
+            sample = self.source.load(i)
+        except ImageReadError as error:
+            return error
+        return sample.clone() if isinstance(sample, torch.Tensor) else sample  # a view would bring its whole storage
+
+    def _received(self, part: _Part, outcome: worker.Outcome) -> Measured:
+        for i, reason in outcome.skipped.items():
+            self.skipped[part.positions[i]] = reason
+            warnings.warn(f"skipped {reason}", stacklevel=2)
+        self.devices.add(outcome.device)
+        if outcome.positions:
+            yield [part.positions[i] for i in outcome.positions], outcome.arrays
+
+    def _again(self, part: _Part, error: BaseException) -> list[_Part]:
+        """The part once more; alone when it was lost twice; then in halves, down to the sample that is to blame."""
+        losses = part.losses + 1
+        positions, n = part.positions, len(part.positions)
+        if not part.alone:
+            return [_Part(positions, losses, alone=losses >= _LOSSES)]
+        if n > 1:
+            return [_Part(positions[: n // 2], 0, alone=True), _Part(positions[n // 2 :], 0, alone=True)]
+        if losses < _LOSSES:
+            return [_Part(positions, losses, alone=True)]
+        raise WorkerLostError(
+            f"sample {self.source.ids[positions[0]]} ends the process that measures it, out of memory or by a crash of "
+            f"a library: {error}"
+        ) from error
+
+
+def _has_failed(future: Future) -> bool:
+    return future.cancelled() or future.exception() is not None
+
+
+def _may_start(part: _Part, waiting: Collection[_Part], slots: int) -> bool:
+    if part.alone or any(other.alone for other in waiting):
+        return not waiting
+    return len(waiting) < _IN_FLIGHT * max(1, slots)

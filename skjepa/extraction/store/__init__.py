@@ -1,0 +1,1 @@
+"""Finished samples on disk."""

@@ -1,0 +1,44 @@
+"""The settings that must agree before results are mixed."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypedDict
+
+from skjepa.persistence.schema import Above
+
+SETTINGS = (
+    "fingerprint",
+    "method",
+    "precision",
+    "input_shape",
+    "n_components",
+    "views",
+    "transform",
+    "seed",
+)
+"""The keys of `Extraction.meta` that must agree before two results may be mixed."""
+
+
+class Settings(TypedDict):
+    """`SETTINGS`, and the name of the encoder; None where an Extraction does not say."""
+
+    encoder: str | None
+    fingerprint: str | None
+    method: str | None
+    precision: str | None
+    input_shape: list[int] | tuple[int, ...] | None
+    n_components: int | None
+    views: int | None
+    transform: str | None
+    seed: Annotated[int, Above(-1, below=2**32)] | None
+
+
+class SettingsMismatchError(ValueError):
+    """Results of different encoders or settings were about to be mixed."""
+
+
+def require_same_settings(expected: Mapping[str, Any], found: Mapping[str, Any], what: str) -> None:
+    """Raise SettingsMismatchError that names every setting in which `found` departs from `expected`."""
+    different = [key for key in ("encoder", *SETTINGS) if found.get(key) != expected.get(key)]
+    if set(different) & set(SETTINGS):  # another name of the same encoder is no difference
+        reasons = [f"{key} is {found.get(key)!r}, expected {expected.get(key)!r}" for key in different]
+        raise SettingsMismatchError(f"{what} differ: {'; '.join(reasons)}")

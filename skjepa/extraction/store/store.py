@@ -1,0 +1,331 @@
+"""A folder that keeps finished samples, from which a run resumes: Parquet shards, a JSON manifest, and journals.
+
+manifest.json               the settings that all its samples share
+samples/*.parquet           a row a sample, never rewritten; the hash of a shard's bytes is in its name
+samples/unreadable.parquet  samples that could not be read, with the reasons: they are tried again by each run
+journals/                   what writers have finished since their last shard, a file each
+damaged/                    shards that were not what had been written
+"""
+
+import functools
+import hashlib
+import json
+import math
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from skjepa._utils.files import PARTIAL, written_whole
+from skjepa.extraction.store import shards
+from skjepa.extraction.store.journal import SUFFIX, Journal
+from skjepa.extraction.store.settings import SETTINGS, SettingsMismatchError, require_same_settings
+from skjepa.extraction.store.shards import DamagedError, Key, Row
+
+FORMAT = 2
+PACKAGES = ("skjepa", "torch", "torchvision", "timm", "numpy", "Pillow", "pyarrow")
+_MANIFEST = "manifest.json"
+_LOCK = ".lock"
+_UNREADABLE = "unreadable.parquet"
+_SHARD_BYTES = 64 * 2**20
+_CACHE_SHARD_BYTES = 8 * 2**20  # a journal is read by every process that uses the cache
+_READ_LATELY = shards.Cache()
+
+
+def memory_folder(memory: Any, settings: dict[str, Any]) -> Path | None:
+    """The folder of a `Store` for these settings within a cache of many; None where there is no cache.
+
+    Parameters
+    ----------
+    memory : path, joblib.Memory or None
+        A joblib.Memory with no location is no cache.
+    settings : dict
+        As of `Store`.
+    """
+    if hasattr(memory, "location"):
+        memory = memory.location
+    if memory is None:
+        return None
+    if not isinstance(memory, str | os.PathLike):
+        raise TypeError(f"memory must be a folder or a joblib.Memory; got {memory!r}")
+    settled = json.dumps([FORMAT, *(settings.get(key) for key in SETTINGS)])
+    return Path(memory) / hashlib.sha256(settled.encode()).hexdigest()[:32]
+
+
+class Store:
+    """Rows of finished samples. Any number of processes may read and write one at the same time.
+
+    What is appended goes to a journal of this writer alone, under a checksum, and from there into shards: when it is
+    large, and at `close`. A journal whose writer was killed is taken over by the next one.
+
+    Parameters
+    ----------
+    path : path
+        Made if absent. A folder that holds other files and no manifest is refused.
+    settings : dict
+        What must agree before results may be mixed (`skjepa.extraction.store.settings.SETTINGS`).
+    is_cache : bool
+        A cache is asked for few samples at a time, often: its journals become shards only when they are large, and
+        samples that could not be read are not kept.
+
+    Raises
+    ------
+    SettingsMismatchError
+        The store was made with other settings; every difference is named.
+    OSError
+        It cannot be made or read.
+    """
+
+    def __init__(self, path: str | os.PathLike, settings: dict[str, Any], *, is_cache: bool = False) -> None:
+        self.path, self.is_cache = Path(path), is_cache
+        self.settings = json.loads(json.dumps({key: settings.get(key) for key in ("encoder", *SETTINGS)}))
+        self._samples, self._journals = self.path / "samples", self.path / "journals"
+        self._journal: Journal | None = None
+        self._shard_bytes = self._roll_at = _CACHE_SHARD_BYTES if is_cache else _SHARD_BYTES
+        self._known: set[Path] = set()  # shards that have none of what this writer appends
+        self._has_inherited = False
+        # Before the manifest is looked for: another process may be making the same store, and its manifest comes first.
+        is_foreign = self.path.exists() and (not self.path.is_dir() or any(map(_is_foreign, self.path.iterdir())))
+        manifest = self.path / _MANIFEST
+        if not manifest.exists():
+            if is_foreign:
+                raise ValueError(f"{self.path} is not a store: it exists, without {_MANIFEST}")
+            with self._writing(), self._locked():
+                if not manifest.exists():
+                    self._write_manifest(manifest)
+        self._require_same_settings(_read_manifest(manifest)["settings"], f"the store {self.path}")
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def read(self, keys: Iterable[Key] | None = None) -> dict[Key, Row]:
+        """Finished samples, all or those of `keys` that there are: embedding (K,) and singular values (V, R).
+
+        A damaged shard is named in a warning and set aside: its samples count as not finished.
+        """
+        return self.read_all(keys)[0]
+
+    def failures(self) -> dict[Key, str]:
+        """Samples that could not be read -> why, as far as runs have noted."""
+        return self.read_all(())[1]
+
+    def read_all(self, keys: Iterable[Key] | None = None) -> tuple[dict[Key, Row], dict[Key, str]]:
+        """What `read` and `failures` tell, of one moment."""
+        wanted = None if keys is None else set(keys)
+        rows: dict[Key, Row] = {}
+        failures: dict[Key, str] = {}
+        for path in _files(self._journals, SUFFIX):  # before the shards: a journal vanishes once its shard is there
+            with suppress(FileNotFoundError):
+                finished, unreadable = _READ_LATELY.journal(path, wanted)
+                rows, failures = rows | finished, failures | unreadable
+        for path in self._shards() if wanted is None or wanted else []:
+            try:
+                block = _READ_LATELY.shard(path)
+            except FileNotFoundError:
+                continue
+            except DamagedError as error:
+                self._set_aside(path, error)
+                continue
+            self._require_same_settings(block.about.get("settings", {}), f"the shard {path}")
+            rows |= block.rows(wanted)
+            if self._journal is None:
+                self._known.add(path)
+        return rows, self._noted() | failures
+
+    def claim(self) -> None:
+        """Make ready to write: what stands in the way of it is said now, not after an hour of work."""
+        if self._journal is None:
+            with self._writing():
+                self._journal = Journal.claimed(self._journals, _READ_LATELY.end)
+            _warn_if_torn(self._journal)
+            self._has_inherited = self._journal.size > 0
+            if self._has_inherited:  # of a writer that may have been killed after its shard was there
+                self._known.clear()
+
+    def append(
+        self,
+        keys: Sequence[Key],
+        embeddings: NDArray,
+        singular_values: NDArray,
+        failures: Mapping[Key, str] | None = None,
+    ) -> None:
+        """Keep finished samples, and why others could not be read: all of them or, where an error is raised, none."""
+        tables = [shards.finished(keys, embeddings, singular_values)] if len(keys) else []
+        if failures and not self.is_cache:
+            tables.append(shards.unreadable(failures))
+        if not tables:
+            return
+        self.claim()
+        assert self._journal is not None
+        with self._writing():
+            self._journal.append(shards.to_bytes(tables))
+        if self._journal.size > self._roll_at:
+            self._roll()
+
+    def close(self) -> None:
+        """Let go of the journal; all that is in journals without a writer becomes a shard first, unless in a cache."""
+        if not self.is_cache and (self._journal is not None or _files(self._journals, SUFFIX)):
+            self._roll(adopt=True)
+        if self._journal is not None:
+            self._journal.release()
+            self._journal = None
+        self._roll_at = self._shard_bytes
+
+    def _roll(self, *, adopt: bool = False) -> None:
+        """Journals become a shard. Where that fails, they stay: nothing is lost, and the next run finds it there."""
+        journals = [] if self._journal is None else [self._journal]
+        is_mine = bool(journals)
+        try:
+            if adopt:
+                for journal in Journal.left_behind(self._journals):
+                    journals.append(journal)
+                    _warn_if_torn(journal)
+            if not journals:
+                return
+            with self._locked():
+                self._write_rows([record for journal in journals for record in journal.records()], adopt)
+        except OSError as error:
+            for journal in journals[is_mine:]:
+                journal.release()
+            if self._journal is not None:
+                self._roll_at += self._shard_bytes
+                warnings.warn(
+                    f"the store {self.path}: no shard could be written ({error.strerror or error}); what is finished "
+                    f"stays in its journals, from which the next run reads it",
+                    stacklevel=2,
+                )
+            return
+        for journal in journals:
+            _READ_LATELY.forget(journal.path)
+            journal.remove()
+        self._journal, self._roll_at = None, self._shard_bytes
+
+    def _write_rows(self, records: list[bytes], is_adopting: bool) -> None:
+        self._samples.mkdir(exist_ok=True)
+        for path in _files(self._samples, PARTIAL):  # of writers that were killed: whoever writes here holds the lock
+            path.unlink(missing_ok=True)
+        table = shards.from_bytes(records)
+        done = shards.of_status(table, shards.OK)
+        done = shards.without_keys_of(done, set(self._shards()) - (set() if is_adopting else self._known))
+        if len(done):
+            about = {"settings": self.settings, "versions": _versions()}
+            path = shards.write_shard(self._samples, done, about)
+            if not (is_adopting or self._has_inherited):  # what others finished, this writer may measure, too
+                self._known.add(path)
+        self._note(shards.failures_of(table), shards.keys_of(done))
+
+    def _note(self, failures: dict[Key, str], done: list[Key]) -> None:
+        """Bring the table of unreadable samples up to date."""
+        before = self._noted()
+        read_since = {*done, *((name, "") for name, _ in done)}  # the content of a file that cannot be opened is ""
+        left = {key: reason for key, reason in (before | failures).items() if key not in read_since}
+        path = self._samples / _UNREADABLE
+        if left and left != before:
+            table = shards.without_keys_of(shards.unreadable(left), self._shards())
+            with written_whole(path) as partial:
+                pq.write_table(table, partial, compression="zstd")
+        elif not left:
+            path.unlink(missing_ok=True)
+
+    def _noted(self) -> dict[Key, str]:
+        try:
+            return shards.failures_of(pq.read_table(self._samples / _UNREADABLE))
+        except shards.BROKEN:  # not there, or damaged: they are tried again, and noted again
+            return {}
+
+    def _shards(self) -> list[Path]:
+        return [path for path in _files(self._samples, ".parquet") if path.name != _UNREADABLE]
+
+    def _set_aside(self, path: Path, error: DamagedError) -> None:
+        try:
+            (self.path / "damaged").mkdir(exist_ok=True)
+            os.replace(path, self.path / "damaged" / path.name)
+            where = f"it is set aside in {self.path / 'damaged'}, and "
+        except OSError:
+            where = ""
+        warnings.warn(f"{error}: {where}its samples are computed again", stacklevel=3)
+
+    def _require_same_settings(self, found: dict[str, Any], what: str) -> None:
+        require_same_settings(self.settings, found, f"{what} and this run")
+
+    def _write_manifest(self, path: Path) -> None:
+        shape = self.settings["input_shape"]
+        manifest = {
+            "format": FORMAT,
+            "settings": self.settings,
+            "K": self.settings["n_components"],
+            "D": None if shape is None else math.prod(shape),
+            "versions": _versions(),
+        }
+        with written_whole(path) as partial:
+            partial.write_text(json.dumps(manifest, indent=1))
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Alone among the writers, for as long as a shard takes. The system lets go when the holder dies."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path / _LOCK, thread_local=False):
+            yield
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Errors of the system say what they are about."""
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise OSError(
+                error.errno,
+                f"the store {self.path} cannot be written ({reason}); what it holds is intact, and a run with the same "
+                "store goes on from there",
+            ) from error
+
+
+def _warn_if_torn(journal: Journal) -> None:
+    if journal.found.torn:
+        warnings.warn(
+            f"{journal.path} ended in {journal.found.torn} bytes of a record that was not written to its end; its "
+            "samples are computed again",
+            stacklevel=3,
+        )
+
+
+def _files(folder: Path, ending: str) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.name.endswith(ending))
+    except FileNotFoundError:
+        return []
+
+
+def _is_foreign(path: Path) -> bool:
+    """A process in the midst of making a store has its lock there; one that was killed, its partial file."""
+    return path.name != _LOCK and not path.name.endswith(PARTIAL)
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in PACKAGES}
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text())
+        format_ = manifest["format"]
+        manifest["settings"].keys()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not the manifest of a store: {error}") from error
+    if format_ != FORMAT:
+        raise SettingsMismatchError(
+            f"{path} has format {format_}; this version of skjepa reads {FORMAT}: give another folder"
+        )
+    return manifest

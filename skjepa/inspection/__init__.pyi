@@ -1,0 +1,10 @@
+from .diagnosis import intraclass_correlation as intraclass_correlation
+from .findings import Diagnosis as Diagnosis
+from .findings import Finding as Finding
+from .seeds import SeedAgreement as SeedAgreement
+from .seeds import seed_agreement as seed_agreement
+from .terms import Explanation as Explanation
+from .volume_map_figure import volume_maps_figure as volume_maps_figure
+from .volume_maps import VolumeExplainer as VolumeExplainer
+from .volume_maps import VolumeMaps as VolumeMaps
+from .volume_maps import learn_volume_explainer as learn_volume_explainer

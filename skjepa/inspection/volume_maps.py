@@ -1,0 +1,349 @@
+"""Heat maps of the log-volume: which patches of an image made it smaller or larger than that of normal images.
+
+Of the volume term only: the densities of the embedding have no such map. See ``skjepa.inspection.shapley`` for the shares.
+"""
+
+import os
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skjepa import __version__
+from skjepa._utils.validation import check_integer
+from skjepa.encoders.encoder import Encoder, load_encoder
+from skjepa.extraction.observation import observed
+from skjepa.inspection.shapley import average_gradient, half_logdet, leading_subspace, lifted
+from skjepa.jacobian.volume import log_volume
+from skjepa.persistence.folder import portable, read_folder, write_folder
+from skjepa.persistence.schema import Above
+from skjepa.scores.model import fit_score_model
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeMaps:
+    """The log-volumes of n samples, taken apart by patch: ``volume = baseline + sum of shares + floor + outside``.
+
+    Attributes
+    ----------
+    ids : array of shape (n_samples,), str
+        Of the samples that could be read.
+    shares : array of shape (n_samples, rows, columns); of vectors (n_samples, groups of features)
+        Nats by which a patch makes the log-volume larger (smaller: negative) than the patch at the same place does in
+        normal samples. Negative = makes the sample less normal in the eyes of the volume term.
+    baseline : float
+        Mean log-volume of normal samples.
+    floor : array of shape (n_samples,)
+        What the floor of the singular values adds, less its mean over normal samples; 0 where none lies under it.
+    outside : array of shape (n_samples,)
+        What the `rank` largest singular values of the sample have outside of the leading subspace, less the same of
+        normal samples; 0 where the rank is full or all Jacobians lack the same directions.
+    volume : array of shape (n_samples,)
+        Exact log-volume of the sample itself, at the floor and rank of the explainer.
+    patch_size : int
+    input_shape : tuple of int
+        (3, H, W), or (d,).
+    """
+
+    ids: NDArray[np.str_]
+    shares: NDArray[np.float64]
+    baseline: float
+    floor: NDArray[np.float64]
+    outside: NDArray[np.float64]
+    volume: NDArray[np.float64]
+    patch_size: int
+    input_shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def pixels(self, i: int) -> NDArray[np.float64]:
+        """The shares of sample `i` spread over its pixels (H, W), or features (d,): constant within a patch."""
+        size = self.input_shape[1:] if len(self.input_shape) == 3 else self.input_shape
+        spread = self.shares[i]
+        for axis in range(spread.ndim):
+            spread = np.repeat(spread, self.patch_size, axis=axis)
+        return spread[tuple(slice(n) for n in size)]
+
+
+@portable
+@dataclass(frozen=True, eq=False, repr=False)
+class VolumeExplainer:
+    """What normal samples taught of the volume term, patch by patch. Made by `learn_volume_explainer`.
+
+    The share of a patch is its Aumann-Shapley value (``skjepa.inspection.shapley``) on the way from the mean Gram matrix of normal
+    samples, less the mean of that over normal samples: patches amid the image, which the encoder sees more of, have the
+    largest values whatever they show.
+
+    Attributes
+    ----------
+    encoder : Encoder
+    grams : array of shape (n_patches, K, K), float64
+        Mean over normal samples of J_p J_p^T, J_p the columns of the Jacobian that belong to the patch.
+    expected : array of shape (n_patches + 3,)
+        Means over normal samples: of the shares of the patches against `grams`, of the floor, of what is outside of the
+        leading subspace, and of the log-volume.
+    patch_size : int
+        Side of a patch in pixels of the encoder's input; of vectors, features that count as one.
+    input_shape : tuple of int
+    floor, rank : float, int
+        Of the log-volume.
+    n_samples : int
+        Normal samples learned from.
+    """
+
+    encoder: Encoder
+    grams: Annotated[NDArray[np.float64], "patches K K"]
+    expected: Annotated[NDArray[np.float64], "means"]
+    patch_size: Annotated[int, Above(0)]
+    input_shape: tuple[Annotated[int, Above(0)], ...]
+    floor: Annotated[float, Above(0)]
+    rank: Annotated[int, Above(0)]
+    n_samples: int
+
+    def __repr__(self) -> str:
+        grid = " x ".join(map(str, patch_grid(self.input_shape, self.patch_size)))
+        return f"VolumeExplainer({self.encoder.name!r}, {grid} patches, {self.n_samples} normal samples)"
+
+    @cached_property
+    def _subspace(self) -> NDArray[np.float64]:
+        return leading_subspace(self.grams.sum(axis=0), self.rank)
+
+    @cached_property
+    def _base_parts(self) -> NDArray[np.float64]:
+        """Of each patch, in the leading subspace, (n_patches, rank, rank)."""
+        return self._subspace.T @ self.grams @ self._subspace
+
+    @cached_property
+    def _base(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The mean Gram matrix in the leading subspace with the floor, and what the floor has added to it."""
+        base = self._base_parts.sum(axis=0)
+        with_floor = lifted(base, self.floor)
+        return with_floor, with_floor - base
+
+    def explain(self, X: Any, **options: Any) -> VolumeMaps:
+        """Heat maps of samples: K passes each, of the sample itself, whatever `method` and `views` a detector has.
+
+        Parameters
+        ----------
+        X : images or vectors
+        **options
+            Of `skjepa.extract`: memory_budget, device, n_jobs, on_error, progress.
+
+        Returns
+        -------
+        VolumeMaps
+
+        Raises
+        ------
+        ValueError, TypeError, MemoryError
+            As `skjepa.extract`; inputs of another shape than those learned from.
+        """
+        ids, parts = self._parts(X, options)
+        own = parts - self.expected
+        shares = own[:, :-3]
+        return VolumeMaps(
+            ids,
+            shares.reshape(len(shares), *patch_grid(self.input_shape, self.patch_size)),
+            float(self.expected[-1]),
+            own[:, -3],
+            own[:, -2],
+            parts[:, -1],
+            self.patch_size,
+            self.input_shape,
+        )
+
+    def _parts(self, X: Any, options: dict[str, Any]) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
+        """Names, and what `expected` is the mean of; (n_samples, n_patches + 3)."""
+        collected = _Shares(self)
+        extraction, places = observed(self.encoder, X, collected.add, options)
+        parts = np.stack(collected.rows)[places]
+        volume = log_volume(extraction.singular_values[:, 0], floor=self.floor, rank=self.rank)
+        parts[:, -1] = volume - parts[:, -1]
+        return extraction.ids, np.column_stack([parts, volume])
+
+    def share(self, jacobian: Tensor) -> NDArray[np.float64]:
+        """Shares of the patches, of the floor, and the log-volume in the leading subspace, of one J (K, D)."""
+        J = _wide(jacobian)
+        inner = torch.from_numpy(self._subspace.T).to(J) @ J
+        gram = (inner @ inner.T).cpu().numpy()
+        base, base_floor = self._base
+        with_floor = lifted(gram, self.floor)
+        S = average_gradient(with_floor, base)
+        energy = 0.5 * ((torch.from_numpy(S.T.copy()).to(J) @ inner) ** 2).sum(dim=0).cpu().numpy()
+        labels = patch_labels(self.input_shape, self.patch_size)
+        own = np.bincount(labels, weights=energy, minlength=len(self.grams))
+        gradient = S @ S.T
+        normal = 0.5 * np.tensordot(self._base_parts, gradient, axes=2)
+        floor = 0.5 * np.sum(gradient * (with_floor - gram - base_floor))
+        return np.concatenate([own - normal, [floor, half_logdet(with_floor)]])
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write a folder of JSON and safetensors without pickle, as `JEPAScoreDetector.save` does: 8 P K^2 bytes."""
+        return write_folder(self, path, versions={"skjepa": __version__})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, *, encoder: Encoder | str | None = None) -> Self:
+        """Read what `save` wrote; `encoder` as `JEPAScoreDetector.load` takes it.
+
+        Raises
+        ------
+        ValueError, FileNotFoundError
+            Damaged, another class, or without its encoder.
+        skjepa.encoders.FingerprintError
+            The encoder is not the one that was saved.
+        """
+        made = read_folder(path, {} if encoder is None else {"encoder": load_encoder(encoder)})
+        if not isinstance(made, cls):
+            raise ValueError(f"{path} holds a {type(made).__name__}, not a {cls.__name__}")
+        return made
+
+    def portable_state(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def portable_check(self) -> None:
+        if self.encoder.input_shape not in (None, self.input_shape):
+            raise ValueError(f"the encoder takes inputs {self.encoder.input_shape}, not {self.input_shape}")
+        if int(np.prod(patch_grid(self.input_shape, self.patch_size))) != len(self.grams):
+            raise ValueError(f"{len(self.grams)} patches of {self.patch_size} do not make inputs {self.input_shape}")
+        if len(self.expected) != len(self.grams) + 3:
+            raise ValueError(f"{len(self.expected)} means do not go with {len(self.grams)} patches")
+        if self.rank > self.grams.shape[1]:
+            raise ValueError(f"rank must be at most K = {self.grams.shape[1]}; got {self.rank}")
+        np.linalg.cholesky(self._base[0])  # raises where the mean Gram matrix is none
+
+
+def learn_volume_explainer(
+    encoder: Encoder | str,
+    X: Any,
+    *,
+    patch_size: int | None = None,
+    floor: float | str = "auto",
+    rank: int | None = None,
+    **options: Any,
+) -> VolumeExplainer:
+    """Learn what the patches of normal samples add to the volume term: 2 K passes a sample, no part of any `fit`.
+
+    Parameters
+    ----------
+    encoder : Encoder or str
+        As `skjepa.load_encoder` makes or takes it. `JEPAScoreDetector.volume_explainer` gives its own, floor and rank.
+    X : images or vectors
+        Normal samples; a hundred are enough for a mean.
+    patch_size : int, optional
+        Side of a patch in pixels of the encoder's input, by default an eighth of its longer side; those at the right
+        and bottom are smaller where it does not divide. Of vectors the features that count as one, by default 1.
+    floor : float or "auto"
+    rank : int, optional
+        Of the log-volume, learned from X by default as `JEPAScoreDetector` does.
+    **options
+        Of `skjepa.extract`: memory_budget, device, n_jobs, on_error, progress. The Jacobian of one image is enough
+        memory for a batch, beside the 8 P K^2 bytes of the matrices of P patches.
+
+    Raises
+    ------
+    ValueError, TypeError, MemoryError
+        As `skjepa.extract`; fewer than two samples.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> from skjepa import learn_volume_explainer, load_encoder
+    >>> X, _ = np.random.default_rng(0).normal(size=(50, 6)), torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.Tanh(), torch.nn.Linear(16, 4))
+    >>> explainer = learn_volume_explainer(load_encoder(net, precision="float64"), X)
+    >>> maps = explainer.explain(X[:3])
+    >>> bool(np.allclose(maps.baseline + maps.shares.sum(axis=1) + maps.floor + maps.outside, maps.volume))
+    True
+    """
+    encoder = load_encoder(encoder)
+    if patch_size is not None:
+        check_integer("patch_size", patch_size, minimum=1)
+    collected = _MeanGrams(encoder, patch_size)
+    extraction, _ = observed(encoder, X, collected.add, options)
+    model = fit_score_model(extraction, formula="jepa", reference="knn", floor=floor, rank=rank)
+    grams = collected.total.numpy() / collected.count
+    made = VolumeExplainer(
+        encoder,
+        grams,
+        np.zeros(len(grams) + 3),
+        collected.patch_size,
+        collected.input_shape,
+        model.floor,
+        model.rank,
+        collected.count,
+    )
+    return replace(made, expected=made._parts(X, options)[1].mean(axis=0))
+
+
+def patch_grid(input_shape: tuple[int, ...], patch_size: int) -> tuple[int, ...]:
+    """Rows and columns of patches of an image (3, H, W); of vectors (d,) the number of groups."""
+    size = input_shape[1:] if len(input_shape) == 3 else input_shape
+    return tuple(-(-side // patch_size) for side in size)
+
+
+def patch_labels(input_shape: tuple[int, ...], patch_size: int) -> NDArray[np.intp]:
+    """To which patch each of the D entries of an input belongs, row by row; (D,)."""
+    grid = patch_grid(input_shape, patch_size)
+    numbers = np.arange(np.prod(grid)).reshape(grid)
+    size = input_shape[1:] if len(input_shape) == 3 else input_shape
+    for axis in range(numbers.ndim):
+        numbers = np.repeat(numbers, patch_size, axis=axis)
+    numbers = numbers[tuple(slice(side) for side in size)]
+    return np.broadcast_to(numbers, input_shape).ravel()
+
+
+def _wide(jacobian: Tensor) -> Tensor:
+    return (jacobian.cpu() if jacobian.device.type == "mps" else jacobian).to(torch.float64)
+
+
+class _Shares:
+    """Rows of `VolumeExplainer.share`, of Jacobians (B, K, D) that come in batches."""
+
+    def __init__(self, explainer: VolumeExplainer) -> None:
+        self.explainer = explainer
+        self.rows: list[NDArray[np.float64]] = []
+
+    def add(self, jacobians: Tensor) -> None:
+        expected = int(np.prod(self.explainer.input_shape))
+        if jacobians.shape[2] != expected:
+            raise ValueError(f"X has inputs of {jacobians.shape[2]} entries, learned from such of {expected}")
+        self.rows += [self.explainer.share(J) for J in jacobians]
+
+
+class _MeanGrams:
+    """The sum over samples of J_p J_p^T of every patch, of Jacobians (B, K, D) that come in batches."""
+
+    def __init__(self, encoder: Encoder, patch_size: int | None) -> None:
+        self.input_shape = encoder.input_shape or ()
+        self.chosen = patch_size
+        self.patch_size, self.count = patch_size or 1, 0
+        self.total = torch.zeros(0)
+
+    def add(self, jacobians: Tensor) -> None:
+        if not self.count:
+            self._begin(jacobians)
+        added = torch.zeros_like(self.total, device=self.device)
+        for J in jacobians:
+            columns = _wide(J)[:, self.order].split(self.sizes, dim=1)
+            for gram, part in zip(added, columns, strict=True):
+                gram.addmm_(part, part.T)
+        self.total += added.cpu()  # as a whole: a batch that runs out of memory is seen again
+        self.count += len(jacobians)
+
+    def _begin(self, jacobians: Tensor) -> None:
+        """Now the width of vectors is known."""
+        n_components, n_inputs = jacobians.shape[1:]
+        self.input_shape = self.input_shape or (n_inputs,)
+        if self.chosen is None and len(self.input_shape) == 3:
+            self.patch_size = max(1, -(-max(self.input_shape[1:]) // 8))
+        labels = patch_labels(self.input_shape, self.patch_size)
+        self.device = "cpu" if jacobians.device.type == "mps" else jacobians.device
+        self.order = torch.from_numpy(np.argsort(labels, kind="stable")).to(self.device)
+        self.sizes = np.bincount(labels).tolist()
+        self.total = torch.zeros(len(self.sizes), n_components, n_components, dtype=torch.float64)

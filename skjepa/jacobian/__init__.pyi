@@ -1,0 +1,12 @@
+from .direction_search import telling_directions as telling_directions
+from .directions import Directions as Directions
+from .directions import exact_samples_needed as exact_samples_needed
+from .directions import random_directions as random_directions
+from .lanczos import lanczos_log_volume as lanczos_log_volume
+from .precision import Arithmetic as Arithmetic
+from .rows import jacobian as jacobian
+from .spectrum import singular_values as singular_values
+from .volume import PAPER_FLOOR as PAPER_FLOOR
+from .volume import combine_views as combine_views
+from .volume import log_volume as log_volume
+from .volume import numerical_rank as numerical_rank

@@ -1,0 +1,133 @@
+"""Rows of the Jacobian of a batch: reverse mode with K passes, forward mode with D passes, the same answer.
+
+The function must treat the samples of a batch independently (a probe checks that elsewhere): then one pass with the
+same output direction for every sample yields one row of every Jacobian, as in Listing 1 of arXiv 2510.05949.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from skjepa._utils.hardware import is_out_of_memory
+from skjepa._utils.validation import check_choice
+from skjepa.jacobian.repeated_backward import prepared
+
+_ROWS_OF_A_PASS = 2048
+_PASSES_A_COPY = 8
+# Entries of a batch beyond which a larger one is not faster: 85 images of 32x32 on a CPU, one of 224x224.
+_FULL, _FULL_ON_GPU = 2**18, 2**23
+
+
+def jacobian(
+    function: Callable[[Tensor], Tensor],
+    x: Tensor,
+    *,
+    mode: str = "auto",
+    directions: Tensor | None = None,
+    copies: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """Outputs and Jacobians J of `function` at a batch of inputs, or U^T J for some output directions U.
+
+    Parameters
+    ----------
+    function : callable
+        Maps ``(B, *input_shape)`` to ``(B, K)``, each row from its own sample alone.
+    x : Tensor of shape (B, *input_shape)
+        Where to differentiate; D is the number of entries of one sample.
+    mode : {"auto", "reverse", "forward"}
+        Reverse mode costs K backward passes (m with `directions`), forward mode D forward passes; "auto" takes the
+        cheaper.
+    directions : Tensor of shape (K, m), optional
+        U, whose columns are the cotangents; by default the unit vectors.
+    copies : int
+        In reverse mode, so many copies of the batch go through the function side by side and one pass yields a row for
+        each: what small batches need to fill a machine. The graph takes the memory of so many batches.
+
+    Returns
+    -------
+    outputs : Tensor of shape (B, K)
+    jacobians : Tensor of shape (B, K, D), or (B, m, D)
+        Detached, in the dtype of the inputs.
+
+    Examples
+    --------
+    >>> import torch
+    >>> A = torch.tensor([[1.0, 2.0], [0.0, 3.0]])
+    >>> z, J = jacobian(lambda x: x @ A.T, torch.zeros(1, 2))
+    >>> J[0].tolist()
+    [[1.0, 2.0], [0.0, 3.0]]
+    """
+    check_choice("mode", mode, ("auto", "reverse", "forward"))
+    x = x.detach()
+    if mode == "forward":
+        return _forward(function, x, directions)
+    with torch.enable_grad():
+        leaf = x.repeat(copies, *[1] * (x.ndim - 1)).requires_grad_(True)
+        outputs = prepared(function)(leaf)
+        if directions is not None:
+            directions = directions.to(outputs)
+        n_passes = outputs.shape[1] if directions is None else directions.shape[1]
+        if mode == "auto" and x[0].numel() < n_passes:
+            try:
+                return _forward(function, x, directions)
+            except (RuntimeError, NotImplementedError) as error:
+                # Not every operation has a forward-mode rule; every one that trains has a backward pass.
+                if is_out_of_memory(error):
+                    raise
+        return outputs[: len(x)].detach(), _reverse(outputs, leaf, directions, n_passes, copies)
+
+
+def worthwhile_copies(x: Tensor, n_passes: int, room: int) -> int:
+    """Copies of a batch to pass through the function side by side where `room` of them fit into memory.
+
+    As many as fill the machine. The forward pass of a copy costs about as much as a backward pass: an eighth more, at
+    the most.
+    """
+    if x[0].numel() < n_passes:  # forward mode
+        return 1
+    filling = (_FULL_ON_GPU if x.is_cuda else _FULL) // x.numel()
+    return max(1, min(room, filling, n_passes // _PASSES_A_COPY))
+
+
+def _reverse(outputs: Tensor, leaf: Tensor, directions: Tensor | None, n_rows: int, copies: int) -> Tensor:
+    n_samples = len(outputs) // copies
+    rows = leaf.new_empty(n_samples, n_rows, leaf[0].numel())
+    for start in range(0, n_rows, copies):
+        stop = min(start + copies, n_rows)
+        cotangents = torch.zeros_like(outputs)
+        for copy, k in enumerate(range(start, stop)):
+            of_copy = cotangents[copy * n_samples : (copy + 1) * n_samples]
+            if directions is None:
+                of_copy[:, k] = 1
+            else:
+                of_copy[:] = directions[:, k]
+        (gradient,) = torch.autograd.grad(outputs, leaf, cotangents, retain_graph=stop < n_rows)
+        rows[:, start:stop] = gradient.view(copies, n_samples, -1)[: stop - start].transpose(0, 1)
+    return rows
+
+
+def _forward(
+    function: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    n_samples = len(x)
+    columns = []
+    outputs: Tensor = x
+    # Vectors are small: many directions share a pass, whose fixed cost would otherwise be most of the whole.
+    shared = max(1, _ROWS_OF_A_PASS // n_samples) if x.ndim == 2 else 1
+    # The fused attention kernels have no forward-mode rule; the mathematical one is the same function.
+    with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+        # The first forward-mode pass of a process has torch compile its own rules by a way that it deprecates.
+        warnings.filterwarnings("ignore", message="`torch.jit.script`", category=FutureWarning)
+        for units in torch.eye(x[0].numel(), dtype=x.dtype, device=x.device).split(shared):
+            repeated = torch.cat([x] * len(units))
+            tangents = units.repeat_interleave(n_samples, dim=0).view_as(repeated)
+            both: Any = torch.func.jvp(function, (repeated,), (tangents,))
+            outputs, derivatives = both
+            if directions is not None:
+                derivatives = derivatives @ directions.to(derivatives)
+            columns.append(derivatives.detach().unflatten(0, (len(units), n_samples)))
+    return outputs[:n_samples].detach(), torch.cat(columns).permute(1, 2, 0).contiguous()

@@ -1,0 +1,12 @@
+from .augmentations import VectorViewOptions as VectorViewOptions
+from .augmentations import ViewOptions as ViewOptions
+from .config import PretrainConfig as PretrainConfig
+from .images import TrainedEncoder as TrainedEncoder
+from .images import train_encoder as train_encoder
+from .loop import CollapseWarning as CollapseWarning
+from .loop import pretrain as pretrain
+from .losses import info_nce as info_nce
+from .losses import invariance as invariance
+from .losses import sigreg as sigreg
+from .losses import vicreg as vicreg
+from .tables import VectorJEPA as VectorJEPA

@@ -1,0 +1,316 @@
+"""Training of small JEPAs without labels, on images and on vectors.
+
+Everything random in an epoch follows from (seed, epoch), and the schedule from the step alone, so a checkpoint taken
+between epochs needs no generator state and a resumed run equals an uninterrupted one exactly. The learning rate is
+constant between warm-up and decay: until the decay begins nothing depends on the number of epochs, which may then
+still be changed.
+"""
+
+import os
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
+from tqdm.auto import tqdm
+
+from skjepa._utils.files import written_whole
+from skjepa._utils.hardware import has_bfloat16
+from skjepa.encoders.isotropy import embedding_statistics, unit_directions
+from skjepa.pretraining.augmentations import VectorViewOptions, training_views, vector_views
+from skjepa.pretraining.config import PretrainConfig
+from skjepa.pretraining.losses import info_nce, invariance, sigreg, vicreg
+
+
+class CollapseWarning(UserWarning):
+    """The embeddings of an encoder in training vary in few directions only."""
+
+
+def pretrain(
+    network: nn.Module,
+    samples: Tensor,
+    config: PretrainConfig,
+    *,
+    device: str | torch.device = "cpu",
+    checkpoint: str | os.PathLike | None = None,
+    resume: bool = False,
+    initial_checkpoint: str | os.PathLike | None = None,
+    on_epoch: Callable[[nn.Module, dict[str, float]], None] | None = None,
+    progress: bool = False,
+) -> list[dict[str, float]]:
+    """Train `network` in place on unlabelled samples.
+
+    Parameters
+    ----------
+    network : nn.Module
+        (n, 3, H, W) or (n, d) -> (n, K); with submodules `features` and `head` if the configuration asks for a
+        projector.
+    samples : uint8 Tensor of shape (n_samples, 3, height, width), or float Tensor of shape (n_samples, d)
+        Images, or standardised vectors.
+    config : PretrainConfig
+    device : str or torch.device
+        Where to train. Random numbers are drawn on the CPU, so views and batches are the same everywhere.
+    checkpoint : path-like, optional
+        Rewritten, atomically, after every epoch.
+    resume : bool
+        Continue from `checkpoint` where it exists; the result equals that of an uninterrupted run. `epochs` may differ
+        from the checkpoint's as long as the decay has begun in neither run.
+    initial_checkpoint : path-like, optional
+        Checkpoint of an earlier run, whatever its settings, whose weights (of projector too) to start from: a warm
+        restart (Loshchilov and Hutter, 2017), with a schedule and an optimiser of its own. Give another `seed`, or the
+        earlier run's batches come again.
+    on_epoch : callable, optional
+        Called with the network (in evaluation mode) and the epoch's statistics after the checkpoint is written.
+    progress : bool
+        Show a bar with losses; its rate is in samples (not views) a second.
+
+    Returns
+    -------
+    list of dict
+        One for each epoch: ``epoch`` from 1, mean losses, ``samples_per_second``, and `embedding_statistics` of
+        `n_watched` random samples, unaugmented. The network is left in evaluation mode, on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If a setting is unusable, `checkpoint` belongs to another configuration, or `initial_checkpoint` to another
+        network.
+    FloatingPointError
+        If the loss is not finite; the last checkpoint is then still good.
+
+    Warns
+    -----
+    CollapseWarning
+        After an epoch, past the warm-up, whose embeddings' participation ratio is under a tenth of K.
+    """
+    config.validate(len(samples))
+    _check_samples(samples, config)
+    model = _model(network, samples, config).to(device)
+    optimizer = _optimizer(model, config)
+    # A random choice: folders list one class after the other.
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(config.seed))
+    watched = samples[order[: config.n_watched]]
+    history: list[dict[str, float]] = []
+    if resume and checkpoint is not None and Path(checkpoint).exists():
+        history = _load_checkpoint(checkpoint, model, optimizer, config)
+    elif initial_checkpoint is not None:
+        _load_weights(initial_checkpoint, model)
+    for epoch in range(len(history), config.epochs):
+        record = {"epoch": epoch + 1} | _train_epoch(model, optimizer, samples, config, epoch, progress)
+        network.eval()
+        if len(watched) > 1:
+            record |= embedding_statistics(embed(network, watched, config), seed=config.seed)
+            if epoch + 1 > config.warmup:
+                _warn_of_collapse(record)
+        history.append(record)
+        if checkpoint is not None:
+            _save_checkpoint(checkpoint, model, optimizer, config, history)
+        if on_epoch is not None:
+            on_epoch(network, record)
+    if config.spectral_norm:
+        _fix_spectral_norm(network)
+    network.eval().to("cpu")
+    return history
+
+
+@torch.no_grad()
+def embed(module: nn.Module, samples: Tensor, config: PretrainConfig, *, batch_size: int = 512) -> Tensor:
+    """Outputs of `module` (in its current mode) for unaugmented samples: float32 of shape (n_samples, n_outputs).
+
+    Parameters
+    ----------
+    module : nn.Module
+        A network, or its `features`.
+    samples : uint8 Tensor of shape (n_samples, 3, height, width), or float Tensor of shape (n_samples, d)
+    config : PretrainConfig
+        For mean and standard deviation of the pixels.
+    """
+    device = next((parameter.device for parameter in module.parameters()), samples.device)
+
+    def output(part: Tensor) -> Tensor:
+        part = part.to(device)
+        return module(part if samples.ndim == 2 else _normalise(part.float() / 255, config)).float().cpu()
+
+    return torch.cat([output(part) for part in samples.split(batch_size)])
+
+
+def _check_samples(samples: Tensor, config: PretrainConfig) -> None:
+    wanted = "vectors" if isinstance(config.views, VectorViewOptions) else "images"
+    given = {2: "vectors", 4: "images"}.get(samples.ndim)
+    if given != wanted:
+        raise ValueError(f"views={type(config.views).__name__} are views of {wanted}; got shape {tuple(samples.shape)}")
+
+
+def _model(network: nn.Module, samples: Tensor, config: PretrainConfig) -> nn.ModuleDict:
+    """The network and, beside it, the projector that is thrown away."""
+    if samples.ndim == 4:
+        network.to(memory_format=torch.channels_last)
+    # The caller's own random numbers go on as if nothing had been drawn here.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        if config.spectral_norm:
+            for module in list(network.modules()):
+                if isinstance(module, nn.Linear | nn.Conv2d):
+                    spectral_norm(module)
+        model = nn.ModuleDict({"network": network})
+        if config.projector_objective:
+            model["projector"] = _projector(_feature_width(network, samples), config.projector_width)
+    return model
+
+
+def _fix_spectral_norm(network: nn.Module) -> None:
+    """Make the normalised weights plain parameters again, as in a network trained without."""
+    for module in network.modules():
+        if is_parametrized(module, "weight"):
+            remove_parametrizations(module, "weight", leave_parametrized=True)
+
+
+def _warn_of_collapse(record: dict[str, float]) -> None:
+    epoch, ratio, total = (record[name] for name in ("epoch", "participation_ratio", "n_components"))
+    if ratio < 0.1 * total:
+        message = f"epoch {epoch}: embeddings are collapsing, participation ratio {ratio:.1f} of {total:.0f} components"
+        warnings.warn(message, CollapseWarning, stacklevel=3)
+
+
+def _train_epoch(model, optimizer, samples: Tensor, config: PretrainConfig, epoch: int, progress: bool) -> dict:
+    generator = torch.Generator().manual_seed(_mix(config.seed, epoch))
+    order = torch.randperm(len(samples), generator=generator)
+    steps = len(samples) // config.batch_size
+    size = config.view_size if epoch < config.epochs * (1 - config.full_size_share) else None
+    device = next(model.parameters()).device
+    sums: dict[str, float] = {}
+    started = time.perf_counter()
+    model.train()
+    with tqdm(
+        total=steps * config.batch_size, desc=f"epoch {epoch + 1}/{config.epochs}", unit="sample", disable=not progress
+    ) as bar:
+        for step in range(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate_at(epoch + step / steps)
+            batch = samples[order[step * config.batch_size : (step + 1) * config.batch_size]]
+            losses = _losses(model, batch.to(device), generator, size, config)
+            loss = losses["loss"]
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"loss {loss.item()} in epoch {epoch + 1}, step {step + 1}: lower the learning rate"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value.item()
+            bar.update(config.batch_size)
+            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    record = {name: value / steps for name, value in sums.items()}
+    record["samples_per_second"] = steps * config.batch_size / (time.perf_counter() - started)
+    return record
+
+
+def _losses(model, batch: Tensor, generator: torch.Generator, size: int | None, config: PretrainConfig) -> dict:
+    views = torch.cat([_view(batch, generator, size, config) for _ in range(config.n_views)])
+    network = model["network"]
+    with torch.autocast(views.device.type, torch.bfloat16, enabled=_uses_bfloat16(views.device, config)):
+        if "projector" not in model:
+            embeddings = network(views)
+        else:
+            features = network.features(views)
+            embeddings, projections = network.head(features), model["projector"](features)
+    losses = {}
+    losses["loss"] = loss = _objective(config.objective, embeddings, generator, config)
+    if "projector" in model:
+        second = _objective(config.projector_objective, projections, generator, config)
+        losses |= {"loss": loss + config.projector_weight * second, "head_loss": loss, "projector_loss": second}
+    return losses
+
+
+def _view(batch: Tensor, generator: torch.Generator, size: int | None, config: PretrainConfig) -> Tensor:
+    if isinstance(config.views, VectorViewOptions):
+        return vector_views(batch, generator, options=config.views)
+    return _normalise(training_views(batch, generator, size=size, options=config.views), config)
+
+
+def _uses_bfloat16(device: torch.device, config: PretrainConfig) -> bool:
+    if config.precision == "auto" and isinstance(config.views, VectorViewOptions):
+        return False  # small matrices gain nothing
+    if config.precision == "auto":
+        return has_bfloat16(device)
+    return config.precision == "bfloat16"
+
+
+def _objective(name: str | None, embeddings: Tensor, generator: torch.Generator, config: PretrainConfig) -> Tensor:
+    views = embeddings.float().unflatten(0, (config.n_views, -1))
+    if name == "vicreg":
+        return vicreg(views[0], views[1])
+    if name == "info_nce":
+        return info_nce(views[0], views[1], temperature=config.temperature)
+    if name == "invariance":
+        return invariance(views)
+    directions = unit_directions(views.shape[2], config.n_directions, generator).to(views.device)
+    regulariser = torch.stack([sigreg(view, directions) for view in views]).mean()
+    return (1 - config.sigreg_weight) * invariance(views) + config.sigreg_weight * regulariser
+
+
+def _normalise(pixels: Tensor, config: PretrainConfig) -> Tensor:
+    mean, std = (torch.tensor(value, device=pixels.device).view(3, 1, 1) for value in (config.mean, config.std))
+    return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def _mix(seed: int, epoch: int) -> int:
+    """A generator seed that no other small (seed, epoch) shares."""
+    return (seed * 1_000_003 + epoch) % 2**63
+
+
+def _projector(width: int, hidden: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(width, hidden, bias=False), nn.BatchNorm1d(hidden), nn.SiLU(), nn.Linear(hidden, hidden // 2)
+    )
+
+
+@torch.no_grad()
+def _feature_width(network: nn.Module, samples: Tensor) -> int:
+    training = network.training
+    width = network.eval().features(torch.zeros(1, *samples.shape[1:])).shape[1]  # type: ignore[operator]
+    network.train(training)
+    return width
+
+
+def _optimizer(model: nn.Module, config: PretrainConfig) -> torch.optim.Optimizer:
+    kernels = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    groups: list[dict[str, Any]] = [{"params": kernels}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98))
+
+
+def _save_checkpoint(path, model, optimizer, config: PretrainConfig, history: list[dict[str, float]]) -> None:
+    state: dict[str, Any] = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    state |= {"config": asdict(config), "history": history}
+    with written_whole(path) as partial:
+        torch.save(state, partial)
+
+
+def _load_weights(path, model: nn.Module) -> None:
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise ValueError(f"{path} holds the weights of another network: {error}") from error
+
+
+def _load_checkpoint(path, model, optimizer, config: PretrainConfig) -> list[dict[str, float]]:
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    current, stored = asdict(config), state["config"]
+    changed = {name for name in current if stored.get(name) != current[name]}
+    decay_start = min(config.decay_start, replace(config, epochs=stored["epochs"]).decay_start)
+    if changed == {"epochs"} and len(state["history"]) <= decay_start:
+        changed = set()
+    if changed:
+        raise ValueError(f"{path} was made with other settings: {', '.join(sorted(changed))}")
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["history"]

@@ -1,0 +1,2 @@
+from .report_file import report as report
+from .report_file import report_of_table as report_of_table

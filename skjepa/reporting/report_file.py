@@ -1,0 +1,289 @@
+"""A page for people: which samples are odd, where the line was drawn, and whether the encoder is sound."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm.auto import tqdm
+
+from skjepa._utils.files import check_output, written_whole
+from skjepa._utils.validation import check_integer
+from skjepa.data.images import as_picture
+from skjepa.data.near_duplicates import Look, alike, is_alike, look_of
+from skjepa.data.sources import Source, as_source, folder_source
+from skjepa.extraction.encoder_pass import embed
+from skjepa.extraction.extraction import Extraction
+from skjepa.reporting.about import about_detector
+from skjepa.reporting.from_table import results_of_table
+from skjepa.reporting.neighbours import Surroundings, has_umap
+from skjepa.reporting.page import IN_TABLE, render
+from skjepa.reporting.results import Map, Results
+
+_UNREADABLE = (OSError, ValueError, RuntimeError)
+
+Picture = Callable[[Any], Image.Image | None]
+
+
+def report(
+    detector: Any,
+    X: Any,
+    path: str | os.PathLike,
+    *,
+    normal: Any = None,
+    images: Any = None,
+    title: str = "Anomaly report",
+    gallery: int = 24,
+    duplicates: bool = True,
+    store: str | os.PathLike | None = None,
+) -> Path:
+    """Score samples and write what was found as one HTML file that needs no network and nothing beside it.
+
+    Summary and threshold in words, histogram, galleries of the most atypical, the borderline and the most typical
+    samples, map of the embeddings (principal axes; UMAP too where umap-learn is installed), diagnosis of the encoder in
+    words, near-duplicates, and a table to search and sort.
+
+    Parameters
+    ----------
+    detector : fitted detector
+        A `JEPAScoreDetector`; of other detectors there is no map and no diagnosis.
+    X : images, vectors or Extraction
+        Samples to score. Of vectors there are no pictures.
+    path : path-like
+        File to write, ``.html``.
+    normal : images, vectors or Extraction, optional
+        Normal samples, for neighbours and map; one forward pass each. By default the map shows the embeddings that the
+        detector keeps of its fit samples, and no neighbours are named.
+    images : images, optional
+        Pictures of the samples, where X is an Extraction.
+    title : str
+    gallery : int
+        Images in each gallery, at most.
+    duplicates : bool
+        Look for images that are nearly the same, for which each is read once more.
+    store : path, optional
+        As of `JEPAScoreDetector.extract`.
+
+    Returns
+    -------
+    Path
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np
+    >>> from skjepa import JEPAScoreDetector, report
+    >>> rng = np.random.default_rng(0)
+    >>> normal, new = rng.integers(100, 156, size=(2, 30, 32, 32, 3), dtype=np.uint8)
+    >>> detector = JEPAScoreDetector().fit(normal)
+    >>> with TemporaryDirectory() as folder:
+    ...     "<h1>Anomaly report</h1>" in report(detector, new, f"{folder}/report.html", normal=normal).read_text()
+    True
+    """
+    path = check_output(path, (".html", ".htm"))
+    source = None if isinstance(X, Extraction) else as_source(X)
+    measured = _measured(detector, X, store)
+    scores, p_values = _judged(detector, X if measured is None else measured)
+    if measured is not None and source is not None:
+        scores, p_values = measured.aligned(scores), None if p_values is None else measured.aligned(p_values)
+    ids = X.ids if source is None else source.ids
+    skipped = [] if measured is None else measured.meta.get("skipped", [])
+    normal_source = None if normal is None or isinstance(normal, Extraction) else as_source(normal)
+    surroundings = None if measured is None else _surroundings(detector, normal, normal_source)
+    z = _embeddings(measured, len(ids), skipped)
+    results = Results(
+        ids=ids,
+        scores=scores,
+        flagged=~(scores >= detector.offset_),
+        p_values=p_values,
+        threshold=float(detector.offset_),
+        errors=dict.fromkeys(np.flatnonzero(np.isnan(scores)).tolist(), "could not be read")
+        | {position: reason for position, _, reason in skipped},
+        image=_pictures(source if images is None else as_source(images), len(ids)),
+        normal_image=_by_name(normal_source),
+        nearest=None if surroundings is None or surroundings.ids is None else surroundings.nearest(z),
+        maps=[] if surroundings is None else _maps(surroundings, z),
+        about=about_detector(detector),
+    )
+    return write_report(results, path, title=title, gallery=gallery, duplicates=duplicates)
+
+
+def report_of_table(
+    table: str | os.PathLike,
+    path: str | os.PathLike,
+    *,
+    images: Sequence[str | os.PathLike] = (),
+    normal: str | os.PathLike | None = None,
+    detector: Any = None,
+    title: str | None = None,
+    gallery: int = 24,
+    duplicates: bool = True,
+    progress: bool = False,
+) -> Path:
+    """The same page from a table that `skjepa score` or `skjepa prune --scores` wrote; no image is scored again.
+
+    Parameters
+    ----------
+    table : path-like
+        ``.parquet``, which knows where the images lie, their neighbours, the map and the diagnosis; or ``.csv``, which
+        knows scores and decisions.
+    path : path-like
+        File to write, ``.html``.
+    images : sequence of folders, optional
+        Where the images lie now, in the order in which they were scored; by default where they lay then.
+    normal : folder, optional
+        The same of the normal images.
+    detector : JEPAScoreDetector, optional
+        The fitted detector, for neighbours, maps and diagnosis where the table has none: one forward pass an image.
+    title, gallery, duplicates
+        As of `report`.
+    progress : bool
+    """
+    table, path = Path(table), check_output(path, (".html", ".htm"))
+    results = results_of_table(table, images=images, normal=normal)
+    if detector is not None:
+        results = _looked_up(results, detector, normal, progress)
+    return write_report(
+        results,
+        path,
+        title=title or f"Anomaly report: {table.stem}",
+        gallery=gallery,
+        duplicates=duplicates,
+        progress=progress,
+    )
+
+
+def write_report(
+    results: Results,
+    path: Path,
+    *,
+    title: str,
+    gallery: int = 24,
+    duplicates: bool = True,
+    thumbnails: int = IN_TABLE,
+    progress: bool = False,
+) -> Path:
+    """Render results and write the page, whole or not at all."""
+    check_integer("gallery", gallery, minimum=1)
+    looks = _looks(results, progress) if duplicates else []
+    groups = alike(looks) if any(look is not None for look in looks) else None
+    known = _known(results, looks)
+    page = render(results, title=title, groups=groups, known=known, gallery=gallery, thumbnails=thumbnails)
+    with written_whole(path) as partial:
+        partial.write_text(page, encoding="utf-8", errors="backslashreplace")
+    return path
+
+
+def _looked_up(results: Results, detector: Any, normal: Any, progress: bool) -> Results:
+    """Neighbours, maps and diagnosis from the detector itself."""
+
+    def load(i: int) -> Image.Image:
+        image = results.image(i)
+        if image is None:
+            raise FileNotFoundError(f"{results.ids[i]}: its folder is not known")
+        return image
+
+    folder = results.about.normal_folder if normal is None else os.fspath(normal)
+    normal_source = folder_source(folder) if folder else None
+    everyone = Source(results.ids, load)
+    z = embed(detector._fitted_encoder(everyone), everyone, device=detector.device, on_error="skip", progress=progress)
+    surroundings = _surroundings(detector, normal_source, normal_source)
+    about = about_detector(detector, folders=results.about.folders, normal_folder=folder or "")
+    if surroundings is None:
+        return replace(results, about=about)
+    nearest = None if surroundings.ids is None else surroundings.nearest(z)
+    return replace(results, nearest=nearest, maps=_maps(surroundings, z), about=about)
+
+
+def _measured(detector: Any, X: Any, store: Any) -> Extraction | None:
+    """The extraction of X; None where each model measures for itself, or nothing is measured."""
+    if isinstance(X, Extraction):
+        return X
+    if not hasattr(detector, "extract") or (len(detector.models_) > 1 and detector._is_own):
+        return None
+    return detector.extract(X, store=store)
+
+
+def _judged(detector: Any, samples: Any) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    scores = detector.score_samples(samples)
+    return scores, None if detector.calibration_scores_ is None else detector.p_values(samples)
+
+
+def _embeddings(measured: Extraction | None, n: int, skipped: list[Any]) -> NDArray[np.float64]:
+    """(n, K), rows of NaN for the samples skipped."""
+    if measured is None:
+        return np.full((n, 1), np.nan)
+    z = np.full((n, measured.embeddings.shape[1]), np.nan)
+    z[np.setdiff1d(np.arange(n), [position for position, *_ in skipped])] = measured.embeddings
+    return z
+
+
+def _surroundings(detector: Any, normal: Any, source: Source | None) -> Surroundings | None:
+    """The normal samples given, else those that the detector keeps, which have no names."""
+    if isinstance(normal, Extraction):
+        return Surroundings(normal.embeddings, normal.ids)
+    if source is not None:
+        encoder = detector._fitted_encoder(source)
+        return Surroundings(embed(encoder, source, device=detector.device, on_error="skip"), source.ids)
+    seen = detector.model_.seen
+    return None if seen is None else Surroundings(seen.embeddings)
+
+
+def _maps(surroundings: Surroundings, z: NDArray[np.float64]) -> list[Map]:
+    maps = [Map("principal axes", *surroundings.pca(z))]
+    if has_umap() and len(z) + len(surroundings.embeddings) > 15:
+        maps.append(Map("UMAP", *surroundings.umap(z)))
+    return maps
+
+
+def _pictures(source: Source | None, n: int) -> Picture:
+    if source is not None and len(source) != n:
+        raise ValueError(f"images must be one a sample: {n} samples, {len(source)} images")
+    if source is None or source.is_vector:
+        return lambda i: None
+    return lambda i: as_picture(source.load(i)).convert("RGB")
+
+
+def _by_name(source: Source | None) -> Picture:
+    if source is None or source.is_vector:
+        return lambda name: None
+    places = {str(name): i for i, name in enumerate(source.ids)}
+    return lambda name: as_picture(source.load(places[name])).convert("RGB") if name in places else None
+
+
+def _looks(results: Results, progress: bool) -> list[Look | None]:
+    """Of every image, read by several threads."""
+
+    def look(i: int) -> Look | None:
+        return _look(lambda: results.image(i)) if results.readable[i] else None
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+        places = range(len(results))
+        read = threads.map(look, places)
+        return list(tqdm(read, total=len(places), desc="near-duplicates", unit="img", disable=not progress))
+
+
+def _look(load: Callable[[], Image.Image | None]) -> Look | None:
+    """None where there is no image, or none that can be read."""
+    try:
+        image = load()
+        return None if image is None else look_of(image)
+    except _UNREADABLE:
+        return None
+
+
+def _known(results: Results, looks: Sequence[Look | None]) -> list[tuple[int, str]]:
+    """Positions of the samples that look like a normal one, with its name: it would be the nearest of these."""
+    found, of_normal = [], cache(lambda name: _look(lambda: results.normal_image(name)))
+    for i, look in enumerate(looks if results.nearest else ()):
+        name = next(iter(results.nearest[i] if results.nearest else ()), None)
+        twin = None if look is None or name is None else of_normal(name)
+        if look is not None and name is not None and twin is not None and is_alike(look, twin):
+            found.append((i, name))
+    return found

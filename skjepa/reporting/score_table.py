@@ -1,0 +1,98 @@
+"""The table of scores: made, written and read."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from skjepa._utils.files import check_output, written_whole
+from skjepa.reporting.about import About
+from skjepa.reporting.neighbours import Surroundings
+from skjepa.reporting.scored_groups import ScoredGroup
+
+TABLE_SUFFIXES = (".parquet", ".csv")
+ABOUT = b"skjepa"
+"""Key of a table's metadata that holds an `About`, as JSON."""
+
+
+def score_table(
+    groups: Sequence[ScoredGroup], *, surroundings: Surroundings | None = None, about: About | None = None
+) -> pa.Table:
+    """Columns id, score, p_value, decision, label, error; one row an image, nulls where there is no value.
+
+    With `surroundings` also nearest (names of the nearest normal images), pca_1 and pca_2 (the place on their principal
+    axes); `about` goes into the table's metadata. That is all that `skjepa report` shows of a run.
+    """
+    several = len(groups) > 1
+    parts = []
+    for group in groups:
+        n = len(group.scores)
+        prefix = f"{group.name}/" if several else ""
+        missing = np.isnan(group.scores)
+        p_values = np.full(n, np.nan) if group.p_values is None else group.p_values
+        parts.append(
+            pa.table(
+                {
+                    "id": pa.array([f"{prefix}{name}" for name in group.source.ids], pa.string()),
+                    "score": pa.array(group.scores, pa.float64(), mask=missing),
+                    "p_value": pa.array(p_values, pa.float64(), mask=np.isnan(p_values)),
+                    "decision": pa.array(group.decisions, pa.float64(), mask=missing),
+                    "label": pa.array(group.labels, pa.int8(), mask=missing),
+                    "error": pa.array([group.errors.get(i) for i in range(n)], pa.string()),
+                }
+            )
+        )
+        if surroundings is not None and group.embeddings is not None:
+            parts[-1] = _with_places(parts[-1], surroundings, group.embeddings)
+    table = pa.concat_tables(parts)
+    return table if about is None else table.replace_schema_metadata({ABOUT: about.to_json()})
+
+
+def _with_places(table: pa.Table, surroundings: Surroundings, z: NDArray[np.float64]) -> pa.Table:
+    places, _ = surroundings.pca(z)
+    table = table.append_column("nearest", pa.array(surroundings.nearest(z), pa.list_(pa.string())))
+    for name, values in zip(("pca_1", "pca_2"), places.T, strict=True):
+        table = table.append_column(name, pa.array(values, pa.float64(), mask=np.isnan(values)))
+    return table
+
+
+def short_names(folders: Sequence[Path]) -> dict[str, Path]:
+    """Short unique names: the folder's own, with its parents' where two are alike."""
+    resolved = [folder.resolve() for folder in folders]
+    if len(set(resolved)) < len(resolved):
+        raise ValueError("a folder is given twice")
+    depth = 1
+    while len({path.parts[-depth:] for path in resolved}) < len(resolved):
+        depth += 1
+    return {"-".join(path.parts[-depth:]).strip("/"): path for path in resolved}
+
+
+def write_table(table: pa.Table, path: str | os.PathLike) -> Path:
+    """Write Parquet or CSV, as the suffix says, whole or not at all."""
+    path = check_output(path, TABLE_SUFFIXES)
+    with written_whole(path) as partial:
+        if path.suffix.lower() == ".csv":
+            lists = [column.name for column in table.schema if pa.types.is_list(column.type)]  # a cell holds none
+            pa.csv.write_csv(table.drop_columns(lists), partial)
+        else:
+            pq.write_table(table, partial, compression="zstd")
+    return path
+
+
+def read_table(path: str | os.PathLike) -> pa.Table:
+    """What `write_table` wrote; names stay text, also where they look like numbers."""
+    path = Path(path)
+    try:
+        if path.suffix.lower() != ".csv":
+            return pq.read_table(path)
+        text = dict.fromkeys(("id", "class", "copy_of", "error"), pa.string())
+        return pa.csv.read_csv(path, convert_options=pa.csv.ConvertOptions(column_types=text))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no table {path}") from None
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} cannot be read as a table: {error}") from error

@@ -1,0 +1,163 @@
+"""The main job, for the command line and the demo: score groups of images, then a table, a file and a picture."""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from skjepa.data.images import as_picture
+from skjepa.data.sources import Source
+from skjepa.detectors.conformal import conformal_p_values
+from skjepa.detectors.jepa_score import JEPAScoreDetector
+from skjepa.evaluation.metrics import detection_metrics
+from skjepa.evaluation.plotting import Thumbnail, save_figure, score_figure
+from skjepa.extraction.extraction import Extraction
+from skjepa.reporting.about import About, about_detector, map_of_normal
+from skjepa.reporting.neighbours import Surroundings
+
+_GALLERY = 10
+
+
+@dataclass(frozen=True)
+class ScoredGroup:
+    """One group of images after scoring; NaN scores are images that could not be read.
+
+    Attributes
+    ----------
+    name : str
+    source : Source
+    scores, p_values, decisions : arrays of shape (n,)
+        `p_values` is None for a detector without calibration samples.
+    errors : dict of position -> reason
+    seconds_per_image : float
+    embeddings : array of shape (n, K), optional
+        Rows of NaN for images that could not be read.
+    """
+
+    name: str
+    source: Source
+    scores: NDArray[np.float64]
+    p_values: NDArray[np.float64] | None
+    decisions: NDArray[np.float64]
+    errors: dict[int, str]
+    seconds_per_image: float
+    embeddings: NDArray[np.float64] | None = None
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """+1 normal, -1 flagged or unreadable, as `JEPAScoreDetector.predict`."""
+        return np.where(self.decisions >= 0, 1, -1)
+
+    @property
+    def readable(self) -> NDArray[np.float64]:
+        """Scores of the images that could be read."""
+        return self.scores[np.isfinite(self.scores)]
+
+
+def score_group(
+    detector: JEPAScoreDetector, name: str, source: Source, *, store: str | os.PathLike | None = None
+) -> ScoredGroup:
+    """Score one group with a fitted detector; `store` keeps finished images and resumes."""
+    started = time.perf_counter()
+    extraction = detector.extract(source, store=store)
+    seconds = (time.perf_counter() - started) / len(source)
+    scores = extraction.aligned(detector.score_samples(extraction))
+    errors = {position: reason for position, _, reason in extraction.meta["skipped"]}
+    calibration = detector.calibration_scores_
+    p_values = None if calibration is None else conformal_p_values(calibration, scores)
+    z = np.column_stack([extraction.aligned(column) for column in extraction.embeddings.T])
+    return ScoredGroup(name, source, scores, p_values, scores - detector.offset_, errors, seconds, z)
+
+
+def about_run(
+    detector: JEPAScoreDetector,
+    normal: Extraction | None,
+    *,
+    encoder: str,
+    folders: dict[str, Path],
+    normal_folder: Path | None,
+) -> tuple[Surroundings | None, About]:
+    """What `score_table` writes of a run beside its scores; `normal`, fitted on, where it is at hand."""
+    known: dict[str, Any] = {
+        "encoder": encoder,
+        "folders": {name if len(folders) > 1 else "": str(path) for name, path in folders.items()},
+    }
+    if normal is None or normal_folder is None:
+        return None, about_detector(detector, **known)
+    surroundings = Surroundings(normal.embeddings, normal.ids)
+    _, points = surroundings.pca(normal.embeddings[:1])
+    about = about_detector(
+        detector,
+        () if detector.calibration_scores_ is not None else detector.score_samples(normal),
+        normal_folder=str(normal_folder.resolve()),
+        normal_map=map_of_normal(points),
+        **known,
+    )
+    return surroundings, about
+
+
+def summary(normal_scores: ArrayLike, groups: Sequence[ScoredGroup]) -> list[dict[str, Any]]:
+    """One dict a group: images, flagged, unreadable, seconds, and how far it lies from `normal_scores`.
+
+    `normal_scores` are of normal samples that the detector has not been fitted on; where there are none, or a group has
+    no readable image, the metrics of `skjepa.evaluation.detection_metrics` are left out.
+    """
+    rows = []
+    for group in groups:
+        row: dict[str, Any] = {
+            "group": group.name,
+            "images": len(group.scores),
+            "flagged": int((group.decisions < 0).sum()),
+            "unreadable": len(group.errors),
+            "seconds_per_image": group.seconds_per_image,
+        }
+        if np.size(normal_scores) and len(group.readable):
+            row |= detection_metrics(normal_scores, group.readable)
+        rows.append(row)
+    return rows
+
+
+def score_picture(
+    detector: JEPAScoreDetector, groups: Sequence[ScoredGroup], path: str | os.PathLike, *, title: str
+) -> Path:
+    """Histograms of all groups, and the most and the least typical of their images."""
+    histograms = {group.name: group.scores for group in groups}
+    if detector.calibration_scores_ is not None:
+        histograms = {"held-out normal images": detector.calibration_scores_, **histograms}
+    ranked = sorted(
+        (float(score), g, i)
+        for g, group in enumerate(groups)
+        for i, score in enumerate(group.scores)
+        if np.isfinite(score)
+    )
+
+    def thumbnails(places: list[tuple[float, int, int]]) -> list[Thumbnail]:
+        return [
+            Thumbnail(as_picture(groups[g].source.load(i)), score, score < detector.offset_, caption(groups[g], i))
+            for score, g, i in places
+        ]
+
+    caption = _group_name if len(groups) > 1 else _file_name
+    n = min(_GALLERY, max(1, len(ranked) // 2))
+    figure = score_figure(
+        histograms,
+        threshold=detector.offset_,
+        most_typical=thumbnails(ranked[::-1][:n]),
+        least_typical=thumbnails(ranked[:n]),
+        title=title,
+    )
+    return save_figure(figure, path)
+
+
+def _file_name(group: ScoredGroup, i: int) -> str:
+    name = Path(str(group.source.ids[i])).name
+    return name if len(name) <= 16 else f"…{name[-15:]}"
+
+
+def _group_name(group: ScoredGroup, i: int) -> str:
+    return group.name if len(group.name) <= 16 else f"{group.name[:15]}…"

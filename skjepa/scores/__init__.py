@@ -1,0 +1,5 @@
+"""From an `Extraction` to one number per sample."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,228 @@
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from oracles import conv_net, linear, mlp, random_images
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skjepa import Extraction, JEPAScoreDetector, extract, load_encoder
+from skjepa.encoders.encoder import FingerprintError
+from skjepa.extraction.store.settings import SettingsMismatchError
+
+ENCODER = load_encoder(mlp(), precision="float64")
+NORMAL = np.random.default_rng(0).normal(size=(200, 12))
+FRESH = np.random.default_rng(1).normal(size=(300, 12))
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return JEPAScoreDetector(ENCODER, contamination=0.05).fit(NORMAL)
+
+
+class TestContract:
+    def test_labels_scores_and_offset(self, fitted):
+        scores, decision, labels = fitted.score_samples(FRESH), fitted.decision_function(FRESH), fitted.predict(FRESH)
+        assert scores.dtype == np.float64
+        np.testing.assert_array_equal(decision, scores - fitted.offset_)
+        assert labels.dtype.kind == "i"
+        np.testing.assert_array_equal(labels, np.where(decision >= 0, 1, -1))
+        assert (fitted.predict(NORMAL) == -1).sum() == 10
+        np.testing.assert_array_equal(fitted.fit_predict(NORMAL), fitted.predict(NORMAL))
+
+    def test_what_was_learned(self, fitted):
+        assert (fitted.floor_, fitted.rank_) == (fitted.model_.floor, fitted.model_.rank)
+        assert 1 <= fitted.intrinsic_dim_ <= 6
+        assert not hasattr(JEPAScoreDetector(ENCODER, formula="jepa").fit(NORMAL), "intrinsic_dim_")
+
+    def test_higher_is_more_normal(self, fitted):
+        far = fitted.score_samples(FRESH + 5)
+        assert np.mean(fitted.score_samples(FRESH)[:, None] > far) > 0.95
+
+    def test_subsets_score_alike(self, fitted):
+        one_by_one = np.concatenate([fitted.score_samples(FRESH[[i]]) for i in range(10)])
+        np.testing.assert_allclose(one_by_one, fitted.score_samples(FRESH)[:10], rtol=1e-7, atol=1e-7)
+
+    def test_two_fits_agree(self, fitted):
+        again = JEPAScoreDetector(ENCODER, contamination=0.05).fit(NORMAL)
+        np.testing.assert_array_equal(again.score_samples(FRESH), fitted.score_samples(FRESH))
+
+    def test_parameters_are_checked_in_fit_not_before(self):
+        odd = JEPAScoreDetector(-1, contamination="many", formula=[], floor={})
+        assert clone(odd).get_params()["contamination"] == "many"
+        for value, message in (([], "formula must be one of"), ("jepa", "floor must be a number; got {}")):
+            with pytest.raises((TypeError, ValueError), match=message):
+                odd.set_params(formula=value).fit(NORMAL)
+        with pytest.raises(TypeError, match="contamination must be a number; got 'many'"):
+            odd.set_params(floor="auto").fit(NORMAL)
+
+    def test_unfitted(self):
+        for method in ("score_samples", "predict", "decision_function", "p_values"):
+            with pytest.raises(NotFittedError):
+                getattr(JEPAScoreDetector(ENCODER), method)(NORMAL)
+
+    def test_lists_pipelines_and_read_only_memory(self, fitted):
+        np.testing.assert_array_equal(fitted.score_samples(FRESH[:5].tolist()), fitted.score_samples(FRESH[:5]))
+        frozen = NORMAL.copy()
+        frozen.setflags(write=False)
+        pipeline = make_pipeline(StandardScaler(), JEPAScoreDetector(ENCODER)).fit(frozen)
+        assert pipeline.predict(FRESH).shape == (300,)
+
+    def test_width_of_vectors(self, fitted):
+        assert fitted.n_features_in_ == 12
+        with pytest.raises(ValueError, match="X has 7 features, but JEPAScoreDetector is expecting 12 features"):
+            fitted.predict(np.zeros((3, 7)))
+
+    def test_a_failed_fit_leaves_the_old_one(self, fitted):
+        detector, before = clone(fitted).fit(NORMAL), fitted.score_samples(FRESH)
+        for bad in (NORMAL[:1], np.full((5, 12), np.nan), np.zeros((0, 12))):
+            with pytest.raises(ValueError, match=r"sample|NaN"):
+                detector.fit(bad)
+        np.testing.assert_array_equal(detector.score_samples(FRESH), before)
+
+
+class TestEncoderParameter:
+    def test_clone_and_copies_share_the_encoder(self, fitted):
+        assert clone(fitted).encoder is ENCODER
+        assert copy.deepcopy(fitted).encoder_ is ENCODER
+
+    def test_pickle_keeps_the_scores(self, fitted):
+        again = pickle.loads(pickle.dumps(fitted))
+        np.testing.assert_allclose(again.score_samples(FRESH), fitted.score_samples(FRESH), rtol=1e-12)
+
+    def test_a_pickle_of_a_named_encoder_holds_no_weights(self):
+        detector = JEPAScoreDetector(formula="jepa").fit(random_images(4))
+        data = pickle.dumps(detector)
+        assert len(data) < 20_000
+        X = random_images(3, seed=1)
+        np.testing.assert_allclose(pickle.loads(data).score_samples(X), detector.score_samples(X))
+
+    def test_a_bare_module_is_refused(self):
+        with pytest.raises(TypeError, match=r"wrap it in load_encoder\(module\)"):
+            JEPAScoreDetector(conv_net()).fit(random_images(4))
+
+    def test_a_number_is_refused(self):
+        with pytest.raises(TypeError, match=r"encoder must be a name, an Encoder .* or a VectorJEPA; got 3"):
+            JEPAScoreDetector(3).fit(NORMAL)
+
+    def test_weights_changed_after_fit(self):
+        module = mlp()
+        detector = JEPAScoreDetector(load_encoder(module)).fit(NORMAL)
+        with torch.no_grad():
+            module[0].weight.mul_(2)
+        with pytest.raises(FingerprintError, match="is not the one of the fit"):
+            detector.predict(FRESH)
+
+
+class TestExtraction:
+    def test_in_the_place_of_data(self, fitted):
+        detector = JEPAScoreDetector(ENCODER, contamination=0.05)
+        passed = detector.extract(NORMAL)
+        detector.fit(passed)
+        np.testing.assert_array_equal(detector.score_samples(extract(ENCODER, FRESH)), fitted.score_samples(FRESH))
+        np.testing.assert_array_equal(detector.score_samples(FRESH), fitted.score_samples(FRESH))
+
+    def test_of_another_encoder_is_refused(self, fitted):
+        other = extract(load_encoder(mlp(seed=3), precision="float64"), FRESH)
+        with pytest.raises(SettingsMismatchError, match="fingerprint is"):
+            fitted.predict(other)
+
+    def test_as_many_scores_as_samples(self, fitted):
+        assert fitted.score_samples(extract(ENCODER, FRESH[:4])).shape == (4,)
+
+    def test_without_meta(self):
+        z, sigma = NORMAL[:, :6], np.abs(NORMAL[:, None, :6]) + 1
+        made = Extraction(z, -np.sort(-sigma, axis=-1), np.arange(200).astype(str))
+        assert JEPAScoreDetector(formula="jepa").fit(made).predict(made).shape == (200,)
+
+
+class TestCalibration:
+    def test_held_out_samples_are_not_learned_from(self):
+        detector = JEPAScoreDetector(ENCODER, calibration=0.25, target_fpr=0.1, random_state=1).fit(NORMAL)
+        assert (detector.n_samples_fit_, len(detector.calibration_scores_)) == (150, 50)
+        assert (detector.calibration_scores_ < detector.offset_).sum() == int(0.1 * 51) - 1
+        p = detector.p_values(FRESH)
+        assert ((p > 0) & (p <= 1)).all()
+        np.testing.assert_array_equal(p <= 0.1, detector.predict(FRESH) == -1)
+
+    def test_copies_of_a_sample_stay_on_one_side(self):
+        detector = JEPAScoreDetector(ENCODER, calibration=0.5, formula="jepa").fit(np.repeat(NORMAL[:20], 5, axis=0))
+        learned = 100 - len(detector.calibration_scores_)
+        assert (learned, detector.n_samples_fit_) == (50, 50)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"target_fpr": 0.05}, "target_fpr needs normal samples that are not learned from"),
+            ({"target_fpr": 0.01, "calibration": 0.2}, r"rate of 0\.01 needs 99 calibration samples; got 40"),
+            ({"calibration": 0.995}, r"calibration=0\.995 leaves 1 of 200 samples"),
+            ({"calibration": 1.0}, r"calibration must lie in \(0, 1\)"),
+            ({"contamination": 0.7}, r"contamination must lie in \(0, 0\.5\]"),
+        ],
+    )
+    def test_impossible_promises_are_refused(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            JEPAScoreDetector(ENCODER, **options).fit(NORMAL)
+
+    def test_p_values_need_calibration(self, fitted):
+        with pytest.raises(ValueError, match="fit with calibration"):
+            fitted.p_values(FRESH)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("score", ["jepa", "density", "joint"])
+    def test_false_positive_rate_holds_on_average(self, score):
+        """200 splits of fit and calibration; the mean rate over them is at most nominal, up to its standard error."""
+        rng = np.random.default_rng(0)
+        rates = []
+        everything = extract(ENCODER, rng.normal(size=(4000, 12)))
+        for _ in range(200):
+            order = rng.permutation(4000)
+            detector = JEPAScoreDetector(ENCODER, formula=score, calibration=0.5, target_fpr=0.1)
+            detector.fit(everything[order[:200]])
+            rates.append((detector.predict(everything[order[200:1200]]) == -1).mean())
+        assert np.mean(rates) < 0.1 + 3 * np.std(rates) / np.sqrt(200)
+        assert np.mean(rates) > 0.07  # and the promise is not kept by flagging nothing
+
+
+class TestImages:
+    def test_skipped_images_score_nan_and_are_flagged(self, tmp_path):
+        from PIL import Image
+
+        for i, image in enumerate(random_images(6)):
+            Image.fromarray(image).save(tmp_path / f"{i}.png")
+        detector = JEPAScoreDetector(load_encoder(conv_net(), image_size=32), formula="jepa", on_error="skip")
+        detector.fit(tmp_path)
+        (tmp_path / "3.png").write_bytes((tmp_path / "3.png").read_bytes()[:200])
+        with pytest.warns(UserWarning, match=r"skipped .*3\.png"):
+            scores = detector.score_samples(tmp_path)
+        assert np.isnan(scores).tolist() == [False, False, False, True, False, False]
+        with pytest.warns(UserWarning, match=r"skipped .*3\.png"):
+            assert detector.predict(tmp_path)[3] == -1
+        detector.set_params(on_error="raise")
+        with pytest.raises(ValueError, match=r"3\.png: cannot be read"):
+            detector.predict(tmp_path)
+
+    def test_a_random_state_seeds_the_views_once(self):
+        encoder, X = load_encoder(conv_net(), image_size=32), random_images(8)
+        random_state = np.random.RandomState(0)
+        detector = JEPAScoreDetector(encoder, views=2, random_state=random_state).fit(X)
+        np.testing.assert_array_equal(detector.score_samples(X), detector.score_samples(X))
+
+
+class TestCollapse:
+    def test_equal_scores_are_said_with_the_rank(self):
+        flat = load_encoder(linear(torch.eye(3).double()), precision="float64")
+        with pytest.warns(UserWarning, match=r"all 30 scores are equal: .*rank of the embeddings: 3 of 3"):
+            JEPAScoreDetector(flat, formula="jepa").fit(NORMAL[:30, :3])
+
+    def test_a_constant_encoder(self):
+        class Constant(torch.nn.Module):
+            def forward(self, x):
+                return 0 * x + 1
+
+        with pytest.warns(UserWarning, match=r"rank of the embeddings: 0 of 12"):
+            JEPAScoreDetector(load_encoder(Constant())).fit(NORMAL)

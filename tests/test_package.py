@@ -105,7 +105,7 @@ def test_public_names():
         assert getattr(skjepa, name) is not None
     assert set(skjepa.__all__) <= set(dir(skjepa))
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
-        skjepa.nothing
+        skjepa.nothing  # noqa: B018
 
 
 def test_no_public_name_is_shadowed_by_a_module():

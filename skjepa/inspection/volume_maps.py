@@ -1,6 +1,6 @@
 """Heat maps of the log-volume: which patches of an image made it smaller or larger than that of normal images.
 
-Of the volume term only: the densities of the embedding have no such map. See ``skjepa.inspection.shapley`` for the shares.
+Of the volume term only: the densities of the embedding have no such map. See ``inspection.shapley`` for the shares.
 """
 
 import os
@@ -76,7 +76,7 @@ class VolumeMaps:
 class VolumeExplainer:
     """What normal samples taught of the volume term, patch by patch. Made by `learn_volume_explainer`.
 
-    The share of a patch is its Aumann-Shapley value (``skjepa.inspection.shapley``) on the way from the mean Gram matrix of normal
+    The share of a patch is its Aumann-Shapley value (``inspection.shapley``) on the way from the mean Gram matrix of normal
     samples, less the mean of that over normal samples: patches amid the image, which the encoder sees more of, have the
     largest values whatever they show.
 

@@ -3,7 +3,7 @@
 A class takes part by the decorator `portable`. Its instances are written as their attributes (or what its method
 `portable_state` returns) and made again by setting them (or by its class method `from_portable_state`). Attributes are
 numbers, strings, None, arrays, lists, tuples, dicts with string keys, and other portable objects; the class declares
-which, see `skjepa.persistence.schema`, and nothing is built from a folder that does not hold just these. What declarations
+which, see ``persistence.schema``, and nothing is built from a folder that does not hold just these. What declarations
 cannot say, a method `portable_check` may: it raises ValueError for attributes that do not go together.
 
 A folder is two files of fixed names, and holds no path that is opened. The checksum tells damage, not who wrote it.

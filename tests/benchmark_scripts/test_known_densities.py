@@ -14,10 +14,10 @@ THEORY = Path(__file__).parents[1] / "benchmarks" / "theory"
 sys.path.insert(0, str(THEORY))
 
 # A folder of scripts, not a package.
-from dimension import norm_variance
-from kernels import AdaptiveKernelDensity
-from known import NAMES, Arc, distribution
-from runs import resumable
+from dimension import norm_variance  # noqa: E402
+from kernels import AdaptiveKernelDensity  # noqa: E402
+from known import NAMES, Arc, distribution  # noqa: E402
+from runs import resumable  # noqa: E402
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -51,7 +51,7 @@ def test_samples_follow_the_density(name):
 @pytest.mark.parametrize("end", [np.pi, 2 * np.pi])
 def test_arc_is_its_integral(point, end):
     arc = Arc((0.0, 0.0), 1.0, 0.1, 0.0, end)
-    exponent = lambda t: -((point[0] - np.cos(t)) ** 2 + (point[1] - np.sin(t)) ** 2) / 0.02
+    exponent = lambda t: -((point[0] - np.cos(t)) ** 2 + (point[1] - np.sin(t)) ** 2) / 0.02  # noqa: E731
     top = max(exponent(t) for t in np.linspace(0, end, 100_001))
     peak = np.arctan2(point[1], point[0]) % (2 * np.pi)
     value = quad(

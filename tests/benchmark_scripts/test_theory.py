@@ -12,11 +12,11 @@ from sklearn.metrics import roc_auc_score
 THEORY = Path(__file__).parents[1] / "benchmarks" / "theory"
 sys.path.insert(0, str(THEORY))
 
-from convergence import saturation, terms
-from toy import configuration, interval, make_toy, network
-from views_images import bootstrap_auroc, resamples
+from convergence import saturation, terms  # noqa: E402 (a script's folder, not a package)
+from toy import configuration, interval, make_toy, network  # noqa: E402
+from views_images import bootstrap_auroc, resamples  # noqa: E402
 
-from skjepa.pretraining.losses import invariance, sigreg
+from skjepa.pretraining.losses import invariance, sigreg  # noqa: E402
 
 
 def test_interval_is_that_of_the_t_test():

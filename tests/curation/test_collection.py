@@ -20,7 +20,7 @@ class Seen(BaseEstimator):
     """Scores 1 what it has been fitted on, 0 what not; and remembers what its fits were given."""
 
     reads = "samples"
-    fits: list = []
+    fits: list = []  # noqa: RUF012 (a clone keeps no attributes)
 
     def fit(self, X, y=None):
         self.rows_ = {row.tobytes() for row in X.rows()}

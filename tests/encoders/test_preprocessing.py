@@ -151,8 +151,8 @@ class TestDescribeCallable:
         assert describe(transforms.Lambda(lambda x: x + 1)) != describe(transforms.Lambda(lambda x: x + 2))
 
     def test_code_counts(self):
-        first = lambda x: x + 1
-        second = lambda x: x + 2
+        first = lambda x: x + 1  # noqa: E731
+        second = lambda x: x + 2  # noqa: E731
         assert describe(first) != describe(second)
 
     @pytest.mark.parametrize(

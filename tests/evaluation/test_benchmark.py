@@ -35,7 +35,7 @@ def rows(n, shift=0.0, seed=0):
 class Spy(OutlierMixin, BaseEstimator):
     """Remembers what it is shown; scores by the position in what it was shown."""
 
-    seen: list = []
+    seen: list = []  # noqa: RUF012
 
     def fit(self, X, y=None):
         Spy.seen.append(("fit", X, y))

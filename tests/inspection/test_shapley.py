@@ -43,7 +43,7 @@ def test_shares_are_the_mean_gradient_along_the_way():
     """Aumann and Shapley's definition, by numerical integration."""
     G_p, G0_p = parts(4, 3, 2), parts(4, 3, 3)
     G, G0, change = G_p.sum(axis=0), G0_p.sum(axis=0), G_p - G0_p
-    slope = lambda t: 0.5 * np.einsum("ij,pji->p", np.linalg.inv(G0 + t * (G - G0)), change)
+    slope = lambda t: 0.5 * np.einsum("ij,pji->p", np.linalg.inv(G0 + t * (G - G0)), change)  # noqa: E731
     np.testing.assert_allclose(shares(G_p, G0_p), quad_vec(slope, 0, 1, epsabs=1e-12)[0], rtol=1e-9)
 
 

@@ -18,16 +18,16 @@ def keyed_randomness(seed: int, sample_id: str, view: int) -> Iterator[None]:
     """Inside, torch, NumPy and `random` draw what (seed, sample_id, view) determines; after, they go on as before."""
     key = hashlib.blake2b(f"{seed}\0{sample_id}\0{view}".encode(), digest_size=8).digest()
     number = int.from_bytes(key) >> 1
-    python, legacy = random.getstate(), np.random.get_state()
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - third-party transforms draw from it
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(number)  # torch.manual_seed would seed every GPU as well
         random.seed(number)
-        np.random.seed(number % 2**32)
+        np.random.seed(number % 2**32)  # noqa: NPY002
         try:
             yield
         finally:
             random.setstate(python)
-            np.random.set_state(legacy)
+            np.random.set_state(legacy)  # noqa: NPY002
 
 
 def make_view(image: Tensor, transform: Transform, *, seed: int, sample_id: str, view: int) -> Tensor:

@@ -38,7 +38,7 @@ class _Part:
 
 
 class Spread:
-    """Measures samples of one source in other processes, in the batches in which `skjepa.extraction.batches.measurement.Here` would.
+    """Measures samples of one source in other processes, in the batches of ``extraction.batches.measurement.Here``.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ test: $(VENV)/.installed-test
 test-all: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
 
-# Killed processes, damaged files, lost workers: the slow tests of what docs/reliability.md promises.
+# Killed processes, damaged files, lost workers: the slow tests of what docs/guide/reliability.md promises.
 test-faults: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests/faults
 
@@ -104,4 +104,4 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	touch $@ $(VENV)/.installed $(VENV)/.installed-test
 
 clean:
-	rm -rf $(VENV) build docs/gallery docs/site/generated demo-output bench-output .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build docs/gallery docs/generated demo-output bench-output .pytest_cache .ruff_cache .mypy_cache

@@ -1,4 +1,4 @@
-"""The tables of docs/benchmark.md, from what the suites measured; benchmarks/render.py puts them in their places."""
+"""Tables of docs/results/benchmark.md, from what the suites measured; render.py puts them in their places."""
 
 import numpy as np
 import render_tables

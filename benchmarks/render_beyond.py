@@ -1,4 +1,4 @@
-"""The table of docs/beyond-images.md; benchmarks/render.py puts it in its place."""
+"""The table of docs/guide/beyond-images.md; benchmarks/render.py puts it in its place."""
 
 from statistics import mean, stdev
 
@@ -18,4 +18,4 @@ def beyond_table() -> str:
     return markdown(["AUROC", *NAMES.values()], rows)
 
 
-DOCUMENTS = {"docs/beyond-images.md": {"beyond": beyond_table}}
+DOCUMENTS = {"docs/guide/beyond-images.md": {"beyond": beyond_table}}

@@ -1,4 +1,4 @@
-"""Tables of docs/speed.md, cost.md, precision.md and fewer-passes.md; render.py puts them in their places."""
+"""Tables of docs: guide/cost.md, results/{speed,precision,fewer-passes}.md; render.py puts them in their places."""
 
 import math
 
@@ -317,20 +317,20 @@ def precision_table() -> str:
 
 
 DOCUMENTS = {
-    "docs/fewer-passes.md": {
+    "docs/results/fewer-passes.md": {
         "fewer-passes": fewer_passes_table,
         "fewer-passes-others": fewer_passes_others_table,
         "fewer-passes-sets": fewer_passes_sets_table,
         "fewer-passes-seconds": fewer_passes_seconds_table,
     },
-    "docs/precision.md": {"precision": precision_table, "narrow": narrow_table},
-    "docs/speed.md": {
+    "docs/results/precision.md": {"precision": precision_table, "narrow": narrow_table},
+    "docs/results/speed.md": {
         "speed": speed_table,
         "speed-values": speed_values_table,
         "speed-rates": speed_rates_table,
         "speed-bars": speed_bars_table,
     },
-    "docs/cost.md": {
+    "docs/guide/cost.md": {
         "growth": growth_table,
         "growth-line": growth_line,
         "spectrum-cost": spectrum_cost_table,

@@ -1,4 +1,4 @@
-"""The tables of docs/curation.md and docs/one-class.md; benchmarks/render.py puts them in their places."""
+"""Tables of docs/guide/curation.md and docs/results/one-class.md; benchmarks/render.py puts them in their places."""
 
 from typing import Any
 

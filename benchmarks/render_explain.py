@@ -1,4 +1,4 @@
-"""Tables of docs/explain.md; benchmarks/render.py puts them in their places."""
+"""Tables of docs/guide/explain.md; benchmarks/render.py puts them in their places."""
 
 from cells import markdown, number, read
 
@@ -47,7 +47,7 @@ def layers_table() -> str:
 
 
 DOCUMENTS = {
-    "docs/explain.md": {
+    "docs/guide/explain.md": {
         "explain-faithfulness": faithfulness_table,
         "explain-found": found_table,
         "explain-layers": layers_table,

@@ -1,4 +1,4 @@
-"""What docs/reliability.md says was tried; benchmarks/render.py puts it in its place."""
+"""What docs/guide/reliability.md says was tried; benchmarks/render.py puts it in its place."""
 
 from cells import read
 

@@ -1,4 +1,4 @@
-"""Tables of docs/scaling.md, from docs/results/spread_cpu.json and the catalogue's counts."""
+"""Tables of docs/guide/scaling.md, from docs/results/spread_cpu.json and the catalogue's counts."""
 
 from cells import RESULTS, markdown, read
 
@@ -31,7 +31,7 @@ def tasks_table() -> str:
 
 
 PLANNED = ("bundled", "vit_small_patch14_dinov2.lvd142m", "vit_base_patch14_dinov2.lvd142m")
-TFLOPS = 100.0  # a second that a GPU sustains, as docs/cost.md assumes
+TFLOPS = 100.0  # a second that a GPU sustains, as docs/guide/cost.md assumes
 BATCH = 64
 FEW, MANY = 8, 64  # GPUs
 

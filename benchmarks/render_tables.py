@@ -1,4 +1,4 @@
-"""What benchmarks/suites/tables.py measured, as tables of docs/vectors.md and docs/benchmark.md."""
+"""What benchmarks/suites/tables.py measured, as tables of docs/guide/vectors.md and docs/results/benchmark.md."""
 
 from cells import read
 

@@ -1,7 +1,7 @@
 """The site: the Markdown pages of this folder as they are, the examples run and shown, a reference from docstrings.
 
 `make docs` builds it, every warning an error, without a network. What is generated lies below `docs/gallery`,
-`docs/site/generated` and `build/site`, none of it kept.
+`docs/generated` and `build/site`, none of it kept.
 """
 
 import os
@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent / "site"))  # for `gallery_order`
+sys.path.insert(0, str(Path(__file__).parent / "_site"))  # for `gallery_order`
 
 import gallery_order
 
@@ -27,16 +27,16 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["site/templates", "images", "results", "**/GALLERY_HEADER.rst", "gallery/*.ipynb", "gallery/*.py"]
-templates_path = ["site/templates"]
+exclude_patterns = ["_site", "images", "**/GALLERY_HEADER.rst", "gallery/*.ipynb", "gallery/*.py"]
+templates_path = ["_site/templates"]
 highlight_language = "text"  # of indented blocks: formulas and commands
 
 # Pages of the repository that lie elsewhere are shown too, in the place of these.
 ELSEWHERE = {
-    "site/readme": "README.md",
-    "site/contributing": "CONTRIBUTING.md",
-    "site/changes": "CHANGELOG.md",
-    "site/model-card": "skjepa/bundled/MODEL_CARD.md",
+    "developer/readme": "README.md",
+    "developer/contributing": "CONTRIBUTING.md",
+    "developer/changes": "CHANGELOG.md",
+    "developer/model-card": "skjepa/bundled/MODEL_CARD.md",
 }
 
 # Pages. Links between them are relative, as a code host has them; a heading is linked to by its text.
@@ -70,12 +70,12 @@ sphinx_gallery_conf = {
 
 html_theme = "pydata_sphinx_theme"
 html_title = "skjepa"
-html_static_path = ["site/static"]
+html_static_path = ["_site/static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_theme_options = {
     "navbar_align": "left",
-    "header_links_before_dropdown": 7,
+    "header_links_before_dropdown": 8,
     "show_toc_level": 2,
     "navigation_with_keys": False,
     "secondary_sidebar_items": ["page-toc"],

@@ -1,4 +1,4 @@
-"""What comes from strangers runs nothing: docs/safety.md. Saved detectors have tests of their own, as has a report."""
+"""What comes from strangers runs nothing: docs/guide/safety.md. Saved detectors and reports have tests of their own."""
 
 import ast
 from pathlib import Path

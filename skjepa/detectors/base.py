@@ -316,7 +316,7 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         Raises
         ------
         ValueError, FileNotFoundError
-            Damaged or forged (docs/safety.md), of another format, another class, or without its encoder.
+            Damaged or forged (docs/guide/safety.md), of another format, another class, or without its encoder.
         skjepa.encoders.FingerprintError
             The encoder is not the one that was saved.
         """

@@ -258,7 +258,7 @@ def load_encoder(
         Arithmetic of both passes. "float64" takes its singular values from the Jacobian itself; "float32" is IEEE
         float32 whatever torch is set to; "tf32" lets a GPU round the factors of products to TF32; "bfloat16" runs the
         passes of the Jacobian under autocast and leaves embeddings in float32. What each does to scores and ranks:
-        docs/precision.md.
+        docs/results/precision.md.
     weights : path, optional
         File or folder with the weights of the timm name in `source`.
 

@@ -93,7 +93,8 @@ def extract(
         "auto" takes CUDA where there is one.
     n_jobs : int, optional
         Threads that read images, in each process; -1 for one a core. How many processes measure is said by
-        ``joblib.parallel_config`` around the call, see docs/scaling.md: "loky" for this machine, "dask" for a cluster.
+        ``joblib.parallel_config`` around the call: "loky" for this machine, "dask" for a cluster; see
+        docs/guide/scaling.md.
     on_error : {"raise", "skip"}
         What to do with a sample that cannot be read, or whose embedding or Jacobian is not finite: an error that names
         it, or a warning that does. Every other sample of the batch is kept in the store first.

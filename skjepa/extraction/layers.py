@@ -29,7 +29,7 @@ def extract_layers(
     """Embeddings and Jacobian singular values of several layers, from one forward pass and the graph it leaves.
 
     Each extraction goes where any other does: a `JEPAScoreDetector` fits on it, and scores that of other samples. What
-    tells oddness best is a question to answer on data; see docs/explain.md.
+    tells oddness best is a question to answer on data; see docs/guide/explain.md.
 
     Parameters
     ----------

@@ -62,7 +62,8 @@ def learn_directions(
         4 n V K^2 bytes, and the out-of-fold error of the correction is too good, for U has seen all of them. "random":
         uniformly distributed orthonormal directions, each of which sees a share of all singular values. "principal":
         eigenvectors of the m largest eigenvalues of the mean of J J^T, summed up batch by batch in float64, which see
-        the largest. Random ones, corrected, are nearer to the exact score than principal ones (docs/fewer-passes.md).
+        the largest. Random ones, corrected, are nearer to the exact score than principal ones
+        (docs/results/fewer-passes.md).
     random_state : int, RandomState or Generator, optional
         Seeds the draw, the directions and the views.
     **options

@@ -18,7 +18,7 @@ from skjepa.persistence.folder import portable
 from skjepa.persistence.schema import Above, Mark
 
 DEFAULT_SHARE = 4
-"""m = K / 4 where no number of directions is given; docs/fewer-passes.md has the curve."""
+"""m = K / 4 where no number of directions is given; docs/results/fewer-passes.md has the curve."""
 
 MIN_EXACT = 50
 """Exact samples that a correction takes at the least, and `EXACT_A_DIRECTION` for each direction."""

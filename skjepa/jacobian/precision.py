@@ -21,7 +21,8 @@ class Arithmetic:
     eps : float
         Ten of them, relative to the largest singular value, are above what a zero singular value reads. For float64
         and float32 the machine epsilon. For bfloat16 it was measured: sums are in float32 and rounding errors average
-        out, so that it lies sixteen times below the machine epsilon (docs/precision.md); TF32 has three bits more.
+        out, so that it lies sixteen times below the machine epsilon (docs/results/precision.md); TF32 has three bits
+        more.
     products : {"ieee", "tf32"}
         How matrix products of float32 are computed, where the hardware offers less than float32.
     autocast : torch.dtype or None

@@ -1,6 +1,6 @@
 """Processes killed at random moments, files cut and damaged, disks that refuse: nothing finished is lost.
 
-The trials are those whose full counts stand in docs/reliability.md.
+The trials are those whose full counts stand in docs/guide/reliability.md.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Folders of saved detectors, damaged and forged: refused with a sentence that names the folder, or of use as they are.
 
 A forger can recompute the checksum, so the forged folders here have a right one. What is legal in itself is not
-refused: a threshold of another size is another threshold (docs/safety.md).
+refused: a threshold of another size is another threshold (docs/guide/safety.md).
 """
 
 import copy

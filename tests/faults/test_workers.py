@@ -284,8 +284,8 @@ def test_no_cluster_and_no_worker_are_said(tmp_path):
 
 
 def recipe(word: str) -> str:
-    """The snippet of docs/scaling.md that holds a word."""
-    document = Path(__file__).parents[2] / "docs" / "scaling.md"
+    """The snippet of docs/guide/scaling.md that holds a word."""
+    document = Path(__file__).parents[2] / "docs" / "guide" / "scaling.md"
     (found,) = [code for code in re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL) if word in code]
     return found
 

@@ -125,7 +125,7 @@ def test_bitwise_as_in_one_process(encoder, pool, options):
 
 
 def test_other_batches_and_threads_differ_by_rounding(encoder, pool, monkeypatch):
-    """As docs/scaling.md says: the order of sums is another one."""
+    """As docs/guide/scaling.md says: the order of sums is another one."""
     X = random_images(10)
     alone = jepa_score(encoder, X, floor=1e-3)
     used = pool()

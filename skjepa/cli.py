@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from skjepa import __version__
 from skjepa._options import AsJson, print_json
 from skjepa.bench_command import bench
 from skjepa.config_file import read_config
@@ -35,6 +36,12 @@ app = typer.Typer(
 _stdout, _stderr = Console(), Console(stderr=True)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"skjepa {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     context: typer.Context,
@@ -43,6 +50,9 @@ def _options(
         typer.Option(metavar="FILE", help="TOML file: a section a command, with lines such as image-size = 224."),
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
 ) -> None:
     os.environ["SKJEPA_DEBUG"] = "1" if debug else ""
     if config is not None:

@@ -1,8 +1,10 @@
 """The house: what may import what, and how light the front door is."""
 
 import ast
+import importlib.resources
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,19 @@ def test_import_is_light():
     heavy = ("torch", "timm", "pyod", "matplotlib", "sklearn", "numpy", "pyarrow")
     code = f"import sys, skjepa; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_annotations_are_for_users_too():
+    """py.typed (PEP 561) lies in the package, and hatchling puts all of the package into the wheel."""
+    assert (importlib.resources.files("skjepa") / "py.typed").is_file()
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"] == {"packages": ["skjepa"]}
+
+
+def test_the_version_is_one():
+    """`skjepa --version` says what the installer says."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
+    assert skjepa.__version__ == project["project"]["version"]
 
 
 def test_public_names():

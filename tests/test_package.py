@@ -1,8 +1,10 @@
-"""The house: what may import what, and how light the front door is."""
+"""The doors of the package: what they name, how light they are. The order of the folders is import-linter's."""
 
 import ast
+import importlib.resources
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,93 +13,54 @@ import skjepa
 
 PACKAGE = Path(skjepa.__file__).parent
 
-ROOMS = [
-    {"portable_schema"},
-    {
-        "_files",
-        "_options",
-        "config_file",
-        "_validation",
-        "journal",
-        "many_passes",
-        "memory",
-        "persistence",
-        "precision",
-        "stamp",
-    },
-    {
-        "augment",
-        "calibration",
-        "densities",
-        "findings",
-        "flows",
-        "functionals",
-        "jacobian",
-        "lanczos",
-        "losses",
-        "networks",
-        "preprocessing",
-        "probe",
-        "seen",
-        "shapley",
-        "shards",
-        "spectrum",
-        "stiefel",
-        "views",
-    },
-    {"directions", "extraction", "hub", "isotropy", "recipes", "sources"},
-    {"hugging_face"},
-    {"complexity", "encoders", "loading", "store", "scores"},
-    {"measurement"},
-    {"worker"},
-    {"pools"},
-    {"spread"},
-    {"catalog", "diagnostics", "engine", "explanation", "pretrain"},
-    {"observed"},
-    {"layers", "subspace", "vector", "volume_maps"},
-    {"choice", "thresholds"},
-    {"baselines", "detectors", "training", "transformers"},
-    {"evaluation", "likeness", "model_selection", "plotting", "pyod", "report_results", "splits", "surroundings"},
-    {"comparison", "pruning", "report_words"},
-    {"benchmark_result", "curation", "report_page"},
-    {"benchmark"},
-    {"job"},
-    {"report_table"},
-    {"reporting"},
-    {"bench_command", "demo", "pretrain_command", "prune_command", "report_command", "score_command"},
-    {"cli"},
-    {"__main__"},
-]
-LEVEL = {module: level for level, room in enumerate(ROOMS) for module in room}
+MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
+DOORS = sorted(path.parent for path in PACKAGE.glob("*/__init__.pyi"))
 
 
-def imports_of(module: str) -> set[str]:
-    """Modules of the package named anywhere in the source, inside functions too."""
-    found = set()
-    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("skjepa.")}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "skjepa":
-            parts = node.module.split(".")
-            names = [parts[1]] if len(parts) > 1 else [skjepa._PUBLIC.get(a.name, a.name) for a in node.names]
-            found |= {name for name in names if not name.startswith("__")}
-    return found
+def module_name(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").as_posix()
 
 
-def test_every_module_has_a_room():
-    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} == set(LEVEL)
+def is_module(name: str) -> bool:
+    path = PACKAGE.parent / name.replace(".", "/")
+    return path.is_dir() or path.with_suffix(".py").exists()
 
 
-@pytest.mark.parametrize("module", LEVEL)
-def test_imports_run_downward(module):
-    upward = {name for name in imports_of(module) if LEVEL[name] >= LEVEL[module]}
-    assert not upward, f"{module} imports {upward}, which lie no lower"
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_no_module_imports_through_a_door(path):
+    """What a module needs it takes from the module that defines it: import-linter sees only those imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (PACKAGE.parent / (node.module or "-").replace(".", "/")).is_dir():
+            for alias in node.names:
+                assert alias.name == "__version__" or is_module(f"{node.module}.{alias.name}"), alias.name
+
+
+@pytest.mark.parametrize("folder", DOORS, ids=lambda folder: folder.name)
+def test_doors_open(folder):
+    door = importlib.import_module(f"skjepa.{folder.name}")
+    assert door.__all__
+    for name in door.__all__:
+        assert getattr(door, name) is not None
+    assert set(door.__all__) <= set(dir(door))
 
 
 def test_import_is_light():
     heavy = ("torch", "timm", "pyod", "matplotlib", "sklearn", "numpy", "pyarrow")
     code = f"import sys, skjepa; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_annotations_are_for_users_too():
+    """py.typed (PEP 561) lies in the package, and hatchling puts all of the package into the wheel."""
+    assert (importlib.resources.files("skjepa") / "py.typed").is_file()
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"] == {"packages": ["skjepa"]}
+
+
+def test_the_version_is_one():
+    """`skjepa --version` says what the installer says."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
+    assert skjepa.__version__ == project["project"]["version"]
 
 
 def test_public_names():
@@ -109,12 +72,12 @@ def test_public_names():
 
 
 def test_no_public_name_is_shadowed_by_a_module():
-    assert not set(skjepa._PUBLIC) & set(LEVEL)
+    assert not set(skjepa.__all__) & {module_name(path).split("/")[0] for path in MODULES}
 
 
-@pytest.mark.parametrize("module", LEVEL)
-def test_progress_bars_suit_notebooks(module):
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_progress_bars_suit_notebooks(path):
     """`tqdm.auto` is a widget in a notebook and a line of text in a terminal."""
-    source = (PACKAGE / f"{module}.py").read_text()
+    source = path.read_text()
     assert "from tqdm import" not in source
     assert "import tqdm" not in source.replace("from tqdm.auto import tqdm", "")

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from skjepa import __version__
 from skjepa.cli.bench import bench
 from skjepa.cli.config_file import read_config
 from skjepa.cli.encoders import encoders
@@ -33,6 +34,12 @@ app = typer.Typer(
 _stdout, _stderr = Console(), Console(stderr=True)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"skjepa {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     context: typer.Context,
@@ -41,6 +48,9 @@ def _options(
         typer.Option(metavar="FILE", help="TOML file: a section a command, with lines such as image-size = 224."),
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
 ) -> None:
     os.environ["SKJEPA_DEBUG"] = "1" if debug else ""
     if config is not None:

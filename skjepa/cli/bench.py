@@ -57,7 +57,7 @@ def bench(
 
     Example: skjepa bench --id normal/ --ood digits/ textures/ --encoder bundled
     """
-    from skjepa import load_encoder
+    from skjepa.encoders.encoder import load_encoder
     from skjepa.evaluation.benchmark import run_benchmark
     from skjepa.extraction.processes.pools import workers
     from skjepa.reporting.score_table import short_names

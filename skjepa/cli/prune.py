@@ -87,10 +87,11 @@ def prune(
 
     Example: skjepa prune images/ --keep 0.7 --per-class --out kept.txt --scores scores.parquet
     """
-    from skjepa import JEPAScoreDetector, load_encoder
     from skjepa._utils.files import check_output
     from skjepa.curation import collection
     from skjepa.data.sources import folder_source
+    from skjepa.detectors.jepa_score import JEPAScoreDetector
+    from skjepa.encoders.encoder import load_encoder
     from skjepa.extraction.processes.pools import workers
     from skjepa.reporting.score_table import TABLE_SUFFIXES, write_table
 

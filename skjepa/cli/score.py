@@ -33,8 +33,9 @@ from skjepa.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from skjepa import Extraction, JEPAScoreDetector
     from skjepa.data.sources import Source
+    from skjepa.detectors.jepa_score import JEPAScoreDetector
+    from skjepa.extraction.extraction import Extraction
 
 
 _stdout, _stderr = Console(), Console(stderr=True)
@@ -222,7 +223,8 @@ def _unfitted(
     calibration: float,
     **settings: Any,
 ) -> "JEPAScoreDetector":
-    from skjepa import JEPAScoreDetector, load_encoder
+    from skjepa.detectors.jepa_score import JEPAScoreDetector
+    from skjepa.encoders.encoder import load_encoder
 
     rule = {"target_fpr": alpha, "calibration": calibration} if contamination is None else {}
     return JEPAScoreDetector(

@@ -258,6 +258,17 @@ class TestConfig:
         assert "no file" in capsys.readouterr().err
 
 
+def test_version_is_told_without_loading_anything_heavy():
+    heavy = ("torch", "timm", "pyod", "matplotlib", "sklearn", "numpy", "pyarrow")
+    code = (
+        "import sys, skjepa.cli\n"
+        "try: skjepa.cli.main(['--version'])\n"
+        f"finally: print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"skjepa {skjepa.__version__}\n[]\n"
+
+
 def test_completion_for_the_shell(capsys, monkeypatch):
     monkeypatch.setattr("shellingham.detect_shell", lambda *_: ("bash", "/bin/bash"))  # under make it is sh
     assert run("--show-completion") == 0

@@ -206,14 +206,15 @@ def test_a_worker_of_another_version_is_refused(images, diary, tmp_path):
     distributed = pytest.importorskip("distributed", reason="needs dask: pip install 'skjepa[dask]'")
     other = tmp_path / "other"
     other.mkdir()
-    copied = other / "skjepa"
-    copied.mkdir()
-    for path in Path(skjepa.__file__).parent.glob("*.py"):
+    package = Path(skjepa.__file__).parent
+    for path in (*package.rglob("*.py"), *package.rglob("*.pyi")):
         text = path.read_text()
-        if path.name == "__init__.py":
+        if path == package / "__init__.py":
             assert f'__version__ = "{skjepa.__version__}"' in text
             text = text.replace(f'__version__ = "{skjepa.__version__}"', '__version__ = "0.0.9"')
-        (copied / path.name).write_text(text)
+        copied = other / "skjepa" / path.relative_to(package)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        copied.write_text(text)
     cluster = distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None)
     with cluster, distributed.Client(cluster) as client:
         command = [

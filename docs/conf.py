@@ -36,7 +36,7 @@ ELSEWHERE = {
     "developer/readme": "README.md",
     "developer/contributing": "CONTRIBUTING.md",
     "developer/changes": "CHANGELOG.md",
-    "developer/model-card": "skjepa/bundled/MODEL_CARD.md",
+    "developer/model-card": "skjepa/encoders/bundled/MODEL_CARD.md",
 }
 
 # Pages. Links between them are relative, as a code host has them; a heading is linked to by its text.

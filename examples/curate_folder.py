@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.metrics import precision_recall_curve, roc_auc_score
 
 from skjepa import JEPAScoreDetector, extract, prune
-from skjepa.demo import demo_images
+from skjepa.data import demo_images
 
 images = demo_images(seed=0)
 photographs, reference = images["fit"][:150], images["photographs"][:150]

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from skjepa import Extraction, JEPAScoreDetector, extract
-from skjepa.demo import demo_images
+from skjepa.data import demo_images
 from skjepa.evaluation import detection_metrics
 
 # %%

@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.model_selection import GridSearchCV
 
 from skjepa import JEPAScoreDetector, NormalKFold, extract, inlier_labels, load_encoder
-from skjepa.demo import demo_images
+from skjepa.data import demo_images
 from skjepa.evaluation import detection_metrics
 
 images = demo_images(seed=0)

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from skjepa import JEPAScoreDetector
-from skjepa.demo import demo_images
+from skjepa.data import demo_images
 
 # %%
 # Two folders

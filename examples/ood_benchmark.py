@@ -18,7 +18,7 @@ from skjepa import (
     MahalanobisDetector,
     run_benchmark,
 )
-from skjepa.demo import demo_images
+from skjepa.data import demo_images
 
 # %%
 # Normal images, sets of outliers, detectors

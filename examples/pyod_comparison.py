@@ -19,7 +19,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 from skjepa import JEPAScoreDetector
-from skjepa.baselines import MahalanobisDetector
+from skjepa.detectors import MahalanobisDetector
 from skjepa.pyod import PyODDetector
 
 X, target = load_breast_cancer(return_X_y=True)

@@ -20,8 +20,7 @@ from distributed import Client, LocalCluster
 from PIL import Image
 
 from skjepa import JEPAScoreDetector, extract
-from skjepa.demo import demo_images
-from skjepa.sources import ImageReadError
+from skjepa.data import ImageReadError, demo_images
 
 BUDGET = 2**25  # bytes for a batch: little, so that there are many
 

@@ -18,9 +18,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from skjepa import JEPAScoreDetector, KNNDetector, MahalanobisDetector, extract, load_encoder
-from skjepa.augment import VectorViewOptions
-from skjepa.pretrain import pretrain
-from skjepa.recipes import PretrainConfig
+from skjepa.pretraining import PretrainConfig, VectorViewOptions, pretrain
 
 N_CHANNELS, N_TIMES = 12, 16
 

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from skjepa import JEPAScoreDetector, report
-from skjepa.demo import demo_images
+from skjepa.data import demo_images
 
 images = demo_images(seed=0)
 kinds = ("photographs", "MRI scan", "elevation model", "digits")

@@ -226,7 +226,7 @@ def _unfitted(
     from skjepa.detectors.jepa_score import JEPAScoreDetector
     from skjepa.encoders.encoder import load_encoder
 
-    rule = {"target_fpr": alpha, "calibration": calibration} if contamination is None else {}
+    rule: dict[str, Any] = {"target_fpr": alpha, "calibration": calibration} if contamination is None else {}
     return JEPAScoreDetector(
         load_encoder(encoder, image_size=image_size, weights=weights),
         contamination=0.1 if contamination is None else contamination,

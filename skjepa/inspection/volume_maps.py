@@ -76,9 +76,9 @@ class VolumeMaps:
 class VolumeExplainer:
     """What normal samples taught of the volume term, patch by patch. Made by `learn_volume_explainer`.
 
-    The share of a patch is its Aumann-Shapley value (``inspection.shapley``) on the way from the mean Gram matrix of normal
-    samples, less the mean of that over normal samples: patches amid the image, which the encoder sees more of, have the
-    largest values whatever they show.
+    The share of a patch is its Aumann-Shapley value (``inspection.shapley``) on the way from the mean Gram matrix of
+    normal samples, less the mean of that over normal samples: patches amid the image, which the encoder sees more of,
+    have the largest values whatever they show.
 
     Attributes
     ----------

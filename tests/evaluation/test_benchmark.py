@@ -12,8 +12,9 @@ from torch import nn
 
 from skjepa import JEPAScoreDetector, KNNDetector, MahalanobisDetector, VectorJEPA, extract, load_encoder
 from skjepa.data.sources import Source
+from skjepa.evaluation import benchmark
 from skjepa.evaluation.benchmark import Entry, default_detectors, run_benchmark
-from skjepa.evaluation.metrics import METRICS, benchmark, detection_metrics
+from skjepa.evaluation.metrics import METRICS, detection_metrics
 from skjepa.extraction.extraction import Extraction
 
 

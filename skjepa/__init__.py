@@ -4,9 +4,13 @@ Public names load on first use (PEP 562), so ``import skjepa`` alone imports nei
 where each of them lives, for the loader and for type checkers.
 """
 
-import lazy_loader
+from skjepa._lazy import doors
 
 __version__ = "0.1.0"
 
-__getattr__, __dir__, _public = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, _, _public = doors(__name__, __file__)
 __all__ = [*_public, "__version__"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

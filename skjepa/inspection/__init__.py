@@ -1,5 +1,5 @@
 """Is a detector sound, and why does a sample score as it does."""
 
-import lazy_loader
+from skjepa._lazy import doors
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = doors(__name__, __file__)

@@ -1,5 +1,5 @@
 """Training of small encoders on images or tables."""
 
-import lazy_loader
+from skjepa._lazy import doors
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = doors(__name__, __file__)

@@ -261,8 +261,8 @@ class TestConfig:
 def test_version_is_told_without_loading_anything_heavy():
     heavy = ("torch", "timm", "pyod", "matplotlib", "sklearn", "numpy", "pyarrow")
     code = (
-        "import sys, skjepa.cli\n"
-        "try: skjepa.cli.main(['--version'])\n"
+        "import sys, skjepa.cli.app\n"
+        "try: skjepa.cli.app.main(['--version'])\n"
         f"finally: print([name for name in {heavy} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

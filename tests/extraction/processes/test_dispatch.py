@@ -399,6 +399,7 @@ class TestActivePool:
 
     def test_no_more_processes_than_gpus(self, monkeypatch):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        monkeypatch.setattr(skjepa._utils.hardware, "resolve_device", lambda name: name)  # as on a machine with two
         with joblib.parallel_config(backend="loky", n_jobs=8):
             assert self.active("cuda").slots() == 2
             assert self.active("cuda:1") is None

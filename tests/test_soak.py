@@ -1,4 +1,4 @@
-"""What benchmarks/soak.py makes of its samples; the run itself takes ten minutes."""
+"""What benchmarks/reliability/soak.py makes of its samples; the run itself takes ten minutes."""
 
 import runpy
 from pathlib import Path

@@ -11,13 +11,11 @@ from scipy.integrate import quad
 from scipy.stats import multivariate_normal, norm
 
 THEORY = Path(__file__).parents[1] / "benchmarks" / "theory"
-sys.path.insert(0, str(THEORY))
-
 # A folder of scripts, not a package.
-from dimension import norm_variance  # noqa: E402
-from kernels import AdaptiveKernelDensity  # noqa: E402
-from known import NAMES, Arc, distribution  # noqa: E402
-from runs import resumable  # noqa: E402
+from benchmarks.common.known_densities import NAMES, Arc, distribution  # noqa: E402
+from benchmarks.common.resumable import resumable  # noqa: E402
+from benchmarks.theory.dimension import norm_variance  # noqa: E402
+from benchmarks.theory.kernels import AdaptiveKernelDensity  # noqa: E402
 
 
 @pytest.mark.parametrize("name", NAMES)

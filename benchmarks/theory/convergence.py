@@ -1,9 +1,9 @@
 """How score quality follows training: the theory speaks of the optimum of both loss terms, training only nears it.
 
-    python benchmarks/theory/convergence.py [--quick] [--seed 0] [--n-jobs 2]
+    python -m benchmarks.theory.convergence [--quick] [--seed 0] [--n-jobs 2]
 
 At log-spaced steps of a training with a constant learning rate: both loss terms on held-out samples, Spearman
-correlation with log p, participation ratio. Writes docs/results/theory_convergence.json and
+correlation with log p, participation ratio. Writes benchmarks/results/theory_convergence.json and
 docs/images/theory_convergence.png.
 """
 
@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from objectives import OBJECTIVES, scored_output
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, normalize
-from toy import (
+
+from benchmarks.common import record
+from benchmarks.theory.objectives import OBJECTIVES, scored_output
+from benchmarks.theory.toy import (
     BATCH,
     N_FIT,
     NOISE,
@@ -31,18 +33,17 @@ from toy import (
     network,
     options,
     plt,
-    record,
     run_all,
     save,
     score_models,
     spearman,
     tensor,
 )
-
 from skjepa import extract
-from skjepa.losses import info_nce, invariance, random_directions, sigreg, vicreg
-from skjepa.pretrain import pretrain
-from skjepa.recipes import PretrainConfig
+from skjepa.encoders.isotropy import unit_directions
+from skjepa.pretraining.config import PretrainConfig
+from skjepa.pretraining.loop import pretrain
+from skjepa.pretraining.losses import info_nce, invariance, sigreg, vicreg
 
 NAME = "theory_convergence"
 TRAINED = ("SIGReg", "VICReg", "InfoNCE")
@@ -103,7 +104,7 @@ def terms(module: nn.Module, objective: str, toy: Toy, config: PretrainConfig) -
     first, second = (module(x + NOISE * torch.randn(x.shape, generator=generator)) for _ in range(2))
     both = torch.stack([first, second])
     if objective == "SIGReg":
-        directions = random_directions(first.shape[1], 256, generator)
+        directions = unit_directions(first.shape[1], 256, generator)
         found = invariance(both), (sigreg(first, directions) + sigreg(second, directions)) / 2
     elif objective == "VICReg":
         found = mse_loss(first, second), vicreg(first, second, invariance_weight=0.0)

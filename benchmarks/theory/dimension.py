@@ -1,39 +1,35 @@
 """How large K must be: norm concentration (Lemma 1 of arXiv 2510.05949) next to how well scores follow log p.
 
-    python benchmarks/theory/dimension.py [--quick] [--n-jobs 2]
+    python -m benchmarks.theory.dimension [--quick] [--n-jobs 2]
 
 Mixtures of five Gaussians in D dimensions, a fresh one for each seed; an MLP with K outputs, trained with SIGReg or
-InfoNCE. Writes docs/results/theory_dimension.json and docs/images/theory_dimension.png. Finished runs are kept beside
-the JSON while the experiment lasts, and an interrupted one goes on from there.
+InfoNCE. Writes benchmarks/results/theory_dimension.json and docs/images/theory_dimension.png. Finished runs are kept
+beside the JSON while the experiment lasts, and an interrupted one goes on from there.
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from sklearn.neighbors import KernelDensity
 from sklearn.preprocessing import StandardScaler
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import record
-import torch
-from known import distribution
-from numpy.typing import NDArray
-from runs import resumable
 from torch.nn.functional import normalize
-from toy import as_encoder, interval, on_sphere, spearman, tensor
 
+from benchmarks.common import record
+from benchmarks.common.known_densities import distribution
+from benchmarks.common.resumable import resumable
+from benchmarks.theory.toy import as_encoder, interval, on_sphere, spearman, tensor
 from skjepa import extract
-from skjepa.augment import VectorViewOptions
-from skjepa.densities import KNNDensity
-from skjepa.functionals import log_volume
-from skjepa.isotropy import embedding_statistics
-from skjepa.networks import build_network
-from skjepa.pretrain import PretrainConfig, embed, pretrain
+from skjepa.encoders.isotropy import embedding_statistics
+from skjepa.encoders.networks import build_network
+from skjepa.jacobian.volume import log_volume
+from skjepa.pretraining.augmentations import VectorViewOptions
+from skjepa.pretraining.loop import PretrainConfig, embed, pretrain
+from skjepa.scores.densities import KNNDensity
 
 SCRIPT = "benchmarks/theory/dimension.py"
 OBJECTIVES = {"sigreg": "SIGReg", "info_nce": "InfoNCE"}

@@ -1,11 +1,11 @@
 """Failures on purpose, what they do to the scores, and what `detector.diagnose()` says of them.
 
-    python benchmarks/theory/failures.py [--quick] [--seed 0] [--spectra FILE]
+    python -m benchmarks.theory.failures [--quick] [--seed 0] [--spectra FILE]
 
 Vectors: small MLPs on a mixture with exact log p, collapsed and not, several seeds of each. Images: the bundled encoder
 on the demo's tiles, with outputs that lose rank, trained on without a term against collapse, and with random views.
 FILE is an .npz of singular values (n, K) of larger encoders, to see that healthy ones raise no alarm. Fit, test and
-foreign samples are disjoint. Writes docs/results/theory_failures.json and docs/images/theory_failures.png.
+foreign samples are disjoint. Writes benchmarks/results/theory_failures.json and docs/images/theory_failures.png.
 """
 
 from collections.abc import Callable
@@ -14,20 +14,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from failures_figure import draw
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, normalize, relu
 from torchvision.transforms import v2
-from toy import Toy, as_encoder, auroc, configuration, make_toy, network, on_sphere, options, record, spearman, tensor
 
-from skjepa import Encoder, Extraction, JEPAScoreDetector, extract, findings, load_encoder
-from skjepa.augment import ViewOptions
-from skjepa.demo import demo_images
-from skjepa.diagnostics import seed_agreement
-from skjepa.networks import read_network
-from skjepa.pretrain import PretrainConfig, pretrain
-from skjepa.views import default_transform
+from benchmarks.common import record
+from benchmarks.theory.failures_figure import draw
+from benchmarks.theory.toy import (
+    Toy,
+    as_encoder,
+    auroc,
+    configuration,
+    make_toy,
+    network,
+    on_sphere,
+    options,
+    spearman,
+    tensor,
+)
+from skjepa import Encoder, Extraction, JEPAScoreDetector, extract, load_encoder
+from skjepa.data.sample_images import demo_images
+from skjepa.encoders.networks import read_network
+from skjepa.extraction.batches.views import default_transform
+from skjepa.inspection import findings
+from skjepa.inspection.seeds import seed_agreement
+from skjepa.pretraining.augmentations import ViewOptions
+from skjepa.pretraining.loop import PretrainConfig, pretrain
 
 NAME, TOY = "theory_failures", "mixture, d = 2"
 BUNDLED = Path(findings.__file__).parent / "bundled" / "encoder.safetensors"

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from toy import plt, save
+
+from benchmarks.theory.toy import plt, save
 
 
 def draw(results: dict[str, Any], path: Path) -> None:

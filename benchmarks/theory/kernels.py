@@ -7,7 +7,7 @@ from scipy.special import logsumexp
 from sklearn.base import BaseEstimator
 from sklearn.neighbors import NearestNeighbors
 
-from skjepa.densities import KNNDensity
+from skjepa.scores.densities import KNNDensity
 
 N_JUDGES = 500
 """Fit samples by whose leave-one-out likelihood the common factor of the bandwidths is chosen."""

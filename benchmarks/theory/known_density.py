@@ -1,17 +1,17 @@
 """Does the score follow a density that is known exactly? Mixture, rings and moons in the plane.
 
-    python benchmarks/theory/known_density.py [--quick] [--n-jobs 2]
+    python -m benchmarks.theory.known_density [--quick] [--n-jobs 2]
 
 The bar is a kernel density estimate in input space whose bandwidth is the best for the truth, less 0.02. Writes
-docs/results/theory_known_density.json and docs/images/theory_known_density.png. An interrupted run goes on from where
-it was.
+benchmarks/results/theory_known_density.json and docs/images/theory_known_density.png. An interrupted run goes on from
+where it was.
 """
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,20 +19,16 @@ from scipy.stats import rankdata
 from sklearn.neighbors import KernelDensity
 from sklearn.preprocessing import StandardScaler
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import matplotlib.pyplot as plt
-import record
-from kernels import AdaptiveKernelDensity
-from known import Distribution, distribution
-from runs import resumable
-from toy import as_encoder, interval, on_sphere, options, save, spearman, tensor
-
+from benchmarks.common import record
+from benchmarks.common.known_densities import Distribution, distribution
+from benchmarks.common.resumable import resumable
+from benchmarks.theory.kernels import AdaptiveKernelDensity
+from benchmarks.theory.toy import as_encoder, interval, on_sphere, options, save, spearman, tensor
 from skjepa import Encoder, Extraction, VectorJEPA, extract
-from skjepa.augment import VectorViewOptions
-from skjepa.networks import build_network
-from skjepa.pretrain import PretrainConfig, pretrain
-from skjepa.scores import ScoreModel, fit_score_model
+from skjepa.encoders.networks import build_network
+from skjepa.pretraining.augmentations import VectorViewOptions
+from skjepa.pretraining.loop import PretrainConfig, pretrain
+from skjepa.scores.model import ScoreModel, fit_score_model
 
 NAMES = ("mixture", "rings", "moons")
 BAR = "kernel density"

@@ -1,16 +1,18 @@
 """Does the score carry density whatever the encoder was trained for? Objectives with and without an anti-collapse term.
 
-    python benchmarks/theory/objectives.py [--quick] [--seed 0] [--n-jobs 2]
+    python -m benchmarks.theory.objectives [--quick] [--seed 0] [--n-jobs 2]
 
-Toys with exact log p, small MLPs. Writes docs/results/theory_objectives.json and docs/images/theory_objectives.png;
-`objectives_images.py` asks the same of images.
+Toys with exact log p, small MLPs. Writes benchmarks/results/theory_objectives.json and
+docs/images/theory_objectives.png; `objectives_images.py` asks the same of images.
 """
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from toy import (
+
+from benchmarks.common import record
+from benchmarks.theory.toy import (
     TOYS,
     as_encoder,
     auroc,
@@ -21,16 +23,14 @@ from toy import (
     options,
     plt,
     quality,
-    record,
     run_all,
     save,
     spearman,
     summary,
     tensor,
 )
-
-from skjepa.densities import KNNDensity
-from skjepa.pretrain import pretrain
+from skjepa.pretraining.loop import pretrain
+from skjepa.scores.densities import KNNDensity
 
 NAME = "theory_objectives"
 NO_ENCODER = "no encoder: kNN on x"

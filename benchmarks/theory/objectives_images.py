@@ -1,26 +1,27 @@
 """`objectives.py` on images: small convolutional networks, trained briefly, under every objective.
 
-    python benchmarks/theory/objectives_images.py [--quick] [--seed 0] [--n-jobs 2] [--data FOLDER]
+    python -m benchmarks.theory.objectives_images [--quick] [--seed 0] [--n-jobs 2] [--data FOLDER]
 
 Normal: the demo's tiles of photographs, against its other sets; or with --data CIFAR-10 (`cifar10/{train,test}`)
-against `mnist`, `fashion_mnist` and `tiny_imagenet`. Writes docs/results/theory_objectives_images.json.
+against `mnist`, `fashion_mnist` and `tiny_imagenet`. Writes benchmarks/results/theory_objectives_images.json.
 """
 
 from pathlib import Path
 
 import numpy as np
 import torch
-from objectives import OBJECTIVES, scored_output
 from torch import nn
-from toy import SCORES, auroc, isotropy, options, record, run_all, summary
-from views_images import Images, folder_images
 
+from benchmarks.common import record
+from benchmarks.theory.objectives import OBJECTIVES, scored_output
+from benchmarks.theory.toy import SCORES, auroc, isotropy, options, run_all, summary
+from benchmarks.theory.views_images import Images, folder_images
 from skjepa import extract, load_encoder
-from skjepa.demo import demo_images
-from skjepa.networks import build_network
-from skjepa.pretrain import pretrain
-from skjepa.recipes import PretrainConfig
-from skjepa.scores import fit_score_model
+from skjepa.data.sample_images import demo_images
+from skjepa.encoders.networks import build_network
+from skjepa.pretraining.config import PretrainConfig
+from skjepa.pretraining.loop import pretrain
+from skjepa.scores.model import fit_score_model
 
 NAME = "theory_objectives_images"
 BATCH, N_COMPONENTS, N_TEST = 64, 16, 40

@@ -1,6 +1,6 @@
 """Run every experiment, one after the other, and say what each took.
 
-    python benchmarks/theory/run_all.py [--quick] [--data FOLDER] [--spectra FILE] [--n-jobs 2]
+    python -m benchmarks.theory.run_all [--quick] [--data FOLDER] [--spectra FILE] [--n-jobs 2]
 
 FOLDER holds cifar10, mnist, fashion_mnist and tiny_imagenet, unpacked: several views are then tried on them, too. FILE
 holds singular values of larger encoders, beside which the limits of `diagnose()` are shown. `--quick` leaves its
@@ -14,8 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-QUICK_PLACE = HERE.parents[1] / "build" / "theory"
+QUICK_PLACE = Path(__file__).resolve().parents[2] / "build" / "theory"
 EXPERIMENTS = (
     "known_density",
     "dimension",
@@ -41,7 +40,7 @@ def main() -> None:
         begun = time.perf_counter()
         # One thread for each of the n jobs: the networks are too small for more.
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, str(HERE / f"{name}.py"), *arguments(name, chosen)]
+        command = [sys.executable, "-m", f"benchmarks.theory.{name}", *arguments(name, chosen)]
         subprocess.run(command, check=True, env=environment)
         print(f"{name}: {time.perf_counter() - begun:.0f} s", flush=True)
     print(f"all: {(time.perf_counter() - started) / 60:.1f} min")

@@ -1,7 +1,6 @@
 """What the experiments on known densities share: data, small trainings, and how well a score follows log p."""
 
 import argparse
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,17 +21,14 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import record
-from known import distribution
-
+from benchmarks.common import record
+from benchmarks.common.known_densities import distribution
 from skjepa import Encoder, Extraction, extract, load_encoder
-from skjepa.augment import VectorViewOptions
-from skjepa.isotropy import embedding_statistics
-from skjepa.networks import build_network
-from skjepa.recipes import PretrainConfig
-from skjepa.scores import ScoreModel, fit_score_model
+from skjepa.encoders.isotropy import embedding_statistics
+from skjepa.encoders.networks import build_network
+from skjepa.pretraining.augmentations import VectorViewOptions
+from skjepa.pretraining.config import PretrainConfig
+from skjepa.scores.model import ScoreModel, fit_score_model
 
 TOYS = {
     "mixture, d = 2": ("mixture", 2),

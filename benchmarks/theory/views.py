@@ -1,9 +1,9 @@
 """Eq. 5 takes the volume at the sample itself, Eq. 4 averages its inverse over random views: do more views pay?
 
-    python benchmarks/theory/views.py [--quick] [--seed 0] [--n-jobs 2]
+    python -m benchmarks.theory.views [--quick] [--seed 0] [--n-jobs 2]
 
-Toys with exact log p; the views are those of the training, Gaussian noise. Writes docs/results/theory_views.json and
-docs/images/theory_views.png; `views_images.py` asks the same of images.
+Toys with exact log p; the views are those of the training, Gaussian noise. Writes
+benchmarks/results/theory_views.json and docs/images/theory_views.png; `views_images.py` asks the same of images.
 """
 
 import time
@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from objectives import OBJECTIVES, scored_output
-from toy import (
+
+from benchmarks.common import record
+from benchmarks.theory.objectives import OBJECTIVES, scored_output
+from benchmarks.theory.toy import (
     NOISE,
     SCORES,
     TOYS,
@@ -25,16 +27,14 @@ from toy import (
     network,
     options,
     plt,
-    record,
     run_all,
     save,
     score_models,
     spearman,
     tensor,
 )
-
 from skjepa import Encoder, Extraction, extract
-from skjepa.pretrain import pretrain
+from skjepa.pretraining.loop import pretrain
 
 NAME = "theory_views"
 TRAINED = ("SIGReg", "InfoNCE")

@@ -1,9 +1,10 @@
 """One view against several on images: AUROC of the bundled encoder's scores, and what a view costs.
 
-    python benchmarks/theory/views_images.py [--quick] [--seed 0] [--data FOLDER] [--n-test 60] [--max-views 16]
+    python -m benchmarks.theory.views_images [--quick] [--seed 0] [--data FOLDER] [--n-test 60] [--max-views 16]
 
 Normal: the demo's tiles of photographs, against its other sets; with --data also CIFAR-10 (`cifar10/{train,test}`)
-against `mnist`, `fashion_mnist` and `tiny_imagenet`, folders of images. Writes docs/results/theory_views_images.json.
+against `mnist`, `fashion_mnist` and `tiny_imagenet`, folders of images. Writes
+benchmarks/results/theory_views_images.json.
 """
 
 import time
@@ -13,13 +14,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from toy import SCORES, options, record
 
+from benchmarks.common import record
+from benchmarks.theory.toy import SCORES, options
 from skjepa import Encoder, extract, load_encoder
-from skjepa.demo import demo_images
-from skjepa.scores import fit_score_model
-from skjepa.sources import folder_source, read_image
-from skjepa.views import default_transform
+from skjepa.data.images import read_image
+from skjepa.data.sample_images import demo_images
+from skjepa.data.sources import folder_source
+from skjepa.extraction.batches.views import default_transform
+from skjepa.scores.model import fit_score_model
 
 NAME = "theory_views_images"
 ITSELF = "the sample itself"

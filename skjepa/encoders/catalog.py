@@ -1,4 +1,4 @@
-"""Encoders known to work, with what a score costs. Figures come from `benchmarks/encoder_costs.py`."""
+"""Encoders known to work, with what a score costs. Figures come from `benchmarks/speed/encoder_costs.py`."""
 
 import json
 from dataclasses import dataclass

@@ -78,7 +78,7 @@ class KNNDensity(BaseEstimator):
     distance to z_i, d the intrinsic dimension, w_i the distance of z_i to its k-th neighbour times a factor common to
     all, which has the greatest leave-one-out likelihood (Breiman, Meisel and Purcell, 1977, Technometrics 19(2)). Near
     the samples it is smooth; far from them it falls like -(3 + d) log r, not like -r^2, by which a few far samples
-    would decide everything (benchmarks/joint_forms.py).
+    would decide everything (benchmarks/accuracy/joint_forms.py).
 
     Parameters
     ----------

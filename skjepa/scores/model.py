@@ -39,7 +39,7 @@ JOINT_WEIGHTS = {
     "volume given embedding": 0.5,
     "spectrum given embedding": 0.5,
 }
-"""What each standardised term counts; benchmarks/joint_forms.py compares this with other forms."""
+"""What each standardised term counts; benchmarks/accuracy/joint_forms.py compares this with other forms."""
 
 TERMS = {"joint": set(JOINT_WEIGHTS), "density": {"volume", "density"}, "jepa": {"volume"}}
 """Whose sum each score is."""

@@ -1,7 +1,5 @@
 """The suites of curation and of one class against nine."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from oracles import conv_net, random_images
@@ -10,14 +8,6 @@ from PIL import Image
 from skjepa import KNNDetector, MahalanobisDetector, load_encoder
 from skjepa.data.sources import as_source
 from skjepa.data.splits import repeats
-
-SUITES = Path(__file__).parents[1] / "benchmarks" / "suites"
-
-
-@pytest.fixture(autouse=True)
-def _path(monkeypatch):
-    monkeypatch.syspath_prepend(str(SUITES.parent))
-    monkeypatch.syspath_prepend(str(SUITES))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +29,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def pool(data):
-    import junk
+    from benchmarks.accuracy import junk
 
     return junk.Pool(data, junk.Sizes(run=40, reference=30, test=10, runs=2), seed=0)
 
@@ -67,7 +57,7 @@ def test_runs_share_no_image_and_hold_the_junk_asked_for(pool):
 
 
 def test_removal_is_judged_by_who_is_ranked_last(pool):
-    import curation
+    from benchmarks.accuracy import curation
 
     mix = pool.mix(0, 0.3)
     best = -1.0 * mix.is_junk + np.linspace(0, 0.1, 40)
@@ -81,7 +71,7 @@ def test_removal_is_judged_by_who_is_ranked_last(pool):
 
 
 def test_a_probe_gains_by_what_is_left_out(pool):
-    import curation
+    from benchmarks.accuracy import curation
 
     rng = np.random.default_rng(0)
     mix = pool.mix(0, 0.3)
@@ -106,7 +96,7 @@ def test_a_probe_gains_by_what_is_left_out(pool):
 
 
 def test_means_and_intervals_over_runs():
-    import curation
+    from benchmarks.accuracy import curation
 
     found = curation.summary([{"a": {"b": 1.0}}, {"a": {"b": 3.0}}])["a"]["b"]
     assert found["mean"] == 2
@@ -115,7 +105,7 @@ def test_means_and_intervals_over_runs():
 
 
 def test_each_class_in_turn_is_normal(data):
-    import one_class
+    from benchmarks.accuracy import one_class
 
     classes = one_class.read_classes(data / "cifar10", one_class.Sizes(fit=20, calibration=5, test=10), seed=0)
     assert {name: {split: len(part) for split, part in parts.items()} for name, parts in classes.items()} == {
@@ -135,7 +125,7 @@ def test_each_class_in_turn_is_normal(data):
 
 
 def test_the_lead_over_classes_is_tested():
-    import one_class
+    from benchmarks.accuracy import one_class
 
     rng = np.random.default_rng(0)
     rows = {str(i): {"ours": 0.8 + 0.01 * i, "theirs": 0.7, "chance": rng.random()} for i in range(10)}

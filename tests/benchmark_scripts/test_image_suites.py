@@ -1,7 +1,6 @@
 """The suites of the benchmark: golden spectra, corruptions, verdicts."""
 
 import sys
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -10,17 +9,9 @@ from matplotlib.axes import Axes
 from oracles import random_images
 from PIL import Image
 
-SUITES = Path(__file__).parents[1] / "benchmarks" / "suites"
-
-
-@pytest.fixture(autouse=True)
-def _path(monkeypatch):
-    monkeypatch.syspath_prepend(str(SUITES.parent))
-    monkeypatch.syspath_prepend(str(SUITES))
-
 
 def test_published_aurocs_of_real_spectra(shared_data):
-    import spectra
+    from benchmarks.accuracy import spectra
 
     with np.load(shared_data / "spectra.npz") as arrays:
         loaded = {name: arrays[name].astype(np.float64) for name in arrays}
@@ -43,7 +34,7 @@ BLIND = ["pixelated", "brightness", "colour", "salt and pepper", "occlusion"]
 
 @pytest.mark.parametrize("kind", [*SEEN, *BLIND])
 def test_corruptions_grow_stronger(kind):
-    import image_sets
+    from benchmarks.common import image_sets
 
     assert [*image_sets.CORRUPTIONS, *image_sets.BLIND] == [*SEEN, *BLIND]
     images = [Image.fromarray(image) for image in random_images(1).repeat(5, axis=0)]
@@ -56,9 +47,8 @@ def test_corruptions_grow_stronger(kind):
 
 
 def test_groups_of_the_image_suite_share_no_image(tmp_path):
-    import image_sets
-    import images as suite
-
+    from benchmarks.accuracy import images as suite
+    from benchmarks.common import image_sets
     from skjepa.data.sources import as_source
     from skjepa.data.splits import repeats
 
@@ -83,7 +73,7 @@ def test_groups_of_the_image_suite_share_no_image(tmp_path):
 
 
 def test_torchvision_that_does_not_load_is_named(monkeypatch, tmp_path):
-    import image_sets
+    from benchmarks.common import image_sets
 
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(ImportError, match="--download needs a torchvision that loads"):
@@ -92,7 +82,7 @@ def test_torchvision_that_does_not_load_is_named(monkeypatch, tmp_path):
 
 def openood_folder(root):
     """As OpenOOD's download script leaves it, of few small pictures."""
-    import openood
+    from benchmarks.accuracy import openood
 
     rng = np.random.default_rng(0)
     lists = {"train_cifar10": 40, "val_cifar10": 20, "test_cifar10": 20}
@@ -113,7 +103,7 @@ def openood_folder(root):
 def test_lists_of_openood(tmp_path, monkeypatch):
     import json
 
-    import openood
+    from benchmarks.accuracy import openood
 
     root = openood_folder(tmp_path / "data")
     out = tmp_path / "found.json"
@@ -135,8 +125,7 @@ def test_lists_of_openood(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("shift", "met"), [(3.0, True), (0.5, False)])
 def test_bars(shift, met):
-    import verdicts
-
+    from benchmarks.accuracy import verdicts
     from skjepa.data.sources import as_source
     from skjepa.evaluation.benchmark_result import BenchmarkResult
 
@@ -162,7 +151,7 @@ def test_bars(shift, met):
 
 
 def test_agreement_is_of_ranks_within_normal_images_and_of_all():
-    import images as suite
+    from benchmarks.accuracy import images as suite
 
     class Result:
         sets = ("far",)
@@ -177,14 +166,13 @@ def test_agreement_is_of_ranks_within_normal_images_and_of_all():
 
 
 def test_one_class_means():
-    import one_class
+    from benchmarks.accuracy import one_class
 
     assert one_class.one_class_means({"cat": {"a": 0.5}, "dog": {"a": 0.7}}) == {"a": pytest.approx(0.6)}
 
 
 def test_committed_plots_show_no_image():
-    import images as suite
-
+    from benchmarks.accuracy import images as suite
     from skjepa.data.sources import as_source
     from skjepa.evaluation.benchmark_result import BenchmarkResult
 

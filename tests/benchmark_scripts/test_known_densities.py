@@ -10,14 +10,12 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import multivariate_normal, norm
 
-THEORY = Path(__file__).parents[1] / "benchmarks" / "theory"
-sys.path.insert(0, str(THEORY))
+from benchmarks.common.known_densities import NAMES, Arc, distribution
+from benchmarks.common.resumable import resumable
+from benchmarks.theory.dimension import norm_variance
+from benchmarks.theory.kernels import AdaptiveKernelDensity
 
-# A folder of scripts, not a package.
-from dimension import norm_variance  # noqa: E402
-from kernels import AdaptiveKernelDensity  # noqa: E402
-from known import NAMES, Arc, distribution  # noqa: E402
-from runs import resumable  # noqa: E402
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -121,8 +119,19 @@ def test_interrupted_runs_go_on(tmp_path):
 @pytest.mark.parametrize("script", ["known_density", "dimension"])
 def test_quick_run(script, tmp_path):
     out, figure = tmp_path / "out.json", tmp_path / "figure.png"
-    command = [sys.executable, THEORY / f"{script}.py", "--quick", "--n-jobs", "1", "--out", out, "--figure", figure]
-    subprocess.run(command, check=True, timeout=600)
+    command = [
+        sys.executable,
+        "-m",
+        f"benchmarks.theory.{script}",
+        "--quick",
+        "--n-jobs",
+        "1",
+        "--out",
+        out,
+        "--figure",
+        figure,
+    ]
+    subprocess.run(command, check=True, timeout=600, cwd=ROOT)
     results = json.loads(out.read_text())
     assert results["stamp"]["seeds"] == 2
     assert figure.read_bytes().startswith(b"\x89PNG")

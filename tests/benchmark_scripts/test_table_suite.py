@@ -4,7 +4,6 @@ import json
 import sys
 import time
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,20 +12,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
-SUITES = Path(__file__).parents[1] / "benchmarks" / "suites"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _path():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SUITES.parent))
-        patch.syspath_prepend(str(SUITES))
-        yield
-
 
 def table(n_normal=80, n_outliers=20, d=4, seed=0):
     """Rows whose first feature is their number: a row is known wherever it goes."""
-    import table_sets
+    from benchmarks.common import table_sets
 
     X = np.random.default_rng(seed).normal(size=(n_normal + n_outliers, d))
     X[n_normal:] += 4
@@ -40,7 +29,7 @@ def save(folder, name, made):
 
 @given(n_normal=st.integers(4, 200), n_outliers=st.integers(2, 60), share=st.floats(0.3, 1.0), seed=st.integers(0, 9))
 def test_thinned_tables_keep_the_share_of_outliers(n_normal, n_outliers, share, seed):
-    import table_sets
+    from benchmarks.common import table_sets
 
     whole = table(n_normal, n_outliers)
     rows = max(4, int(share * len(whole.X)))
@@ -53,7 +42,7 @@ def test_thinned_tables_keep_the_share_of_outliers(n_normal, n_outliers, share, 
 
 @given(n_normal=st.integers(2, 60), n_outliers=st.integers(1, 20), seed=st.integers(0, 9))
 def test_semi_supervised_fits_on_half_of_the_normal_rows_and_judges_all_others(n_normal, n_outliers, seed):
-    import table_sets
+    from benchmarks.common import table_sets
 
     whole = table(n_normal, n_outliers)
     parts = table_sets.split(whole, "semi-supervised", seed)
@@ -65,7 +54,7 @@ def test_semi_supervised_fits_on_half_of_the_normal_rows_and_judges_all_others(n
 
 
 def test_unsupervised_fits_on_all_rows_and_judges_them():
-    import table_sets
+    from benchmarks.common import table_sets
 
     whole = table()
     parts = table_sets.split(whole, "unsupervised", 0)
@@ -75,7 +64,7 @@ def test_unsupervised_fits_on_all_rows_and_judges_them():
 
 
 def test_seeds_draw_other_rows():
-    import table_sets
+    from benchmarks.common import table_sets
 
     halves = [table_sets.split(table(), "semi-supervised", seed).fit[:, 0] for seed in (0, 0, 1)]
     assert (halves[0] == halves[1]).all()
@@ -83,7 +72,7 @@ def test_seeds_draw_other_rows():
 
 
 def test_files_are_known_by_their_names_without_a_number(tmp_path):
-    import table_sets
+    from benchmarks.common import table_sets
 
     for name in ("11_far", "1_near", "plain"):
         save(tmp_path, name, table())
@@ -100,7 +89,7 @@ def test_files_are_known_by_their_names_without_a_number(tmp_path):
 
 
 def test_quick_tables_are_among_the_development_data(shared_data):
-    import table_sets
+    from benchmarks.common import table_sets
 
     order = list(table_sets.tables_in(shared_data / "adbench"))
     halves = [order.index(name) % 2 for name in table_sets.QUICK]
@@ -110,9 +99,8 @@ def test_quick_tables_are_among_the_development_data(shared_data):
 
 @pytest.mark.parametrize("protocol", ["semi-supervised", "unsupervised"])
 def test_the_default_is_judged_as_its_users_have_it(protocol):
-    import table_rivals
-    import table_sets
-
+    from benchmarks.accuracy import table_rivals
+    from benchmarks.common import table_sets
     from skjepa import JEPAScoreDetector
 
     parts = table_sets.split(table(), protocol, 0)
@@ -125,8 +113,8 @@ def test_the_default_is_judged_as_its_users_have_it(protocol):
 
 
 def test_without_network_nothing_is_trained():
-    import table_rivals
-    import table_sets
+    from benchmarks.accuracy import table_rivals
+    from benchmarks.common import table_sets
 
     parts = table_sets.split(table(), "semi-supervised", 0)
     first, second = (table_rivals.without_network(parts, seed)["skjepa, no network"][0] for seed in (0, 1))
@@ -136,9 +124,10 @@ def test_without_network_nothing_is_trained():
 
 @pytest.mark.filterwarnings("ignore")
 def test_pyod_gets_rows_standardised_by_the_fitted_ones():
-    import table_rivals
-    import table_sets
     from pyod.models.knn import KNN
+
+    from benchmarks.accuracy import table_rivals
+    from benchmarks.common import table_sets
 
     parts = table_sets.split(table(), "semi-supervised", 0)
     scaler = StandardScaler().fit(parts.fit)
@@ -156,8 +145,8 @@ def test_pyod_gets_rows_standardised_by_the_fitted_ones():
 
 @pytest.mark.filterwarnings("ignore")
 def test_pyod_has_its_defaults_but_for_seed_and_silence(capsys):
-    import table_rivals
-    import table_sets
+    from benchmarks.accuracy import table_rivals
+    from benchmarks.common import table_sets
 
     assert list(table_rivals.PYOD) == ["KNN", "LOF", "IForest", "ECOD", "MCD", "OCSVM", "AutoEncoder"]
     assert table_rivals.LISTED[1:] == tuple(table_rivals.PYOD)
@@ -176,7 +165,7 @@ def test_pyod_has_its_defaults_but_for_seed_and_silence(capsys):
 @pytest.fixture
 def suite(monkeypatch):
     """The suite with four quick rivals; `calls` counts how often each was asked."""
-    import tables
+    from benchmarks.accuracy import tables
 
     calls = []
 
@@ -221,7 +210,7 @@ def run(suite, monkeypatch, tmp_path, *options):
 
 
 def test_a_failure_is_a_constant_with_its_reason(suite):
-    import table_sets
+    from benchmarks.common import table_sets
 
     parts = table_sets.split(table(), "semi-supervised", 0)
     broken = suite.judged("MCD", parts, 0, limit=5)
@@ -237,7 +226,7 @@ def test_a_failure_is_a_constant_with_its_reason(suite):
 
 
 def test_scores_that_are_not_finite_are_a_failure(suite, monkeypatch):
-    import table_sets
+    from benchmarks.common import table_sets
 
     parts = table_sets.split(table(), "semi-supervised", 0)
     monkeypatch.setitem(suite.RIVALS, "KNN", lambda parts, seed: {"KNN": (np.full(len(parts.test), np.nan), 0.1)})
@@ -290,7 +279,7 @@ def scored(**auroc):
 
 
 def test_verdicts_of_known_tables():
-    import table_verdicts
+    from benchmarks.accuracy import table_verdicts
 
     own = [0.9, 0.8, 0.7, 0.6]
     sets = scored(ours=own, even=[0.9, 0.82, 0.69, 0.6], worse=[0.5, 0.5, 0.5, 0.8], extra=[1.0] * 4)
@@ -310,7 +299,7 @@ def test_verdicts_of_known_tables():
 
 def test_signed_ranks_against_the_exact_distribution():
     """Six sets, all won: of 2^6 signs two are as extreme. Holm doubles the smaller of two p-values."""
-    import table_verdicts
+    from benchmarks.accuracy import table_verdicts
 
     gaps = np.array([0.02, 0.03, 0.05, 0.07, 0.11, 0.13])
     own = np.full(6, 0.8)
@@ -326,7 +315,7 @@ def test_signed_ranks_against_the_exact_distribution():
 @settings(max_examples=20)  # of equal ranks SciPy goes through all signs
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=8), st.randoms())
 def test_the_two_sides_of_a_comparison_mirror_each_other(auroc, random):
-    import table_verdicts
+    from benchmarks.accuracy import table_verdicts
 
     own, other = np.array(auroc), np.array(random.sample(auroc, len(auroc)))
     one, two = (table_verdicts.signed_ranks(a, {"b": b})[0] for a, b in ((own, other), (other, own)))
@@ -336,24 +325,24 @@ def test_the_two_sides_of_a_comparison_mirror_each_other(auroc, random):
 
 
 def test_documents_tell_what_was_measured(suite, monkeypatch, tmp_path):
-    import cells
-    import render_tables
+    from benchmarks.common import markdown
+    from benchmarks.render import vectors
 
     for name in ("1_a", "2_b"):
         save(tmp_path, name, table())
     run(suite, monkeypatch, tmp_path, "--seeds", "2")
     (tmp_path / "out.json").rename(tmp_path / "tables.json")
-    monkeypatch.setattr(cells, "RESULTS", tmp_path)
-    assert "2 sets, means over 2 seeds, at most 10,000 rows a set" in render_tables.run_line()
-    rows = [row.split(" | ") for row in render_tables.bar_table().splitlines()[2:]]
+    monkeypatch.setattr(markdown, "RESULTS", tmp_path)
+    assert "2 sets, means over 2 seeds, at most 10,000 rows a set" in vectors.run_line()
+    rows = [row.split(" | ") for row in vectors.bar_table().splitlines()[2:]]
     assert [row[0] for row in rows[:3]] == [f"| semi-supervised, {part}" for part in ("all sets", "tuned", "confirmed")]
     assert all(row[4] == "met" for row in rows)
-    assert "- **unsupervised, against KNN**: wins 2 (a +" in render_tables.verdict_list()
-    failures = render_tables.failures_list().splitlines()
+    assert "- **unsupervised, against KNN**: wins 2 (a +" in vectors.verdict_list()
+    failures = vectors.failures_list().splitlines()
     assert "- MCD failed on a, semi-supervised, with 2 of 2 seeds: ValueError: singular." in failures
     assert '- skjepa warned "rank" on a, b; its scores count.' in failures
-    table_rows = render_tables.protocol_table("semi-supervised").splitlines()
+    table_rows = vectors.protocol_table("semi-supervised").splitlines()
     assert len({row.count("|") for row in table_rows}) == 1
     assert table_rows[2].startswith("| skjepa | **")
-    assert len(render_tables.by_set_table().splitlines()) == 2 + 2
-    assert len(render_tables.ranks_table().splitlines()) == 2 + 4 + 2
+    assert len(vectors.by_set_table().splitlines()) == 2 + 2
+    assert len(vectors.ranks_table().splitlines()) == 2 + 4 + 2

@@ -1,22 +1,15 @@
 """What the experiments of benchmarks/theory compute themselves: loss terms, intervals, saturation, bootstrap."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from scipy.stats import ttest_1samp
 from sklearn.metrics import roc_auc_score
 
-THEORY = Path(__file__).parents[1] / "benchmarks" / "theory"
-sys.path.insert(0, str(THEORY))
-
-from convergence import saturation, terms  # noqa: E402 (a script's folder, not a package)
-from toy import configuration, interval, make_toy, network  # noqa: E402
-from views_images import bootstrap_auroc, resamples  # noqa: E402
-
-from skjepa.pretraining.losses import invariance, sigreg  # noqa: E402
+from benchmarks.theory.convergence import saturation, terms
+from benchmarks.theory.toy import configuration, interval, make_toy, network
+from benchmarks.theory.views_images import bootstrap_auroc, resamples
+from skjepa.pretraining.losses import invariance, sigreg
 
 
 def test_interval_is_that_of_the_t_test():

@@ -14,6 +14,8 @@ from skjepa.encoders.networks import ConvNet, build_network, read_network, save_
 TINY = {"widths": [8, 16], "depths": [1, 1], "n_components": 5}
 INPUT = {"image_size": 16, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.fixture
 def network() -> torch.nn.Module:
@@ -152,14 +154,14 @@ def test_truncated_and_missing_files(network, tmp_path):
 
 
 def test_bundled_weights_are_those_measured():
-    folder = Path(skjepa.__file__).parent / "bundled"
+    folder = Path(skjepa.__file__).parent / "encoders" / "bundled"
     path = folder / "encoder.safetensors"
     network, metadata = read_network(path)
     assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 64)
     assert metadata["image_size"] == 32
     assert len(metadata["mean"]) == len(metadata["std"]) == 3
     assert path.stat().st_size < 8e6
-    report = json.loads((folder / "metrics.json").read_text())
+    report = json.loads((ROOT / "benchmarks" / "results" / "bundled_encoder.json").read_text())
     assert report["stamp"]["weights_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     card = (folder / "MODEL_CARD.md").read_text()
     for part in ("features", "head"):

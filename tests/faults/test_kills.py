@@ -18,9 +18,10 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks and signa
 def trials(tmp_path: Path, *more: str, kills: int, seed: int) -> dict:
     """The counts of a process of its own: this one has run encoders, and must not fork."""
     out = tmp_path / "reliability.json"
-    script = ROOT / "benchmarks" / "reliability.py"
     options = ["--kills", str(kills), "--seed", str(seed), "--out", str(out), *more]
-    done = subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.reliability.kills", *options], capture_output=True, text=True, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(out.read_text())["trials"]
 

@@ -1,6 +1,6 @@
 """Train the bundled image encoder on CIFAR-10's training images, without their labels.
 
-    python -m benchmarks.bundled_encoder.train --data CIFAR10_DIR --out skjepa/bundled --checkpoint-dir DIR
+    python -m benchmarks.bundled_encoder.train --data CIFAR10_DIR --out skjepa/encoders/bundled --checkpoint-dir DIR
 
 CIFAR10_DIR holds train/<class>/*.jpg or .png. The run is checkpointed after every epoch; `--resume` continues it and
 gives the same weights as an uninterrupted run. `--after RUN.pt` starts from the weights of a complete run, as a second

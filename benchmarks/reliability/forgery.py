@@ -1,6 +1,6 @@
 """Forged folders of saved detectors, of every kind: how many are refused, and whether any loads and then fails.
 
-    PYTHONPATH=tests:tests/faults python -m benchmarks.reliability.forgery --seconds 600
+    PYTHONPATH=tests/helpers:tests/faults python -m benchmarks.reliability.forgery --seconds 600
 
 writes benchmarks/results/forgery.json. The forging is that of tests/faults/test_saved_detectors.py; the checksum of a
 forged folder is right.

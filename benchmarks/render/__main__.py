@@ -43,7 +43,7 @@ def main() -> None:
 
 def keep_demo() -> None:
     from rich.console import Console
-    from skjepa.cli.app.demo import run_demo
+    from skjepa.cli.demo import run_demo
 
     with tempfile.TemporaryDirectory() as folder:
         run_demo(Path(folder), seed=0, console=Console())

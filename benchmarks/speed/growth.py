@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 import timm
 import torch
-from exact_speed import matrix_rates, timed
+from benchmarks.speed.exact_speed import matrix_rates, timed
 
 from benchmarks.common import record
 from skjepa import Encoder, extract, load_encoder

@@ -83,7 +83,12 @@ def test_readme_snippets_run(snippet, tmp_path, monkeypatch):
 
 
 def test_links_in_documents_lead_somewhere():
-    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")]:
+    for document in [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "benchmarks" / "README.md",
+        *ROOT.glob("docs/**/*.md"),
+    ]:
         for target, heading in re.findall(r"\]\((?!https?:|#)([^)#]+)#?([^)]*)", document.read_text()):
             found = document.parent / target
             assert found.exists(), f"{document.name} links to {target}, which is not there"

@@ -43,6 +43,7 @@ def main() -> None:
 
 def keep_demo() -> None:
     from rich.console import Console
+
     from skjepa.cli.demo import run_demo
 
     with tempfile.TemporaryDirectory() as folder:

@@ -23,9 +23,9 @@ import numpy as np
 import psutil
 import timm
 import torch
-from benchmarks.speed.exact_speed import matrix_rates, timed
 
 from benchmarks.common import record
+from benchmarks.speed.exact_speed import matrix_rates, timed
 from skjepa import Encoder, extract, load_encoder
 from skjepa.data.sample_images import demo_images
 from skjepa.encoders.networks import build_network

@@ -95,7 +95,7 @@ def fit(
         normal_pass = _fitted(detector, source, normal, store)
     detector.save(out)
     seconds = time.perf_counter() - started
-    skipped = len(normal_pass.meta["skipped"])
+    skipped = len(normal_pass.errors)
     if as_json:
         facts = {"detector": out, "images": len(source), "unreadable": skipped, "threshold": detector.offset_}
         print_json({**facts, "rule": _rule(detector), "seconds": seconds})
@@ -210,7 +210,7 @@ def score(
         _stdout.print(common.summary_table(rows, title=title, caption=caption))
         written = f"{out}" + (f" and {picture}" if picture else "")
         _stdout.print(f"{written} written; {seconds:.1f} s", highlight=False, soft_wrap=True)
-    skipped = normal_pass is not None and normal_pass.meta["skipped"]
+    skipped = normal_pass is not None and normal_pass.errors
     return 3 if skipped or any(group.errors for group in groups) else 0
 
 

@@ -177,11 +177,7 @@ def _fitted(detector: Any, normal: Any, target_fpr: float | None, store: str | o
 
 def _names(samples: Samples) -> tuple[NDArray[np.str_], dict[int, str]]:
     """Names of all samples, those skipped too; and position -> reason of these."""
-    skipped = sorted(samples.meta.get("skipped", [])) if isinstance(samples, Extraction) else []
-    ids = samples.ids.tolist()
-    for position, name, _ in skipped:
-        ids.insert(position, str(name))
-    return np.array(ids, dtype=np.str_), {int(position): str(reason) for position, _, reason in skipped}
+    return (samples.all_ids, samples.errors) if isinstance(samples, Extraction) else (samples.ids, {})
 
 
 def _contents(data: Samples, ids: NDArray[np.str_]) -> NDArray[np.str_]:

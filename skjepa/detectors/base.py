@@ -229,9 +229,14 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
                 "p-values need normal samples that were not learned from: fit with calibration=0.2, say, or call "
                 "calibrate(X_normal)"
             )
-        if self._fold_scores is None or self._is_exact:
+        if self._fold_scores is None or not self.is_cross_calibrated:
             return conformal_p_values(self.calibration_scores_, self.score_samples(X))
         return cross_conformal_p_values(self._fold_scores, self._scores_of(X))
+
+    @property
+    def is_cross_calibrated(self) -> bool:
+        """Whether the threshold comes from scores out of fold, which are not those that `score_samples` gives."""
+        return self._fold_scores is not None and not self._is_exact
 
     def predict_fdr(self, X: Any, level: float = 0.1) -> NDArray[np.int64]:
         """Flag samples so that at most the share `level` of the flagged are normal, in expectation.

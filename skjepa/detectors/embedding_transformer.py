@@ -10,7 +10,13 @@ from sklearn.utils.validation import check_is_fitted
 from skjepa._utils.validation import seed_from
 from skjepa.data.sources import Source, as_source
 from skjepa.detectors.base import all_or_nothing, validated
-from skjepa.detectors.encoder_choice import frozen_encoder, is_trained_on, require_fingerprint, trained_encoder
+from skjepa.detectors.encoder_choice import (
+    encoder_of_fit,
+    frozen_encoder,
+    is_trained_on,
+    require_fingerprint,
+    trained_encoder,
+)
 from skjepa.encoders.encoder import Encoder
 from skjepa.extraction.encoder_pass import embed
 from skjepa.extraction.extraction import Extraction
@@ -122,7 +128,9 @@ class EmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             require_fingerprint(X.meta.get("fingerprint"), self.fingerprint_, "the encoder of this Extraction")
             return X.embeddings
         source = as_source(validated(self, X, reset=False))
-        return self._embed(self._fitted_encoder(source), source, progress=self.verbose > 0)
+        encoder = encoder_of_fit(self.encoder_, self.encoder, source, estimator="transformer", act="transform")
+        require_fingerprint(encoder.fingerprint, self.fingerprint_, f"encoder {encoder.name!r}")
+        return self._embed(encoder, source, progress=self.verbose > 0)
 
     def _fit_extraction(self, extraction: Extraction) -> None:
         if extraction.n_features is not None:
@@ -140,16 +148,6 @@ class EmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             # The first image may be unreadable, which is a matter for `transform`.
             one = as_source(np.zeros((1, *encoder.input_shape[1:], 3), dtype=np.uint8))
         self._n_features_out = self._embed(encoder, one).shape[1]
-
-    def _fitted_encoder(self, source: Source) -> Encoder:
-        if self.encoder_ is None and is_trained_on(self.encoder, source):
-            raise ValueError(
-                "fitted on an Extraction, this transformer does not know the trained encoder it came from: transform "
-                "an Extraction, or fit with that Encoder as encoder"
-            )
-        encoder = self.encoder_ or frozen_encoder(self.encoder)
-        require_fingerprint(encoder.fingerprint, self.fingerprint_, f"encoder {encoder.name!r}")
-        return encoder
 
     def _embed(self, encoder: Encoder, source: Source, *, progress: bool = False) -> NDArray[np.float64]:
         return embed(

@@ -37,6 +37,32 @@ def frozen_encoder(encoder: Any) -> Encoder:
     return load_encoder("bundled" if is_auto(encoder) else encoder)
 
 
+def encoder_of_fit(known: Encoder | None, encoder: Any, source: Source, *, estimator: str, act: str) -> Encoder:
+    """The encoder that an estimator was fitted with, to `act` on a source; its fingerprint is not compared yet.
+
+    Parameters
+    ----------
+    known : Encoder or None
+        None where the estimator was fitted on an Extraction: then the parameter `encoder` says which it was.
+    encoder : object
+        The estimator's parameter.
+    source : Source
+    estimator, act : str
+        What the estimator is and does, for the error.
+
+    Raises
+    ------
+    ValueError
+        The encoder was trained outside the estimator, which never saw it.
+    """
+    if known is None and is_trained_on(encoder, source):
+        raise ValueError(
+            f"fitted on an Extraction, this {estimator} does not know the trained encoder it came from: {act} an "
+            "Extraction, or fit with that Encoder as encoder"
+        )
+    return known or frozen_encoder(encoder)
+
+
 def require_fingerprint(found: str | None, expected: str | None, what: str) -> None:
     """Raise FingerprintError where an encoder is not the one of the fit."""
     if found != expected:

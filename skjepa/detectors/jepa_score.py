@@ -1,6 +1,8 @@
 """`JEPAScoreDetector`: the scikit-learn face. What is read and with which encoder; the mathematics lives below."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from numbers import Real
 from typing import Annotated, Any, Literal
 
@@ -13,7 +15,14 @@ from skjepa._utils import hardware
 from skjepa._utils.validation import check_choice, seed_from
 from skjepa.data.sources import Source, as_source
 from skjepa.detectors.base import CalibratedDetector, Samples
-from skjepa.detectors.encoder_choice import frozen_encoder, is_auto, is_trained_on, require_fingerprint, trained_encoder
+from skjepa.detectors.encoder_choice import (
+    encoder_of_fit,
+    frozen_encoder,
+    is_auto,
+    is_trained_on,
+    require_fingerprint,
+    trained_encoder,
+)
 from skjepa.detectors.fitted_score import FittedScore, warn_if_collapsed
 from skjepa.encoders.encoder import Encoder, require_known_source
 from skjepa.extraction.batches.loader import reading_threads
@@ -201,7 +210,7 @@ class JEPAScoreDetector(CalibratedDetector):
             own = seed_from(self.random_state)
             self._check_settings(source.ids, own)
             return self._extract(frozen_encoder(self.encoder), source, own, store=store, memory=self.memory)
-        if self._is_own and len(self.models_) > 1:
+        if self.measures_per_model:
             raise ValueError(
                 "every fold trained an encoder or learned directions of its own, there is no one extraction: score X "
                 "itself"
@@ -209,8 +218,36 @@ class JEPAScoreDetector(CalibratedDetector):
         source, fitted = as_source(self._validated(X, reset=False)), self.models_[0]
         # The seed of the fitted views: a RandomState would give another one at each call.
         seed, directions = fitted.settings["seed"], fitted.directions
-        encoder = self._fitted_encoder(source)
-        return self._extract(encoder, source, seed, directions=directions, store=store, memory=self.memory)
+        with self._fitted_encoder(source) as encoder:
+            return self._extract(encoder, source, seed, directions=directions, store=store, memory=self.memory)
+
+    def fitted_encoder(self, X: Any) -> Encoder:
+        """The encoder that measures the samples `X` for this fitted detector.
+
+        Raises
+        ------
+        ValueError
+            Fitted on an Extraction of a trained encoder, which this detector never saw.
+        skjepa.encoders.FingerprintError
+            The encoder has changed since `fit`.
+        """
+        check_is_fitted(self)
+        with self._fitted_encoder(as_source(X)) as encoder:
+            return encoder
+
+    @property
+    def measures_per_model(self) -> bool:
+        """Whether each fold's model has an encoder or directions of its own, so that no one extraction serves all."""
+        return self._is_own and len(self.models_) > 1
+
+    @contextmanager
+    def _fitted_encoder(self, source: Source) -> Iterator[Encoder]:
+        """The encoder of the fit, compared with what the fit saw; inside, its weights are not looked at again."""
+        encoder = encoder_of_fit(self.encoder_, self.encoder, source, estimator="detector", act="score")
+        with encoder.unchanging():
+            expected = self.models_[0].settings["fingerprint"]
+            require_fingerprint(encoder.fingerprint, expected, f"encoder {encoder.name!r}")
+            yield encoder
 
     @property
     def model_(self) -> ScoreModel:
@@ -317,7 +354,7 @@ class JEPAScoreDetector(CalibratedDetector):
             found, ids = fitted.model.terms(measured), measured.ids
             if measured is not X:
                 found = {name: measured.aligned(values) for name, values in found.items()}
-                ids = _with_skipped(measured)
+                ids = measured.all_ids
             terms.append(found)
         scores = np.stack([np.sum(list(found.values()), axis=0) for found in terms])
         return explain_terms(ids, self._combine(scores) - self.offset_, terms, [m.terms for m in self.models_])
@@ -347,7 +384,7 @@ class JEPAScoreDetector(CalibratedDetector):
         own = self._first.encoder
         if own is not None and len(self.models_) > 1:
             raise ValueError("every fold trained an encoder of its own, there is no one volume to explain")
-        encoder = own or self._fitted_encoder(as_source(X))
+        encoder = own or self.fitted_encoder(X)
         given = {"memory_budget": self.memory_budget, "device": self.device, "n_jobs": self.n_jobs} | options
         return learn_volume_explainer(encoder, X, patch_size=patch_size, floor=self.floor_, rank=self.rank_, **given)
 
@@ -479,9 +516,10 @@ class JEPAScoreDetector(CalibratedDetector):
     def _measured(self, fitted: FittedScore, samples: Samples) -> Extraction:
         """The extraction of samples, made with the encoder and the directions that were fitted."""
         if isinstance(samples, Source):
-            encoder, seed = fitted.encoder or self._fitted_encoder(samples), fitted.settings["seed"]
-            memory = self._memory_of(fitted.encoder)
-            return self._extract(encoder, samples, seed, directions=fitted.directions, memory=memory)
+            with nullcontext(fitted.encoder) if fitted.encoder else self._fitted_encoder(samples) as encoder:
+                memory = self._memory_of(fitted.encoder)
+                seed = fitted.settings["seed"]
+                return self._extract(encoder, samples, seed, directions=fitted.directions, memory=memory)
         require_same_settings(fitted.settings, samples.meta, "the detector's fit and these samples")
         return samples
 
@@ -493,16 +531,6 @@ class JEPAScoreDetector(CalibratedDetector):
     def _memory_of(self, trained: Encoder | None) -> Any:
         """What an encoder measures that was trained for one fit is not worth keeping."""
         return self.memory if trained is None else None
-
-    def _fitted_encoder(self, source: Source) -> Encoder:
-        if self.encoder_ is None and is_trained_on(self.encoder, source):
-            raise ValueError(
-                "fitted on an Extraction, this detector does not know the trained encoder it came from: score an "
-                "Extraction, or fit with that Encoder as encoder"
-            )
-        encoder = self.encoder_ or frozen_encoder(self.encoder)
-        require_fingerprint(encoder.fingerprint, self.models_[0].settings["fingerprint"], f"encoder {encoder.name!r}")
-        return encoder
 
     def _extract(
         self,
@@ -536,10 +564,3 @@ class JEPAScoreDetector(CalibratedDetector):
             "random_state": seed,
             "progress": self.verbose > 0,
         }
-
-
-def _with_skipped(extraction: Extraction) -> NDArray[np.str_]:
-    """Ids of all samples, those that could not be read among them."""
-    skipped = {position: name for position, name, *_ in extraction.meta.get("skipped", [])}
-    read = iter(extraction.ids.tolist())
-    return np.array([skipped[i] if i in skipped else next(read) for i in range(len(extraction) + len(skipped))])

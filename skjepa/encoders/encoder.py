@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from skjepa._utils.validation import check_choice, check_integer
-from skjepa.encoders.fingerprint import describe, fingerprint_of, plain_attributes
+from skjepa.encoders.fingerprint import content_of, describe, fingerprint_of, plain_attributes
 from skjepa.encoders.networks import read_network
 from skjepa.encoders.outputs import with_output
 from skjepa.encoders.preprocessing import Preprocessing, callable_preprocessing, plain_preprocessing
@@ -28,7 +28,7 @@ from skjepa.persistence.schema import Record, Saved, declared_by
 
 BUNDLED = Path(__file__).parent / "bundled" / "encoder.safetensors"
 
-_THREADS = ("_lock", "_users", "_modes")
+_THREADS = ("_lock", "_users", "_modes", "_hashed", "_held")
 _WHOLE = ("auto", "pooled", "projected")  # outputs for which the module's own is the embedding
 
 
@@ -95,8 +95,13 @@ class Encoder:
         self.precision = precision
         self._settings = settings
         self._recipe = recipe
+        self._share_among_threads()
+
+    def _share_among_threads(self) -> None:
         self._lock, self._users = threading.RLock(), 0
         self._modes: list[tuple[nn.Module, bool]] = []
+        self._hashed = ("", "")  # content, and the fingerprint that it has
+        self._held = threading.local()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -110,9 +115,33 @@ class Encoder:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of architecture, weights, output, preprocessing and precision, as they are now."""
+        """Hash of architecture, weights, output, preprocessing and precision, as they are now.
+
+        Weights are read each time, at the speed of memory (80 million in some 10 ms), and hashed anew only where they
+        changed. Within `unchanging` they are read once.
+        """
+        held = getattr(self._held, "fingerprint", None)
+        return self._fingerprint_now() if held is None else held
+
+    def _fingerprint_now(self) -> str:
+        settings = {**self._settings, "precision": self.precision}
         with self._lock:
-            return fingerprint_of(self.module, {**self._settings, "precision": self.precision})
+            content = content_of(self.module, settings)
+            if content != self._hashed[0]:
+                self._hashed = (content, fingerprint_of(self.module, settings))
+            return self._hashed[1]
+
+    @contextmanager
+    def unchanging(self) -> Iterator[None]:
+        """Context of one call: this thread looks at the weights once, at the start, and `fingerprint` repeats it."""
+        if hasattr(self._held, "fingerprint"):  # inside another call
+            yield
+            return
+        self._held.fingerprint = self._fingerprint_now()
+        try:
+            yield
+        finally:
+            del self._held.fingerprint
 
     @contextmanager
     def scoring(self, device: torch.device | str = "cpu") -> Iterator[Callable[[Tensor], Tensor]]:
@@ -150,7 +179,7 @@ class Encoder:
 
     def __repr__(self) -> str:
         shape = "vectors" if self.input_shape is None else f"{self.input_shape[1]}x{self.input_shape[2]} images"
-        return f"Encoder({self.name!r}, {shape}, {self.precision}, fingerprint {self.fingerprint[:12]})"
+        return f"Encoder({self.name!r}, {shape}, {self.precision})"
 
     def __sklearn_clone__(self) -> "Encoder":
         return self
@@ -168,7 +197,7 @@ class Encoder:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         fingerprint, recipe = state.pop("fingerprint"), state.pop("recipe")
-        self._lock, self._users, self._modes = threading.RLock(), 0, []
+        self._share_among_threads()
         self.__dict__.update(state if recipe is None else load_encoder(**recipe).__dict__)
         if self.fingerprint != fingerprint:
             raise FingerprintError(

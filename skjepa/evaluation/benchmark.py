@@ -159,7 +159,7 @@ def run_benchmark(
         "seed": seed,
         "n_resamples": n_resamples,
         "repeats": on_repeats,
-        "unreadable": {name: len(passed.meta.get("skipped", [])) for name, passed in passes.items()},
+        "unreadable": {name: len(passed.errors) for name, passed in passes.items()},
     }
     return BenchmarkResult(settings, groups, scores, costs, found, next(iter(entries)), n_resamples)
 
@@ -221,14 +221,12 @@ def _extractions(
     passes = {name: extract(encoder, source, **options) for name, source in groups.items()}
     readable = {}
     for name, source in groups.items():
-        skipped = [position for position, *_ in passes[name].meta.get("skipped", [])]
-        readable[name] = source[np.setdiff1d(np.arange(len(source)), skipped)]
+        readable[name] = source[passes[name].measured]
     return passes, _nonempty(readable, "no sample of {} can be read")
 
 
 def _labels_of_readable(labels: NDArray, passed: Extraction) -> NDArray:
-    skipped = [position for position, *_ in passed.meta.get("skipped", [])]
-    return np.delete(labels, skipped)
+    return labels[passed.measured]
 
 
 def _seconds(encoder: Encoder, source: Source, **options: Any) -> dict[str, float]:

@@ -144,7 +144,7 @@ def extract(
     if store is not None and not source.stable_ids:
         raise ValueError("a store needs names that the next run will repeat: pass ids= with a torch Dataset")
 
-    with _ready(encoder, shape, own) as (function, probed):
+    with encoder.unchanging(), _ready(encoder, shape, own) as (function, probed):
         name, directions = _output_directions(encoder, method, n_directions, probed.n_components, seed)
         meta = _describe(encoder, shape, probed, name, views, transform, seed, own)
         n_passes = probed.n_components if directions is None else directions.shape[1]

@@ -89,12 +89,33 @@ class Extraction:
         """Machine epsilon of the encoder's arithmetic, see `skjepa.jacobian.Arithmetic`."""
         return PRECISIONS[self.meta.get("precision", "float64")].eps
 
+    @property
+    def errors(self) -> dict[int, str]:
+        """Samples that were skipped: position among all samples -> reason."""
+        return {int(position): str(reason) for position, _, reason in self._skipped}
+
+    @property
+    def all_ids(self) -> NDArray[np.str_]:
+        """Ids of all samples, those that were skipped among them, in the order of X."""
+        ids = self.ids.tolist()
+        for position, name, _ in self._skipped:
+            ids.insert(position, str(name))
+        return np.array(ids, dtype=np.str_)
+
+    @property
+    def measured(self) -> NDArray[np.int64]:
+        """Positions of these samples among all samples, ascending."""
+        return np.setdiff1d(np.arange(len(self) + len(self._skipped)), list(self.errors))
+
     def aligned(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """`values` of these samples, (n_samples,), with NaN at the places of the samples that were skipped."""
-        skipped = [position for position, *_ in self.meta.get("skipped", [])]
-        full = np.full(len(values) + len(skipped), np.nan)
-        full[np.setdiff1d(np.arange(len(full)), skipped)] = values
+        """`values` of these samples, (n_samples,) or (n_samples, k), with NaN in the rows of skipped samples."""
+        full = np.full((len(self) + len(self._skipped), *np.shape(values)[1:]), np.nan)
+        full[self.measured] = values
         return full
+
+    @property
+    def _skipped(self) -> list[tuple[int, str, str]]:
+        return sorted(map(tuple, self.meta.get("skipped", [])))
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write one ``.npz`` file, whole or not at all; read it with `Extraction.load`."""

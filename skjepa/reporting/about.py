@@ -106,8 +106,9 @@ def about_detector(detector: Any, normal_scores: Any = (), **known: Any) -> Abou
     promised = held_out is not None and detector.target_fpr is not None
     model = getattr(detector.models_[0], "model", None)
     encoder = getattr(detector, "encoder_", None)
-    of_folds = detector._fold_scores is not None and not detector._is_exact  # no scores as `score_samples` gives them
-    values = np.asarray(normal_scores if held_out is None or of_folds else held_out, dtype=np.float64)
+    # Scores out of fold are not scores as `score_samples` gives them.
+    shows_given = held_out is None or detector.is_cross_calibrated
+    values = np.asarray(normal_scores if shows_given else held_out, dtype=np.float64)
     diagnosis = detector.diagnose() if hasattr(detector, "diagnose") else None
     return About(
         detector=type(detector).__name__,
@@ -117,7 +118,7 @@ def about_detector(detector: Any, normal_scores: Any = (), **known: Any) -> Abou
             detector.target_fpr if promised else None, None if promised else detector.contamination, n_calibration
         ),
         normal_scores=thinned(np.sort(values[np.isfinite(values)])).tolist(),
-        normal_kind="normal, fitted on" if held_out is None or of_folds else "normal, held out",
+        normal_kind="normal, fitted on" if shows_given else "normal, held out",
         diagnosis=None if diagnosis is None else without_nan(diagnosis.to_dict()),
         **{"encoder": getattr(encoder, "name", ""), **known},
     )

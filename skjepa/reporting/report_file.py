@@ -93,10 +93,9 @@ def report(
     if measured is not None and source is not None:
         scores, p_values = measured.aligned(scores), None if p_values is None else measured.aligned(p_values)
     ids = X.ids if source is None else source.ids
-    skipped = [] if measured is None else measured.meta.get("skipped", [])
     normal_source = None if normal is None or isinstance(normal, Extraction) else as_source(normal)
     surroundings = None if measured is None else _surroundings(detector, normal, normal_source)
-    z = _embeddings(measured, len(ids), skipped)
+    z = np.full((len(ids), 1), np.nan) if measured is None else measured.aligned(measured.embeddings)
     results = Results(
         ids=ids,
         scores=scores,
@@ -104,7 +103,7 @@ def report(
         p_values=p_values,
         threshold=float(detector.offset_),
         errors=dict.fromkeys(np.flatnonzero(np.isnan(scores)).tolist(), "could not be read")
-        | {position: reason for position, _, reason in skipped},
+        | ({} if measured is None else measured.errors),
         image=_pictures(source if images is None else as_source(images), len(ids)),
         normal_image=_by_name(normal_source),
         nearest=None if surroundings is None or surroundings.ids is None else surroundings.nearest(z),
@@ -192,7 +191,7 @@ def _looked_up(results: Results, detector: Any, normal: Any, progress: bool) -> 
     folder = results.about.normal_folder if normal is None else os.fspath(normal)
     normal_source = folder_source(folder) if folder else None
     everyone = Source(results.ids, load)
-    z = embed(detector._fitted_encoder(everyone), everyone, device=detector.device, on_error="skip", progress=progress)
+    z = embed(detector.fitted_encoder(everyone), everyone, device=detector.device, on_error="skip", progress=progress)
     surroundings = _surroundings(detector, normal_source, normal_source)
     about = about_detector(detector, folders=results.about.folders, normal_folder=folder or "")
     if surroundings is None:
@@ -205,7 +204,7 @@ def _measured(detector: Any, X: Any, store: Any) -> Extraction | None:
     """The extraction of X; None where each model measures for itself, or nothing is measured."""
     if isinstance(X, Extraction):
         return X
-    if not hasattr(detector, "extract") or (len(detector.models_) > 1 and detector._is_own):
+    if not hasattr(detector, "extract") or detector.measures_per_model:
         return None
     return detector.extract(X, store=store)
 
@@ -215,21 +214,12 @@ def _judged(detector: Any, samples: Any) -> tuple[NDArray[np.float64], NDArray[n
     return scores, None if detector.calibration_scores_ is None else detector.p_values(samples)
 
 
-def _embeddings(measured: Extraction | None, n: int, skipped: list[Any]) -> NDArray[np.float64]:
-    """(n, K), rows of NaN for the samples skipped."""
-    if measured is None:
-        return np.full((n, 1), np.nan)
-    z = np.full((n, measured.embeddings.shape[1]), np.nan)
-    z[np.setdiff1d(np.arange(n), [position for position, *_ in skipped])] = measured.embeddings
-    return z
-
-
 def _surroundings(detector: Any, normal: Any, source: Source | None) -> Surroundings | None:
     """The normal samples given, else those that the detector keeps, which have no names."""
     if isinstance(normal, Extraction):
         return Surroundings(normal.embeddings, normal.ids)
     if source is not None:
-        encoder = detector._fitted_encoder(source)
+        encoder = detector.fitted_encoder(source)
         return Surroundings(embed(encoder, source, device=detector.device, on_error="skip"), source.ids)
     seen = detector.model_.seen
     return None if seen is None else Surroundings(seen.embeddings)

@@ -67,11 +67,10 @@ def score_group(
     extraction = detector.extract(source, store=store)
     seconds = (time.perf_counter() - started) / len(source)
     scores = extraction.aligned(detector.score_samples(extraction))
-    errors = {position: reason for position, _, reason in extraction.meta["skipped"]}
     calibration = detector.calibration_scores_
     p_values = None if calibration is None else conformal_p_values(calibration, scores)
-    z = np.column_stack([extraction.aligned(column) for column in extraction.embeddings.T])
-    return ScoredGroup(name, source, scores, p_values, scores - detector.offset_, errors, seconds, z)
+    z, decisions = extraction.aligned(extraction.embeddings), scores - detector.offset_
+    return ScoredGroup(name, source, scores, p_values, decisions, extraction.errors, seconds, z)
 
 
 def about_run(

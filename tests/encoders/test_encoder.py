@@ -7,12 +7,14 @@ import pickle
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import joblib
 import numpy as np
 import pytest
 import timm
 import torch
+from oracles import random_images
 from PIL import Image
 from sklearn.base import clone
 from sklearn.datasets import load_sample_image
@@ -22,6 +24,8 @@ from timm.models import save_for_hf
 from torch import nn
 from torchvision import transforms
 
+import skjepa.encoders.encoder
+from skjepa import JEPAScoreDetector, extract
 from skjepa.encoders.encoder import Encoder, FingerprintError, load_encoder
 from skjepa.encoders.networks import build_network, save_network
 
@@ -251,6 +255,13 @@ class TestHandedBack:
         assert torch.equal(module.head.weight.grad, before)
 
 
+def counted(monkeypatch, name: str) -> list[Any]:
+    """The calls that a function of `skjepa.encoders.encoder` receives from now on."""
+    function, calls = getattr(skjepa.encoders.encoder, name), []
+    monkeypatch.setattr(skjepa.encoders.encoder, name, lambda *args: calls.append(args) or function(*args))
+    return calls
+
+
 class TestFingerprint:
     def test_same_for_two_loads(self, network_file, timm_folder):
         for source in (network_file, f"local-dir:{timm_folder}"):
@@ -299,6 +310,46 @@ class TestFingerprint:
         before = encoder.fingerprint
         change(self, module)
         assert encoder.fingerprint != before
+
+    @pytest.mark.parametrize(
+        "write",
+        [
+            lambda weight: weight.data.mul_(-1),
+            lambda weight: weight.detach().numpy().__imul__(2),
+            lambda weight: weight.data.copy_(weight.data.flip(0)),
+        ],
+        ids=["data", "NumPy", "order"],
+    )
+    def test_changes_that_torch_does_not_count(self, write):
+        module = nn.Linear(3, 2)
+        encoder = load_encoder(module)
+        before, version = encoder.fingerprint, module.weight._version
+        write(module.weight)
+        assert module.weight._version == version
+        assert encoder.fingerprint != before
+
+    def test_unchanged_weights_are_hashed_once(self, monkeypatch):
+        images = random_images(3, side=16)
+        hashed, read = counted(monkeypatch, "fingerprint_of"), counted(monkeypatch, "content_of")
+        module = Small()
+        encoder = load_encoder(module, image_size=16)
+        extract(encoder, images)
+        assert (len(hashed), len(read)) == (1, 1)
+        extract(encoder, images)
+        assert (len(hashed), len(read)) == (1, 2)  # a call looks once, and finds them unchanged
+        with torch.no_grad():
+            module.conv.weight.add_(1)
+        extract(encoder, images)
+        assert len(hashed) == 2
+
+    def test_a_detector_looks_once_a_call(self, monkeypatch):
+        images = random_images(30, side=16)
+        detector = JEPAScoreDetector(load_encoder(Small(), image_size=16)).fit(images)
+        hashed, read = counted(monkeypatch, "fingerprint_of"), counted(monkeypatch, "content_of")
+        detector.score_samples(images[:1])
+        assert (len(hashed), len(read)) == (0, 1)
+        repr(detector)
+        assert (len(hashed), len(read)) == (0, 1)
 
     def test_ignores_mode_and_gradients(self, images):
         module = Small().eval()

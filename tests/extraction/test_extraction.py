@@ -262,3 +262,28 @@ def test_numerical_rank_knows_the_arithmetic():
         ranks[precision] = int(extraction.numerical_rank[0, 0])
     assert ranks == {"float32": 2, "float64": 3}
     assert Extraction(np.zeros((1, 3)), sigma, np.array(["a"])).eps == np.finfo("float64").eps
+
+
+class TestSkipped:
+    """Three of five samples were measured; those at 1 and 4 could not be read."""
+
+    @pytest.fixture
+    def part(self):
+        skipped = [[4, "late.png", "no image"], [1, "bad.png", "cut short"]]  # in any order
+        return Extraction(np.eye(3), np.ones((3, 1, 2)), np.array(["a", "b", "c"]), {"skipped": skipped})
+
+    def test_what_was_skipped(self, part):
+        assert part.errors == {1: "cut short", 4: "no image"}
+        assert part.all_ids.tolist() == ["a", "bad.png", "b", "c", "late.png"]
+        assert part.measured.tolist() == [0, 2, 3]
+        assert part[:2].errors == {}
+
+    def test_values_at_the_places_of_all_samples(self, part):
+        np.testing.assert_array_equal(part.aligned(np.arange(3.0)), [0, np.nan, 1, 2, np.nan])
+        rows = part.aligned(part.embeddings)
+        np.testing.assert_array_equal(rows[[0, 2, 3]], np.eye(3))
+        assert np.isnan(rows[[1, 4]]).all()
+
+    def test_nothing_skipped(self):
+        whole = Extraction(np.eye(2), np.ones((2, 1, 2)), np.array(["a", "b"]))
+        assert (whole.errors, whole.all_ids.tolist(), whole.measured.tolist()) == ({}, ["a", "b"], [0, 1])

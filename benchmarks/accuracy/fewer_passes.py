@@ -31,7 +31,8 @@ from benchmarks.common.small_encoders import OTHERS, encoder_named
 from skjepa import Directions, Encoder, Extraction, extract
 from skjepa.data.sample_images import demo_images
 from skjepa.extraction.learned_directions import N_EXACT, learned_directions
-from skjepa.jacobian.directions import SKETCH, exact_samples_needed, principal_directions, random_directions
+from skjepa.jacobian.directions import exact_samples_needed, principal_directions, random_directions
+from skjepa.jacobian.pass_method import PassMethod
 from skjepa.scores.model import fit_score_model
 
 NAME = "fewer_passes"
@@ -117,7 +118,7 @@ def judge(
             for kind in [kind for kind in kinds if enough or kind in UNCORRECTED]:
                 directions = directions_of(kind, drawn, m, seed)
                 corrected = directions if "corrected" in kind else None
-                method = directions.method if corrected else f"{SKETCH} {m} directions"
+                method = directions.method if corrected else str(PassMethod("sketch", m))
 
                 def seen(part: Measured, components=directions.components, method=method) -> Extraction:
                     return part.seen_by(components, method)

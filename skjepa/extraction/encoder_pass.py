@@ -31,11 +31,11 @@ from skjepa.extraction.resume import ResumedStore, first_positions
 from skjepa.extraction.store.store import Store, memory_folder
 from skjepa.jacobian.directions import (
     DEFAULT_SHARE,
-    SKETCH,
     Directions,
     check_number_of_directions,
     random_directions,
 )
+from skjepa.jacobian.pass_method import PassMethod
 
 METHODS = ("exact", "sketch")
 
@@ -252,7 +252,7 @@ def _output_directions(
         chosen, name = method, method.method
     elif method == "sketch":
         m = n_directions or max(1, n_components // DEFAULT_SHARE)
-        chosen, name = random_directions(n_components, m, seed=seed), f"{SKETCH} {m} directions"
+        chosen, name = random_directions(n_components, m, seed=seed), str(PassMethod("sketch", m))
     else:
         return "exact", None
     return name, torch.from_numpy(chosen.components).to(encoder.dtype)
@@ -279,7 +279,7 @@ def _describe(encoder, shape, probed: Probe, method, views, transform, seed, dev
         "n_components": probed.n_components,
         "views": views,
         "transform": describe(transform) if random_views else None,
-        "seed": seed if random_views or method.startswith("sketch") else None,
+        "seed": seed if random_views or PassMethod.parse(method).kind == "sketch" else None,
         "device": device_name(device),
         "versions": {"skjepa": __version__, "torch": torch.__version__, "numpy": np.__version__},
     }

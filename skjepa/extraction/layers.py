@@ -16,7 +16,8 @@ from skjepa.encoders.encoder import Encoder, load_encoder
 from skjepa.encoders.outputs import pooled, require_layer
 from skjepa.extraction.extraction import Extraction
 from skjepa.extraction.observation import observed
-from skjepa.jacobian.directions import SKETCH, Directions, random_directions
+from skjepa.jacobian.directions import Directions, random_directions
+from skjepa.jacobian.pass_method import PassMethod
 from skjepa.jacobian.spectrum import singular_values
 
 OUTPUT = "output"
@@ -158,6 +159,6 @@ def _meta(meta: dict[str, Any], encoder: Encoder, layer: str, n_rows: int, width
     return meta | {
         "encoder": f"{encoder.name}, {layer}",
         "fingerprint": hashlib.sha256(f"{encoder.fingerprint} layer {layer}".encode()).hexdigest(),
-        "method": "exact" if n_rows == width else f"{SKETCH} {n_rows} directions",
+        "method": str(PassMethod("exact") if n_rows == width else PassMethod("sketch", n_rows)),
         "n_components": width,
     }

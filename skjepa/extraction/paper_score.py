@@ -9,7 +9,8 @@ from skjepa._utils.validation import check_integer, check_number
 from skjepa.encoders.encoder import Encoder
 from skjepa.extraction.encoder_pass import extract
 from skjepa.extraction.extraction import Extraction
-from skjepa.jacobian.directions import SUBSPACE, Directions
+from skjepa.jacobian.directions import Directions
+from skjepa.jacobian.pass_method import PassMethod
 from skjepa.jacobian.volume import PAPER_FLOOR, combine_views, log_volume, warn_if_floor_is_noise
 
 
@@ -66,7 +67,7 @@ def jepa_score(
         correction = directions.correction(floor, rank)
         scores = combine_views(correction.log_volume(extraction.embeddings, extraction.singular_values))
         return extraction.aligned(scores)
-    if str(extraction.meta.get("method")).startswith(SUBSPACE):
+    if PassMethod.parse(extraction.meta.get("method")).kind == "subspace":
         raise ValueError(
             f"X was measured by method {extraction.meta['method']!r}: the correction of those Directions predicts its "
             "exact score, in a detector with method=directions say"

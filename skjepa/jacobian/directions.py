@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skjepa._utils.statistics import affine, spearman
 from skjepa._utils.validation import check_integer
+from skjepa.jacobian.pass_method import PassMethod
 from skjepa.jacobian.volume import PAPER_FLOOR, log_volume
 from skjepa.persistence.folder import portable
 from skjepa.persistence.schema import Above, Mark
@@ -24,9 +25,6 @@ MIN_EXACT = 50
 """Exact samples that a correction takes at the least, and `EXACT_A_DIRECTION` for each direction."""
 
 EXACT_A_DIRECTION = 3
-
-SUBSPACE, SKETCH = "subspace of", "sketch of"
-"""How the method of an extraction begins that was made with learned directions, or with random ones."""
 
 _N_FOLDS = 5
 _ALPHAS = np.logspace(-2, 4, 13)
@@ -116,7 +114,7 @@ class Directions:
     @property
     def method(self) -> str:
         """What `Extraction.meta` calls a pass with these directions."""
-        return f"{SUBSPACE} {self.n_directions} directions, {self.fingerprint[:16]}"
+        return str(PassMethod("subspace", self.n_directions, self.fingerprint[:16]))
 
     @property
     def n_exact(self) -> int:

@@ -10,7 +10,8 @@ from sklearn.base import clone
 from skjepa._utils.validation import check_choice, check_integer, check_number
 from skjepa.extraction.extraction import Extraction
 from skjepa.extraction.store.settings import SettingsMismatchError
-from skjepa.jacobian.directions import SKETCH, SUBSPACE, Correction, Directions
+from skjepa.jacobian.directions import Correction, Directions
+from skjepa.jacobian.pass_method import PassMethod
 from skjepa.jacobian.volume import combine_views, log_volume, warn_if_floor_is_noise
 from skjepa.persistence.folder import portable
 from skjepa.persistence.schema import Above, Saved
@@ -173,7 +174,7 @@ def filled_share(extraction: Extraction, rank: int, nearest: KNNDensity | None =
     few of them, and q(z) knows nothing of what s sums over the others. Of m directions measured each stands for K / m.
     `nearest` is a `KNNDensity` of these embeddings, if there is one.
     """
-    is_some = str(extraction.meta.get("method")).startswith((SKETCH, SUBSPACE))
+    is_some = PassMethod.parse(extraction.meta.get("method")).kind != "exact"
     n_directions = rank * (extraction.embeddings.shape[1] / extraction.singular_values.shape[-1] if is_some else 1)
     nearest = nearest or KNNDensity().fit(extraction.embeddings)
     return min(1.0, nearest.intrinsic_dim_ / n_directions)
@@ -280,7 +281,7 @@ def _exact_spectra(extraction: Extraction, directions: Directions | None) -> NDA
     """Of the samples themselves, or of those that the directions were learned from."""
     method = extraction.meta.get("method")
     if directions is None:
-        if str(method).startswith(SUBSPACE):
+        if PassMethod.parse(method).kind == "subspace":
             raise SettingsMismatchError(
                 f"the samples were measured by method {method!r}: give those Directions as method, which have the "
                 "correction of the log-volume"

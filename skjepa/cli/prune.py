@@ -150,7 +150,7 @@ def _of_table(path: Path, **rule: Any) -> "Pruned":
 
     from skjepa.curation.rules import prune_scores
     from skjepa.data.splits import folders_of
-    from skjepa.reporting.score_table import read_table
+    from skjepa.reporting.score_table import numbers, read_table
 
     columns = read_table(path).to_pydict()
     if missing := [name for name in ("id", "score") if name not in columns]:
@@ -159,20 +159,13 @@ def _of_table(path: Path, **rule: Any) -> "Pruned":
     classes, p_values, copies = (columns.get(name) for name in ("class", "p_value", "copy_of"))
     return prune_scores(
         ids,
-        _numbers(path, "score", columns["score"]),
-        p_values=None if p_values is None or not any(p_values) else _numbers(path, "p_value", p_values),
+        numbers(path, "score", columns["score"]),
+        p_values=None if p_values is None or not any(p_values) else numbers(path, "p_value", p_values),
         classes=folders_of(ids) if classes is None or None in classes else np.array(classes, dtype=np.str_),
         contents=None if copies is None else [first or name for first, name in zip(copies, ids, strict=True)],
         errors={i: str(reason) for i, reason in enumerate(columns.get("error", [])) if reason},
         **rule,
     )
-
-
-def _numbers(path: Path, name: str, values: list[Any]) -> list[float]:
-    try:
-        return [float("nan") if value is None else float(value) for value in values]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: the column {name!r} holds what is no number ({error})") from error
 
 
 def _write_list(pruned: "Pruned", out: Path) -> None:

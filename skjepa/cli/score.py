@@ -273,11 +273,6 @@ def _warn_of_overlap(fit: Path, tests: list[Path]) -> None:
 
 
 def _limited(source: "Source", limit: int | None, seed: int) -> "Source":
-    import numpy as np
-
     from skjepa._utils.validation import check_integer
 
-    if limit is None or len(source) <= check_integer("--limit", limit, minimum=1):
-        return source
-    chosen = np.sort(np.random.default_rng(seed).choice(len(source), limit, replace=False))
-    return source[chosen]
+    return source.sample(None if limit is None else check_integer("--limit", limit, minimum=1), seed)

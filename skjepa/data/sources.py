@@ -63,6 +63,12 @@ class Source:
             lambda i: self.file(chosen[i]),
         )
 
+    def sample(self, n: int | None, seed: int) -> "Source":
+        """At most `n` of the samples, drawn at random and in their order; all of them where n is None."""
+        if n is None or len(self) <= n:
+            return self
+        return self[np.sort(np.random.default_rng(seed).choice(len(self), n, replace=False))]
+
     def rows(self) -> NDArray[np.float64]:
         """All vectors of a source of vectors, (n_samples, d)."""
         return np.stack([self.load(i) for i in range(len(self))])

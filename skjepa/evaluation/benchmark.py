@@ -177,17 +177,11 @@ def _groups(
         splits = {name: as_source(normal[name]) for name in SPLITS}
     else:
         splits = split_source(normal, fit=fit, calibration=calibration, limit=limit, random_state=seed)
-    sets = {name: _limited(as_source(data), limit, seed) for name, data in outliers.items()}
+    sets = {name: as_source(data).sample(limit, seed) for name, data in outliers.items()}
     kinds = {source.is_vector for source in (*splits.values(), *sets.values())}
     if len(kinds) > 1:
         raise TypeError("normal samples and outliers must be all images or all vectors")
     return splits | sets
-
-
-def _limited(source: Source, limit: int | None, seed: int) -> Source:
-    if limit is None or len(source) <= limit:
-        return source
-    return source[np.sort(np.random.default_rng(seed).choice(len(source), limit, replace=False))]
 
 
 def _nonempty(groups: dict[str, Source], reason: str) -> dict[str, Source]:

@@ -13,7 +13,7 @@ from PIL import Image
 from skjepa.data.images import read_image
 from skjepa.reporting.about import About
 from skjepa.reporting.results import Map, Results
-from skjepa.reporting.score_table import ABOUT, read_table, short_names
+from skjepa.reporting.score_table import ABOUT, numbers, read_table, short_names
 
 
 def results_of_table(
@@ -27,7 +27,7 @@ def results_of_table(
     if not table.num_rows:
         raise ValueError(f"{path} has no rows")
     ids = np.array([str(name) for name in columns["id"]], dtype=np.str_)
-    scores, decisions, p_values = (_numbers(path, name, columns.get(name)) for name in ("score", "decision", "p_value"))
+    scores, decisions, p_values = (_column(path, name, columns) for name in ("score", "decision", "p_value"))
     assert scores is not None  # the column is there
     told = (table.schema.metadata or {}).get(ABOUT)
     about = About() if told is None else About.from_json(told)
@@ -59,13 +59,8 @@ def results_of_table(
     )
 
 
-def _numbers(path: Path, name: str, values: list[Any] | None) -> NDArray[np.float64] | None:
-    if values is None:
-        return None
-    try:
-        return np.array([float("nan") if value is None else float(value) for value in values])
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: the column {name!r} holds what is no number ({error})") from error
+def _column(path: Path, name: str, columns: dict[str, list[Any]]) -> NDArray[np.float64] | None:
+    return None if columns.get(name) is None else numbers(path, name, columns[name])
 
 
 def _threshold(scores: NDArray[np.float64], decisions: NDArray[np.float64] | None) -> float | None:
@@ -75,7 +70,7 @@ def _threshold(scores: NDArray[np.float64], decisions: NDArray[np.float64] | Non
 
 
 def _map_of_table(path: Path, columns: dict[str, list[Any]], about: About) -> list[Map]:
-    first, second = (_numbers(path, name, columns.get(name)) for name in ("pca_1", "pca_2"))
+    first, second = (_column(path, name, columns) for name in ("pca_1", "pca_2"))
     if first is None or second is None:
         return []
     return [Map("principal axes", np.column_stack([first, second]), np.reshape(about.normal_map, (-1, 2)))]

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -96,3 +97,11 @@ def read_table(path: str | os.PathLike) -> pa.Table:
         raise FileNotFoundError(f"no table {path}") from None
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read as a table: {error}") from error
+
+
+def numbers(path: str | os.PathLike, name: str, values: Sequence[Any]) -> NDArray[np.float64]:
+    """A column of a table as numbers, NaN where there is none. Raises ValueError that names file and column."""
+    try:
+        return np.array([float("nan") if value is None else float(value) for value in values])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: the column {name!r} holds what is no number ({error})") from error

@@ -515,3 +515,19 @@ def test_a_strip_is_refused_before_it_fills_the_memory(size, tmp_path):
         as_source(tmp_path).load(0)
     Image.new("RGB", (1, 200)).save(tmp_path / "strip.png")
     assert as_source(tmp_path).load(0).size == (1, 200)
+
+
+class TestSample:
+    def test_is_drawn_in_the_order_of_the_source(self):
+        source = as_source(np.arange(40.0).reshape(20, 2))
+        drawn = source.sample(5, seed=1)
+        positions = [source.ids.tolist().index(name) for name in drawn.ids.tolist()]
+        assert positions == sorted(positions)
+        assert len(set(positions)) == 5
+        assert drawn.ids.tolist() == source.sample(5, seed=1).ids.tolist()
+        assert drawn.ids.tolist() != source.sample(5, seed=2).ids.tolist()
+
+    @pytest.mark.parametrize("n", [None, 20, 21])
+    def test_all_where_there_are_no_more(self, n):
+        source = as_source(np.arange(40.0).reshape(20, 2))
+        assert source.sample(n, seed=0) is source

@@ -1,0 +1,236 @@
+"""What a detector on Jacobian spectra measures: which samples, with which encoder, in which directions."""
+
+import os
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted
+
+from skjepa._utils.validation import seed_from
+from skjepa.data.sources import Source, as_source
+from skjepa.detectors.base import CalibratedDetector, Samples
+from skjepa.detectors.encoder_choice import (
+    encoder_of_fit,
+    frozen_encoder,
+    is_trained_on,
+    require_fingerprint,
+)
+from skjepa.detectors.fitted_score import FittedScore
+from skjepa.encoders.encoder import Encoder
+from skjepa.extraction.encoder_pass import embed, extract
+from skjepa.extraction.extraction import Extraction, require_finite
+from skjepa.extraction.store.settings import require_same_settings
+from skjepa.jacobian.directions import Directions
+from skjepa.persistence.schema import Above, Saved, Unfitted
+from skjepa.pretraining.tables import VectorJEPA
+
+
+class MeasuringDetector(CalibratedDetector):
+    """A detector that scores Extractions and makes them itself, with the encoder and the directions of its fit."""
+
+    encoder: str | Encoder | Unfitted[VectorJEPA]
+    method: str | Directions
+    n_directions: Annotated[int, Above(0)] | None
+    views: Annotated[int, Above(0)]
+    view_transform: Annotated[Any, Saved(None)]
+    device: str
+    memory_budget: Annotated[int, Above(0)] | None
+    memory: Annotated[Any, Saved(None)]
+    n_jobs: int | None
+    on_error: Annotated[str, Saved(Literal["raise", "skip"])]
+    verbose: float | bool
+    encoder_: Annotated[Encoder, "d"] | None
+    models_: list[Annotated[FittedScore, "d"]]
+
+    def extract(self, X: Any, *, store: str | os.PathLike | None = None) -> Extraction:
+        """The expensive pass alone, with this detector's settings: `fit` and `score_samples` take what it returns.
+
+        Before a fit, X is taken for what will be fitted on, and the settings are checked as `fit` checks them. Where
+        `fit` has yet to train the encoder, there is nothing to extract with.
+
+        Parameters
+        ----------
+        X : images or vectors
+        store : path, optional
+            Folder that keeps finished samples, and from which the run resumes.
+
+        Raises
+        ------
+        ValueError
+            Every fold trained an encoder or learned directions of its own.
+        """
+        if not hasattr(self, "models_"):
+            source = as_source(X)
+            if is_trained_on(self.encoder, source):
+                raise NotFittedError("the encoder is not trained yet: call fit first")
+            if self._learns_directions:
+                raise NotFittedError("the directions are not learned yet: call fit first, or give Directions as method")
+            own = seed_from(self.random_state)
+            self._check_settings(source.ids, own)
+            return self._extract(frozen_encoder(self.encoder), source, own, store=store, memory=self.memory)
+        if self.measures_per_model:
+            raise ValueError(
+                "every fold trained an encoder or learned directions of its own, there is no one extraction: score X "
+                "itself"
+            )
+        source, fitted = as_source(self._validated(X, reset=False)), self.models_[0]
+        # The seed of the fitted views: a RandomState would give another one at each call.
+        seed, directions = fitted.settings["seed"], fitted.directions
+        with self._fitted_encoder(source) as encoder:
+            return self._extract(encoder, source, seed, directions=directions, store=store, memory=self.memory)
+
+    def fitted_encoder(self, X: Any) -> Encoder:
+        """The encoder that measures the samples `X` for this fitted detector.
+
+        Raises
+        ------
+        ValueError
+            Fitted on an Extraction of a trained encoder, which this detector never saw.
+        skjepa.encoders.FingerprintError
+            The encoder has changed since `fit`.
+        """
+        check_is_fitted(self)
+        with self._fitted_encoder(as_source(X)) as encoder:
+            return encoder
+
+    @property
+    def measures_per_model(self) -> bool:
+        """Whether each fold's model has an encoder or directions of its own, so that no one extraction serves all."""
+        return self._is_own and len(self.models_) > 1
+
+    @contextmanager
+    def _fitted_encoder(self, source: Source) -> Iterator[Encoder]:
+        """The encoder of the fit, compared with what the fit saw; inside, its weights are not looked at again."""
+        encoder = encoder_of_fit(self.encoder_, self.encoder, source, estimator="detector", act="score")
+        with encoder.unchanging():
+            expected = self.models_[0].settings["fingerprint"]
+            require_fingerprint(encoder.fingerprint, expected, f"encoder {encoder.name!r}")
+            yield encoder
+
+    @property
+    def directions_(self) -> Directions | None:
+        return self._first.directions or self._given_directions
+
+    @property
+    def _given_directions(self) -> Directions | None:
+        return self.method if isinstance(self.method, Directions) else None
+
+    @property
+    def _first(self) -> FittedScore:
+        check_is_fitted(self)
+        return self.models_[0]
+
+    @property
+    def _learns_directions(self) -> bool:
+        return isinstance(self.method, str) and self.method == "subspace"
+
+    @property
+    def _is_own(self) -> bool:
+        """Whether `fit` trained an encoder or learned directions, so that each model measures samples by itself."""
+        return self._first.encoder is not None or self._first.directions is not None
+
+    def _read_for_fit(self, X: Any, seed: int) -> Samples:
+        if isinstance(X, Extraction):
+            require_finite(X)
+            self._check_settings(X.ids, seed)
+            if self._learns_directions:
+                raise ValueError(
+                    "method='subspace' learns directions from samples, X is an Extraction: give what "
+                    "skjepa.learn_directions returns as method, and extract with it"
+                )
+            if X.n_features is not None:
+                self.n_features_in_ = X.n_features
+            self.encoder_ = None
+            return X
+        source = as_source(self._validated(X, reset=True))
+        self._check_settings(source.ids, seed)
+        self.encoder_ = None
+        if is_trained_on(self.encoder, source):
+            return source
+        self.encoder_ = frozen_encoder(self.encoder)
+        if self._learns_directions:
+            samples: Samples = source if self.on_error != "skip" else self._readable(self.encoder_, source)
+        else:
+            samples = self._extract(self.encoder_, source, seed, memory=self.memory)
+        self._check_size(samples.ids, seed)  # some may have been skipped
+        return samples
+
+    def _readable(self, encoder: Encoder, source: Source) -> Source:
+        """The samples that can be read, found by one forward pass each."""
+        z = embed(
+            encoder,
+            source,
+            memory_budget=self.memory_budget,
+            device=self.device,
+            n_jobs=self.n_jobs,
+            on_error="skip",
+            progress=self.verbose > 0,
+        )
+        return source[~np.isnan(z).any(axis=1)]
+
+    def _read(self, X: Any) -> Samples:
+        if isinstance(X, Extraction):
+            require_finite(X)
+            return X
+        return as_source(self._validated(X, reset=False)) if self._is_own else self.extract(X)
+
+    def _measured(self, fitted: FittedScore, samples: Samples) -> Extraction:
+        """The extraction of samples, made with the encoder and the directions that were fitted."""
+        if isinstance(samples, Source):
+            with nullcontext(fitted.encoder) if fitted.encoder else self._fitted_encoder(samples) as encoder:
+                memory = self._memory_of(fitted.encoder)
+                seed = fitted.settings["seed"]
+                return self._extract(encoder, samples, seed, directions=fitted.directions, memory=memory)
+        require_same_settings(fitted.settings, samples.meta, "the detector's fit and these samples")
+        return samples
+
+    @property
+    def _frozen(self) -> Encoder:
+        assert self.encoder_ is not None  # `_read_for_fit` loaded it
+        return self.encoder_
+
+    def _memory_of(self, trained: Encoder | None) -> Any:
+        """What an encoder measures that was trained for one fit is not worth keeping."""
+        return self.memory if trained is None else None
+
+    def _extract(
+        self,
+        encoder: Encoder,
+        source: Source,
+        seed: int | None,
+        *,
+        directions: Directions | None = None,
+        store: str | os.PathLike | None = None,
+        memory: Any = None,
+    ) -> Extraction:
+        return extract(
+            encoder,
+            source,
+            method=self.method if directions is None else directions,
+            n_directions=self.n_directions if directions is None else None,
+            store=store,
+            memory=memory if store is None else None,
+            **self._options(seed),
+        )
+
+    def _options(self, seed: int | None) -> dict[str, Any]:
+        """Of every expensive pass."""
+        return {
+            "views": self.views,
+            "transform": self.view_transform,
+            "memory_budget": self.memory_budget,
+            "device": self.device,
+            "n_jobs": self.n_jobs,
+            "on_error": self.on_error,
+            "random_state": seed,
+            "progress": self.verbose > 0,
+        }
+
+    @abstractmethod
+    def _check_settings(self, ids: NDArray[np.str_], seed: int) -> None:
+        """Refuse what can be refused without the expensive pass."""

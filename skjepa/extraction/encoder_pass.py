@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,9 @@ from skjepa.extraction.batches.views import Transform, default_transform
 from skjepa.extraction.extraction import Extraction
 from skjepa.extraction.processes.dispatch import Spread
 from skjepa.extraction.processes.pools import Pool, active_pool
-from skjepa.extraction.resume import ResumedStore, first_positions
-from skjepa.extraction.store.store import Store, memory_folder
+from skjepa.extraction.resume import ResumedStore, finished_rows, first_positions
+from skjepa.extraction.store.settings import SETTINGS
+from skjepa.extraction.store.store import Store, cache_of, memory_folder, settings_of_stores
 from skjepa.jacobian.directions import (
     DEFAULT_SHARE,
     Directions,
@@ -144,32 +146,68 @@ def extract(
     if store is not None and not source.stable_ids:
         raise ValueError("a store needs names that the next run will repeat: pass ids= with a torch Dataset")
 
-    with encoder.unchanging(), _ready(encoder, shape, own) as (function, probed):
-        name, directions = _output_directions(encoder, method, n_directions, probed.n_components, seed)
-        meta = _describe(encoder, shape, probed, name, views, transform, seed, own)
-        n_passes = probed.n_components if directions is None else directions.shape[1]
-        measurement = Measurement(
-            encoder,
-            n_passes,
-            _sample_bytes(encoder, probed),
-            directions,
-            views=views,
-            transform=transform,
-            seed=seed,
-            on_error=on_error,
-            n_jobs=n_jobs,
-        )
-        folder = memory_folder(memory, meta) if store is None else store
-        if memory is not None and folder is not None:
-            source = known_by_content(source)
-        measured = _measured(pool, measurement, function, source, device, memory_budget, observe)
-        with nullcontext() if folder is None else Store(folder, meta, is_cache=store is None) as opened:
-            # Views draw their randomness from the id, which is part of the sample then.
-            by_name = store is not None or transform is not None
-            kept = None if opened is None else ResumedStore(opened, source, by_name=by_name)
-            rows = _run(source, measured, progress, on_error, kept)
+    # Views draw their randomness from the id, which is part of the sample then.
+    by_name = store is not None or transform is not None
+    if cache_of(memory) is not None:
+        source = known_by_content(source)
+
+    def described(n_components: int) -> tuple[dict[str, Any], Tensor | None]:
+        name, directions = _output_directions(encoder, method, n_directions, n_components, seed)
+        return _describe(encoder, shape, n_components, name, views, transform, seed, own), directions
+
+    with encoder.unchanging():
+        if (finished := _finished(encoder, source, store, memory, described, by_name=by_name)) is not None:
+            return finished
+        with _ready(encoder, shape, own) as (function, probed):
+            meta, directions = described(probed.n_components)
+            n_passes = probed.n_components if directions is None else directions.shape[1]
+            measurement = Measurement(
+                encoder,
+                n_passes,
+                _sample_bytes(encoder, probed),
+                directions,
+                views=views,
+                transform=transform,
+                seed=seed,
+                on_error=on_error,
+                n_jobs=n_jobs,
+            )
+            folder = memory_folder(memory, meta) if store is None else store
+            measured = _measured(pool, measurement, function, source, device, memory_budget, observe)
+            with nullcontext() if folder is None else Store(folder, meta, is_cache=store is None) as opened:
+                kept = None if opened is None else ResumedStore(opened, source, by_name=by_name)
+                rows = _run(source, measured, progress, on_error, kept)
     meta["device"] = ", ".join(sorted(measured.devices)) or meta["device"]
     return _assemble(source, rows, measured.skipped, meta)
+
+
+def _finished(
+    encoder: Encoder,
+    source: Source,
+    store: str | os.PathLike | None,
+    memory: Any,
+    described: Callable[[int], tuple[dict[str, Any], Tensor | None]],
+    *,
+    by_name: bool,
+) -> Extraction | None:
+    """What a store or a memory has of all samples: then neither the encoder nor any worker is looked at.
+
+    K is all that only a look at the encoder tells of the settings; here the store tells it.
+    """
+    folder = cache_of(memory) if store is None else Path(store)
+    for path, settings in [] if folder is None else settings_of_stores(folder):
+        if path != folder and store is not None:
+            continue
+        if settings.get("fingerprint") != encoder.fingerprint:
+            continue
+        meta, _ = described(settings["n_components"])
+        if any(settings.get(key) != meta[key] for key in SETTINGS):
+            continue  # another cache, or a store that is refused by name below
+        with Store(path, meta, is_cache=store is None) as opened:
+            rows = finished_rows(opened, source, by_name=by_name)
+        if rows:
+            return _assemble(source, rows, {}, meta)
+    return None
 
 
 def embed(
@@ -268,7 +306,7 @@ def _input_shape(encoder: Encoder, source: Source) -> tuple[int, ...]:
     return encoder.input_shape
 
 
-def _describe(encoder, shape, probed: Probe, method, views, transform, seed, device) -> dict[str, Any]:
+def _describe(encoder, shape, n_components: int, method, views, transform, seed, device) -> dict[str, Any]:
     random_views = transform is not None
     return {
         "encoder": encoder.name,
@@ -276,7 +314,7 @@ def _describe(encoder, shape, probed: Probe, method, views, transform, seed, dev
         "method": method,
         "precision": encoder.precision,
         "input_shape": list(shape),
-        "n_components": probed.n_components,
+        "n_components": n_components,
         "views": views,
         "transform": describe(transform) if random_views else None,
         "seed": seed if random_views or PassMethod.parse(method).kind == "sketch" else None,

@@ -34,6 +34,13 @@ class ResumedStore:
         self.store.append([self.keys[name] for name in names], embeddings, sigma, failures)
 
 
+def finished_rows(store: Store, source: Source, *, by_name: bool) -> dict[str, Arrays] | None:
+    """The rows of a source that has nothing left to measure; None where it has."""
+    kept = ResumedStore(store, source, by_name=by_name)
+    rows = kept.read()
+    return rows if len(rows) == len(kept.keys) else None
+
+
 def first_positions(source: Source) -> dict[str, int]:
     """Id -> where it first occurs."""
     first: dict[str, int] = {}

@@ -23,6 +23,7 @@ from torch import nn
 import skjepa._utils.hardware
 import skjepa.extraction.batches.measurement
 import skjepa.extraction.batches.sizing
+import skjepa.extraction.encoder_pass
 from skjepa import Extraction, embed, extract, jepa_score, load_encoder
 from skjepa.data.images import ImageReadError
 from skjepa.data.sources import Source, as_source
@@ -614,3 +615,49 @@ def test_extraction_in_the_place_of_data():
     extraction = extract(encoder, X)
     assert isinstance(extraction, Extraction)
     np.testing.assert_array_equal(jepa_score(encoder, extraction), jepa_score(encoder, X))
+
+
+@pytest.mark.parametrize("keeps", ["store", "memory"])
+class TestNothingLeftToDo:
+    """What is finished is read; the encoder is not looked at, and no process is asked for anything."""
+
+    @pytest.fixture
+    def looks(self, monkeypatch):
+        looks = []
+        module = skjepa.extraction.encoder_pass
+        for name in ("probe", "Here", "Spread"):
+            known = getattr(module, name)
+            monkeypatch.setattr(
+                module, name, lambda *a, _known=known, _name=name, **k: looks.append(_name) or _known(*a, **k)
+            )
+        return looks
+
+    @pytest.mark.parametrize("options", [{}, {"method": "sketch"}, {"views": 2, "random_state": 3}])
+    def test_is_read(self, keeps, looks, tmp_path, options):
+        images = random_images(5, side=32)
+        encoder = load_encoder(conv_net(), image_size=32)
+        first = extract(encoder, images, **{keeps: tmp_path / "kept"}, **options)
+        assert looks == ["probe", "Here"]
+        again = extract(encoder, images, **{keeps: tmp_path / "kept"}, **options)
+        assert looks == ["probe", "Here"]
+        assert np.array_equal(again.singular_values, first.singular_values)
+        assert np.array_equal(again.embeddings, first.embeddings)
+        assert (again.ids.tolist(), again.meta) == (first.ids.tolist(), first.meta)
+        with joblib.parallel_config(backend="loky", n_jobs=2):
+            extract(encoder, images, **{keeps: tmp_path / "kept"}, **options)
+        assert looks == ["probe", "Here"]
+
+    def test_one_more_sample_is_measured(self, keeps, looks, tmp_path):
+        images = random_images(5, side=32)
+        encoder = load_encoder(conv_net(), image_size=32)
+        extract(encoder, images[:4], **{keeps: tmp_path / "kept"})
+        assert len(extract(encoder, images, **{keeps: tmp_path / "kept"})) == 5
+        assert looks == ["probe", "Here"] * 2
+
+    def test_another_encoder_is_looked_at(self, keeps, looks, tmp_path):
+        images = random_images(5, side=32)
+        torch.manual_seed(1)
+        for encoder in (load_encoder(conv_net(), image_size=32), load_encoder(torch.nn.Flatten(), image_size=32)):
+            kept = tmp_path / (encoder.fingerprint if keeps == "store" else "kept")
+            extract(encoder, images, method="sketch", n_directions=2, **{keeps: kept})
+        assert looks == ["probe", "Here"] * 2

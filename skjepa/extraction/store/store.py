@@ -39,6 +39,17 @@ _CACHE_SHARD_BYTES = 8 * 2**20  # a journal is read by every process that uses t
 _READ_LATELY = shards.Cache()
 
 
+def cache_of(memory: Any) -> Path | None:
+    """The folder of a cache, given as a path or a joblib.Memory; None where there is none."""
+    if hasattr(memory, "location"):
+        memory = memory.location
+    if memory is None:
+        return None
+    if not isinstance(memory, str | os.PathLike):
+        raise TypeError(f"memory must be a folder or a joblib.Memory; got {memory!r}")
+    return Path(memory)
+
+
 def memory_folder(memory: Any, settings: dict[str, Any]) -> Path | None:
     """The folder of a `Store` for these settings within a cache of many; None where there is no cache.
 
@@ -49,14 +60,19 @@ def memory_folder(memory: Any, settings: dict[str, Any]) -> Path | None:
     settings : dict
         As of `Store`.
     """
-    if hasattr(memory, "location"):
-        memory = memory.location
-    if memory is None:
+    if (folder := cache_of(memory)) is None:
         return None
-    if not isinstance(memory, str | os.PathLike):
-        raise TypeError(f"memory must be a folder or a joblib.Memory; got {memory!r}")
     settled = json.dumps([FORMAT, *(settings.get(key) for key in SETTINGS)])
-    return Path(memory) / hashlib.sha256(settled.encode()).hexdigest()[:32]
+    return folder / hashlib.sha256(settled.encode()).hexdigest()[:32]
+
+
+def settings_of_stores(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The stores at a folder or right below it, as caches lie, with their settings; damaged ones are passed over."""
+    found = []
+    for manifest in (folder / _MANIFEST, *folder.glob(f"*/{_MANIFEST}")):
+        with suppress(OSError, ValueError):  # whoever opens the store names what is wrong with it
+            found.append((manifest.parent, _read_manifest(manifest)["settings"]))
+    return found
 
 
 class Store:

@@ -95,7 +95,10 @@ def report(
     ids = X.ids if source is None else source.ids
     normal_source = None if normal is None or isinstance(normal, Extraction) else as_source(normal)
     surroundings = None if measured is None else _surroundings(detector, normal, normal_source)
-    z = np.full((len(ids), 1), np.nan) if measured is None else measured.aligned(measured.embeddings)
+    if measured is None:
+        z = np.full((len(ids), 1), np.nan)
+    else:  # an Extraction shows the samples that it holds, and not those it skipped
+        z = measured.embeddings if source is None else measured.aligned(measured.embeddings)
     results = Results(
         ids=ids,
         scores=scores,
@@ -103,7 +106,7 @@ def report(
         p_values=p_values,
         threshold=float(detector.offset_),
         errors=dict.fromkeys(np.flatnonzero(np.isnan(scores)).tolist(), "could not be read")
-        | ({} if measured is None else measured.errors),
+        | ({} if measured is None or source is None else measured.errors),
         image=_pictures(source if images is None else as_source(images), len(ids)),
         normal_image=_by_name(normal_source),
         nearest=None if surroundings is None or surroundings.ids is None else surroundings.nearest(z),

@@ -226,3 +226,15 @@ def test_bad_paths_are_refused_before_any_work(detector, tmp_path):
         skjepa.report(detector, None, tmp_path / "page.pdf")
     with pytest.raises(FileNotFoundError, match="no folder"):
         skjepa.report(detector, None, tmp_path / "nothing" / "page.html")
+
+
+def test_an_extraction_shows_the_samples_that_it_holds(tmp_path):
+    """Skipped samples have no rows in an Extraction, nor in its report."""
+    images = random_images(24, side=32)
+    detector = JEPAScoreDetector().fit(images)
+    whole = detector.extract(images[:6])
+    part = whole[:4]
+    part.meta["skipped"] = [[1, "bad.png", "cut short"]]
+    page = skjepa.report(detector, part, tmp_path / "report.html").read_text()
+    assert "cut short" not in page
+    assert all(name[:8] in page for name in part.ids.tolist())

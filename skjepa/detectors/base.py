@@ -6,7 +6,6 @@ import warnings
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from numbers import Integral
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -15,11 +14,10 @@ import sklearn
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 from sklearn.base import BaseEstimator, OutlierMixin
-from sklearn.model_selection import KFold, train_test_split
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skjepa import __version__
-from skjepa._utils.validation import check_integer, check_number, seed_from
+from skjepa._utils.validation import check_number, seed_from
 from skjepa.data.sources import Source, holds_vectors
 from skjepa.detectors.conformal import (
     conformal_offset,
@@ -28,6 +26,7 @@ from skjepa.detectors.conformal import (
     cross_conformal_margin,
     cross_conformal_p_values,
 )
+from skjepa.detectors.held_out import check_number_of_samples, check_threshold_parameters, held_out_parts
 from skjepa.encoders.encoder import load_encoder
 from skjepa.extraction.extraction import Extraction
 from skjepa.persistence.folder import read_folder, write_folder
@@ -112,7 +111,7 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
             seed = seed_from(self.random_state)
             samples = self._read_for_fit(X, seed)
             labels = self._labels(y, len(samples))
-            held_out = self._held_out(samples.ids, seed)
+            held_out = held_out_parts(samples.ids, self.calibration, seed)
             learned = [
                 self._learn(samples[~part], None if labels is None else labels[~part], seed)
                 for part in held_out or [np.zeros(len(samples), dtype=bool)]
@@ -345,52 +344,11 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
 
     def _check_thresholds(self) -> None:
         """Whatever can be refused without the samples."""
-        check_number("contamination", self.contamination, above=0.0, below=0.5, closed=">")
-        if self.target_fpr is not None:
-            check_number("target_fpr", self.target_fpr, above=0.0, below=1.0)
-        if self.calibration is None:
-            if self.target_fpr is not None:
-                raise ValueError(
-                    "target_fpr needs normal samples that are not learned from: give calibration, a share to hold out "
-                    "or a number of folds; or fit without target_fpr and call calibrate(X_normal, target_fpr)"
-                )
-        elif isinstance(self.calibration, Integral):
-            check_integer("calibration", self.calibration, minimum=2)
-        else:
-            check_number("calibration", self.calibration, above=0.0, below=1.0)
+        check_threshold_parameters(self.contamination, self.target_fpr, self.calibration)
 
     def _check_size(self, ids: NDArray[np.str_], seed: int) -> None:
         """Whether there are enough samples to learn from and to calibrate with, before anything dear is done."""
-        if len(ids) < 2:
-            raise ValueError(f"fit needs at least 2 samples; got {len(ids)} sample")
-        if self.calibration is None:
-            return
-        groups = len(np.unique(ids))
-        if groups < 3:
-            raise ValueError(f"calibration needs at least 3 different samples; got {groups}")
-        if isinstance(self.calibration, Integral):
-            if groups < self.calibration:
-                raise ValueError(f"calibration={self.calibration} folds need as many different samples; got {groups}")
-            largest = math.ceil(groups / int(self.calibration))
-        else:
-            largest = math.ceil(groups * self.calibration)
-        if groups - largest < 2:
-            raise ValueError(
-                f"calibration={self.calibration:g} leaves {groups - largest} of {groups} samples to fit on"
-            )
-        if self.target_fpr is not None:
-            held_out = sum(int(part.sum()) for part in self._held_out(ids, seed))
-            conformal_offset(np.zeros(held_out), self.target_fpr)
-
-    def _held_out(self, ids: NDArray[np.str_], seed: int) -> list[NDArray[np.bool_]]:
-        """For each model, which samples it does not learn from; copies of one sample go to the same side."""
-        if self.calibration is None:
-            return []
-        groups = np.unique(ids)
-        if isinstance(self.calibration, Integral):
-            folds = KFold(int(self.calibration), shuffle=True, random_state=seed).split(groups)
-            return [np.isin(ids, groups[unseen]) for _, unseen in folds]
-        return [np.isin(ids, train_test_split(groups, test_size=float(self.calibration), random_state=seed)[1])]
+        check_number_of_samples(ids, self.target_fpr, self.calibration, seed)
 
 
 def _require_finite(scores: NDArray[np.float64], what: str) -> None:

@@ -1,0 +1,73 @@
+"""Normal samples that a fit does not learn from, so that thresholds can be taken from them; whether they suffice."""
+
+import math
+from numbers import Integral
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import KFold, train_test_split
+
+from skjepa._utils.validation import check_integer, check_number
+from skjepa.detectors.conformal import conformal_offset
+
+
+def check_threshold_parameters(contamination: float, target_fpr: float | None, calibration: float | int | None) -> None:
+    """Refuse parameters of the threshold that are wrong whatever the samples.
+
+    Raises
+    ------
+    ValueError, TypeError
+    """
+    check_number("contamination", contamination, above=0.0, below=0.5, closed=">")
+    if target_fpr is not None:
+        check_number("target_fpr", target_fpr, above=0.0, below=1.0)
+    if calibration is None:
+        if target_fpr is not None:
+            raise ValueError(
+                "target_fpr needs normal samples that are not learned from: give calibration, a share to hold out "
+                "or a number of folds; or fit without target_fpr and call calibrate(X_normal, target_fpr)"
+            )
+    elif isinstance(calibration, Integral):
+        check_integer("calibration", calibration, minimum=2)
+    else:
+        check_number("calibration", calibration, above=0.0, below=1.0)
+
+
+def check_number_of_samples(
+    ids: NDArray[np.str_], target_fpr: float | None, calibration: float | int | None, seed: int
+) -> None:
+    """Refuse samples that are too few to learn from and to calibrate with.
+
+    Raises
+    ------
+    ValueError
+    """
+    if len(ids) < 2:
+        raise ValueError(f"fit needs at least 2 samples; got {len(ids)} sample")
+    if calibration is None:
+        return
+    groups = len(np.unique(ids))
+    if groups < 3:
+        raise ValueError(f"calibration needs at least 3 different samples; got {groups}")
+    if isinstance(calibration, Integral):
+        if groups < calibration:
+            raise ValueError(f"calibration={calibration} folds need as many different samples; got {groups}")
+        largest = math.ceil(groups / int(calibration))
+    else:
+        largest = math.ceil(groups * calibration)
+    if groups - largest < 2:
+        raise ValueError(f"calibration={calibration:g} leaves {groups - largest} of {groups} samples to fit on")
+    if target_fpr is not None:
+        held_out = sum(int(part.sum()) for part in held_out_parts(ids, calibration, seed))
+        conformal_offset(np.zeros(held_out), target_fpr)
+
+
+def held_out_parts(ids: NDArray[np.str_], calibration: float | int | None, seed: int) -> list[NDArray[np.bool_]]:
+    """For each model, which samples it does not learn from; copies of one sample go to the same side."""
+    if calibration is None:
+        return []
+    groups = np.unique(ids)
+    if isinstance(calibration, Integral):
+        folds = KFold(int(calibration), shuffle=True, random_state=seed).split(groups)
+        return [np.isin(ids, groups[unseen]) for _, unseen in folds]
+    return [np.isin(ids, train_test_split(groups, test_size=float(calibration), random_state=seed)[1])]

@@ -35,6 +35,44 @@ def test_no_module_imports_through_a_door(path):
                 assert alias.name == "__version__" or is_module(f"{node.module}.{alias.name}"), alias.name
 
 
+DETECTORS = PACKAGE / "detectors"
+
+
+def private_names(path: Path) -> set[str]:
+    """Methods, properties and declared attributes of the classes of a module that begin with one underscore."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ClassDef):
+            names |= {member.name for member in node.body if isinstance(member, ast.FunctionDef)}
+            declared = [member.target for member in node.body if isinstance(member, ast.AnnAssign)]
+            names |= {target.id for target in declared if isinstance(target, ast.Name)}
+    return {name for name in names if name.startswith("_") and not name.startswith("__")}
+
+
+def private_accesses(code: str, private: set[str]) -> list[str]:
+    """Where code takes private names of an object that is not its own `self` or `cls`."""
+    return [
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Attribute)
+        and node.attr in private
+        and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
+    ]
+
+
+def test_what_is_private_to_detectors_stays_there():
+    """What others need of a detector it says publicly: `is_cross_calibrated`, `measures_per_model`, ..."""
+    private = set().union(*map(private_names, DETECTORS.glob("*.py")))
+    assert {"_fold_scores", "_is_exact", "_is_own", "_fitted_encoder"} <= private
+    assert private_accesses("detector._fold_scores; self._fold_scores", private) == ["detector._fold_scores"]
+    found = {
+        module_name(path): private_accesses(path.read_text(), private)
+        for path in MODULES
+        if DETECTORS not in path.parents
+    }
+    assert {name: accesses for name, accesses in found.items() if accesses} == {}
+
+
 @pytest.mark.parametrize("folder", DOORS, ids=lambda folder: folder.name)
 def test_doors_open(folder):
     door = importlib.import_module(f"skjepa.{folder.name}")

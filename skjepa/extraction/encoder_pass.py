@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,9 @@ from skjepa.extraction.batches.views import Transform, default_transform
 from skjepa.extraction.extraction import Extraction
 from skjepa.extraction.processes.dispatch import Spread
 from skjepa.extraction.processes.pools import Pool, active_pool
-from skjepa.extraction.resume import ResumedStore, finished_rows, first_positions
+from skjepa.extraction.resume import ResumedStore, first_positions
 from skjepa.extraction.store.settings import SETTINGS
-from skjepa.extraction.store.store import Store, cache_of, memory_folder, settings_of_stores
+from skjepa.extraction.store.store import Store, cache_of, memory_folder, settings_of, stores_of
 from skjepa.jacobian.directions import (
     DEFAULT_SHARE,
     Directions,
@@ -155,59 +155,59 @@ def extract(
         name, directions = _output_directions(encoder, method, n_directions, n_components, seed)
         return _describe(encoder, shape, n_components, name, views, transform, seed, own), directions
 
-    with encoder.unchanging():
-        if (finished := _finished(encoder, source, store, memory, described, by_name=by_name)) is not None:
-            return finished
-        with _ready(encoder, shape, own) as (function, probed):
-            meta, directions = described(probed.n_components)
-            n_passes = probed.n_components if directions is None else directions.shape[1]
-            measurement = Measurement(
-                encoder,
-                n_passes,
-                _sample_bytes(encoder, probed),
-                directions,
-                views=views,
-                transform=transform,
-                seed=seed,
-                on_error=on_error,
-                n_jobs=n_jobs,
-            )
-            folder = memory_folder(memory, meta) if store is None else store
-            measured = _measured(pool, measurement, function, source, device, memory_budget, observe)
-            with nullcontext() if folder is None else Store(folder, meta, is_cache=store is None) as opened:
-                kept = None if opened is None else ResumedStore(opened, source, by_name=by_name)
-                rows = _run(source, measured, progress, on_error, kept)
+    with encoder.unchanging(), ExitStack() as stack:
+        kept, meta = _what_is_kept(stack, encoder, shape, source, store, memory, described, by_name=by_name)
+        if kept is not None and kept.is_complete:
+            return _assemble(source, kept.rows, {}, meta)
+        function, probed = stack.enter_context(_ready(encoder, shape, own))
+        meta, directions = described(probed.n_components)
+        n_passes = probed.n_components if directions is None else directions.shape[1]
+        measurement = Measurement(
+            encoder,
+            n_passes,
+            _sample_bytes(encoder, probed),
+            directions,
+            views=views,
+            transform=transform,
+            seed=seed,
+            on_error=on_error,
+            n_jobs=n_jobs,
+        )
+        measured = _measured(pool, measurement, function, source, device, memory_budget, observe)
+        folder = memory_folder(memory, meta) if store is None else store
+        if folder is not None and (kept is None or kept.store.settings["n_components"] != probed.n_components):
+            opened = stack.enter_context(Store(folder, meta, is_cache=store is None))
+            kept = ResumedStore(opened, source, by_name=by_name)
+        rows = _run(source, measured, progress, on_error, kept)
     meta["device"] = ", ".join(sorted(measured.devices)) or meta["device"]
     return _assemble(source, rows, measured.skipped, meta)
 
 
-def _finished(
+def _what_is_kept(
+    stack: ExitStack,
     encoder: Encoder,
+    shape: tuple[int, ...],
     source: Source,
     store: str | os.PathLike | None,
     memory: Any,
     described: Callable[[int], tuple[dict[str, Any], Tensor | None]],
     *,
     by_name: bool,
-) -> Extraction | None:
-    """What a store or a memory has of all samples: then neither the encoder nor any worker is looked at.
+) -> tuple[ResumedStore | None, dict[str, Any]]:
+    """A store of earlier runs with these settings, open until the stack ends, and their meta; None where there is none.
 
-    K is all that only a look at the encoder tells of the settings; here the store tells it.
+    K is all that only a look at the encoder tells of the settings. Where everything is finished nobody has to look: the
+    store tells K.
     """
-    folder = cache_of(memory) if store is None else Path(store)
-    for path, settings in [] if folder is None else settings_of_stores(folder):
-        if path != folder and store is not None:
-            continue
-        if settings.get("fingerprint") != encoder.fingerprint:
-            continue
+    for folder in stores_of(memory) if store is None else [Path(store)]:
+        settings = settings_of(folder)
+        if settings is None or settings["fingerprint"] != encoder.fingerprint or settings["input_shape"] != list(shape):
+            continue  # K of another encoder, or of inputs of another size
         meta, _ = described(settings["n_components"])
-        if any(settings.get(key) != meta[key] for key in SETTINGS):
-            continue  # another cache, or a store that is refused by name below
-        with Store(path, meta, is_cache=store is None) as opened:
-            rows = finished_rows(opened, source, by_name=by_name)
-        if rows:
-            return _assemble(source, rows, {}, meta)
-    return None
+        if all(settings[key] == meta[key] for key in SETTINGS):
+            opened = stack.enter_context(Store(folder, meta, is_cache=store is None))
+            return ResumedStore(opened, source, by_name=by_name), meta
+    return None, {}
 
 
 def embed(
@@ -360,7 +360,7 @@ def _run(
 ) -> dict[str, Arrays]:
     """Every sample measured once: id -> its row of each array. Equal ids are equal content."""
     first = first_positions(source)
-    rows = {} if kept is None else kept.read()
+    rows = {} if kept is None else kept.rows
     noted: set[int] = set()
     missing = [name for name in first if name not in rows]
     if kept is not None and missing:

@@ -1,11 +1,12 @@
 """Finished samples of earlier runs, known again by id and content."""
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 from skjepa.data.sources import Source
 from skjepa.extraction.batches.measurement import Arrays
-from skjepa.extraction.store.shards import Key
+from skjepa.extraction.store.shards import Key, Row
 from skjepa.extraction.store.store import Store
 
 
@@ -19,26 +20,30 @@ class ResumedStore:
             content = source.content(i)
             self.keys[name] = (name if by_name else content or name, content)
 
-    def read(self) -> dict[str, Arrays]:
-        """What is finished."""
-        rows, self.failures = self.store.read_all(self.keys.values())
+    @cached_property
+    def rows(self) -> dict[str, Arrays]:
+        """What earlier runs had finished, read once; a run adds its own."""
+        rows, _ = self._read
         return {name: rows[key] for name, key in self.keys.items() if key in rows}
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no sample is left to measure."""
+        return 0 < len(self.rows) == len(self.keys)
+
+    @cached_property
+    def _read(self) -> tuple[dict[Key, Row], dict[Key, str]]:
+        return self.store.read_all(self.keys.values())
 
     def in_turn(self, names: Iterable[str]) -> list[str]:
         """What could not be read before comes last: so the rest is in the batches of a run without interruption."""
-        return sorted(names, key=lambda name: self.keys[name] in self.failures)
+        _, failures = self._read
+        return sorted(names, key=lambda name: self.keys[name] in failures)
 
     def append(self, names: Sequence[str], arrays: Sequence[Any], unreadable: dict[str, str]) -> None:
         failures = {self.keys[name]: reason for name, reason in unreadable.items()}
         embeddings, sigma = arrays
         self.store.append([self.keys[name] for name in names], embeddings, sigma, failures)
-
-
-def finished_rows(store: Store, source: Source, *, by_name: bool) -> dict[str, Arrays] | None:
-    """The rows of a source that has nothing left to measure; None where it has."""
-    kept = ResumedStore(store, source, by_name=by_name)
-    rows = kept.read()
-    return rows if len(rows) == len(kept.keys) else None
 
 
 def first_positions(source: Source) -> dict[str, int]:

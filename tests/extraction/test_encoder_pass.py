@@ -21,6 +21,7 @@ from PIL import Image
 from torch import nn
 
 import skjepa._utils.hardware
+import skjepa.data.sources
 import skjepa.extraction.batches.measurement
 import skjepa.extraction.batches.sizing
 import skjepa.extraction.encoder_pass
@@ -29,6 +30,7 @@ from skjepa.data.images import ImageReadError
 from skjepa.data.sources import Source, as_source
 from skjepa.encoders.probe import EncoderError
 from skjepa.extraction.store.settings import SettingsMismatchError
+from skjepa.extraction.store.store import Store
 from skjepa.jacobian.rows import jacobian
 
 N_COMPONENTS = 12
@@ -661,3 +663,18 @@ class TestNothingLeftToDo:
             kept = tmp_path / (encoder.fingerprint if keeps == "store" else "kept")
             extract(encoder, images, method="sketch", n_directions=2, **{keeps: kept})
         assert looks == ["probe", "Here"] * 2
+
+    def test_what_is_kept_is_read_once(self, keeps, tmp_path, monkeypatch):
+        """Also where samples are left to measure: files are long to hash, and stores long to read."""
+        images = random_images(5, side=32)
+        paths = [tmp_path / f"{i}.png" for i in range(5)]
+        for path, image in zip(paths, images, strict=True):
+            Image.fromarray(image).save(path)
+        encoder = load_encoder(conv_net(), image_size=32)
+        extract(encoder, paths[:4], **{keeps: tmp_path / "kept"})
+        read, hashed = [], []
+        read_all, file_hash = Store.read_all, skjepa.data.sources._file_hash
+        monkeypatch.setattr(Store, "read_all", lambda *a: read.append(a) or read_all(*a))
+        monkeypatch.setattr(skjepa.data.sources, "_file_hash", lambda path: hashed.append(path) or file_hash(path))
+        extract(encoder, paths, **{keeps: tmp_path / "kept"})
+        assert (len(read), len(hashed)) == (1, 5)

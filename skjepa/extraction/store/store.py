@@ -66,13 +66,19 @@ def memory_folder(memory: Any, settings: dict[str, Any]) -> Path | None:
     return folder / hashlib.sha256(settled.encode()).hexdigest()[:32]
 
 
-def settings_of_stores(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The stores at a folder or right below it, as caches lie, with their settings; damaged ones are passed over."""
-    found = []
-    for manifest in (folder / _MANIFEST, *folder.glob(f"*/{_MANIFEST}")):
-        with suppress(OSError, ValueError):  # whoever opens the store names what is wrong with it
-            found.append((manifest.parent, _read_manifest(manifest)["settings"]))
-    return found
+def stores_of(memory: Any) -> list[Path]:
+    """The folders of all stores within a cache."""
+    folder = cache_of(memory)
+    return [] if folder is None else [manifest.parent for manifest in folder.glob(f"*/{_MANIFEST}")]
+
+
+def settings_of(store: Path) -> dict[str, Any] | None:
+    """The settings of a store; None where there is none, or a damaged one: whoever opens it is told what is wrong."""
+    try:
+        settings = _read_manifest(store / _MANIFEST)["settings"]
+    except (OSError, ValueError):
+        return None
+    return settings if settings.keys() >= set(SETTINGS) else None
 
 
 class Store:

@@ -148,7 +148,7 @@ def run_benchmark(
     options: dict[str, Any] = {"method": method, "random_state": seed, **extract_options}
     passes, groups = _extractions(chosen, groups, on_error=on_error, progress=progress, **options)
     if labels is not None and on_error == "skip":
-        labels = _labels_of_readable(labels, passes["fit"])
+        labels = labels[passes["fit"].measured]
     timed = _seconds(chosen, groups["fit"], **{key: value for key, value in options.items() if key != "memory"})
     scores, costs = {}, {}
     for name, entry in entries.items():
@@ -217,10 +217,6 @@ def _extractions(
     for name, source in groups.items():
         readable[name] = source[passes[name].measured]
     return passes, _nonempty(readable, "no sample of {} can be read")
-
-
-def _labels_of_readable(labels: NDArray, passed: Extraction) -> NDArray:
-    return labels[passed.measured]
 
 
 def _seconds(encoder: Encoder, source: Source, **options: Any) -> dict[str, float]:

@@ -5,6 +5,7 @@ import pytest
 from oracles import conv_net, random_images
 from PIL import Image
 
+from benchmarks.accuracy import curation, junk, one_class
 from skjepa import KNNDetector, MahalanobisDetector, load_encoder
 from skjepa.data.sources import as_source
 from skjepa.data.splits import repeats
@@ -29,8 +30,6 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def pool(data):
-    from benchmarks.accuracy import junk
-
     return junk.Pool(data, junk.Sizes(run=40, reference=30, test=10, runs=2), seed=0)
 
 
@@ -57,8 +56,6 @@ def test_runs_share_no_image_and_hold_the_junk_asked_for(pool):
 
 
 def test_removal_is_judged_by_who_is_ranked_last(pool):
-    from benchmarks.accuracy import curation
-
     mix = pool.mix(0, 0.3)
     best = -1.0 * mix.is_junk + np.linspace(0, 0.1, 40)
     found = curation.removed({"best": best, "worst": -best}, mix)
@@ -71,8 +68,6 @@ def test_removal_is_judged_by_who_is_ranked_last(pool):
 
 
 def test_a_probe_gains_by_what_is_left_out(pool):
-    from benchmarks.accuracy import curation
-
     rng = np.random.default_rng(0)
     mix = pool.mix(0, 0.3)
     features = rng.normal(size=(len(pool.images), 2))
@@ -96,8 +91,6 @@ def test_a_probe_gains_by_what_is_left_out(pool):
 
 
 def test_means_and_intervals_over_runs():
-    from benchmarks.accuracy import curation
-
     found = curation.summary([{"a": {"b": 1.0}}, {"a": {"b": 3.0}}])["a"]["b"]
     assert found["mean"] == 2
     assert found["high"] - 2 == pytest.approx(12.706, abs=1e-3)  # t of one degree of freedom, standard error 1
@@ -105,8 +98,6 @@ def test_means_and_intervals_over_runs():
 
 
 def test_each_class_in_turn_is_normal(data):
-    from benchmarks.accuracy import one_class
-
     classes = one_class.read_classes(data / "cifar10", one_class.Sizes(fit=20, calibration=5, test=10), seed=0)
     assert {name: {split: len(part) for split, part in parts.items()} for name, parts in classes.items()} == {
         name: {"fit": 20, "calibration": 5, "test": 10} for name in ("cat", "dog")
@@ -125,8 +116,6 @@ def test_each_class_in_turn_is_normal(data):
 
 
 def test_the_lead_over_classes_is_tested():
-    from benchmarks.accuracy import one_class
-
     rng = np.random.default_rng(0)
     rows = {str(i): {"ours": 0.8 + 0.01 * i, "theirs": 0.7, "chance": rng.random()} for i in range(10)}
     found = one_class.compared(rows, "ours")

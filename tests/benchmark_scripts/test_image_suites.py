@@ -9,10 +9,15 @@ from matplotlib.axes import Axes
 from oracles import random_images
 from PIL import Image
 
+from benchmarks.accuracy import images as suite
+from benchmarks.accuracy import one_class, openood, spectra, verdicts
+from benchmarks.common import image_sets
+from skjepa.data.sources import as_source
+from skjepa.data.splits import repeats
+from skjepa.evaluation.benchmark_result import BenchmarkResult
+
 
 def test_published_aurocs_of_real_spectra(shared_data):
-    from benchmarks.accuracy import spectra
-
     with np.load(shared_data / "spectra.npz") as arrays:
         loaded = {name: arrays[name].astype(np.float64) for name in arrays}
     for encoder, sets in spectra.PUBLISHED.items():
@@ -34,8 +39,6 @@ BLIND = ["pixelated", "brightness", "colour", "salt and pepper", "occlusion"]
 
 @pytest.mark.parametrize("kind", [*SEEN, *BLIND])
 def test_corruptions_grow_stronger(kind):
-    from benchmarks.common import image_sets
-
     assert [*image_sets.CORRUPTIONS, *image_sets.BLIND] == [*SEEN, *BLIND]
     images = [Image.fromarray(image) for image in random_images(1).repeat(5, axis=0)]
     changed = image_sets.corrupted(images, kind, np.random.default_rng(0))
@@ -47,11 +50,6 @@ def test_corruptions_grow_stronger(kind):
 
 
 def test_groups_of_the_image_suite_share_no_image(tmp_path):
-    from benchmarks.accuracy import images as suite
-    from benchmarks.common import image_sets
-    from skjepa.data.sources import as_source
-    from skjepa.data.splits import repeats
-
     pictures = random_images(60, side=8)
     for place in ("cifar10/train", "cifar10/test", *image_sets.FOREIGN):
         for i in range(24):
@@ -73,8 +71,6 @@ def test_groups_of_the_image_suite_share_no_image(tmp_path):
 
 
 def test_torchvision_that_does_not_load_is_named(monkeypatch, tmp_path):
-    from benchmarks.common import image_sets
-
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(ImportError, match="--download needs a torchvision that loads"):
         image_sets.downloaded(tmp_path, 1, np.random.default_rng(0))
@@ -82,8 +78,6 @@ def test_torchvision_that_does_not_load_is_named(monkeypatch, tmp_path):
 
 def openood_folder(root):
     """As OpenOOD's download script leaves it, of few small pictures."""
-    from benchmarks.accuracy import openood
-
     rng = np.random.default_rng(0)
     lists = {"train_cifar10": 40, "val_cifar10": 20, "test_cifar10": 20}
     lists |= {f"test_{name}": 10 for names in openood.SETS["cifar10"].values() for name in names}
@@ -102,8 +96,6 @@ def openood_folder(root):
 
 def test_lists_of_openood(tmp_path, monkeypatch):
     import json
-
-    from benchmarks.accuracy import openood
 
     root = openood_folder(tmp_path / "data")
     out = tmp_path / "found.json"
@@ -125,10 +117,6 @@ def test_lists_of_openood(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("shift", "met"), [(3.0, True), (0.5, False)])
 def test_bars(shift, met):
-    from benchmarks.accuracy import verdicts
-    from skjepa.data.sources import as_source
-    from skjepa.evaluation.benchmark_result import BenchmarkResult
-
     rng = np.random.default_rng(0)
     sizes = {"fit": 5, "calibration": 400, "test": 400, "near": 300, "tuned": 300}
     means = {"near": -1.0, "tuned": -1.0}
@@ -151,8 +139,6 @@ def test_bars(shift, met):
 
 
 def test_agreement_is_of_ranks_within_normal_images_and_of_all():
-    from benchmarks.accuracy import images as suite
-
     class Result:
         sets = ("far",)
         scores: ClassVar = {
@@ -166,16 +152,10 @@ def test_agreement_is_of_ranks_within_normal_images_and_of_all():
 
 
 def test_one_class_means():
-    from benchmarks.accuracy import one_class
-
     assert one_class.one_class_means({"cat": {"a": 0.5}, "dog": {"a": 0.7}}) == {"a": pytest.approx(0.6)}
 
 
 def test_committed_plots_show_no_image():
-    from benchmarks.accuracy import images as suite
-    from skjepa.data.sources import as_source
-    from skjepa.evaluation.benchmark_result import BenchmarkResult
-
     rng, pictures = np.random.default_rng(0), random_images(40, side=8)
     names = ("fit", "calibration", "test", "far")
     groups = {name: as_source(pictures[10 * i : 10 * i + 10]) for i, name in enumerate(names)}

@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks.accuracy import table_rivals, table_verdicts, tables
+from benchmarks.common import markdown, table_sets
+from benchmarks.render import vectors
+from skjepa import JEPAScoreDetector
+
 
 def table(n_normal=80, n_outliers=20, d=4, seed=0):
     """Rows whose first feature is their number: a row is known wherever it goes."""
-    from benchmarks.common import table_sets
-
     X = np.random.default_rng(seed).normal(size=(n_normal + n_outliers, d))
     X[n_normal:] += 4
     X[:, 0] = np.arange(len(X))
@@ -29,8 +32,6 @@ def save(folder, name, made):
 
 @given(n_normal=st.integers(4, 200), n_outliers=st.integers(2, 60), share=st.floats(0.3, 1.0), seed=st.integers(0, 9))
 def test_thinned_tables_keep_the_share_of_outliers(n_normal, n_outliers, share, seed):
-    from benchmarks.common import table_sets
-
     whole = table(n_normal, n_outliers)
     rows = max(4, int(share * len(whole.X)))
     few = table_sets.thinned(whole, rows, seed)
@@ -42,8 +43,6 @@ def test_thinned_tables_keep_the_share_of_outliers(n_normal, n_outliers, share, 
 
 @given(n_normal=st.integers(2, 60), n_outliers=st.integers(1, 20), seed=st.integers(0, 9))
 def test_semi_supervised_fits_on_half_of_the_normal_rows_and_judges_all_others(n_normal, n_outliers, seed):
-    from benchmarks.common import table_sets
-
     whole = table(n_normal, n_outliers)
     parts = table_sets.split(whole, "semi-supervised", seed)
     fit, test = parts.fit[:, 0].astype(int), parts.test[:, 0].astype(int)
@@ -54,8 +53,6 @@ def test_semi_supervised_fits_on_half_of_the_normal_rows_and_judges_all_others(n
 
 
 def test_unsupervised_fits_on_all_rows_and_judges_them():
-    from benchmarks.common import table_sets
-
     whole = table()
     parts = table_sets.split(whole, "unsupervised", 0)
     assert parts.same
@@ -64,16 +61,12 @@ def test_unsupervised_fits_on_all_rows_and_judges_them():
 
 
 def test_seeds_draw_other_rows():
-    from benchmarks.common import table_sets
-
     halves = [table_sets.split(table(), "semi-supervised", seed).fit[:, 0] for seed in (0, 0, 1)]
     assert (halves[0] == halves[1]).all()
     assert set(halves[0]) != set(halves[2])
 
 
 def test_files_are_known_by_their_names_without_a_number(tmp_path):
-    from benchmarks.common import table_sets
-
     for name in ("11_far", "1_near", "plain"):
         save(tmp_path, name, table())
     assert list(table_sets.tables_in(tmp_path)) == ["far", "near", "plain"]
@@ -89,8 +82,6 @@ def test_files_are_known_by_their_names_without_a_number(tmp_path):
 
 
 def test_quick_tables_are_among_the_development_data(shared_data):
-    from benchmarks.common import table_sets
-
     order = list(table_sets.tables_in(shared_data / "adbench"))
     halves = [order.index(name) % 2 for name in table_sets.QUICK]
     assert len(halves) == 8
@@ -99,10 +90,6 @@ def test_quick_tables_are_among_the_development_data(shared_data):
 
 @pytest.mark.parametrize("protocol", ["semi-supervised", "unsupervised"])
 def test_the_default_is_judged_as_its_users_have_it(protocol):
-    from benchmarks.accuracy import table_rivals
-    from benchmarks.common import table_sets
-    from skjepa import JEPAScoreDetector
-
     parts = table_sets.split(table(), protocol, 0)
     found = table_rivals.ours(parts, seed=3)
     for name, formula in table_rivals.FORMULAS.items():
@@ -113,9 +100,6 @@ def test_the_default_is_judged_as_its_users_have_it(protocol):
 
 
 def test_without_network_nothing_is_trained():
-    from benchmarks.accuracy import table_rivals
-    from benchmarks.common import table_sets
-
     parts = table_sets.split(table(), "semi-supervised", 0)
     first, second = (table_rivals.without_network(parts, seed)["skjepa, no network"][0] for seed in (0, 1))
     np.testing.assert_allclose(first, second)
@@ -125,9 +109,6 @@ def test_without_network_nothing_is_trained():
 @pytest.mark.filterwarnings("ignore")
 def test_pyod_gets_rows_standardised_by_the_fitted_ones():
     from pyod.models.knn import KNN
-
-    from benchmarks.accuracy import table_rivals
-    from benchmarks.common import table_sets
 
     parts = table_sets.split(table(), "semi-supervised", 0)
     scaler = StandardScaler().fit(parts.fit)
@@ -145,9 +126,6 @@ def test_pyod_gets_rows_standardised_by_the_fitted_ones():
 
 @pytest.mark.filterwarnings("ignore")
 def test_pyod_has_its_defaults_but_for_seed_and_silence(capsys):
-    from benchmarks.accuracy import table_rivals
-    from benchmarks.common import table_sets
-
     assert list(table_rivals.PYOD) == ["KNN", "LOF", "IForest", "ECOD", "MCD", "OCSVM", "AutoEncoder"]
     assert table_rivals.LISTED[1:] == tuple(table_rivals.PYOD)
     for make in table_rivals.PYOD.values():
@@ -165,8 +143,6 @@ def test_pyod_has_its_defaults_but_for_seed_and_silence(capsys):
 @pytest.fixture
 def suite(monkeypatch):
     """The suite with four quick rivals; `calls` counts how often each was asked."""
-    from benchmarks.accuracy import tables
-
     calls = []
 
     def rival(name, judge):
@@ -210,8 +186,6 @@ def run(suite, monkeypatch, tmp_path, *options):
 
 
 def test_a_failure_is_a_constant_with_its_reason(suite):
-    from benchmarks.common import table_sets
-
     parts = table_sets.split(table(), "semi-supervised", 0)
     broken = suite.judged("MCD", parts, 0, limit=5)
     assert broken["failed"] == "ValueError: singular"
@@ -226,8 +200,6 @@ def test_a_failure_is_a_constant_with_its_reason(suite):
 
 
 def test_scores_that_are_not_finite_are_a_failure(suite, monkeypatch):
-    from benchmarks.common import table_sets
-
     parts = table_sets.split(table(), "semi-supervised", 0)
     monkeypatch.setitem(suite.RIVALS, "KNN", lambda parts, seed: {"KNN": (np.full(len(parts.test), np.nan), 0.1)})
     assert "NaN" in suite.judged("KNN", parts, 0, limit=5)["failed"]
@@ -279,8 +251,6 @@ def scored(**auroc):
 
 
 def test_verdicts_of_known_tables():
-    from benchmarks.accuracy import table_verdicts
-
     own = [0.9, 0.8, 0.7, 0.6]
     sets = scored(ours=own, even=[0.9, 0.82, 0.69, 0.6], worse=[0.5, 0.5, 0.5, 0.8], extra=[1.0] * 4)
     found = table_verdicts.verdicts(sets, "ours", ("ours", "even", "worse"))
@@ -299,8 +269,6 @@ def test_verdicts_of_known_tables():
 
 def test_signed_ranks_against_the_exact_distribution():
     """Six sets, all won: of 2^6 signs two are as extreme. Holm doubles the smaller of two p-values."""
-    from benchmarks.accuracy import table_verdicts
-
     gaps = np.array([0.02, 0.03, 0.05, 0.07, 0.11, 0.13])
     own = np.full(6, 0.8)
     won, mixed, same = table_verdicts.signed_ranks(
@@ -315,8 +283,6 @@ def test_signed_ranks_against_the_exact_distribution():
 @settings(max_examples=20)  # of equal ranks SciPy goes through all signs
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=8), st.randoms())
 def test_the_two_sides_of_a_comparison_mirror_each_other(auroc, random):
-    from benchmarks.accuracy import table_verdicts
-
     own, other = np.array(auroc), np.array(random.sample(auroc, len(auroc)))
     one, two = (table_verdicts.signed_ranks(a, {"b": b})[0] for a, b in ((own, other), (other, own)))
     assert one["difference"] == pytest.approx(-two["difference"])
@@ -325,9 +291,6 @@ def test_the_two_sides_of_a_comparison_mirror_each_other(auroc, random):
 
 
 def test_documents_tell_what_was_measured(suite, monkeypatch, tmp_path):
-    from benchmarks.common import markdown
-    from benchmarks.render import vectors
-
     for name in ("1_a", "2_b"):
         save(tmp_path, name, table())
     run(suite, monkeypatch, tmp_path, "--seeds", "2")

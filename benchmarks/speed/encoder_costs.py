@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import record
 from skjepa.encoders.catalog import COSTS, FAMILIES
-from skjepa.encoders.encoder import BUNDLED
+from skjepa.encoders.loading import BUNDLED
 from skjepa.encoders.networks import read_network
 from skjepa.encoders.timm_models import is_clip_type
 

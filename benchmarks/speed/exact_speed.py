@@ -29,6 +29,7 @@ from skjepa import Encoder, load_encoder
 from skjepa.data.sample_images import demo_images
 from skjepa.data.sources import as_source
 from skjepa.extraction.batches.loader import Loader
+from skjepa.extraction.batches.options import RunOptions
 from skjepa.extraction.batches.sizing import MAX_BATCH
 from skjepa.jacobian.directions import random_directions
 from skjepa.jacobian.precision import narrowed
@@ -215,7 +216,7 @@ def compare(name: str, device: str, rates: dict[str, float], n_rounds: int) -> d
 def inputs(encoder: Encoder, n: int) -> Tensor:
     """Photographs of the demo as the encoder receives them."""
     source = as_source(demo_images(SEED)["fit"][:n])
-    loader = Loader(source, encoder.preprocessing, encoder.dtype, "cpu", on_error="raise", n_jobs=None)
+    loader = Loader(source, encoder.preprocessing, encoder.dtype, "cpu", run=RunOptions())
     return torch.cat([x for _, x, _ in loader.batches(range(n), lambda: n)])
 
 

@@ -1,4 +1,4 @@
-"""What several commands share: bytes, JSON answers, saved detectors and the summary table."""
+"""What several commands share: the options of a run, JSON answers, saved detectors and the summary table."""
 
 import json
 from collections.abc import Sequence
@@ -11,9 +11,14 @@ if TYPE_CHECKING:
     from skjepa.detectors.jepa_score import JEPAScoreDetector
 
 
-def in_bytes(gib: float | None) -> int | None:
-    """What `--memory-budget` means."""
-    return None if gib is None else int(gib * 2**30)
+def running(
+    device: str, memory_budget: float | None, read_threads: int | None, on_error: str, quiet: bool
+) -> dict[str, Any]:
+    """The options of a run (`--memory-budget` in GiB) as parameters of a detector."""
+    from skjepa.extraction.batches.options import RunOptions
+
+    n_bytes = None if memory_budget is None else int(memory_budget * 2**30)
+    return RunOptions(device, n_bytes, read_threads, on_error, progress=not quiet).parameters
 
 
 def print_json(facts: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from skjepa.cli.common import in_bytes, print_json
+from skjepa.cli.common import print_json, running
 from skjepa.cli.options import (
     AsJson,
     Device,
@@ -111,12 +111,8 @@ def prune(
             load_encoder(encoder, image_size=image_size, weights=weights),
             formula=formula or ("jepa" if normal is None else "joint"),
             calibration=calibration,
-            device=device,
-            memory_budget=in_bytes(memory_budget),
-            n_jobs=read_threads,
-            on_error=on_error,
             random_state=seed,
-            verbose=0 if quiet else 1,
+            **running(device, memory_budget, read_threads, on_error, quiet),
         )
         with workers(n_jobs, dask):
             pruned = collection.prune(

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from skjepa.cli.common import in_bytes, print_json
+from skjepa.cli.common import print_json, running
 from skjepa.cli.options import (
     Alpha,
     AsJson,
@@ -83,12 +83,8 @@ def fit(
         calibration,
         formula=formula,
         views=views,
-        device=device,
-        memory_budget=in_bytes(memory_budget),
-        n_jobs=read_threads,
-        on_error=on_error,
         random_state=seed,
-        verbose=0 if quiet else 1,
+        **running(device, memory_budget, read_threads, on_error, quiet),
     )
     started = time.perf_counter()
     with workers(n_jobs, dask):
@@ -157,19 +153,13 @@ def score(
     folders = score_table.short_names(tests)
     _check_picture(picture, [*tests, *([] if normal is None else [normal])])
     sources = {name: _limited(folder_source(path), limit, seed) for name, path in folders.items()}
-    running = {
-        "device": device,
-        "memory_budget": in_bytes(memory_budget),
-        "n_jobs": read_threads,
-        "on_error": on_error,
-        "verbose": 0 if quiet else 1,
-    }
+    run = running(device, memory_budget, read_threads, on_error, quiet)
     started = time.perf_counter()
     normal_pass = None
     with workers(n_jobs, dask):
         if normal is None:
             assert saved is not None  # one of the two is given
-            detector = common.saved_detector(saved, encoder, image_size, weights).set_params(**running)
+            detector = common.saved_detector(saved, encoder, image_size, weights).set_params(**run)
         else:
             detector = _unfitted(
                 encoder,
@@ -181,7 +171,7 @@ def score(
                 formula=formula,
                 views=views,
                 random_state=seed,
-                **running,
+                **run,
             )
             _warn_of_overlap(normal, tests)
             normal_pass = _fitted(detector, _limited(folder_source(normal), limit, seed), normal, store)

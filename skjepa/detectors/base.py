@@ -29,7 +29,7 @@ from skjepa.detectors.conformal import (
 from skjepa.detectors.held_out import check_number_of_samples, check_threshold_parameters, held_out_parts
 from skjepa.encoders.encoder import load_encoder
 from skjepa.extraction.extraction import Extraction
-from skjepa.persistence.folder import read_folder, write_folder
+from skjepa.persistence.folder import read_instance, write_folder
 from skjepa.persistence.schema import Above, Mark, MayLack, Saved
 
 Samples = Extraction | Source
@@ -324,9 +324,7 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         skjepa.encoders.FingerprintError
             The encoder is not the one that was saved.
         """
-        made = read_folder(path, {} if encoder is None else {"encoder": load_encoder(encoder)})
-        if not isinstance(made, cls):
-            raise ValueError(f"{path} holds a {type(made).__name__}, not a {cls.__name__}")
+        made = read_instance(cls, path, {} if encoder is None else {"encoder": load_encoder(encoder)})
         check_is_fitted(made)
         return made
 

@@ -18,6 +18,7 @@ from skjepa.detectors.encoder_choice import (
     trained_encoder,
 )
 from skjepa.encoders.encoder import Encoder
+from skjepa.extraction.batches.options import RunOptions
 from skjepa.extraction.encoder_pass import embed
 from skjepa.extraction.extraction import Extraction
 from skjepa.pretraining.tables import VectorJEPA
@@ -150,12 +151,4 @@ class EmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         self._n_features_out = self._embed(encoder, one).shape[1]
 
     def _embed(self, encoder: Encoder, source: Source, *, progress: bool = False) -> NDArray[np.float64]:
-        return embed(
-            encoder,
-            source,
-            memory_budget=self.memory_budget,
-            device=self.device,
-            n_jobs=self.n_jobs,
-            on_error=self.on_error,
-            progress=progress,
-        )
+        return embed(encoder, source, **RunOptions.of(self, progress=progress).keywords)

@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from skjepa.detectors.measuring import MeasuringDetector
+from skjepa.extraction.batches.options import RunOptions
 from skjepa.inspection.diagnosis import diagnose
 from skjepa.inspection.findings import Diagnosis
 from skjepa.inspection.terms import Explanation, explain_terms
@@ -131,5 +132,5 @@ class ExplainingDetector(MeasuringDetector):
         if own is not None and len(self.models_) > 1:
             raise ValueError("every fold trained an encoder of its own, there is no one volume to explain")
         encoder = own or self.fitted_encoder(X)
-        given = {"memory_budget": self.memory_budget, "device": self.device, "n_jobs": self.n_jobs} | options
+        given = RunOptions.of(self, on_error="raise", progress=False).keywords | options
         return learn_volume_explainer(encoder, X, patch_size=patch_size, floor=self.floor_, rank=self.rank_, **given)

@@ -17,8 +17,9 @@ from skjepa.detectors.encoder_choice import (
 )
 from skjepa.detectors.explaining import ExplainingDetector
 from skjepa.detectors.fitted_score import FittedScore, warn_if_collapsed
-from skjepa.encoders.encoder import Encoder, require_known_source
-from skjepa.extraction.batches.loader import reading_threads
+from skjepa.encoders.encoder import Encoder
+from skjepa.encoders.loading import require_known_source
+from skjepa.extraction.batches.options import RunOptions
 from skjepa.extraction.batches.views import Transform
 from skjepa.extraction.encoder_pass import METHODS
 from skjepa.extraction.extraction import Extraction
@@ -182,7 +183,7 @@ class JEPAScoreDetector(ExplainingDetector):
         check_score_settings(self.formula, self.reference, self.floor, self.rank)
         if not isinstance(self.method, Directions):
             check_choice("method", self.method, (*METHODS, "subspace"))
-        reading_threads(self.n_jobs)
+        RunOptions(n_jobs=self.n_jobs)
         taken = {"exact": None}.get(self.method, self.n_directions) if isinstance(self.method, str) else None
         if self.n_directions not in (taken, self._given_directions and self._given_directions.n_directions):
             raise ValueError(f"n_directions = {self.n_directions} does not go with method {self.method!r}")
@@ -206,6 +207,7 @@ class JEPAScoreDetector(ExplainingDetector):
         if not isinstance(self.method, Directions):
             check_choice("method", self.method, (*METHODS, "subspace"))
         check_number_of_directions(self.n_directions)
+        RunOptions.of(self)
         self._check_thresholds()
         self._check_size(ids, seed)
 

@@ -22,6 +22,7 @@ from skjepa.detectors.encoder_choice import (
 )
 from skjepa.detectors.fitted_score import FittedScore
 from skjepa.encoders.encoder import Encoder
+from skjepa.extraction.batches.options import RunOptions
 from skjepa.extraction.encoder_pass import embed, extract
 from skjepa.extraction.extraction import Extraction, require_finite
 from skjepa.extraction.store.settings import require_same_settings
@@ -162,15 +163,7 @@ class MeasuringDetector(CalibratedDetector):
 
     def _readable(self, encoder: Encoder, source: Source) -> Source:
         """The samples that can be read, found by one forward pass each."""
-        z = embed(
-            encoder,
-            source,
-            memory_budget=self.memory_budget,
-            device=self.device,
-            n_jobs=self.n_jobs,
-            on_error="skip",
-            progress=self.verbose > 0,
-        )
+        z = embed(encoder, source, **RunOptions.of(self, on_error="skip").keywords)
         return source[~np.isnan(z).any(axis=1)]
 
     def _read(self, X: Any) -> Samples:
@@ -223,12 +216,8 @@ class MeasuringDetector(CalibratedDetector):
         return {
             "views": self.views,
             "transform": self.view_transform,
-            "memory_budget": self.memory_budget,
-            "device": self.device,
-            "n_jobs": self.n_jobs,
-            "on_error": self.on_error,
             "random_state": seed,
-            "progress": self.verbose > 0,
+            **RunOptions.of(self).keywords,
         }
 
     @abstractmethod

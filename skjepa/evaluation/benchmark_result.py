@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from skjepa._utils.files import written_whole
 from skjepa._utils.provenance import stamp
-from skjepa.data.images import as_picture
 from skjepa.data.sources import Source
 from skjepa.data.splits import SPLITS, Repeat
 from skjepa.detectors.conformal import conformal_offset
@@ -30,10 +29,9 @@ from skjepa.evaluation.comparison import (
     paired_tests,
 )
 from skjepa.evaluation.metrics import METRICS, detection_metrics, observed_false_positives
-from skjepa.evaluation.plotting import Thumbnail, ranks_figure, roc_figure, save_figure, score_figure
+from skjepa.evaluation.plotting import gallery_figure, ranks_figure, roc_figure, save_figure
 
 ALPHAS = (0.01, 0.05, 0.1)
-_GALLERY = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,21 +171,11 @@ class BenchmarkResult:
         calibration = self.scores[name]["calibration"]
         alpha = max(alpha, 1 / (len(calibration) + 1))  # the lowest rate that so few can hold
         threshold = conformal_offset(calibration, alpha)
-        ranked = sorted((float(value), group, i) for group, part in scores.items() for i, value in enumerate(part))
-
-        def thumbnails(places: Sequence[tuple[float, str, int]]) -> list[Thumbnail]:
-            return [
-                Thumbnail(as_picture(self.groups[group].load(i)), value, value < threshold, group[:16])
-                for value, group, i in places
-            ]
-
-        images = not self.groups["test"].is_vector
-        n = min(_GALLERY, len(ranked) // 2)
-        return score_figure(
+        return gallery_figure(
             scores,
+            {group: self.groups[group] for group in scores},
+            lambda group, i: group[:16],
             threshold=threshold,
-            most_typical=thumbnails(ranked[::-1][:n]) if images else (),
-            least_typical=thumbnails(ranked[:n]) if images else (),
             title=f"{name}, threshold for {alpha:.2g} of normal samples",
         )
 

@@ -1,7 +1,7 @@
 """Pictures for people: score histograms over the most and the least typical images, ROC curves, ranks of detectors."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from PIL import Image
 from sklearn.metrics import roc_curve
 
 from skjepa._utils.files import written_whole
+from skjepa.data.images import as_picture
+from skjepa.data.sources import Source
 
 _FLAGGED = "#c0392b"
 _THUMBNAIL = 128
@@ -22,6 +24,7 @@ _THUMBNAIL = 128
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 _LINES = ("-", "--", ":", "-.")
 _FILLED = 5
+_GALLERY = 10  # images a row
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,52 @@ def score_figure(
     for strip, name, row in zip(strips, names, rows, strict=True):
         _draw_gallery(strip, name, row)
     return figure
+
+
+def gallery_figure(
+    scores: Mapping[str, ArrayLike],
+    images: Mapping[str, Source],
+    caption: Callable[[str, int], str],
+    *,
+    threshold: float,
+    title: str,
+) -> Figure:
+    """Histograms of scores by group over the most and the least typical of their images.
+
+    Parameters
+    ----------
+    scores : mapping of name -> scores (n,)
+        Drawn in order; those of groups without images are only in the histograms.
+    images : mapping of name -> Source
+        Images (n) of a group; vectors are not drawn.
+    caption : callable
+        Of a group's name and a position in it.
+    threshold : float
+        Scores below it are flagged.
+    title : str
+    """
+    ranked = sorted(
+        (float(score), name, i)
+        for name, source in images.items()
+        if not source.is_vector
+        for i, score in enumerate(np.asarray(scores[name]))
+        if np.isfinite(score)
+    )
+
+    def thumbnails(places: Sequence[tuple[float, str, int]]) -> list[Thumbnail]:
+        return [
+            Thumbnail(as_picture(images[name].load(i)), score, score < threshold, caption(name, i))
+            for score, name, i in places
+        ]
+
+    n = min(_GALLERY, max(1, len(ranked) // 2))
+    return score_figure(
+        scores,
+        threshold=threshold,
+        most_typical=thumbnails(ranked[::-1][:n]),
+        least_typical=thumbnails(ranked[:n]),
+        title=title,
+    )
 
 
 def roc_figure(sets: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]]) -> Figure:

@@ -1,9 +1,8 @@
-"""THE loop: encoder x data -> `Extraction`. Batching, memory, views, store, bad samples and progress, for everyone."""
+"""The expensive pass: encoder x data -> `Extraction`, by `extract`, or embeddings alone, by `embed`."""
 
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +10,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from skjepa import __version__
 from skjepa._utils import hardware
-from skjepa._utils.hardware import default_budget, device_name
+from skjepa._utils.hardware import device_name
 from skjepa._utils.validation import check_choice, check_integer, seed_from
 from skjepa.data.images import ImageReadError
 from skjepa.data.sources import Source, as_source, known_by_content
 from skjepa.encoders.encoder import Encoder, FingerprintError, load_encoder
 from skjepa.encoders.fingerprint import describe
-from skjepa.encoders.probe import EncoderError, Probe, probe
-from skjepa.extraction.batches.measurement import Arrays, Here, Measurement, Observer, scoring
-from skjepa.extraction.batches.sizing import batch_size, bytes_per_sample
+from skjepa.encoders.probe import Probe, probe
+from skjepa.extraction.batches.measurement import Arrays, Measurement, Observer, scoring
+from skjepa.extraction.batches.options import RunOptions
+from skjepa.extraction.batches.sizing import bytes_per_sample
 from skjepa.extraction.batches.views import Transform, default_transform
 from skjepa.extraction.extraction import Extraction
-from skjepa.extraction.processes.dispatch import Spread
+from skjepa.extraction.loop import measuring, run_through
 from skjepa.extraction.processes.pools import Pool, active_pool
-from skjepa.extraction.resume import ResumedStore, first_positions
+from skjepa.extraction.resume import ResumedStore
 from skjepa.extraction.store.settings import SETTINGS
 from skjepa.extraction.store.store import Store, cache_of, memory_folder, settings_of, stores_of
 from skjepa.jacobian.directions import (
@@ -128,7 +127,7 @@ def extract(
         raise TypeError("X is an Extraction already: pass it on instead of extracting it again")
     encoder = load_encoder(encoder)
     _check_method(method, n_directions)
-    check_choice("on_error", on_error, ("raise", "skip"))
+    run = RunOptions(device, memory_budget, n_jobs, on_error, progress)
     views = check_integer("views", views, minimum=1)
     source = as_source(X, ids=ids)
     pool = None if observe is not None else active_pool(device)
@@ -170,15 +169,14 @@ def extract(
             views=views,
             transform=transform,
             seed=seed,
-            on_error=on_error,
-            n_jobs=n_jobs,
+            run=run,
         )
-        measured = _measured(pool, measurement, function, source, device, memory_budget, observe)
+        measured = measuring(pool, measurement, function, source, observe)
         folder = memory_folder(memory, meta) if store is None else store
         if folder is not None and (kept is None or kept.store.settings["n_components"] != probed.n_components):
             opened = stack.enter_context(Store(folder, meta, is_cache=store is None))
             kept = ResumedStore(opened, source, by_name=by_name)
-        rows = _run(source, measured, progress, on_error, kept)
+        rows = run_through(source, measured, run, kept)
     meta["device"] = ", ".join(sorted(measured.devices)) or meta["device"]
     return _assemble(source, rows, measured.skipped, meta)
 
@@ -240,13 +238,13 @@ def embed(
     if isinstance(X, Extraction):
         raise TypeError("X is an Extraction, which has embeddings already")
     encoder = load_encoder(encoder)
-    check_choice("on_error", on_error, ("raise", "skip"))
+    run = RunOptions(device, memory_budget, n_jobs, on_error, progress)
     source, pool = as_source(X), active_pool(device)
     own = _own_device(device, pool)
     with _ready(encoder, _input_shape(encoder, source), own) as (function, probed):
-        measurement = Measurement(encoder, 0, _sample_bytes(encoder, probed), on_error=on_error, n_jobs=n_jobs)
-        measured = _measured(pool, measurement, function, source, device, memory_budget)
-        rows = _run(source, measured, progress, on_error)
+        measurement = Measurement(encoder, 0, _sample_bytes(encoder, probed), run=run)
+        measured = measuring(pool, measurement, function, source)
+        rows = run_through(source, measured, run)
     _require_any(source, rows, measured.skipped)
     missing = (np.full(probed.n_components, np.nan),)
     return np.stack([rows.get(name, missing)[0] for name in source.ids.tolist()])
@@ -332,89 +330,6 @@ def _own_device(device: str, pool: Pool | None) -> str:
     if pool is None:
         return hardware.resolve_device(device)
     return pool.device if pool.is_here else "cpu"
-
-
-def _measured(
-    pool: Pool | None,
-    measurement: Measurement,
-    function: Callable[[Tensor], Tensor],
-    source: Source,
-    device: str,
-    memory_budget: int | None,
-    observe: Observer | None = None,
-) -> Here | Spread:
-    """Who measures: this process, or those of a pool."""
-    if memory_budget is not None:
-        check_integer("memory_budget", memory_budget, minimum=1)
-    if pool is not None:
-        spread = Spread(pool, measurement, source, memory_budget)
-        if not (pool.is_here and len(source) <= spread.batch_size):  # one batch is not worth a process
-            return spread
-    device = hardware.resolve_device(device)
-    budget = memory_budget or default_budget(device)
-    return Here(measurement, function, source, device, batch_size(budget, measurement.sample_bytes), observe)
-
-
-def _run(
-    source: Source, measured: Here | Spread, progress: bool, on_error: str, kept: ResumedStore | None = None
-) -> dict[str, Arrays]:
-    """Every sample measured once: id -> its row of each array. Equal ids are equal content."""
-    first = first_positions(source)
-    rows = {} if kept is None else kept.rows
-    noted: set[int] = set()
-    missing = [name for name in first if name not in rows]
-    if kept is not None and missing:
-        missing = kept.in_turn(missing)
-        kept.store.claim()
-    with (
-        tqdm(
-            total=len(first),
-            initial=len(first) - len(missing),
-            unit="row" if source.is_vector else "img",
-            desc="JEPA-SCORE",
-            disable=not progress,
-        ) as bar,
-        closing(measured([first[name] for name in missing])) as batches,
-    ):
-        for positions, arrays in batches:
-            finite, n = _finite(arrays), len(positions)
-            broken = {i: _not_finite(str(source.ids[i])) for i, ok in zip(positions, finite, strict=True) if not ok}
-            names = [str(source.ids[i]) for i in positions if i not in broken]
-            arrays = tuple(array[finite] for array in arrays)
-            if on_error == "skip":
-                _skip(broken, measured.skipped)
-            if kept is not None:
-                kept.append(names, arrays, _news(source, measured.skipped, noted))
-            if broken and on_error == "raise":
-                raise EncoderError(next(iter(broken.values())))
-            rows.update(zip(names, zip(*arrays, strict=True), strict=True))
-            bar.update(n)
-    if kept is not None and (unreadable := _news(source, measured.skipped, noted)):
-        kept.append([], ([], []), unreadable)
-    return rows
-
-
-def _news(source: Source, skipped: dict[int, str], noted: set[int]) -> dict[str, str]:
-    """Id -> reason of the samples skipped since the last time."""
-    new = skipped.keys() - noted
-    noted |= new
-    return {str(source.ids[i]): skipped[i] for i in sorted(new)}
-
-
-def _finite(arrays: Arrays) -> NDArray[np.bool_]:
-    """Which samples have finite embeddings and singular values throughout."""
-    return np.all([np.isfinite(array).reshape(len(array), -1).all(axis=1) for array in arrays], axis=0)
-
-
-def _not_finite(name: str) -> str:
-    return f"the encoder's output or Jacobian is not finite at sample {name}"
-
-
-def _skip(broken: dict[int, str], skipped: dict[int, str]) -> None:
-    """What was read and cannot be scored goes the way of what cannot be read."""
-    for reason in broken.values():
-        warnings.warn(f"skipped: {reason}", stacklevel=4)
-    skipped |= broken
 
 
 def _require_any(source: Source, rows: dict[str, Arrays], skipped: dict[int, str]) -> None:

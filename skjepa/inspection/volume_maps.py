@@ -20,7 +20,7 @@ from skjepa.encoders.encoder import Encoder, load_encoder
 from skjepa.extraction.observation import observed
 from skjepa.inspection.shapley import average_gradient, half_logdet, leading_subspace, lifted
 from skjepa.jacobian.volume import log_volume
-from skjepa.persistence.folder import portable, read_folder, write_folder
+from skjepa.persistence.folder import portable, read_instance, write_folder
 from skjepa.persistence.schema import Above
 from skjepa.scores.model import fit_score_model
 
@@ -198,10 +198,7 @@ class VolumeExplainer:
         skjepa.encoders.FingerprintError
             The encoder is not the one that was saved.
         """
-        made = read_folder(path, {} if encoder is None else {"encoder": load_encoder(encoder)})
-        if not isinstance(made, cls):
-            raise ValueError(f"{path} holds a {type(made).__name__}, not a {cls.__name__}")
-        return made
+        return read_instance(cls, path, {} if encoder is None else {"encoder": load_encoder(encoder)})
 
     def portable_state(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}

@@ -35,6 +35,7 @@ LARGEST_JSON = 1 << 26
 _FILES = {OBJECT_FILE, ARRAY_FILE}
 _PORTABLE: dict[str, type] = {}
 _Class = TypeVar("_Class", bound=type)
+_Instance = TypeVar("_Instance")
 Given = dict[str, Any]
 
 
@@ -154,6 +155,14 @@ def read_folder(path: str | os.PathLike, given: Given | None = None) -> Any:
         raise
     except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError, SafetensorError) as error:
         raise ValueError(f"{path} is damaged or forged: {error}") from error
+
+
+def read_instance(cls: type[_Instance], path: str | os.PathLike, given: Given | None = None) -> _Instance:
+    """The object of a folder, see `read_folder`, where it is one of the class; else a ValueError that names both."""
+    made = read_folder(path, given)
+    if not isinstance(made, cls):
+        raise ValueError(f"{path} holds a {type(made).__name__}, not a {cls.__name__}")
+    return made
 
 
 def _encode(value: Any, where: str, arrays: dict[str, NDArray]) -> Any:

@@ -10,17 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skjepa.data.images import as_picture
 from skjepa.data.sources import Source
 from skjepa.detectors.conformal import conformal_p_values
 from skjepa.detectors.jepa_score import JEPAScoreDetector
 from skjepa.evaluation.metrics import detection_metrics
-from skjepa.evaluation.plotting import Thumbnail, save_figure, score_figure
+from skjepa.evaluation.plotting import gallery_figure, save_figure
 from skjepa.extraction.extraction import Extraction
 from skjepa.reporting.about import About, about_detector, map_of_normal
 from skjepa.reporting.neighbours import Surroundings
-
-_GALLERY = 10
 
 
 @dataclass(frozen=True)
@@ -128,26 +125,13 @@ def score_picture(
     histograms = {group.name: group.scores for group in groups}
     if detector.calibration_scores_ is not None:
         histograms = {"held-out normal images": detector.calibration_scores_, **histograms}
-    ranked = sorted(
-        (float(score), g, i)
-        for g, group in enumerate(groups)
-        for i, score in enumerate(group.scores)
-        if np.isfinite(score)
-    )
-
-    def thumbnails(places: list[tuple[float, int, int]]) -> list[Thumbnail]:
-        return [
-            Thumbnail(as_picture(groups[g].source.load(i)), score, score < detector.offset_, caption(groups[g], i))
-            for score, g, i in places
-        ]
-
+    by_name = {group.name: group for group in groups}
     caption = _group_name if len(groups) > 1 else _file_name
-    n = min(_GALLERY, max(1, len(ranked) // 2))
-    figure = score_figure(
+    figure = gallery_figure(
         histograms,
+        {name: group.source for name, group in by_name.items()},
+        lambda name, i: caption(by_name[name], i),
         threshold=detector.offset_,
-        most_typical=thumbnails(ranked[::-1][:n]),
-        least_typical=thumbnails(ranked[:n]),
         title=title,
     )
     return save_figure(figure, path)

@@ -29,6 +29,7 @@ from skjepa import Extraction, embed, extract, jepa_score, load_encoder
 from skjepa.data.images import ImageReadError
 from skjepa.data.sources import Source, as_source
 from skjepa.encoders.probe import EncoderError
+from skjepa.extraction import loop
 from skjepa.extraction.store.settings import SettingsMismatchError
 from skjepa.extraction.store.store import Store
 from skjepa.jacobian.rows import jacobian
@@ -626,8 +627,8 @@ class TestNothingLeftToDo:
     @pytest.fixture
     def looks(self, monkeypatch):
         looks = []
-        module = skjepa.extraction.encoder_pass
-        for name in ("probe", "Here", "Spread"):
+        rooms = {"probe": skjepa.extraction.encoder_pass, "Here": loop, "Spread": loop}
+        for name, module in rooms.items():
             known = getattr(module, name)
             monkeypatch.setattr(
                 module, name, lambda *a, _known=known, _name=name, **k: looks.append(_name) or _known(*a, **k)

@@ -17,7 +17,8 @@ from sklearn.exceptions import NotFittedError
 from sklearn.neighbors import KernelDensity
 
 from skjepa import EmbeddingDetector, JEPAScoreDetector, KNNDetector, MahalanobisDetector, VectorJEPA, load_encoder
-from skjepa.encoders.encoder import BUNDLED, FingerprintError, _Recipe
+from skjepa.encoders.encoder import FingerprintError, _Recipe
+from skjepa.encoders.loading import BUNDLED
 from skjepa.persistence.folder import (
     ARRAY_FILE,
     LARGEST_JSON,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -14,6 +14,7 @@ from skjepa._utils.hardware import DeviceError, device_name, is_device_failure
 from skjepa.data.sources import Source
 from skjepa.encoders.encoder import Encoder
 from skjepa.extraction.batches.loader import Loader
+from skjepa.extraction.batches.options import RunOptions
 from skjepa.extraction.batches.sizing import Halving
 from skjepa.extraction.batches.views import Transform
 from skjepa.jacobian.precision import narrowed
@@ -28,7 +29,7 @@ Observer = Callable[[Tensor], None]
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """Everything but the samples, the device and the size of the batches.
+    """Everything but the samples, the device at hand and the size of the batches.
 
     Attributes
     ----------
@@ -41,8 +42,9 @@ class Measurement:
         Output directions in the place of all K.
     views, transform, seed
         Random views, see `skjepa.extract`.
-    on_error, n_jobs
-        Of the `skjepa.extraction.batches.loader.Loader`.
+    run : RunOptions
+    is_quiet : bool
+        Whether samples that cannot be read are skipped without a warning.
     """
 
     encoder: Encoder
@@ -52,8 +54,8 @@ class Measurement:
     views: int = 1
     transform: Transform | None = None
     seed: int = 0
-    on_error: str = "raise"
-    n_jobs: int | None = None
+    run: RunOptions = field(default_factory=RunOptions)
+    is_quiet: bool = False
 
     def arrays(self, function: Callable[[Tensor], Tensor], device: str, observe: Observer | None = None) -> Callable:
         """Of inputs (B, ...), their views, and how many times B samples have room: what `Here` yields."""
@@ -96,8 +98,8 @@ class Here:
             encoder.preprocessing,
             encoder.dtype,
             device,
-            on_error=measurement.on_error,
-            n_jobs=measurement.n_jobs,
+            run=measurement.run,
+            is_quiet=measurement.is_quiet,
             views=measurement.views,
             transform=measurement.transform,
             seed=measurement.seed,

@@ -14,7 +14,6 @@ import torch
 
 from skjepa.data.images import ImageReadError
 from skjepa.data.sources import Source
-from skjepa.extraction.batches.loader import reading_threads
 from skjepa.extraction.batches.measurement import Measured, Measurement
 from skjepa.extraction.batches.sizing import batch_size
 from skjepa.extraction.processes import worker
@@ -44,10 +43,9 @@ class Spread:
     ----------
     pool : Pool
     measurement : Measurement
+        Without a memory budget of its own a batch may take what the pool has.
     source : Source
         Files are read by the workers; what is no file is loaded here and travels with its batch.
-    memory_budget : int, optional
-        Bytes that a batch may take; by default what the pool has.
 
     Raises
     ------
@@ -57,10 +55,11 @@ class Spread:
         A worker runs another version.
     """
 
-    def __init__(self, pool: Pool, measurement: Measurement, source: Source, memory_budget: int | None) -> None:
+    def __init__(self, pool: Pool, measurement: Measurement, source: Source) -> None:
         self.pool, self.measurement, self.source = pool, measurement, source
-        self.is_budget_given = memory_budget is not None
-        self.batch_size = batch_size(memory_budget or pool.budget(), measurement.sample_bytes)
+        budget = measurement.run.memory_budget
+        self.is_budget_given = budget is not None
+        self.batch_size = batch_size(budget or pool.budget(), measurement.sample_bytes)
         self.skipped: dict[int, str] = {}
         self.devices: set[str] = set()
 
@@ -74,7 +73,7 @@ class Spread:
         self.pool.open(parcel)
         is_done = False
         try:
-            with ThreadPoolExecutor(reading_threads(self.measurement.n_jobs)) as readers:
+            with ThreadPoolExecutor(self.measurement.run.reading_threads) as readers:
                 yield from self._measured(todo, hashlib.sha256(parcel).hexdigest(), readers)
             is_done = True
         finally:

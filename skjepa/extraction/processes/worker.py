@@ -247,7 +247,7 @@ def packed(measurement: Measurement) -> bytes:
     """A `Measurement` for another process: its encoder by name and fingerprint, or, made from a module, in full."""
     encoder = measurement.encoder
     # Whoever sent it warns of what was skipped.
-    quiet = replace(measurement, on_error="note") if measurement.on_error == "skip" else measurement
+    quiet = replace(measurement, is_quiet=True)
     try:
         return cloudpickle.dumps(quiet)
     except Exception as error:  # pickling runs whatever code the objects bring

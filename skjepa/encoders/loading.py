@@ -1,0 +1,108 @@
+"""From what `load_encoder` takes (a name, a folder, a file, a module) to a module and its preprocessing."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from skjepa.encoders.networks import read_network
+from skjepa.encoders.preprocessing import Preprocessing, callable_preprocessing, plain_preprocessing
+from skjepa.encoders.timm_models import load_timm_model, timm_preprocessing
+from skjepa.encoders.transformers_models import PREFIX, load_transformers_model, transformers_preprocessing
+from skjepa.persistence.folder import NotHereError
+
+BUNDLED = Path(__file__).parent / "bundled" / "encoder.safetensors"
+
+
+def require_known_source(source: Any, weights: str | None = None) -> None:
+    """Raise NotHereError where a saved detector names a file, a folder or a page of the hub: its writer chose that."""
+    is_known = not isinstance(source, str) or (re.fullmatch(r"[\w.-]+", source) and not source.endswith(".safetensors"))
+    if weights is not None or not is_known:
+        named = repr(source) if weights is None else f"{source!r} with weights {weights!r}"
+        raise NotHereError(
+            f"the saved detector names its encoder as {named}: paths and pages of the hub are not followed, for "
+            "whoever wrote the folder chose them; if you trust it, give it as encoder="
+        )
+
+
+def check_output_choice(source: Any, output: Any) -> None:
+    if not isinstance(output, str) and not callable(output):
+        raise TypeError(f"output must be a name or a callable of (module, x); got {output!r}")
+    if output in ("pooled", "projected") and (isinstance(source, nn.Module) or _is_file(source)):
+        raise ValueError(
+            f"output={output!r} is for timm models and those of transformers; name a layer or give a callable"
+        )
+
+
+def own_preprocessing(preprocess, image_size, mean, std) -> Preprocessing:
+    if not callable(preprocess):
+        raise TypeError(f"preprocess must be 'auto' or a callable of a PIL image; got {preprocess!r}")
+    if mean is not None or std is not None:
+        raise ValueError("a preprocess of your own normalises by itself: give no mean and std")
+    return callable_preprocessing(preprocess, image_size)
+
+
+def square(preprocessing: Preprocessing) -> int:
+    height, width = preprocessing.size
+    if height != width:
+        raise ValueError(f"named models take squares; preprocess returns {height}x{width}")
+    return height
+
+
+def load_source(source, *, image_size, mean, std, output, weights, own) -> tuple[nn.Module, Preprocessing | None]:
+    """The module behind a source, and the preprocessing that goes with it: the user's `own`, if any."""
+    if not isinstance(source, str | os.PathLike | nn.Module):
+        raise TypeError(f"source must be a name, a path, a torch module or an Encoder; got {type(source).__name__}")
+    if weights is not None and (isinstance(source, nn.Module) or _is_file(source) or str(source).startswith(PREFIX)):
+        raise ValueError("weights= goes with a timm name; this source has its own")
+    if isinstance(source, nn.Module):
+        if image_size is None and (mean is not None or std is not None):
+            raise ValueError("mean and std are for images: give image_size as well")
+        return source, own or (None if image_size is None else plain_preprocessing(image_size, mean, std))
+    name = os.fspath(source)
+    projected = {"auto": None, "projected": True}.get(output, False) if isinstance(output, str) else False
+    if name.startswith(PREFIX):
+        own = own or transformers_preprocessing(name, image_size=image_size, mean=mean, std=std)
+        return _fast(load_transformers_model(name, image_size=square(own), projected=projected)), own
+    if not _is_file(name):
+        module = load_timm_model(name, image_size=image_size, projected=projected, weights=weights)
+        return _fast(module), own or timm_preprocessing(module, image_size=image_size, mean=mean, std=std)
+    module, metadata = read_network(BUNDLED if name == "bundled" else name)
+    try:
+        preprocessing = plain_preprocessing(
+            image_size or metadata["image_size"],
+            metadata["mean"] if mean is None else mean,
+            metadata["std"] if std is None else std,
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{name} does not say which images it takes: {error!r}") from error
+    return _fast(module), own or preprocessing
+
+
+def _fast(module: nn.Module) -> nn.Module:
+    """A module of ours or timm's with its convolutions in the layout that is fast on CPUs and GPUs.
+
+    Not so a user's module: one that calls `view` on what a convolution returns would fail.
+    """
+    return module.to(memory_format=torch.channels_last)
+
+
+def _is_file(source: Any) -> bool:
+    """Whether a source is a file of ours, not a model of timm's or of transformers."""
+    if not isinstance(source, str | os.PathLike) or str(source).startswith(PREFIX):
+        return False
+    return str(source) == "bundled" or str(source).endswith(".safetensors")
+
+
+def absolute(source: str | os.PathLike) -> str:
+    """The source as another working directory knows it."""
+    name = os.fspath(source)
+    if name.startswith("local-dir:"):
+        return f"local-dir:{Path(name.removeprefix('local-dir:')).resolve()}"
+    if name.startswith(PREFIX):  # a folder, or a name on the hub
+        folder = Path(name.removeprefix(PREFIX))
+        return f"{PREFIX}{folder.resolve()}" if folder.is_dir() else name
+    return str(Path(name).resolve()) if name.endswith(".safetensors") else name

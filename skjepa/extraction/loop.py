@@ -1,0 +1,100 @@
+"""THE loop over the samples of a source: here or in other processes, kept as it goes, bad samples named, with a bar."""
+
+import warnings
+from collections.abc import Callable
+from contextlib import closing
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from skjepa._utils import hardware
+from skjepa._utils.hardware import default_budget
+from skjepa.data.sources import Source
+from skjepa.encoders.probe import EncoderError
+from skjepa.extraction.batches.measurement import Arrays, Here, Measurement, Observer
+from skjepa.extraction.batches.options import RunOptions
+from skjepa.extraction.batches.sizing import batch_size
+from skjepa.extraction.processes.dispatch import Spread
+from skjepa.extraction.processes.pools import Pool
+from skjepa.extraction.resume import ResumedStore, first_positions
+
+
+def measuring(
+    pool: Pool | None,
+    measurement: Measurement,
+    function: Callable[[Tensor], Tensor],
+    source: Source,
+    observe: Observer | None = None,
+) -> Here | Spread:
+    """Who measures: this process, or those of a pool."""
+    if pool is not None:
+        spread = Spread(pool, measurement, source)
+        if not (pool.is_here and len(source) <= spread.batch_size):  # one batch is not worth a process
+            return spread
+    device = hardware.resolve_device(measurement.run.device)
+    budget = measurement.run.memory_budget or default_budget(device)
+    return Here(measurement, function, source, device, batch_size(budget, measurement.sample_bytes), observe)
+
+
+def run_through(
+    source: Source, measured: Here | Spread, run: RunOptions, kept: ResumedStore | None = None
+) -> dict[str, Arrays]:
+    """Every sample measured once: id -> its row of each array. Equal ids are equal content."""
+    first = first_positions(source)
+    rows = {} if kept is None else kept.rows
+    noted: set[int] = set()
+    missing = [name for name in first if name not in rows]
+    if kept is not None and missing:
+        missing = kept.in_turn(missing)
+        kept.store.claim()
+    with (
+        tqdm(
+            total=len(first),
+            initial=len(first) - len(missing),
+            unit="row" if source.is_vector else "img",
+            desc="JEPA-SCORE",
+            disable=not run.progress,
+        ) as bar,
+        closing(measured([first[name] for name in missing])) as batches,
+    ):
+        for positions, arrays in batches:
+            finite, n = _finite(arrays), len(positions)
+            broken = {i: _not_finite(str(source.ids[i])) for i, ok in zip(positions, finite, strict=True) if not ok}
+            names = [str(source.ids[i]) for i in positions if i not in broken]
+            arrays = tuple(array[finite] for array in arrays)
+            if run.on_error == "skip":
+                _skip(broken, measured.skipped)
+            if kept is not None:
+                kept.append(names, arrays, _news(source, measured.skipped, noted))
+            if broken and run.on_error == "raise":
+                raise EncoderError(next(iter(broken.values())))
+            rows.update(zip(names, zip(*arrays, strict=True), strict=True))
+            bar.update(n)
+    if kept is not None and (unreadable := _news(source, measured.skipped, noted)):
+        kept.append([], ([], []), unreadable)
+    return rows
+
+
+def _news(source: Source, skipped: dict[int, str], noted: set[int]) -> dict[str, str]:
+    """Id -> reason of the samples skipped since the last time."""
+    new = skipped.keys() - noted
+    noted |= new
+    return {str(source.ids[i]): skipped[i] for i in sorted(new)}
+
+
+def _finite(arrays: Arrays) -> NDArray[np.bool_]:
+    """Which samples have finite embeddings and singular values throughout."""
+    return np.all([np.isfinite(array).reshape(len(array), -1).all(axis=1) for array in arrays], axis=0)
+
+
+def _not_finite(name: str) -> str:
+    return f"the encoder's output or Jacobian is not finite at sample {name}"
+
+
+def _skip(broken: dict[int, str], skipped: dict[int, str]) -> None:
+    """What was read and cannot be scored goes the way of what cannot be read."""
+    for reason in broken.values():
+        warnings.warn(f"skipped: {reason}", stacklevel=4)
+    skipped |= broken

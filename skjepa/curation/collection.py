@@ -183,7 +183,10 @@ def _names(samples: Samples) -> tuple[NDArray[np.str_], dict[int, str]]:
 def _contents(data: Samples, ids: NDArray[np.str_]) -> NDArray[np.str_]:
     """Equal for copies; the name where a sample cannot be read."""
     if isinstance(data, Extraction):
-        return ids
+        contents = ids.copy()
+        contents = contents.astype(f"<U{max(ids.dtype.itemsize, data.identities.dtype.itemsize) // 4}")
+        contents[data.measured] = data.identities
+        return contents
     known = known_by_content(data)
     return np.array([known.content(i) or name for i, name in enumerate(ids.tolist())], dtype=np.str_)
 

@@ -63,6 +63,11 @@ class Source:
             lambda i: self.file(chosen[i]),
         )
 
+    @property
+    def identities(self) -> NDArray[np.str_]:
+        """What tells samples from copies of one another, (n_samples,): their content, or the id where it is unknown."""
+        return np.array([self.content(i) or name for i, name in enumerate(self.ids.tolist())], dtype=np.str_)
+
     def sample(self, n: int | None, seed: int) -> "Source":
         """At most `n` of the samples, drawn at random and in their order; all of them where n is None."""
         if n is None or len(self) <= n:
@@ -123,6 +128,23 @@ def known_by_content(source: Source) -> Source:
         sample = source.load(i)
         if i in loaded and _hash_of(sample) != loaded[i]:
             raise ValueError(f"sample {source.ids[i]} is another at each load: a memory needs data that stay the same")
+        return sample
+
+    return Source(source.ids, load, source.is_vector, source.stable_ids, content, source.file)
+
+
+def noting_content(source: Source) -> Source:
+    """For one run: each sample is hashed once, and what has no hash of its own has one when it has been loaded."""
+    noted: dict[int, str] = {}
+
+    def content(i: int) -> str:
+        if not noted.get(i):
+            noted[i] = source.content(i)
+        return noted[i]
+
+    def load(i: int) -> Any:
+        sample = source.load(i)
+        noted[i] = content(i) or _hash_of(sample)
         return sample
 
     return Source(source.ids, load, source.is_vector, source.stable_ids, content, source.file)

@@ -14,7 +14,7 @@ import sklearn
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 from sklearn.base import BaseEstimator, OutlierMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from skjepa import __version__
 from skjepa._utils.validation import check_number, seed_from
@@ -26,7 +26,7 @@ from skjepa.detectors.conformal import (
     cross_conformal_margin,
     cross_conformal_p_values,
 )
-from skjepa.detectors.held_out import check_number_of_samples, check_threshold_parameters, held_out_parts
+from skjepa.detectors.held_out import check_number_of_samples, check_threshold_parameters, first_of_each, held_out_parts
 from skjepa.encoders.encoder import load_encoder
 from skjepa.extraction.extraction import Extraction
 from skjepa.persistence.folder import read_instance, write_folder
@@ -49,7 +49,7 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
     calibration_scores_ : array or None
         Scores of normal samples by a model that has not seen them.
     n_samples_fit_ : int
-        Samples learned from; with folds, all of them.
+        Different samples learned from; with folds, all of them.
     reads : {"extraction", "embeddings", "samples"}
         What scoring costs: singular values, a forward pass, or no encoder at all.
     """
@@ -89,14 +89,17 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         """What `_learn` is told of `y`: nothing, as of any outlier detector's."""
         return None
 
-    def fit(self, X: Any, y: Any = None) -> "CalibratedDetector":
-        """Learn from normal samples.
+    def fit(self, X: Any, y: Any = None, groups: Any = None) -> "CalibratedDetector":
+        """Learn from normal samples. Exact copies, known by their content, count once.
 
         Parameters
         ----------
         X : images, vectors or Extraction
             See the class.
         y : ignored
+        groups : array of shape (n_samples,), optional
+            What belongs together: frames of a video, exposures of one part, augmentations of one image. With
+            `calibration` a group is held out as a whole, for its members are near copies of one another.
 
         Returns
         -------
@@ -110,8 +113,14 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         with all_or_nothing(self):
             seed = seed_from(self.random_state)
             samples = self._read_for_fit(X, seed)
-            labels = self._labels(y, len(samples))
-            held_out = held_out_parts(samples.ids, self.calibration, seed)
+            labels, groups = self._labels(y, len(samples)), _groups_of(groups, samples)
+            once = first_of_each(samples.identities)
+            if len(once) < len(samples):
+                samples, groups = samples[once], None if groups is None else groups[once]
+                labels = None if labels is None else labels[once]
+            apart = samples.identities if groups is None else groups
+            self._check_size(apart, seed)
+            held_out = held_out_parts(apart, self.calibration, seed)
             learned = [
                 self._learn(samples[~part], None if labels is None else labels[~part], seed)
                 for part in held_out or [np.zeros(len(samples), dtype=bool)]
@@ -345,8 +354,20 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         check_threshold_parameters(self.contamination, self.target_fpr, self.calibration)
 
     def _check_size(self, ids: NDArray[np.str_], seed: int) -> None:
-        """Whether there are enough samples to learn from and to calibrate with, before anything dear is done."""
+        """Whether different samples are enough to learn from and to calibrate with, before anything dear is done."""
         check_number_of_samples(ids, self.target_fpr, self.calibration, seed)
+
+
+def _groups_of(groups: Any, samples: Samples) -> NDArray | None:
+    """One group for each of the samples, which may be fewer than those given: some could not be read."""
+    if groups is None:
+        return None
+    names = column_or_1d(groups).astype(str)
+    if isinstance(samples, Extraction) and len(names) == len(samples.all_ids):
+        return names[samples.measured]
+    if len(names) != len(samples):
+        raise ValueError(f"groups must be one for each sample: X has {len(samples)} samples, groups {len(names)}")
+    return names
 
 
 def _require_finite(scores: NDArray[np.float64], what: str) -> None:

@@ -22,6 +22,7 @@ from skjepa.extraction.store.settings import Settings, require_same_settings
 from skjepa.persistence.folder import portable
 from skjepa.persistence.schema import Above, Saved, Unfitted
 from skjepa.scores.densities import AnyDensity, NearestRows
+from skjepa.scores.known_rows import KnownRows
 
 
 class _OnEmbeddings(CalibratedDetector):
@@ -265,10 +266,60 @@ class KNNDetector(_OnEmbeddings):
         check_integer("n_neighbors", self.n_neighbors, minimum=1)
 
     def _fit_rows(self, rows: NDArray[np.float64], y: NDArray | None) -> NearestRows:
-        return NearestRows(rows, min(self.n_neighbors, len(rows)), self.metric)
+        return NearestRows(rows, min(self.n_neighbors, len(rows) - 1), self.metric)
 
     def _score_rows(self, model: NearestRows, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        return -model.distances(rows)[:, -1]
+        return -model.distances_to_others(rows)[:, -1]
+
+
+def _scores_by(detector: Any, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    scores = -detector.decision_function(rows) if _is_pyod(detector) else detector.score_samples(rows)
+    return np.asarray(scores, dtype=np.float64)
+
+
+def _own_scores(detector: Any, n_rows: int) -> NDArray[np.float64] | None:
+    """What a fitted detector says of the rows it was fitted on, each left out of its own neighbours; else None."""
+    for name, sign in (("decision_scores_", -1.0), ("negative_outlier_factor_", 1.0), ("fit_scores_", 1.0)):
+        scores = getattr(detector, name, None)
+        if scores is not None and np.shape(scores) == (n_rows,):
+            return sign * np.asarray(scores, dtype=np.float64)
+    return None
+
+
+@portable
+class WithFitScores:
+    """A fitted detector, and what it said of the rows of its fit, which are scored so whenever they come again.
+
+    Parameters
+    ----------
+    detector : estimator
+    rows : array of shape (n_rows, d)
+    scores : array of shape (n_rows,)
+        Higher = more normal.
+    """
+
+    detector: Annotated[Any, Saved(AnyDensity), "K=d"]
+    rows: Annotated[NDArray[np.float64], "n d"]
+    scores: Annotated[NDArray[np.float64], "n"]
+
+    def __init__(self, detector: Any, rows: NDArray[np.float64], scores: NDArray[np.float64]) -> None:
+        self.detector, self.rows, self.scores = detector, rows, scores
+        self._known = KnownRows(rows)
+
+    def recall(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Scores of any rows, (n,)."""
+        places = self._known.places(rows)
+        found = self.scores[places]  # of unknown rows any; replaced here
+        if (places < 0).any():
+            found[places < 0] = _scores_by(self.detector, rows[places < 0])
+        return found
+
+    def portable_state(self) -> dict[str, Any]:
+        return {"detector": self.detector, "rows": self.rows, "scores": self.scores}
+
+    @classmethod
+    def from_portable_state(cls, state: dict[str, Any], given: dict[str, Any]) -> "WithFitScores":
+        return cls(**state)
 
 
 @portable
@@ -300,7 +351,7 @@ class EmbeddingDetector(_OnEmbeddings):
     """
 
     detector: Annotated[Any, Saved(Unfitted[AnyDensity])]
-    models_: list[Annotated[Any, Saved(AnyDensity), "K=d"]]
+    models_: list[Annotated[Any, Saved(AnyDensity | WithFitScores), "K=d"]]
 
     def __init__(
         self,
@@ -329,11 +380,12 @@ class EmbeddingDetector(_OnEmbeddings):
             )
 
     def _fit_rows(self, rows: NDArray[np.float64], y: NDArray | None) -> Any:
-        return clone(self.detector).fit(rows)
+        fitted = clone(self.detector).fit(rows)
+        own = _own_scores(fitted, len(rows))
+        return fitted if own is None else WithFitScores(fitted, rows, own)
 
     def _score_rows(self, model: Any, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        scores = -model.decision_function(rows) if _is_pyod(model) else model.score_samples(rows)
-        return np.asarray(scores, dtype=np.float64)
+        return model.recall(rows) if isinstance(model, WithFitScores) else _scores_by(model, rows)
 
 
 def _scales(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -55,6 +55,12 @@ class FittedScore:
             raise ValueError(f"settings have n_components = {self.settings['n_components']}")
 
 
+def warn_of_near_copies(diagnosis: Diagnosis) -> None:
+    for finding in diagnosis.findings:
+        if finding.name == "near copies":
+            warnings.warn(f"{finding.message}; {finding.advice}", stacklevel=4)
+
+
 def warn_if_collapsed(scores: NDArray[np.float64], extraction: Extraction) -> None:
     if np.ptp(scores) > 1e-9 * (1 + np.abs(scores).max()):
         return

@@ -62,8 +62,13 @@ def check_number_of_samples(
         conformal_offset(np.zeros(held_out), target_fpr)
 
 
+def first_of_each(identities: NDArray[np.str_]) -> NDArray[np.intp]:
+    """Positions of the first sample of each content, ascending."""
+    return np.sort(np.unique(identities, return_index=True)[1])
+
+
 def held_out_parts(ids: NDArray[np.str_], calibration: float | int | None, seed: int) -> list[NDArray[np.bool_]]:
-    """For each model, which samples it does not learn from; copies of one sample go to the same side."""
+    """For each model, which samples it does not learn from; those with one name (copies, a group) go to one side."""
     if calibration is None:
         return []
     groups = np.unique(ids)

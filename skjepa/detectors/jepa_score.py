@@ -16,7 +16,7 @@ from skjepa.detectors.encoder_choice import (
     trained_encoder,
 )
 from skjepa.detectors.explaining import ExplainingDetector
-from skjepa.detectors.fitted_score import FittedScore, warn_if_collapsed
+from skjepa.detectors.fitted_score import FittedScore, warn_if_collapsed, warn_of_near_copies
 from skjepa.encoders.encoder import Encoder
 from skjepa.encoders.loading import require_known_source
 from skjepa.extraction.batches.options import RunOptions
@@ -236,6 +236,7 @@ class JEPAScoreDetector(ExplainingDetector):
         scores = np.sum(list(terms.values()), axis=0)
         warn_if_collapsed(scores, extraction)
         diagnosis = diagnose(model, extraction)
+        warn_of_near_copies(diagnosis)
         return FittedScore(model, encoder, extraction.settings, diagnosis, learned, sorted_terms(terms)), scores
 
     def _score(self, model: FittedScore, samples: Samples) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from skjepa._utils import hardware
 from skjepa._utils.hardware import device_name
 from skjepa._utils.validation import check_choice, check_integer, seed_from
 from skjepa.data.images import ImageReadError
-from skjepa.data.sources import Source, as_source, known_by_content
+from skjepa.data.sources import Source, as_source, known_by_content, noting_content
 from skjepa.encoders.encoder import Encoder, FingerprintError, load_encoder
 from skjepa.encoders.fingerprint import describe
 from skjepa.encoders.probe import Probe, probe
@@ -147,8 +147,7 @@ def extract(
 
     # Views draw their randomness from the id, which is part of the sample then.
     by_name = store is not None or transform is not None
-    if cache_of(memory) is not None:
-        source = known_by_content(source)
+    source = noting_content(source if cache_of(memory) is None else known_by_content(source))
 
     def described(n_components: int) -> tuple[dict[str, Any], Tensor | None]:
         name, directions = _output_directions(encoder, method, n_directions, n_components, seed)
@@ -344,5 +343,9 @@ def _assemble(source: Source, rows: dict[str, Arrays], skipped: dict[int, str], 
     reasons = {names[i]: reason for i, reason in skipped.items()}
     meta["skipped"] = [[i, name, reasons[name]] for i, name in enumerate(names) if name not in rows]
     return Extraction(
-        np.stack([rows[names[i]][0] for i in kept]), np.stack([rows[names[i]][1] for i in kept]), source.ids[kept], meta
+        np.stack([rows[names[i]][0] for i in kept]),
+        np.stack([rows[names[i]][1] for i in kept]),
+        source.ids[kept],
+        meta,
+        np.array([source.content(i) for i in kept], dtype=np.str_),
     )

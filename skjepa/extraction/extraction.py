@@ -33,24 +33,30 @@ class Extraction:
     meta : dict
         How it was computed (`SETTINGS`), on what, with which versions; ``meta["skipped"]`` lists
         ``[position, id, reason]`` of samples that could not be read.
+    contents : array of shape (n_samples,), str
+        Hash of what each sample was measured from (the bytes of a file, the numbers of an array), by which copies are
+        known; "" where it is not known.
     """
 
     embeddings: NDArray[np.float64]
     singular_values: NDArray[np.float64]
     ids: NDArray[np.str_]
     meta: dict[str, Any] = field(default_factory=dict)
+    contents: NDArray[np.str_] = field(default_factory=lambda: np.array([], dtype=np.str_))
 
     def __post_init__(self) -> None:
         n = len(self.embeddings)
+        if len(self.contents) == 0:
+            object.__setattr__(self, "contents", np.full(n, "", dtype=np.str_))
         if self.embeddings.ndim != 2 or self.singular_values.ndim != 3 or self.ids.ndim != 1:
             raise ValueError(
                 "an Extraction needs embeddings (n, K), singular_values (n, V, R) and ids (n,); got shapes "
                 f"{self.embeddings.shape}, {self.singular_values.shape}, {self.ids.shape}"
             )
-        if not n == len(self.singular_values) == len(self.ids):
+        if not n == len(self.singular_values) == len(self.ids) == len(self.contents):
             raise ValueError(
-                "embeddings, singular_values and ids differ in length: "
-                f"{n}, {len(self.singular_values)}, {len(self.ids)}"
+                "embeddings, singular_values, ids and contents differ in length: "
+                f"{n}, {len(self.singular_values)}, {len(self.ids)}, {len(self.contents)}"
             )
 
     @property
@@ -66,7 +72,14 @@ class Extraction:
         if isinstance(index, int | np.integer):
             index = [int(index)]
         meta = {key: value for key, value in self.meta.items() if key != "skipped"}  # its positions are of the whole
-        return Extraction(self.embeddings[index], self.singular_values[index], self.ids[index], meta)
+        return Extraction(
+            self.embeddings[index], self.singular_values[index], self.ids[index], meta, self.contents[index]
+        )
+
+    @property
+    def identities(self) -> NDArray[np.str_]:
+        """What tells samples from copies of one another, (n_samples,): their content, or the id where it is unknown."""
+        return np.where(self.contents == "", self.ids, self.contents)
 
     @property
     def settings(self) -> Settings:
@@ -127,6 +140,7 @@ class Extraction:
                 singular_values=self.singular_values,
                 ids=self.ids.astype(np.str_),
                 meta=np.array(json.dumps(self.meta)),
+                contents=self.contents.astype(np.str_),
             )
         return path
 
@@ -137,7 +151,8 @@ class Extraction:
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 meta = json.loads(str(arrays["meta"].item()))
-                return cls(arrays["embeddings"], arrays["singular_values"], arrays["ids"], meta)
+                contents = [arrays["contents"]] if "contents" in arrays else []  # older files have none
+                return cls(arrays["embeddings"], arrays["singular_values"], arrays["ids"], meta, *contents)
         except FileNotFoundError:
             raise
         except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -155,6 +170,7 @@ class Extraction:
             np.concatenate([part.singular_values for part in parts]),
             np.concatenate([part.ids for part in parts]),
             parts[0][:0].meta,
+            np.concatenate([part.contents for part in parts]),
         )
 
 

@@ -81,7 +81,9 @@ def extract_layers(
     whole, places = observed(layered, source, spectra.add, options, method=method)
     columns = np.split(whole.embeddings, np.cumsum(widths)[:-1], axis=1)
     return {
-        layer: Extraction(z, np.stack(sigma)[places][:, None], whole.ids, _meta(whole.meta, encoder, layer, m, width))
+        layer: Extraction(
+            z, np.stack(sigma)[places][:, None], whole.ids, _meta(whole.meta, encoder, layer, m, width), whole.contents
+        )
         for layer, z, sigma, m, width in zip(layers, columns, spectra.sigma, rows, widths, strict=True)
     }
 

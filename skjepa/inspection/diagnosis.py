@@ -11,14 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from sklearn.neighbors import NearestNeighbors
 
 from skjepa._utils.statistics import spearman
 from skjepa.encoders.isotropy import embedding_statistics
 from skjepa.extraction.extraction import Extraction
-from skjepa.inspection.findings import Diagnosis, findings_at_fit, findings_of_new
+from skjepa.inspection.findings import GAP, Diagnosis, findings_at_fit, findings_of_new
 from skjepa.scores.densities import KNNDensity
+from skjepa.scores.known_rows import ROUNDING
 from skjepa.scores.model import ScoreModel
 
+_COPIES_AT_MOST = 20
 _N_WATCHED = 1000  # enough rows for the embeddings' statistics, and milliseconds beside any fit
 
 
@@ -87,9 +90,26 @@ def _embeddings(model: ScoreModel, extraction: Extraction) -> dict[str, Any]:
         "relative_spread": spread / max(centre, 1e-3 * spread, np.finfo(float).tiny),
         "participation_ratio": statistics["participation_ratio"],
         "normality": statistics["normality"],
+        "near_copies": near_copies(extraction.embeddings),
         "intrinsic_dim": neighbours.intrinsic_dim_,
         "fidelity": spearman(volume, volume + neighbours.score_samples(z)),
     }
+
+
+def near_copies(z: NDArray[np.float64]) -> float:
+    """Share of the samples with near copies: after at most 20 neighbours the next is `GAP` times as far.
+
+    By chance that is so for a share of about ``GAP ** -d`` where embeddings fill d dimensions.
+    """
+    n = len(z)
+    if n < 3:
+        return 0.0
+    some = z if n <= _N_WATCHED else z[np.random.default_rng(0).choice(n, _N_WATCHED, replace=False)]
+    search = NearestNeighbors(n_neighbors=min(_COPIES_AT_MOST + 2, n)).fit(z)
+    near = search.kneighbors(some)[0][:, 1:]  # the first is the sample itself
+    # Distances of rounding are no gap: of a collapsed encoder all are.
+    rounding = ROUNDING * (np.linalg.norm(some, axis=1, keepdims=True) + np.finfo(float).tiny)
+    return float((near[:, 1:] > GAP * np.maximum(near[:, :-1], rounding)).any(axis=1).mean())
 
 
 def _scores(model: ScoreModel, extraction: Extraction, *, at_fit: bool) -> dict[str, Any]:

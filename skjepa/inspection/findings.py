@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
 from skjepa.persistence.folder import portable
-from skjepa.persistence.schema import Saved
+from skjepa.persistence.schema import MayLack, Saved
 
 # Limits between healthy and failed; benchmarks/theory/failures.py measures both sides.
 COLLAPSED_SPREAD = 0.02  # of the embeddings, relative to their length
@@ -20,7 +20,9 @@ DROWNED = 0.98  # Spearman of one term with the sum
 RELIABLE = 0.8  # reliability of the views together
 SEEDS_AGREE = 0.7  # mean Spearman of two seeds
 SHIFTED = 1.0  # standard deviations of the fit, beyond what chance allows
+NEAR_COPIES = 0.1  # share of the samples, beyond what chance brings
 FEW = 5  # samples a dimension of the embedding
+GAP = 3.0  # times as far is the next neighbour that is no near copy
 MORE_AT_FLOOR = 0.1  # share of the counted singular values, beyond that of the fit
 
 
@@ -70,6 +72,8 @@ class Diagnosis:
         Share of the counted singular values that lie under the floor.
     relative_spread : float
         Root of the embeddings' total variance over the length of their mean; near 0 where all are the same.
+    near_copies : float
+        Share of the samples which at most 20 others lie far closer to than all the rest (`near_copies`).
     participation_ratio : float
         Effective number of directions in which embeddings vary, in [1, K]; 0 where none does.
     normality : float
@@ -117,6 +121,7 @@ class Diagnosis:
     terms: dict[str, tuple[float, float]]
     view_spearman: float | None = None
     view_icc: float | None = None
+    near_copies: MayLack[float] = 0.0
     findings: tuple[Finding, ...] = field(default=())
 
     def portable_check(self) -> None:
@@ -149,6 +154,14 @@ def findings_at_fit(d: Diagnosis) -> Iterator[Finding]:
     yield from _collapse(d)
     yield from _degenerate_spectrum(d)
     yield from _terms_at_odds(d)
+    if d.near_copies > NEAR_COPIES + 3 * GAP ** -max(d.intrinsic_dim, 1.0):  # a gap may be chance
+        yield Finding(
+            "near copies",
+            "warning",
+            f"{d.near_copies:.0%} of the samples are near copies of a few others (frames, exposures, augmentations): "
+            "they make a threshold from the same samples too strict, and new normal samples are flagged",
+            "fit on one of each, or give fit groups=, one name for what belongs together, and calibration=",
+        )
     if d.formula != "jepa" and d.n_samples < FEW * d.n_components:
         yield Finding(
             "few samples",

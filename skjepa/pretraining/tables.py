@@ -1,5 +1,7 @@
 """`VectorJEPA`: a small JEPA for tables, trained in about a second on the rows it is given."""
 
+import math
+import warnings
 from typing import Annotated, Any, TypedDict
 
 import numpy as np
@@ -22,8 +24,12 @@ from skjepa.pretraining.loop import pretrain
 
 OBJECTIVES = ("info_nce", "sigreg", "vicreg")
 
-MIN_ROWS = 20
+MIN_ROWS = 50
 """With fewer distinct rows, or with one feature, no network is trained and the shortcut alone is the embedding."""
+
+ROWS_A_DIMENSION = 8
+"""So many distinct rows for each direction in which rows vary (participation ratio of their covariance), or none is
+trained: a network of fewer rows knows them by heart, and new normal rows look foreign to it."""
 
 SHORTCUT_COMPONENTS = 64
 """Rows of more features reach the shortcut by a random orthogonal projection, which nearly keeps distances."""
@@ -33,6 +39,7 @@ NETWORK_SHARE = 0.1
 
 _STEPS = (100, 600)  # of training, at the least and at the most
 _BATCH_SIZE = 128
+_JUNK = 100.0  # ranges of the quartiles from the median
 
 
 @portable
@@ -57,8 +64,9 @@ class VectorJEPA(BaseEstimator):
     temperature : float
         Of InfoNCE.
     n_steps : int, optional
-        Steps of training; by default one for every ten rows, at least 100 and at most 600. With 0
-        there is no network, as with too few rows.
+        Steps of training; by default one for every ten rows, at least 100 and at most 600, and none where distinct
+        rows are fewer than `MIN_ROWS` or than `ROWS_A_DIMENSION` for each direction in which they vary. With 0 there
+        is no network.
     learning_rate, weight_decay : float
         AdamW.
     random_state : int, RandomState or Generator, optional
@@ -150,7 +158,7 @@ class VectorJEPA(BaseEstimator):
         compressed = standardise(torch.from_numpy(rows))
         parts: list[tuple[nn.Module, float]] = [(_Shortcut(rows.shape[1], seed), 1 - NETWORK_SHARE)]
         history: list[dict[str, float]] = []
-        if self.n_steps != 0 and len(np.unique(source.ids)) >= MIN_ROWS and rows.shape[1] > 1:
+        if self._trains(len(np.unique(source.ids)), compressed):
             network, history = self._trained(compressed, seed)
             parts.append((network, NETWORK_SHARE))
         module = RowNetwork(standardise, _SideBySide(parts, compressed))
@@ -159,6 +167,23 @@ class VectorJEPA(BaseEstimator):
         self.history_ = history
         self.n_features_in_ = rows.shape[1]
         return self
+
+    def _trains(self, n_distinct: int, compressed: Tensor) -> bool:
+        """Whether there is a network: with `n_steps` given, whenever it can be trained at all."""
+        if self.n_steps == 0 or compressed.shape[1] < 2:
+            return False
+        dimension = _effective_dimension(compressed)
+        needed = max(MIN_ROWS, math.ceil(ROWS_A_DIMENSION * dimension))
+        if self.n_steps is None or n_distinct < 2:
+            return n_distinct >= needed
+        if n_distinct < needed and compressed.shape[1] > SHORTCUT_COMPONENTS:  # else the shortcut keeps all features
+            warnings.warn(
+                f"VectorJEPA trains {self.n_steps} steps on {n_distinct} distinct rows, which vary in "
+                f"{dimension:.0f} directions: it may know them by heart, and then new normal rows are flagged. Give "
+                f"{needed} rows, or n_steps=None to train no network on fewer",
+                stacklevel=3,
+            )
+        return True
 
     def _check_parameters(self) -> None:
         check_integer("n_components", self.n_components, minimum=2)
@@ -256,7 +281,7 @@ class _Standardise(nn.Module):
 
     def __init__(self, rows: NDArray[np.float64]) -> None:
         super().__init__()
-        scaler = StandardScaler().fit(rows)
+        scaler = StandardScaler().fit(_without_junk(rows))
         if not np.isfinite(scaler.scale_).all():
             raise ValueError(f"X holds values too large to standardise: up to {np.abs(rows).max():.3g} in size")
         compressed = StandardScaler().fit(np.arcsinh(scaler.transform(rows)))
@@ -269,6 +294,25 @@ class _Standardise(nn.Module):
         # The value is that of `standard`, the derivative that of x: the Jacobian is one of standardised features.
         standard = standard + (x - x.detach())
         return (torch.asinh(standard) - self.compressed_centre) / self.compressed_scale
+
+
+def _without_junk(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rows with cells beyond 100 quartile ranges brought back to there: one of 1e9 would hide its whole column."""
+    quarter, median, three_quarters = np.quantile(rows, [0.25, 0.5, 0.75], axis=0)
+    spread = three_quarters - quarter
+    apart = np.abs(rows - median)
+    # A column that is mostly one value: by the others.
+    rare = np.ma.median(np.ma.masked_equal(apart, 0), axis=0).filled(0.0) if (spread == 0).any() else spread
+    reach = _JUNK * np.where(spread > 0, spread, rare)
+    return np.clip(rows, median - reach, median + reach)
+
+
+def _effective_dimension(samples: Tensor) -> float:
+    """Participation ratio of the covariance: directions in which rows vary, between 1 and d."""
+    centred = samples - samples.mean(0)
+    products = centred @ centred.T if len(centred) < centred.shape[1] else centred.T @ centred
+    total = products.square().sum()
+    return float(products.trace() ** 2 / total) if total > 0 else 1.0
 
 
 class _Shortcut(nn.Module):

@@ -3,6 +3,7 @@
 scikit-learn estimators with `fit` and `score_samples` (nats, higher = denser); any other such estimator serves as well.
 """
 
+from functools import cached_property
 from typing import Annotated, Any
 
 import numpy as np
@@ -20,7 +21,9 @@ from sklearn.preprocessing import StandardScaler, normalize
 from skjepa._utils.statistics import affine
 from skjepa.persistence.folder import portable
 from skjepa.persistence.schema import Above, Mark, Saved
+from skjepa.scores.known_rows import KnownRows
 
+_OF_DIFFERENCES = ("euclidean", "l2", "sqeuclidean", "minkowski", "manhattan", "l1", "cityblock", "chebyshev")
 _N_FOLDS = 5
 _N_KERNELS = 100  # those farther away hardly count
 _FREEDOM = 3  # degrees, of Student's t
@@ -50,7 +53,9 @@ class NearestRows:
 
     def __init__(self, rows: NDArray[np.float64], n_neighbors: int, metric: Any = "euclidean") -> None:
         self.rows, self.n_neighbors, self.metric = rows, n_neighbors, metric
-        self._search = NearestNeighbors(n_neighbors=n_neighbors, metric=metric).fit(rows)
+        # Distances do not know where zero is; squares of numbers far from it have no digits left for them.
+        self._centre = np.median(rows, axis=0) if metric in _OF_DIFFERENCES else np.zeros(rows.shape[1])
+        self._search = NearestNeighbors(n_neighbors=n_neighbors, metric=metric).fit(rows - self._centre)
 
     def distances(self, rows: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
         """To the nearest neighbours, ascending, (n, n_neighbors); by default of the rows, but for each row itself."""
@@ -58,7 +63,21 @@ class NearestRows:
 
     def neighbors(self, rows: NDArray[np.float64] | None = None) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
         """`distances`, and which rows these are to, both (n, n_neighbors)."""
-        return self._search.kneighbors(rows)
+        return self._search.kneighbors(None if rows is None else rows - self._centre)
+
+    def distances_to_others(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """`distances`, where what is known as one of these rows is not its own neighbour."""
+        found = self.distances(rows)
+        if not np.isfinite(found).all():  # too large for distances
+            return found
+        places = self._known.places(rows)
+        if (places >= 0).any():
+            found[places >= 0] = self.distances()[places[places >= 0]]
+        return found
+
+    @cached_property
+    def _known(self) -> KnownRows:
+        return KnownRows(self.rows)
 
     def portable_state(self) -> dict[str, Any]:
         return {"rows": self.rows, "n_neighbors": self.n_neighbors, "metric": self.metric}

@@ -5,14 +5,10 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 from scipy.stats import rankdata
 
 from skjepa.persistence.folder import portable
-
-_ROUNDING = 1e-5
-"""Share of its size by which the same sample may differ from batch to batch."""
-
+from skjepa.scores.known_rows import KnownRows
 
 DENSITY = "density"
 """The term that is there whatever the formula."""
@@ -42,10 +38,7 @@ class SeenSamples:
 
     def __init__(self, embeddings: NDArray[np.float64], log_volumes: NDArray[np.float64], values: Values) -> None:
         self.embeddings, self.log_volumes, self.values = embeddings, log_volumes, values
-        self._scale = float(np.sqrt(embeddings.var(axis=0).sum())) or 1.0, float(log_volumes.std()) or 1.0
-        rows = self._rows(embeddings, log_volumes)
-        self._tolerance = _ROUNDING * (1 + float(np.abs(rows).max()))
-        self._tree = cKDTree(rows)
+        self._known = KnownRows(embeddings, log_volumes)
 
     @classmethod
     def learn(
@@ -67,9 +60,6 @@ class SeenSamples:
             values[DENSITY] += (whole - _total(values, weights)) / weights[DENSITY]
         return cls(embeddings, log_volumes, values)
 
-    def _rows(self, embeddings: NDArray[np.float64], log_volumes: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.column_stack([embeddings / self._scale[0], log_volumes / self._scale[1]])
-
     def recall(
         self,
         embeddings: NDArray[np.float64],
@@ -77,10 +67,9 @@ class SeenSamples:
         of_others: Callable[[NDArray[np.bool_]], Values],
     ) -> Values:
         """By name, (n_samples,) each: values of samples seen at fit, and what `of_others` says of the rest, a mask."""
-        rows = self._rows(embeddings, log_volumes)
-        distances, places = self._tree.query(rows, distance_upper_bound=self._tolerance)
-        known = np.isfinite(distances)
-        recalled = {name: np.empty(len(rows)) for name in self.values}
+        places = self._known.places(embeddings, log_volumes)
+        known = places >= 0
+        recalled = {name: np.empty(len(places)) for name in self.values}
         others = {} if known.all() else of_others(~known)
         for name, values in self.values.items():
             recalled[name][known] = values[places[known]]

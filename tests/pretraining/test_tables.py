@@ -1,5 +1,6 @@
 import copy
 import pickle
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -109,7 +110,9 @@ class TestData:
     )
     def test_all_kinds(self, make):
         rows = make(X)
-        detector = JEPAScoreDetector(VectorJEPA(n_steps=10)).fit(rows)
+        few = pytest.warns(UserWarning, match="25 distinct rows") if len(rows) == 25 else nullcontext()
+        with few:
+            detector = JEPAScoreDetector(VectorJEPA(n_steps=10)).fit(rows)
         assert np.isfinite(detector.score_samples(rows)).all()
 
     def test_read_only_files(self, tmp_path):

@@ -1,0 +1,70 @@
+"""Rows of a fit, known again among others: a model judges what it has learned from too kindly."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+from sklearn.neighbors import NearestNeighbors
+
+ROUNDING = 1e-5
+"""Share of its size by which one sample may differ from batch to batch."""
+_SHARE = 0.05  # of the distance between rows: no rounding makes two of them one
+_WATCHED = 1000  # rows enough for the median of that distance
+_CANDIDATES = 8
+
+
+class KnownRows:
+    """Rows, each known again up to its own rounding and no farther than rows lie apart.
+
+    Parameters
+    ----------
+    rows : array of shape (n_rows, d)
+    numbers : array of shape (n_rows,), optional
+        A number of each row which also has to agree, where it varies by more than rounding.
+    """
+
+    def __init__(self, rows: NDArray[np.float64], numbers: NDArray[np.float64] | None = None) -> None:
+        self._numbers = np.zeros(len(rows)) if numbers is None else numbers
+        # Their own sizes tell of rounding; distances are taken near zero, where they have their digits.
+        self._centre = np.median(rows, axis=0)
+        self._rows = rows - self._centre
+        self._reach = _reach(self._rows, ROUNDING * np.linalg.norm(rows, axis=1))
+        self._tolerance = np.maximum(ROUNDING * (1 + np.abs(self._numbers)), 1e-3 * self._numbers.std())
+        # Of rows that are equal the one with the nearest number comes first.
+        self._weight = (float(np.median(self._reach)) or 1e-12) / float(np.median(self._tolerance))
+        self._tree = cKDTree(self._points(self._rows, self._numbers))
+
+    def _points(self, rows: NDArray[np.float64], numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.column_stack([rows, self._weight * numbers])
+
+    def places(self, rows: NDArray[np.float64], numbers: NDArray[np.float64] | None = None) -> NDArray[np.intp]:
+        """Which row each of these is, (n,); -1 for none."""
+        numbers = np.zeros(len(rows)) if numbers is None else numbers
+        rows = rows - self._centre
+        limit = (1 + 1e-9) * max(float(np.hypot(self._reach, self._weight * self._tolerance).max()), 1e-150)
+        distances, places = self._tree.query(
+            self._points(rows, numbers), np.arange(1, min(_CANDIDATES, self._tree.n) + 1), distance_upper_bound=limit
+        )
+        found = np.where(np.isfinite(distances), places, 0)
+        apart = np.linalg.norm(self._rows[found] - rows[:, None], axis=2)
+        known = np.isfinite(distances) & (apart <= self._reach[found])
+        known &= np.abs(self._numbers[found] - numbers[:, None]) <= self._tolerance[found]
+        chosen = np.arange(len(rows)), np.argmax(known, axis=1)  # the nearest that is known
+        return np.where(known[chosen], found[chosen], -1)
+
+
+def _reach(rows: NDArray[np.float64], rounding: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far from each row, (n,), it may come out another time."""
+    if len(rows) < 2:
+        return rounding
+    some = rows
+    if len(rows) > _WATCHED:
+        some = rows[np.random.default_rng(0).choice(len(rows), _WATCHED, replace=False)]
+    search = NearestNeighbors(n_neighbors=2).fit(rows)
+    apart = search.kneighbors(some)[0][:, 1]
+    apart = apart[apart > 1e-11 * np.median(rounding)]  # others are copies
+    typical = float(np.median(apart)) if len(apart) else np.inf
+    large = rounding > _SHARE * typical
+    limit = np.full(len(rows), _SHARE * typical)
+    if large.any():  # far rows lie farther apart
+        limit[large] = np.maximum(limit[large], _SHARE * search.kneighbors(rows[large])[0][:, 1])
+    return np.minimum(rounding, limit)

@@ -216,7 +216,9 @@ def compare(name: str, device: str, rates: dict[str, float], n_rounds: int) -> d
 def inputs(encoder: Encoder, n: int) -> Tensor:
     """Photographs of the demo as the encoder receives them."""
     source = as_source(demo_images(SEED)["fit"][:n])
-    loader = Loader(source, encoder.preprocessing, encoder.dtype, "cpu", run=RunOptions())
+    loader = Loader(
+        source, encoder.preprocessing, encoder.dtype, "cpu", channels_last=encoder.channels_last, run=RunOptions()
+    )
     return torch.cat([x for _, x, _ in loader.batches(range(n), lambda: n)])
 
 

@@ -16,6 +16,7 @@ from torch.func import functional_call
 
 from skjepa._utils.validation import check_choice, check_integer
 from skjepa.encoders.fingerprint import content_of, describe, fingerprint_of, plain_attributes
+from skjepa.encoders.in_use import alone_with, in_eval_mode
 from skjepa.encoders.loading import (
     absolute,
     check_output_choice,
@@ -30,7 +31,7 @@ from skjepa.jacobian.precision import PRECISIONS, arithmetic
 from skjepa.persistence.folder import NotHereError, is_portable, portable
 from skjepa.persistence.schema import Record, Saved, declared_by
 
-_THREADS = ("_lock", "_users", "_modes", "_hashed", "_held")
+_THREADS = ("_hashed", "_held")
 _WHOLE = ("auto", "pooled", "projected")  # outputs for which the module's own is the embedding
 
 
@@ -74,6 +75,9 @@ class Encoder:
         None for an encoder of vectors.
     precision : {"float32", "float64", "tf32", "bfloat16"}
         Arithmetic of the forward and backward passes, see `skjepa.jacobian.Arithmetic`.
+    channels_last : bool
+        Whether it takes images with interleaved channels, in which convolutions run their backward passes faster. A
+        module of the user's is given the layout that torch gives images.
 
     Notes
     -----
@@ -90,18 +94,18 @@ class Encoder:
         precision: str,
         settings: dict[str, Any],
         recipe: dict[str, Any] | None,
+        channels_last: bool = False,
     ) -> None:
         self.name = name
         self.module = module
         self.preprocessing = preprocessing
         self.precision = precision
+        self.channels_last = channels_last
         self._settings = settings
         self._recipe = recipe
         self._share_among_threads()
 
     def _share_among_threads(self) -> None:
-        self._lock, self._users = threading.RLock(), 0
-        self._modes: list[tuple[nn.Module, bool]] = []
         self._hashed = ("", "")  # content, and the fingerprint that it has
         self._held = threading.local()
 
@@ -127,7 +131,7 @@ class Encoder:
 
     def _fingerprint_now(self) -> str:
         settings = {**self._settings, "precision": self.precision}
-        with self._lock:
+        with alone_with(self.module):
             content = content_of(self.module, settings)
             if content != self._hashed[0]:
                 self._hashed = (content, fingerprint_of(self.module, settings))
@@ -150,34 +154,22 @@ class Encoder:
         """Context in which the encoder is a pure function ``(B, *input_shape) -> (B, K)`` on `device`.
 
         Parameters and buffers are used detached, in the encoder's precision, on the device: the module itself keeps
-        its own. Every submodule is in eval mode inside and back in its former mode after.
+        its own. Every submodule is in eval mode inside, and in its former mode and with its former attributes after.
         """
 
         def adapt(tensor: Tensor, copy: bool = False) -> Tensor:
             return tensor.detach().to(device, self.dtype if tensor.is_floating_point() else None, copy=copy)
 
         def function(x: Tensor) -> Tensor:
-            with self._lock:  # for the time of a call, the module itself holds these parameters
+            with alone_with(self.module):  # for the time of a call, the module itself holds these parameters
                 return functional_call(self.module, state, (x,))
 
-        with self._lock:
+        with alone_with(self.module):
             state = {name: adapt(tensor) for name, tensor in self.module.named_parameters()}
             # Copies: a forward pass may write into buffers (running statistics, counters), which are not ours.
             state |= {name: adapt(tensor, copy=True) for name, tensor in self.module.named_buffers()}
-            # Threads share an encoder: the first one in saves the modes, the last one out restores them.
-            if self._users == 0:
-                self._modes = [(module, module.training) for module in self.module.modules()]
-                self.module.eval()
-            self._users += 1
-        try:
-            with arithmetic(self.precision):
-                yield function
-        finally:
-            with self._lock:
-                self._users -= 1
-                if self._users == 0:
-                    for module, training in self._modes:
-                        module.training = training
+        with in_eval_mode(self.module), arithmetic(self.precision):
+            yield function
 
     def __repr__(self) -> str:
         shape = "vectors" if self.input_shape is None else f"{self.input_shape[1]}x{self.input_shape[2]} images"
@@ -337,6 +329,7 @@ def load_encoder(
             "preprocessing": preprocessing and preprocessing.settings,
             "attributes": plain_attributes(module),
         },
+        channels_last=not isinstance(source, nn.Module),
         recipe=None if isinstance(source, nn.Module) else {"source": absolute(source), **options},
     )
 

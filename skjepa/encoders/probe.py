@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from skjepa._utils.hardware import is_out_of_memory
+from skjepa._utils.randomness import own_random_numbers
 from skjepa.jacobian.repeated_backward import prepared
 
 # Relative to the largest output. The same pass twice may differ by the order of sums on a GPU, another batch size by
@@ -52,7 +53,7 @@ def probe(function: Callable[[Tensor], Tensor], shape: tuple[int, ...], *, dtype
     """
     generator = torch.Generator().manual_seed(0)
     first, second, third = torch.randn(3, *shape, generator=generator, dtype=dtype).to(device)
-    with torch.random.fork_rng(devices=[]):
+    with own_random_numbers():
         pair = torch.stack([first, second]).requires_grad_(True)
         output, bytes_of_two = _call_and_count(function, pair)
         _check_output(output, pair, n_samples=2)

@@ -133,6 +133,7 @@ def _layered(encoder: Encoder, layers: list[str]) -> Encoder:
         precision=encoder.precision,
         settings={"layers": layers, "of": encoder.fingerprint},
         recipe=None,
+        channels_last=encoder.channels_last,
     )
 
 
@@ -140,7 +141,7 @@ def _widths(layered: Encoder, shape: tuple[int, ...]) -> list[int]:
     """K of each layer, found by a pass of one blank sample."""
     with torch.no_grad(), layered.scoring() as function:
         function(torch.zeros(1, *shape, dtype=layered.dtype))
-    return list(cast(_Layers, layered.module).widths)
+        return list(cast(_Layers, layered.module).widths)  # gone after the pass, as whatever it leaves behind
 
 
 class _Spectra:

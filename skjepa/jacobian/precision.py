@@ -43,8 +43,8 @@ PRECISIONS = {
 }
 
 
-_lock = threading.Lock()
-_inside: list[str] = []
+_changed = threading.Condition()
+_inside: list[tuple[int, str]] = []  # thread and kind of products, the last one in at the end
 _before: list[str] = []
 
 
@@ -53,25 +53,29 @@ def arithmetic(precision: str) -> Iterator[None]:
     """Context in which products of float32 matrices are computed as the name says.
 
     Elsewhere one line in a user's script lets torch round them to TF32 or bfloat16, and convolutions on a GPU are in
-    TF32 unless told otherwise: a float32 score must not depend on that. The switches are those of the whole process
-    and return to where they were when the last one is out.
+    TF32 unless told otherwise: a float32 score must not depend on that. The switches are those of the whole process:
+    a thread waits while others compute in another way, and what was set before is set again behind each context.
     """
     backends: Any = torch.backends
     switches = [backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv]
-    with _lock:
+    thread, products = threading.get_ident(), PRECISIONS[precision].products
+    with _changed:
+        _changed.wait_for(lambda: all(other == thread or kind == products for other, kind in _inside))
         if not _inside:
             _before[:] = [switch.fp32_precision for switch in switches]
-        _inside.append(precision)
+        _inside.append((thread, products))
         for switch in switches:
-            switch.fp32_precision = PRECISIONS[precision].products
+            switch.fp32_precision = products
     try:
         yield
     finally:
-        with _lock:
-            _inside.remove(precision)
-            if not _inside:
-                for switch, value in zip(switches, _before, strict=True):
-                    switch.fp32_precision = value
+        with _changed:
+            # The last of the same: contexts of one thread end in the order opposite to that in which they began.
+            del _inside[len(_inside) - 1 - _inside[::-1].index((thread, products))]
+            after = [_inside[-1][1]] * len(switches) if _inside else _before
+            for switch, value in zip(switches, after, strict=True):
+                switch.fp32_precision = value
+            _changed.notify_all()
 
 
 def narrowed(function: Callable[[Tensor], Tensor], precision: str, device: str) -> Callable[[Tensor], Tensor]:

@@ -28,7 +28,9 @@ def prepared(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]
       tokens leaves out those that no gradient reaches: behind a class token, all others.
 
     A rule is left alone where a weight depends on the input. Where a rule does not work, as in functions that
-    differentiate inside themselves, the function is called as it is.
+    differentiate inside themselves, the function is called without any.
+
+    What a part computes under `torch.no_grad` depends on the input no less: it is differentiated like the rest.
     """
 
     def called(x: Tensor) -> Tensor:
@@ -38,17 +40,52 @@ def prepared(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]
         except RuntimeError:
             pass
         # Outside the except block: the traceback would keep the failed graph alive.
+        try:
+            with _ThroughNoGrad():
+                return function(x)
+        except RuntimeError:
+            pass
         return function(x)
 
     return called
 
 
-class _ManyPasses(TorchFunctionMode):
+class _ThroughNoGrad(TorchFunctionMode):
+    """Gradients go through parts that the function runs without them: the Jacobian is that of its values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_wanted = torch.is_grad_enabled()
+
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        is_as_wanted = torch.is_grad_enabled() or not self.is_wanted
+        if is_as_wanted or torch.is_inference_mode_enabled() or _keeps_off(func, kwargs):
+            return self.called(func, args, kwargs)
+        with torch.enable_grad():
+            return self.called(func, args, kwargs)
+
+    def called(self, func: Callable, args: Any, kwargs: dict[str, Any]) -> Any:
+        return func(*args, **kwargs)
+
+
+def _keeps_off(func: Callable, kwargs: dict[str, Any]) -> bool:
+    """Switches of the gradient mode, and what writes in place: of statistics, which gradients would only hold on to."""
+    name = getattr(func, "__name__", "")
+    is_in_place = name.endswith("_") and not name.endswith("__")
+    return is_in_place or "out" in kwargs or name in ("_set_grad_enabled", "set_grad_enabled", "__set__", "__setitem__")
+
+
+class _ManyPasses(_ThroughNoGrad):
+    def called(self, func: Callable, args: Any, kwargs: dict[str, Any]) -> Any:
+        if func in _WATCHES and getattr(args[0], "_is_passed_by", False):
+            raise RuntimeError("a hook waits for a gradient that the rules pass by")
         rule = _RULES.get(func)
         result = None if rule is None or not torch.is_grad_enabled() else rule(func, *args, **kwargs)
         return func(*args, **kwargs) if result is None else result
+
+
+_WATCHES = (Tensor.register_hook, Tensor.retain_grad, Tensor.register_post_accumulate_grad_hook)
 
 
 def _elementwise(func: Callable, input: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
@@ -83,7 +120,9 @@ def _batch_norm(
     scale = scale if weight is None else scale * weight
     output = func(input.detach(), running_mean, running_var, weight, bias, training, momentum, eps)
     x, kernel, how, versions = cast(Any, getattr(input, "_convolution", (None, None, None, None)))
-    if versions is not None and versions == (x._version, input._version):  # else one was changed in place since
+    # Not where one was changed in place since, or a hook waits for the gradient in between.
+    if versions is not None and versions == (x._version, input._version) and not _is_watched(input):
+        cast(Any, input)._is_passed_by = True
         return _Convolution.apply(x, kernel * scale[:, None, None, None], how, lambda _: output)
     return _Scaled.apply(input, lambda _: (output, scale.view(-1, *[1] * (input.ndim - 2)).to(output.dtype)))
 
@@ -101,7 +140,8 @@ def _conv2d(
     plain = input.ndim == 4 and not isinstance(padding, str)
     if not plain or not input.requires_grad or _depend(weight, bias):
         return None
-    how = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    sizes = {"stride": stride, "padding": padding, "dilation": dilation}
+    how: dict[str, Any] = {name: _pair(size) for name, size in sizes.items()} | {"groups": groups}
 
     def convolved(x: Tensor) -> Tensor:
         return func(x, weight, bias, **how)
@@ -111,6 +151,15 @@ def _conv2d(
     # For a batch normalisation that may follow.
     output._convolution = (input, weight, how, (input._version, output._version))
     return output
+
+
+def _pair(size: Any) -> Any:
+    """Of height and width; torch takes one number, or a sequence of one, for both."""
+    return tuple(size) * (2 // len(size)) if isinstance(size, tuple | list) else size
+
+
+def _is_watched(tensor: Tensor) -> bool:
+    return bool(tensor._backward_hooks) or tensor.retains_grad
 
 
 def _has_few_channels(weight: Tensor, groups: int) -> bool:

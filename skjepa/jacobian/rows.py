@@ -63,9 +63,9 @@ def jacobian(
     """
     check_choice("mode", mode, ("auto", "reverse", "forward"))
     x = x.detach()
-    if mode == "forward":
-        return _forward(function, x, directions)
     with torch.enable_grad():
+        if mode == "forward":
+            return _forward(function, x, directions)
         leaf = x.repeat(copies, *[1] * (x.ndim - 1)).requires_grad_(True)
         outputs = prepared(function)(leaf)
         if directions is not None:
@@ -106,7 +106,7 @@ def _reverse(outputs: Tensor, leaf: Tensor, directions: Tensor | None, n_rows: i
             else:
                 of_copy[:] = directions[:, k]
         (gradient,) = torch.autograd.grad(outputs, leaf, cotangents, retain_graph=stop < n_rows)
-        rows[:, start:stop] = gradient.view(copies, n_samples, -1)[: stop - start].transpose(0, 1)
+        rows[:, start:stop] = gradient.reshape(copies, n_samples, -1)[: stop - start].transpose(0, 1)
     return rows
 
 

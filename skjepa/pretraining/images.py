@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from skjepa._utils import hardware
 from skjepa._utils.files import written_whole
 from skjepa._utils.hardware import default_budget
+from skjepa._utils.randomness import own_random_numbers
 from skjepa._utils.validation import check_choice, check_integer
 from skjepa.data.images import ImageReadError
 from skjepa.data.sources import Source, as_source
@@ -134,8 +135,7 @@ def train_encoder(
         std=std,
     )
     config.validate(len(images))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+    with own_random_numbers(config.seed):
         module = build_network(network, **_network_arguments(network, image_size, n_components))
     log = out.with_suffix(".jsonl")
     checkpoint = out.with_suffix(".checkpoint.pt")

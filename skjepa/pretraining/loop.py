@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from skjepa._utils.files import written_whole
 from skjepa._utils.hardware import has_bfloat16
+from skjepa._utils.randomness import own_random_numbers
 from skjepa.encoders.isotropy import embedding_statistics, unit_directions
 from skjepa.pretraining.augmentations import VectorViewOptions, training_views, vector_views
 from skjepa.pretraining.config import PretrainConfig
@@ -151,9 +152,7 @@ def _model(network: nn.Module, samples: Tensor, config: PretrainConfig) -> nn.Mo
     """The network and, beside it, the projector that is thrown away."""
     if samples.ndim == 4:
         network.to(memory_format=torch.channels_last)
-    # The caller's own random numbers go on as if nothing had been drawn here.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+    with own_random_numbers(config.seed):
         if config.spectral_norm:
             for module in list(network.modules()):
                 if isinstance(module, nn.Linear | nn.Conv2d):

@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
+from skjepa._utils.randomness import own_random_numbers
 from skjepa._utils.validation import check_choice, check_integer, check_number, seed_from
 from skjepa.data.sources import as_source
 from skjepa.encoders.encoder import Encoder, load_encoder
@@ -202,8 +203,7 @@ class VectorJEPA(BaseEstimator):
 
     def _trained(self, samples: Tensor, seed: int) -> tuple[nn.Module, list[dict[str, float]]]:
         config = self._config(len(samples), seed)
-        with torch.random.fork_rng(devices=[]):  # the caller's own random numbers go on as if none were drawn here
-            torch.manual_seed(seed)
+        with own_random_numbers(seed):
             network = MLP(samples.shape[1], tuple(self.widths), self.n_components)
         history = pretrain(network, samples.float(), config)
         return _UnitNorm(network.double()), history

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
+from skjepa._utils.randomness import own_random_numbers
 from skjepa._utils.validation import check_integer, check_number, seed_from
 
 _SHARE_HELD_OUT = 0.1
@@ -79,8 +80,7 @@ class FlowDensity(BaseEstimator):
         seed = seed_from(self.random_state)
         order = np.random.default_rng(seed).permutation(len(rows))
         held_out, learned = np.split(self._standardised(rows)[order], [max(1, round(_SHARE_HELD_OUT * len(rows)))])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with own_random_numbers(seed):
             self._train(_tensor(learned), _tensor(held_out))
         return self
 

@@ -25,6 +25,8 @@ class Loader:
     dtype : torch.dtype
         The encoder's arithmetic.
     device : str
+    channels_last : bool
+        Whether images are laid out so, in which convolutions are faster; a user's module may call `view` on them.
     run : RunOptions
         With ``on_error="skip"`` a sample that cannot be read is a warning and an entry of `skipped`.
     is_quiet : bool
@@ -47,6 +49,7 @@ class Loader:
         dtype: torch.dtype,
         device: str,
         *,
+        channels_last: bool,
         run: RunOptions,
         is_quiet: bool = False,
         views: int = 1,
@@ -54,6 +57,7 @@ class Loader:
         seed: int = 0,
     ) -> None:
         self.source, self.preprocessing, self.dtype, self.device = source, preprocessing, dtype, device
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.run, self.is_quiet = run, is_quiet
         self.views, self.transform, self.seed = views, transform, seed
         self.skipped: dict[int, str] = {}
@@ -104,5 +108,4 @@ class Loader:
         batch = torch.stack(samples).to(self.device)
         if self.preprocessing is None:
             return batch
-        # Convolutions run their backward passes faster on interleaved channels; to a ViT it is all the same.
-        return self.preprocessing.normalise(batch).contiguous(memory_format=torch.channels_last)
+        return self.preprocessing.normalise(batch).contiguous(memory_format=self.layout)

@@ -98,6 +98,7 @@ class Here:
             encoder.preprocessing,
             encoder.dtype,
             device,
+            channels_last=encoder.channels_last,
             run=measurement.run,
             is_quiet=measurement.is_quiet,
             views=measurement.views,

@@ -1,14 +1,13 @@
 """Random views of one sample, keyed by (seed, sample id, view): neither batch size nor resume changes a score."""
 
 import hashlib
-import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import numpy as np
-import torch
 from torch import Tensor
 from torchvision.transforms import v2
+
+from skjepa._utils.randomness import own_random_numbers
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -17,17 +16,8 @@ Transform = Callable[[Tensor], Tensor]
 def keyed_randomness(seed: int, sample_id: str, view: int) -> Iterator[None]:
     """Inside, torch, NumPy and `random` draw what (seed, sample_id, view) determines; after, they go on as before."""
     key = hashlib.blake2b(f"{seed}\0{sample_id}\0{view}".encode(), digest_size=8).digest()
-    number = int.from_bytes(key) >> 1
-    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - third-party transforms draw from it
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(number)  # torch.manual_seed would seed every GPU as well
-        random.seed(number)
-        np.random.seed(number % 2**32)  # noqa: NPY002
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(legacy)  # noqa: NPY002
+    with own_random_numbers(int.from_bytes(key) >> 1):
+        yield
 
 
 def make_view(image: Tensor, transform: Transform, *, seed: int, sample_id: str, view: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 import os
 import threading
+import uuid
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from skjepa._utils.validation import check_choice, check_integer
-from skjepa.encoders.fingerprint import content_of, describe, fingerprint_of, plain_attributes
+from skjepa.encoders.description import code_and_state, describe, plain_attributes
+from skjepa.encoders.fingerprint import content_of, fingerprint_of
 from skjepa.encoders.in_use import alone_with, in_eval_mode
 from skjepa.encoders.loading import (
     absolute,
@@ -25,7 +28,7 @@ from skjepa.encoders.loading import (
     require_known_source,
     square,
 )
-from skjepa.encoders.outputs import with_output
+from skjepa.encoders.outputs import LayerOutput, MethodOutput, with_output
 from skjepa.encoders.preprocessing import Preprocessing
 from skjepa.jacobian.precision import PRECISIONS, arithmetic
 from skjepa.persistence.folder import NotHereError, is_portable, portable
@@ -101,6 +104,8 @@ class Encoder:
         self.preprocessing = preprocessing
         self.precision = precision
         self.channels_last = channels_last
+        self._own_number: str | None = None
+        self.checked: set[tuple] = set()  # what `require_derivative` has looked at
         self._settings = settings
         self._recipe = recipe
         self._share_among_threads()
@@ -120,6 +125,11 @@ class Encoder:
         return None if self.preprocessing is None else (3, *self.preprocessing.size)
 
     @property
+    def input_units(self) -> tuple[Tensor, Tensor] | None:
+        """Where inputs lie and in which units the Jacobian takes them, where the module says so; else None."""
+        return getattr(self.module, "input_units", None)
+
+    @property
     def fingerprint(self) -> str:
         """Hash of architecture, weights, output, preprocessing and precision, as they are now.
 
@@ -130,12 +140,29 @@ class Encoder:
         return self._fingerprint_now() if held is None else held
 
     def _fingerprint_now(self) -> str:
-        settings = {**self._settings, "precision": self.precision}
         with alone_with(self.module):
+            settings = {**self._settings, "precision": self.precision, **self._described()}
             content = content_of(self.module, settings)
             if content != self._hashed[0]:
                 self._hashed = (content, fingerprint_of(self.module, settings))
             return self._hashed[1]
+
+    def _described(self) -> dict[str, Any]:
+        """What a module keeps beside weights, as it is now; a number of its own where that cannot be told."""
+        inner = self.module.module if isinstance(self.module, LayerOutput | MethodOutput) else self.module
+        rest, unknown = code_and_state(inner)
+        described = {"attributes": plain_attributes(inner)} | ({"rest": rest} if rest else {})
+        if not unknown:
+            return described
+        if self._own_number is None:
+            self._own_number = uuid.uuid4().hex
+            warnings.warn(
+                f"{', '.join(unknown)} of the encoder {self.name!r} cannot be described: nobody can tell this encoder "
+                "from one that differs there, and so what is measured or saved with it is good in this session alone. "
+                "Keep it out of the module, or make it a buffer, a number or a text",
+                stacklevel=2,
+            )
+        return {**described, "unknown": self._own_number}
 
     @contextmanager
     def unchanging(self) -> Iterator[None]:
@@ -150,15 +177,18 @@ class Encoder:
             del self._held.fingerprint
 
     @contextmanager
-    def scoring(self, device: torch.device | str = "cpu") -> Iterator[Callable[[Tensor], Tensor]]:
+    def scoring(
+        self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    ) -> Iterator[Callable[[Tensor], Tensor]]:
         """Context in which the encoder is a pure function ``(B, *input_shape) -> (B, K)`` on `device`.
 
-        Parameters and buffers are used detached, in the encoder's precision, on the device: the module itself keeps
+        Parameters and buffers are used detached, in the encoder's precision or in `dtype`, on the device: the module keeps
         its own. Every submodule is in eval mode inside, and in its former mode and with its former attributes after.
         """
 
         def adapt(tensor: Tensor, copy: bool = False) -> Tensor:
-            return tensor.detach().to(device, self.dtype if tensor.is_floating_point() else None, copy=copy)
+            wanted = dtype or self.dtype
+            return tensor.detach().to(device, wanted if tensor.is_floating_point() else None, copy=copy)
 
         def function(x: Tensor) -> Tensor:
             with alone_with(self.module):  # for the time of a call, the module itself holds these parameters
@@ -327,7 +357,6 @@ def load_encoder(
         settings={
             "output": output if isinstance(output, str) else describe(output),
             "preprocessing": preprocessing and preprocessing.settings,
-            "attributes": plain_attributes(module),
         },
         channels_last=not isinstance(source, nn.Module),
         recipe=None if isinstance(source, nn.Module) else {"source": absolute(source), **options},

@@ -68,6 +68,14 @@ def in_eval_mode(module: nn.Module) -> Iterator[None]:
                     use.before = _Before({})
 
 
+def settled_attributes(part: nn.Module) -> dict[str, Any]:
+    """Attributes of one module as they are outside passes, whether or not one is running."""
+    use = _USES.get(part)
+    if use is None or use.users == 0:
+        return vars(part)
+    return use.before.attributes | use.before.contents
+
+
 def _uses(module: nn.Module) -> list[tuple[nn.Module, _Use]]:
     with _FINDING:
         uses = [(part, _USES.setdefault(part, _Use())) for part in module.modules()]

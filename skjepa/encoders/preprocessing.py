@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, PILToTensor, Resize
 
-from skjepa.encoders.fingerprint import describe
+from skjepa.encoders.description import describe
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from skjepa._utils.hardware import device_name
 from skjepa._utils.validation import check_choice, check_integer, seed_from
 from skjepa.data.images import ImageReadError
 from skjepa.data.sources import Source, as_source, known_by_content, noting_content
+from skjepa.encoders.derivative import require_derivative
+from skjepa.encoders.description import describe
 from skjepa.encoders.encoder import Encoder, FingerprintError, load_encoder
-from skjepa.encoders.fingerprint import describe
 from skjepa.encoders.probe import Probe, probe
 from skjepa.extraction.batches.measurement import Arrays, Measurement, Observer, scoring
 from skjepa.extraction.batches.options import RunOptions
@@ -158,6 +159,7 @@ def extract(
         if kept is not None and kept.is_complete:
             return _assemble(source, kept.rows, {}, meta)
         function, probed = stack.enter_context(_ready(encoder, shape, own))
+        require_derivative(encoder, function, shape, probed.n_components, own)
         meta, directions = described(probed.n_components)
         n_passes = probed.n_components if directions is None else directions.shape[1]
         measurement = Measurement(

@@ -240,6 +240,12 @@ class _RowNetworkState(TypedDict):
 class RowNetwork(nn.Sequential):
     """What a `VectorJEPA` makes: rows standardised, then the shortcut and, where it was trained, the network."""
 
+    @property
+    def input_units(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the features: the Jacobian is one of standardised features."""
+        standardise: Any = self[0]
+        return standardise.centre, standardise.scale
+
     def portable_state(self) -> dict[str, Any]:
         parts: Any = self[1].parts
         network = parts[1].network if len(parts) > 1 else None

@@ -10,7 +10,7 @@ from sklearn.datasets import load_sample_image
 from torchvision import transforms
 from torchvision.transforms import functional as F
 
-from skjepa.encoders.fingerprint import describe, without_addresses
+from skjepa.encoders.description import describe, without_addresses
 from skjepa.encoders.preprocessing import Preprocessing, channel_statistics, plain_preprocessing
 
 

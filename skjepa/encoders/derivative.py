@@ -1,0 +1,151 @@
+"""Whether autograd's derivative is that of the encoder's values: `detach`, straight-through estimators and custom
+backward rules may make it another, and then every score is of another function."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from skjepa._utils.hardware import is_out_of_memory
+from skjepa.encoders.encoder import Encoder
+from skjepa.encoders.probe import EncoderError
+from skjepa.jacobian.repeated_backward import prepared
+from skjepa.jacobian.rows import jacobian
+
+_TOLERANCE = 0.02  # of the norm of the derivatives
+_COARSE = 0.3  # where only narrow arithmetic can look
+_STEPS = {torch.float64: (1e-4, 1e-6, 1e-3, 1e-5)}
+_NARROW_STEPS = (1e-2, 1e-3, 1e-1, 3e-2, 3e-3)
+_N_COTANGENTS, _N_TANGENTS = 2, 3
+_MODES_AGREE = 1e-2
+
+Function = Callable[[Tensor], Tensor]
+
+
+def derivative_error(function: Function, point: Tensor, scale: Tensor | float = 1.0) -> float:
+    """How far derivatives by autograd are from finite differences, relative to their norm; 0 where both vanish.
+
+    Parameters
+    ----------
+    function : callable
+        (B, ...) -> (B, K), each row from its own sample.
+    point : Tensor
+        One sample.
+    scale : Tensor or float
+        The Jacobian is one with respect to inputs in these units.
+
+    Returns
+    -------
+    float
+        The least over several steps: too long ones see the curvature, too short ones see rounding.
+    """
+    generator = torch.Generator().manual_seed(1)
+    drawn = torch.randn(_N_TANGENTS, *point.shape, generator=generator, dtype=torch.float64)
+    tangents = drawn.to(point.device, point.dtype)
+    outputs, cotangents, gradient = _gradients(function, point, generator)
+    claimed = gradient.flatten(1).double() @ tangents.flatten(1).double().T
+    size = float(outputs.double().norm(dim=1).max() * cotangents.double().norm(dim=1).max())
+    least = float("inf")
+    for step in _STEPS.get(point.dtype, _NARROW_STEPS):
+        with torch.no_grad():
+            values = function(torch.cat([point + step * scale * tangents, point - step * scale * tangents])).double()
+        slopes = (values[:_N_TANGENTS] - values[_N_TANGENTS:]) / (2 * step)
+        found = cotangents.double() @ slopes.T
+        rounding = 10 * torch.finfo(point.dtype).eps * size / step
+        norm = float(torch.maximum(claimed.norm(), found.norm()))
+        error = float((claimed - found).norm())
+        if norm <= rounding and step >= 1e-3:
+            return 0.0  # no slope in sight
+        least = min(least, error / norm)
+        if least <= _TOLERANCE:
+            break
+    return least
+
+
+def modes_differ(function: Function, point: Tensor) -> float:
+    """How far the forward-mode Jacobian is from reverse mode, relative to its norm; 0 where there is no forward mode.
+
+    The one that runs depends on D against K.
+    """
+    _, cotangents, gradient = _gradients(function, point, torch.Generator().manual_seed(2))
+    try:
+        _, forward = jacobian(function, point[None], mode="forward")
+    except (RuntimeError, NotImplementedError) as error:
+        if is_out_of_memory(error):
+            raise
+        return 0.0
+    expected = cotangents @ forward[0]
+    found = gradient.flatten(1)
+    return float((expected - found).norm() / torch.maximum(expected.norm(), found.norm()).clamp_min(1e-30))
+
+
+def _gradients(function: Function, point: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs of copies of the point, random cotangents, and the gradients that these give."""
+    with torch.enable_grad():
+        leaf = point.expand(_N_COTANGENTS, *point.shape).clone().requires_grad_(True)
+        outputs = prepared(function)(leaf)
+        cotangents = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
+        (gradient,) = torch.autograd.grad(outputs, leaf, cotangents)
+    return outputs.detach(), cotangents, gradient
+
+
+def is_derivative_right(
+    function: Function,
+    point: Tensor,
+    scale: Tensor | float,
+    in_float64: Callable[[], AbstractContextManager[Function]],
+) -> bool:
+    """Whether `derivative_error` is small; where it is not, float64 decides, in which steps can be short."""
+    error = derivative_error(function, point, scale)
+    if error <= _TOLERANCE or point.dtype == torch.float64:
+        return error <= _TOLERANCE
+    try:
+        with in_float64() as exact:
+            wide = scale.double() if isinstance(scale, Tensor) else scale
+            return derivative_error(exact, point.double(), wide) <= _TOLERANCE
+    except (RuntimeError, TypeError) as failed:  # a module that computes in float32 alone
+        if is_out_of_memory(failed):
+            raise
+        return error <= _COARSE
+
+
+def require_derivative(
+    encoder: Encoder, function: Function, shape: tuple[int, ...], n_components: int, device: str
+) -> None:
+    """Raise EncoderError where the Jacobian of an encoder would not be that of its values. Once a fingerprint.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    function : callable
+        What its `scoring` yields on the device.
+    shape : tuple of int
+        Of one input.
+    n_components : int
+        K.
+    device : str
+    """
+    checked = (encoder.fingerprint, shape, str(device))
+    if checked in encoder.checked:
+        return
+    generator = torch.Generator().manual_seed(0)
+    centre, scale = encoder.input_units or (0.0, 1.0)
+    if isinstance(scale, Tensor) and isinstance(centre, Tensor):
+        centre, scale = centre.to(device, encoder.dtype), scale.to(device, encoder.dtype)
+    point = centre + scale * torch.randn(shape, generator=generator, dtype=torch.float64).to(device, encoder.dtype)
+    in_float64 = partial(encoder.scoring, device, torch.float64)
+    if not is_derivative_right(function, point, scale, in_float64):
+        raise EncoderError(
+            "the derivative that autograd gives for this encoder is not that of its output: a finite difference differs "
+            "(detach(), .data, a straight-through estimator, rounding, or a backward pass of its own inside?). Its "
+            "Jacobian would be of another function; score an encoder without that part, or choose a layer before it "
+            "with output="
+        )
+    if point.numel() < n_components and modes_differ(function, point) > _MODES_AGREE:
+        raise EncoderError(
+            "forward-mode and reverse-mode derivatives of this encoder differ: a part of it has a derivative of its "
+            "own (a torch.autograd.Function with a wrong jvp?)"
+        )
+    encoder.checked.add(checked)

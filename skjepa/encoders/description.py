@@ -1,0 +1,242 @@
+"""Functions, values and modules as text: what they do and what they carry, the same in every process."""
+
+import dis
+import enum
+import functools
+import hashlib
+import inspect
+import re
+import threading
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from skjepa.encoders.in_use import settled_attributes
+
+_LIBRARIES = ("torch", "torchvision", "timm", "transformers", "PIL", "numpy", "builtins", "skjepa", "functools", "math")
+_BASE = frozenset(vars(nn.Module())) | {"training"}
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+# Of libraries' modules: where they were loaded from, what they are made of, what they remember.
+_PAPERS = re.compile(r"config|cfg|info|cache|hf_|generation")
+_KINDS = (bool, int, float, complex, str, tuple, types.FunctionType)
+_CONTENTS = (Tensor, np.ndarray, dict, list, set, types.MethodType, functools.partial)
+_TELL_NOTHING = (types.ModuleType, type(threading.Lock()), type(threading.RLock()))
+_SIMPLE = (bool, int, float, complex, str, bytes, enum.Enum, type(None))
+
+
+def plain_attributes(module: nn.Module) -> dict[str, str]:
+    """Numbers, words and functions that modules keep as plain attributes: they decide the output as weights do."""
+    return {
+        f"{name}.{key}": describe(value)
+        for name, part in module.named_modules()
+        for key, value in settled_attributes(part).items()
+        if isinstance(value, _KINDS) and not key.startswith("_") and key != "training"
+    }
+
+
+def code_and_state(module: nn.Module) -> tuple[dict[str, str], list[str]]:
+    """What decides the output beside architecture, parameters and `plain_attributes`; and what cannot be described.
+
+    Of the user's own classes the source and every attribute; of a library's what was changed in an instance: hooks,
+    a `forward` of its own, tensors and containers.
+
+    Returns
+    -------
+    dict of name -> text
+        Empty where there is nothing of that kind.
+    list of str
+        Names of attributes that are different each time, or tell nothing of themselves.
+    """
+    names = {id(part): name for name, part in module.named_modules()}
+    found, unknown = {}, []
+    for name, part in module.named_modules():
+        is_own = not _is_of_library(type(part))
+        parts: dict[str, Any] = {}
+        if is_own or not _is_of_library(type(part).forward):
+            parts["class"] = type(part) if is_own else type(part).forward
+        attributes = settled_attributes(part)
+        for key in _HOOKS:
+            if attributes.get(key):
+                parts[key] = [_without_containers(hook) for hook in attributes[key].values()]
+        for key, value in attributes.items():
+            if key in _BASE or (isinstance(value, _KINDS) and not key.startswith("_")):
+                continue
+            changed = isinstance(value, _CONTENTS) and not key.startswith("_") and not _PAPERS.search(key)
+            if is_own or (changed and not type(part).__module__.startswith("skjepa.")):
+                parts[key] = value
+        for key, value in parts.items():
+            writer = _Writer(names, with_globals=True)
+            found[f"{name}.{key}"] = writer.text(value, 8)
+            unknown += [f"{name}.{key}".lstrip(".")] * bool(writer.unknown)
+    return found, unknown
+
+
+def describe(value: Any) -> str:
+    """What a function does or a value is, for a fingerprint: source code, parameters, and what it carries, in depth."""
+    return _Writer({}).text(value, 8)
+
+
+class _Writer:
+    """Writes one description.
+
+    Parameters
+    ----------
+    names : dict
+        Of modules by `id`, which are described elsewhere.
+    with_globals : bool
+        Whether functions are described with the user's functions, numbers and tensors that they name.
+    """
+
+    def __init__(self, names: dict[int, str], *, with_globals: bool = False) -> None:
+        self.names, self.with_globals = names, with_globals
+        self.inside: set[int] = set()
+        self.unknown = False
+
+    def text(self, value: Any, depth: int) -> str:
+        if depth == 0 or isinstance(value, _SIMPLE):
+            return without_addresses(repr(value))
+        if id(value) in self.names:
+            return f"<module {self.names[id(value)]}>"
+        if id(value) in self.inside:
+            return "<itself>"
+        self.inside.add(id(value))
+        try:
+            return self._text(value, depth - 1)
+        finally:
+            self.inside.discard(id(value))
+
+    def _text(self, value: Any, depth: int) -> str:
+        if isinstance(value, Tensor):
+            value = value.detach().cpu()
+            value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+        if isinstance(value, np.ndarray):
+            return f"array({value.dtype}, {value.shape}, {hashlib.sha256(np.ascontiguousarray(value)).hexdigest()})"
+        if isinstance(value, Mapping):
+            return "{" + ", ".join(f"{key!r}: {self.text(item, depth)}" for key, item in value.items()) + "}"
+        if isinstance(value, list | tuple | set | frozenset):
+            items = sorted(value, key=repr) if isinstance(value, set | frozenset) else value
+            return f"[{', '.join(self.text(item, depth) for item in items)}]"
+        if isinstance(value, functools.partial):
+            return f"partial{self.text([value.func, value.args, value.keywords], depth)}"
+        if isinstance(value, type) and not _is_of_library(value) and self.with_globals:
+            return self._class(value, depth)
+        carried = _carried(value)
+        if self.with_globals:
+            carried = carried + _globals_of(value)
+        inside = self.text(carried, depth) if carried else ""
+        if hasattr(value, "__qualname__"):
+            return _source_code(value) + inside
+        return self._object(value, inside)
+
+    def _object(self, value: Any, inside: str) -> str:
+        """Of what is no function: its class, and what it carries or says of itself."""
+        code = _source_code(type(value))
+        if inside:
+            return code + inside
+        said = repr(value)
+        if " at 0x" in said and not isinstance(value, _TELL_NOTHING):
+            try:
+                return code + self.text(value.__reduce_ex__(2)[1:3], 4)
+            except Exception:  # whatever an object does that cannot be pickled
+                self.unknown = True
+        return code + without_addresses(said)
+
+    def _class(self, cls: type, depth: int) -> str:
+        """The functions and plain attributes of a class and its bases, as they are now; its source may be older."""
+        found = [cls.__qualname__]
+        for base in cls.__mro__:
+            if _is_of_library(base):
+                continue
+            for key, item in sorted(vars(base).items()):
+                function = getattr(item, "__func__", getattr(item, "fget", item))
+                if key.startswith("__") and key not in ("__call__", "__getattr__", "__getattribute__"):
+                    continue  # how it is made is told by what it is
+                if isinstance(function, types.FunctionType) or isinstance(item, _SIMPLE):
+                    found.append(f"{key}: {self.text(function, depth)}")
+        return "\n".join(found)
+
+
+def _without_containers(hook: Any) -> Any:
+    """A hook as its code and the numbers, tensors and objects of its closure; lists it fills change with each call."""
+    function = getattr(hook, "__func__", hook)
+    if not isinstance(function, types.FunctionType):
+        return hook
+    carried = [item for item in _carried(function) if not isinstance(item, list | dict | set)]
+    owner = getattr(hook, "__self__", None)
+    return [_source_code(function), carried, type(owner) if owner is not None else None, _globals_of(function)]
+
+
+def _is_of_library(code: Any) -> bool:
+    return (getattr(code, "__module__", None) or "").partition(".")[0] in _LIBRARIES
+
+
+def _globals_of(function: Any) -> list[Any]:
+    """What a function of the user's names outside itself: numbers, tensors, and other functions of the user's."""
+    function = getattr(function, "__func__", function)
+    if not isinstance(function, types.FunctionType) or _is_of_library(function):
+        return []
+    named = [
+        (name, function.__globals__[name]) for name in _names_in(function.__code__) if name in function.__globals__
+    ]
+    kinds = (*_SIMPLE, tuple, Tensor, np.ndarray)
+    return [
+        (name, value)
+        for name, value in named
+        if isinstance(value, kinds) or (isinstance(value, types.FunctionType) and not _is_of_library(value))
+    ]
+
+
+@functools.lru_cache(maxsize=4096)
+def _names_in(code: types.CodeType) -> tuple[str, ...]:
+    """Global names that the code loads, its inner functions too; names of attributes are none."""
+    own = [step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
+    inner = [name for const in code.co_consts if isinstance(const, types.CodeType) for name in _names_in(const)]
+    return tuple(dict.fromkeys([*own, *inner]))
+
+
+def _carried(value: Any) -> list[Any]:
+    """What a function, a bound method or an object brings along beside its code."""
+    if not hasattr(value, "__code__") and hasattr(value, "__qualname__"):
+        return []  # a class, or a function that is not written in Python
+    if not hasattr(value, "__code__"):
+        state = {key: item for key, item in getattr(value, "__dict__", {}).items() if key != "training"}
+        return [state] if state else []
+    cells = [cell.cell_contents for cell in value.__closure__ or ()]
+    defaults = [*(value.__defaults__ or ()), *sorted((value.__kwdefaults__ or {}).items())]
+    owner = getattr(value, "__self__", None)
+    return [*cells, *defaults, *([] if owner is None else [owner])]
+
+
+def _source_code(code: Any) -> str:
+    name = f"{getattr(code, '__module__', '')}.{getattr(code, '__qualname__', repr(code))}"
+    if name.startswith(("torch", "timm.", "PIL.", "numpy.", "builtins.")):
+        return name  # of a library: its name says it
+    try:
+        source = _source(getattr(code, "__code__", code))
+        # The source of a lambda is its whole line, which it may share with another.
+        inside = (code.__code__.co_code, code.__code__.co_consts) if "<lambda>" in name else ""
+        return source + without_addresses(repr(inside))
+    except (OSError, TypeError):  # typed at a prompt
+        return without_addresses(name + _byte_code(getattr(code, "__code__", None)))
+
+
+@functools.lru_cache(maxsize=4096)
+def _source(code: Any) -> str:
+    return inspect.getsource(code)
+
+
+def _byte_code(code: types.CodeType | None) -> str:
+    """Of a function without source: what it does, in the language of this version of Python."""
+    if code is None:
+        return ""
+    inner = [_byte_code(const) if isinstance(const, types.CodeType) else repr(const) for const in code.co_consts]
+    return repr((code.co_code, code.co_names, inner))
+
+
+def without_addresses(text: str) -> str:
+    """A repr that is the same in every process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)

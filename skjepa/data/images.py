@@ -19,6 +19,9 @@ def as_picture(sample: Any) -> Image.Image:
     return Image.fromarray(np.moveaxis(pixels, 0, -1) if pixels.shape[-1] != 3 else pixels)
 
 
+ValueRange = tuple[float, float] | None
+_SIXTEEN_BITS = (0.0, 65535.0)
+
 MAX_PIXELS = 178_956_970
 """An image file of more is a row with this reason, before it is decoded. The largest cameras make 151 million.
 
@@ -34,8 +37,14 @@ class ImageReadError(ValueError):
     """An image cannot be read or is not a picture; the message names it."""
 
 
-def read_image(path: str | os.PathLike) -> Image.Image:
-    """An image file as upright RGB.
+def read_image(path: str | os.PathLike, value_range: ValueRange = None) -> Image.Image:
+    """An image file as upright RGB; of several pages the first.
+
+    Parameters
+    ----------
+    path : path-like
+    value_range : (low, high), optional
+        Numbers of a file of more than 8 bits that are black and white; by default 0 and 65535, whatever is in it.
 
     Raises
     ------
@@ -43,15 +52,42 @@ def read_image(path: str | os.PathLike) -> Image.Image:
         Names the file and the reason: it is no image, is cut off, is no regular file (a pipe would be waited for), or
         has more than `MAX_PIXELS`.
     """
-    # Between its warning and its error lie the photographs of large cameras. To catch a warning is not safe in threads.
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    _pass_over_large_cameras()
     try:
         require_file(path)
         with Image.open(path, formats=_formats()) as image:
             _require_size(image)
-            return to_rgb(image)
+            if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
+                warnings.warn("a TIFF file holds several pages: the first is read", stacklevel=2)
+            return to_rgb(image, value_range)
+    except UserWarning:
+        raise
     except Exception as error:  # Pillow's plugins raise nearly anything on a broken file
         raise ImageReadError(f"{path_as_text(path)}: {reason(error)}") from error
+
+
+def _pass_over_large_cameras() -> None:
+    """Between Pillow's warning and its error lie their photographs. To catch a warning is not safe in threads.
+
+    The filter is set once: whoever changes filters empties Python's memory of what it has warned of.
+    """
+    if not any(
+        action == "ignore" and kind is Image.DecompressionBombWarning for action, _, kind, *_ in warnings.filters
+    ):
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+
+def check_value_range(value_range: Any) -> ValueRange:
+    """Return two finite numbers, the first smaller, or None; else raise a ValueError."""
+    if value_range is None:
+        return None
+    try:
+        low, high = map(float, value_range)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"value_range must be two numbers, black and white; got {value_range!r}") from error
+    if not (np.isfinite([low, high]).all() and low < high):
+        raise ValueError(f"value_range must be two finite numbers, the first smaller; got {value_range!r}")
+    return low, high
 
 
 def path_as_text(path: str | os.PathLike) -> str:
@@ -92,8 +128,11 @@ def reason(error: Exception) -> str:
     return f"cannot be read as an image ({path_as_text(why)})"
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Grey, palette, RGBA, CMYK and 16-bit images as upright RGB; transparency is dropped. RGB itself is not copied."""
+def to_rgb(image: Image.Image, value_range: ValueRange = None) -> Image.Image:
+    """Grey, palette, RGBA, CMYK and 16-bit images as upright RGB; transparency is dropped. RGB itself is not copied.
+
+    Grey of more than 8 bits is scaled by `value_range`, never by what is in the picture.
+    """
     if max(image.size) > _LONGEST_STRIP * min(image.size):
         raise ValueError(
             f"{image.width} x {image.height} pixels: a strip of more than {_LONGEST_STRIP} to 1 would fill the memory "
@@ -101,13 +140,29 @@ def to_rgb(image: Image.Image) -> Image.Image:
         )
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range; convert them to 8 bits")
-    if image.mode.startswith("I"):
-        # Pillow would clip 16 bits at 255 instead of scaling them. Mode I is 32 bits wide and may hold 8 or 16.
-        pixels = np.asarray(image).clip(0, 65535)
-        image = Image.fromarray((pixels >> (0 if image.mode == "I" and pixels.max() < 256 else 8)).astype(np.uint8))
+    if image.mode == "F" and value_range is None:
+        raise ValueError(
+            "floating-point pixels have no known range; give value_range=(low, high) to as_source, or convert them to "
+            "8 bits"
+        )
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _scaled(np.asarray(image), value_range)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     image.load()
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _scaled(pixels: np.ndarray, value_range: ValueRange) -> Image.Image:
+    """Grey of any numbers as 8 bits. Pillow would clip 16 bits at 255 instead of scaling them."""
+    low, high = value_range or _SIXTEEN_BITS
+    if value_range is None and pixels.max() < high / 2:
+        warnings.warn(
+            "a picture of 16 or 32 bits uses less than half of the range 0 ... 65535, and becomes dark and coarse: "
+            "give as_source value_range=(0, 4095) for 12 bits, (0, 255) for 8, or what your camera has",
+            stacklevel=2,
+        )
+    if value_range is None:
+        return Image.fromarray((pixels.clip(0, 65535).astype(np.int64) >> 8).astype(np.uint8))
+    share = (pixels.astype(np.float64) - low) / (high - low)
+    return Image.fromarray(np.rint(255 * share.clip(0, 1)).astype(np.uint8))

@@ -2,7 +2,9 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,103 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from skjepa.data.images import ImageReadError, path_as_text, read_image, reason, require_file, to_rgb
+from skjepa.data.images import (
+    ImageReadError,
+    ValueRange,
+    check_value_range,
+    path_as_text,
+    read_image,
+    reason,
+    require_file,
+    to_rgb,
+)
 
 IMAGE_SUFFIXES = frozenset(
-    [".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".pnm", ".tif", ".tiff", ".webp"]
+    [
+        ".apng",
+        ".avif",
+        ".avifs",
+        ".bmp",
+        ".dds",
+        ".dib",
+        ".gif",
+        ".icb",
+        ".icns",
+        ".ico",
+        ".j2c",
+        ".j2k",
+        ".jfif",
+        ".jp2",
+        ".jpc",
+        ".jpe",
+        ".jpeg",
+        ".jpf",
+        ".jpg",
+        ".jpx",
+        ".pbm",
+        ".pcx",
+        ".pgm",
+        ".png",
+        ".pnm",
+        ".ppm",
+        ".psd",
+        ".qoi",
+        ".ras",
+        ".sgi",
+        ".tga",
+        ".tif",
+        ".tiff",
+        ".vda",
+        ".vst",
+        ".webp",
+        ".xbm",
+        ".xpm",
+    ]
 )
+"""Of pictures that Pillow reads."""
+
+_SYSTEM_FOLDERS = frozenset(
+    ["__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"]
+)
+_NO_PICTURES = frozenset(
+    [
+        ".cfg",
+        ".csv",
+        ".db",
+        ".doc",
+        ".docx",
+        ".gz",
+        ".html",
+        ".ini",
+        ".ipynb",
+        ".json",
+        ".jsonl",
+        ".lnk",
+        ".log",
+        ".md",
+        ".parquet",
+        ".pdf",
+        ".pickle",
+        ".pkl",
+        ".pt",
+        ".pth",
+        ".py",
+        ".rst",
+        ".safetensors",
+        ".sh",
+        ".tar",
+        ".toml",
+        ".tsv",
+        ".txt",
+        ".xls",
+        ".xlsx",
+        ".xml",
+        ".yaml",
+        ".yml",
+        ".zip",
+    ]
+)
+"""What commonly lies beside pictures, and is passed over without a word."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +173,7 @@ class Source:
         return np.stack([self.load(i) for i in range(len(self))])
 
 
-def as_source(X: Any, *, ids: Sequence[str] | None = None) -> Source:
+def as_source(X: Any, *, ids: Sequence[str] | None = None, value_range: Sequence[float] | None = None) -> Source:
     """Make a `Source` of images or vectors.
 
     Parameters
@@ -92,13 +186,19 @@ def as_source(X: Any, *, ids: Sequence[str] | None = None) -> Source:
         - numeric array, list or data frame (n, d): vectors.
     ids : sequence of str, optional
         Unique names in the place of the source's own.
+    value_range : (low, high), optional
+        Numbers that are black and white in grey images of more than 8 bits (files or PIL images), such as (0, 4095) for
+        a camera of 12 bits; by default (0, 65535). It is one for all: a picture is never scaled by its own content.
 
     Raises
     ------
     ValueError, TypeError
         Names what is wrong: empty, ragged, wrong channel count, not finite, outside [0, 1], repeated ids.
     """
-    source = X if isinstance(X, Source) else _dispatch(X)
+    scale = check_value_range(value_range)
+    if scale is not None and isinstance(X, Source):
+        raise ValueError("X is a Source already: give value_range where it is made")
+    source = X if isinstance(X, Source) else _dispatch(X, scale)
     if len(source) == 0:
         raise ValueError("X holds no samples")
     if ids is not None:
@@ -154,6 +254,7 @@ def holds_vectors(X: Any) -> bool:
     """Whether X is numbers for scikit-learn's `validate_data` to judge, not images, paths, a folder or a Dataset."""
     if isinstance(X, Source):
         return X.is_vector
+    _refuse_what_is_no_data(X)
     if isinstance(X, str | os.PathLike | torch.utils.data.Dataset) or (isinstance(X, list | tuple) and not X):
         return False
     if isinstance(X, list | tuple):
@@ -167,43 +268,100 @@ def holds_vectors(X: Any) -> bool:
     return array.ndim < 3
 
 
-def _dispatch(X: Any) -> Source:
+def _dispatch(X: Any, value_range: ValueRange) -> Source:
     if isinstance(X, str | os.PathLike):
-        return folder_source(X)
+        return folder_source(X, value_range)
     if isinstance(X, Tensor):
         return _tensor_source(X)
     if isinstance(X, torch.utils.data.Dataset):
         return _dataset_source(X)
     if isinstance(X, list | tuple):
-        return _list_source(X)
+        return _list_source(X, value_range)
     if hasattr(X, "toarray"):
         raise TypeError("sparse input is not supported; pass X.toarray()")
+    _refuse_what_is_no_data(X)
     array = np.asarray(X)
     if array.ndim == 0:
         raise TypeError(f"X must be an array, a list, a folder or a torch Dataset; got {type(X).__name__}")
-    return _array_source(array)
+    return _array_source(array, value_range)
 
 
-def folder_source(folder: str | os.PathLike) -> Source:
-    """Image files below a folder, in sorted order; ids are paths relative to it, with forward slashes."""
+def _refuse_what_is_no_data(X: Any) -> None:
+    """Raise TypeError that says what to give in the place of what NumPy would make an object of, or worse."""
+    instead = None
+    if isinstance(X, torch.utils.data.DataLoader):
+        instead = "give its dataset, X.dataset: batches are made here"
+    elif isinstance(X, np.ma.MaskedArray) and np.ma.getmaskarray(X).any():
+        instead = "fill in or leave out what is masked (X.filled(...), scikit-learn's SimpleImputer): its numbers count"
+    elif isinstance(X, dict | set | frozenset | bytes | bytearray):
+        instead = "give an array, a list, a folder or a torch Dataset"
+    elif isinstance(X, Iterator):
+        instead = "which can be read only once: give list(X)"
+    if instead is not None:
+        raise TypeError(f"X must hold data that can be looked at by position; got {type(X).__name__}: {instead}")
+
+
+def folder_source(folder: str | os.PathLike, value_range: ValueRange = None) -> Source:
+    """Image files below a folder, in sorted order; ids are paths relative to it, with forward slashes.
+
+    Hidden files and folders, and those of systems, are passed over; links to folders are followed.
+
+    Warns
+    -----
+    UserWarning
+        Files are passed over that may be pictures; counted by their endings.
+    """
     root = Path(folder)
     if not root.exists():
         raise FileNotFoundError(f"no folder {root}")
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is a file; give a folder, or a list of paths")
-    files = sorted(
-        Path(parent, name)
-        for parent, _, names in os.walk(root, onerror=_raise)  # links to folders are not followed: they may loop
-        for name in names
-        if Path(name).suffix.lower() in IMAGE_SUFFIXES
-    )
+    found = sorted(_files_below(root))
+    files = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
+    others = Counter(file.suffix.lower() or "no ending" for file in found if file.suffix.lower() not in IMAGE_SUFFIXES)
+    others = Counter({suffix: n for suffix, n in others.items() if suffix not in _NO_PICTURES})
+    passed_over = ", ".join(f"{n} with {suffix}" for suffix, n in others.most_common(5))
     if not files:
-        raise ValueError(f"no image files below {root} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
+        also = f"; there are {passed_over}" if others else ""
+        raise ValueError(f"no image files below {root} (looked for {', '.join(sorted(IMAGE_SUFFIXES))}){also}")
+    if others:
+        warnings.warn(
+            f"{others.total()} files below {root} are passed over, which have no ending of an image: {passed_over}. If "
+            "they are images, convert or rename them",
+            stacklevel=3,
+        )
+    return _files_source(files, _names(file.relative_to(root).as_posix() for file in files), value_range)
+
+
+def _files_below(root: Path) -> Iterator[Path]:
+    """Files that are neither hidden nor of a system; linked folders are followed, but for those that lead back."""
+    way: dict[str, set[str]] = {os.fspath(root): {os.path.realpath(root)}}
+    for parent, folders, names in os.walk(root, onerror=_raise, followlinks=True):
+        above = way.pop(parent)
+        kept = []
+        for name in folders:
+            real = os.path.realpath(os.path.join(parent, name))
+            if not (_is_hidden(name) or real in above):
+                way[os.path.join(parent, name)] = above | {real}
+                kept.append(name)
+        folders[:] = kept
+        yield from (Path(parent, name) for name in names if not _is_hidden(name))
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
+
+
+def _files_source(files: Sequence[Any], names: NDArray[np.str_], value_range: ValueRange) -> Source:
+    if value_range is None:
+        return Source(
+            names, lambda i: read_image(files[i]), content=lambda i: _file_hash(files[i]), file=lambda i: files[i]
+        )
+    # Another process would read the file by itself, without the range; and read otherwise it is another picture.
     return Source(
-        _names(file.relative_to(root).as_posix() for file in files),
-        lambda i: read_image(files[i]),
-        content=lambda i: _file_hash(files[i]),
-        file=lambda i: files[i],
+        names,
+        lambda i: read_image(files[i], value_range),
+        content=lambda i: (known := _file_hash(files[i])) and f"{known} {value_range[0]:g} {value_range[1]:g}",
     )
 
 
@@ -217,14 +375,12 @@ def _names(paths: Iterable[str]) -> NDArray[np.str_]:
     return np.array([path_as_text(path) for path in paths], dtype=np.str_)
 
 
-def _paths_source(paths: Sequence[str | os.PathLike]) -> Source:
+def _paths_source(paths: Sequence[str | os.PathLike], value_range: ValueRange) -> Source:
     files = [os.fspath(path) for path in paths]
-    return Source(
-        _names(files), lambda i: read_image(files[i]), content=lambda i: _file_hash(files[i]), file=lambda i: files[i]
-    )
+    return _files_source(files, _names(files), value_range)
 
 
-def _list_source(X: Sequence[Any]) -> Source:
+def _list_source(X: Sequence[Any], value_range: ValueRange = None) -> Source:
     if not X:
         raise ValueError("X is an empty list")
     kinds = {_kind(item) for item in X}
@@ -232,9 +388,10 @@ def _list_source(X: Sequence[Any]) -> Source:
         raise TypeError(f"X mixes {' and '.join(sorted(kinds))}; give one kind")
     kind = kinds.pop()
     if kind == "paths":
-        return _paths_source(X)
+        return _paths_source(X, value_range)
     if kind == "PIL images":
-        return _hashed(np.array([_image_id(image, i) for i, image in enumerate(X)]), lambda i: _loaded(X[i], i))
+        ids = np.array([_image_id(image, i, value_range) for i, image in enumerate(X)])
+        return _hashed(ids, lambda i: _loaded(X[i], i, value_range=value_range))
     if kind == "tensors":
         return _tensor_source(torch.stack(list(_same_shape(X))))
     try:
@@ -265,29 +422,31 @@ def _same_shape(items: Sequence[Any]) -> Sequence[Any]:
     return items
 
 
-def _loaded(image: Image.Image, position: int, what: str = "image") -> Image.Image:
+def _loaded(image: Image.Image, position: int, what: str = "image", *, value_range: ValueRange = None) -> Image.Image:
     try:
-        rgb = to_rgb(image)
+        rgb = to_rgb(image, value_range)
         return rgb.copy() if rgb is image else rgb  # the caller's own may be changed, or closed
+    except UserWarning:
+        raise
     except Exception as error:  # a lazily opened image is read here
         file = getattr(image, "filename", "")
         name = f"{what} {position} ({path_as_text(file)})" if file else f"{what} {position}"
         raise ImageReadError(f"{name}: {reason(error)}") from error
 
 
-def _image_id(image: Image.Image, position: int) -> str:
+def _image_id(image: Image.Image, position: int, value_range: ValueRange) -> str:
     """The hash of the picture, as of the array of its pixels; a broken one is named by its place, and fails in load."""
     try:
-        return _hash(np.asarray(_loaded(image, position)))
+        return _hash(np.asarray(_loaded(image, position, value_range=value_range)))
     except ImageReadError:
         return f"image {position}"
 
 
-def _array_source(X: np.ndarray) -> Source:
+def _array_source(X: np.ndarray, value_range: ValueRange = None) -> Source:
     if X.dtype.kind in "OSU":
         items = X[:, 0] if X.ndim == 2 and X.shape[1] == 1 else X
         if items.ndim == 1 and all(_kind(item) in ("paths", "PIL images") for item in items):
-            return _list_source(list(items))
+            return _list_source(list(items), value_range)
         if X.dtype.kind == "O" and X.ndim == 2:
             return _vector_source(X)
         raise TypeError(f"array of dtype {X.dtype} and shape {X.shape} holds neither images, paths nor vectors")

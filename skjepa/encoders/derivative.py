@@ -138,10 +138,10 @@ def require_derivative(
     in_float64 = partial(encoder.scoring, device, torch.float64)
     if not is_derivative_right(function, point, scale, in_float64):
         raise EncoderError(
-            "the derivative that autograd gives for this encoder is not that of its output: a finite difference differs "
-            "(detach(), .data, a straight-through estimator, rounding, or a backward pass of its own inside?). Its "
-            "Jacobian would be of another function; score an encoder without that part, or choose a layer before it "
-            "with output="
+            "the derivative that autograd gives for this encoder is not that of its output: a finite difference "
+            "differs (detach(), .data, a straight-through estimator, rounding, or a backward pass of its own inside?). "
+            "Its Jacobian would be of another function; score an encoder without that part, or choose a layer before "
+            "it with output="
         )
     if point.numel() < n_components and modes_differ(function, point) > _MODES_AGREE:
         raise EncoderError(

@@ -182,8 +182,9 @@ class Encoder:
     ) -> Iterator[Callable[[Tensor], Tensor]]:
         """Context in which the encoder is a pure function ``(B, *input_shape) -> (B, K)`` on `device`.
 
-        Parameters and buffers are used detached, in the encoder's precision or in `dtype`, on the device: the module keeps
-        its own. Every submodule is in eval mode inside, and in its former mode and with its former attributes after.
+        Parameters and buffers are used detached, in the encoder's precision or in `dtype`, on the device: the module
+        keeps its own. Every submodule is in eval mode inside, and in its former mode and with its former attributes
+        after.
         """
 
         def adapt(tensor: Tensor, copy: bool = False) -> Tensor:

@@ -103,16 +103,30 @@ class _CallablePreprocessing(Preprocessing):
         return result.to(dtype)
 
 
+def _three(name: str, values: Any, default: float) -> tuple[float, ...]:
+    if values is None:
+        return (default,) * 3
+    try:
+        return tuple(float(value) for value in values)
+    except (TypeError, ValueError) as error:
+        hint = f"; write ({values}, {values}, {values})" if isinstance(values, int | float) else ""
+        raise TypeError(f"{name} must be three numbers, one for each channel; got {values!r}{hint}") from error
+
+
 def channel_statistics(
     mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Checked (mean, std) of three channels each; None means 0 and 1."""
-    mean = (0.0, 0.0, 0.0) if mean is None else tuple(float(m) for m in mean)
-    std = (1.0, 1.0, 1.0) if std is None else tuple(float(s) for s in std)
+    mean, std = _three("mean", mean, 0.0), _three("std", std, 1.0)
     if len(mean) != 3 or len(std) != 3:
         raise ValueError(f"mean and std need one value for each of 3 channels; got {mean} and {std}")
     if not np.isfinite((*mean, *std)).all():
         raise ValueError(f"mean and std must be finite; got {mean} and {std}")
+    if min(mean) < 0 or max(mean) > 1:
+        raise ValueError(
+            f"mean must be of pixels in [0, 1]; got {mean}. Statistics of pixels in 0 ... 255 are to be divided by "
+            "255, and so is std"
+        )
     if min(std) <= 0:
         raise ValueError(f"std must be positive; got {std}")
     return mean, std

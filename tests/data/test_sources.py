@@ -293,10 +293,13 @@ class TestConversion:
         np.testing.assert_array_equal(loaded[0, :, 0], [0, 0, 1, 128, 255])
 
     def test_thirty_two_bits(self):
-        """Nothing says how many of them are used: eight or sixteen."""
-        for values, expected in (([[0, 200]], [0, 200]), ([[0, 51200]], [0, 200])):
-            image = Image.fromarray(np.array(values, dtype=np.int32))
-            assert np.asarray(to_rgb(image))[0, :, 0].tolist() == expected
+        """Nothing says how many of them are used: sixteen, unless the caller knows better."""
+        image = Image.fromarray(np.array([[0, 51200]], dtype=np.int32))
+        assert np.asarray(to_rgb(image))[0, :, 0].tolist() == [0, 200]
+        dark = Image.fromarray(np.array([[0, 200]], dtype=np.int32))
+        with pytest.warns(UserWarning, match="less than half of the range"):
+            assert np.asarray(to_rgb(dark))[0, :, 0].tolist() == [0, 0]
+        assert np.asarray(to_rgb(dark, (0, 255)))[0, :, 0].tolist() == [0, 200]
 
     def test_floating_point_files_are_refused(self, tmp_path):
         Image.fromarray(np.ones((2, 2), dtype=np.float32)).save(tmp_path / "x.tif")

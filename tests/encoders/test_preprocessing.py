@@ -96,7 +96,7 @@ def test_no_overshoot():
 class TestChannelStatistics:
     def test_defaults(self):
         assert channel_statistics(None, None) == ((0.0,) * 3, (1.0,) * 3)
-        assert channel_statistics(np.array([1, 2, 3]), None)[0] == (1.0, 2.0, 3.0)
+        assert channel_statistics(np.array([0.1, 0.2, 1]), None)[0] == (0.1, 0.2, 1.0)
 
     @pytest.mark.parametrize(
         ("mean", "std", "message"),
@@ -106,6 +106,7 @@ class TestChannelStatistics:
             (None, (1, 0, 1), "positive"),
             (None, (1, -1, 1), "positive"),
             ((0, float("nan"), 0), None, "finite"),
+            ((123.675, 116.28, 103.53), None, r"mean must be of pixels in \[0, 1\]"),
             (None, (1, float("nan"), 1), "finite"),
             (None, (1, float("inf"), 1), "finite"),
         ],
@@ -164,7 +165,11 @@ class TestDescribeCallable:
     def test_code_without_a_file(self):
         namespace: dict = {"__name__": "typed"}
         exec("def f(x): return x", namespace)
-        assert describe(namespace["f"]) == "typed.f"
+        assert describe(namespace["f"]).startswith("typed.f")
+        other: dict = {"__name__": "typed"}
+        exec("def f(x): return 2 * x", other)
+        assert describe(other["f"]) != describe(namespace["f"])
+        assert describe(namespace["f"]) == describe(namespace["f"])
 
     def test_without_addresses(self):
         assert without_addresses("<f at 0x7fA0> and <g at 0x1>") == "<f> and <g>"

@@ -182,7 +182,8 @@ def as_source(X: Any, *, ids: Sequence[str] | None = None, value_range: Sequence
         - array (N, H, W, 3), uint8 or float in [0, 1]; tensor (N, 3, H, W), float in [0, 1];
         - list of PIL images, of such arrays (H, W, 3) or of paths; object or string array (n,) or (n, 1) of them;
         - a folder, searched to the bottom for image files, in sorted order;
-        - a map-style torch Dataset with items x or (x, label), x a tensor (3, H, W) in [0, 1] or a PIL image;
+        - a map-style torch Dataset with items x or (x, label), x a tensor (3, H, W), float in [0, 1] or uint8, or a
+          PIL image;
         - numeric array, list or data frame (n, d): vectors.
     ids : sequence of str, optional
         Unique names in the place of the source's own.
@@ -263,8 +264,8 @@ def holds_vectors(X: Any) -> bool:
     if hasattr(X, "toarray"):
         return True  # sparse: refused there
     array = X if isinstance(X, Tensor) else np.asarray(X)
-    if isinstance(array, np.ndarray) and array.dtype.kind in "OSU" and array.size:
-        return _kind(array.flat[0]) not in ("paths", "PIL images")
+    if isinstance(array, np.ndarray) and array.dtype.kind in "OSU" and array.size and array.size == len(array):
+        return not any(_kind(item) in ("paths", "PIL images") and not _is_number(item) for item in array.flat)
     return array.ndim < 3
 
 
@@ -289,6 +290,8 @@ def _dispatch(X: Any, value_range: ValueRange) -> Source:
 def _refuse_what_is_no_data(X: Any) -> None:
     """Raise TypeError that says what to give in the place of what NumPy would make an object of, or worse."""
     instead = None
+    if hasattr(X, "toarray"):  # sparse: refused elsewhere
+        return
     if isinstance(X, torch.utils.data.DataLoader):
         instead = "give its dataset, X.dataset: batches are made here"
     elif isinstance(X, np.ma.MaskedArray) and np.ma.getmaskarray(X).any():
@@ -370,9 +373,18 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _names(paths: Iterable[str]) -> NDArray[np.str_]:
-    """Paths as ids."""
-    return np.array([path_as_text(path) for path in paths], dtype=np.str_)
+def _names(paths: Iterable[str | os.PathLike]) -> NDArray[np.str_]:
+    """Paths as ids; of two that look alike as text the second gets a number, for they are two files."""
+    taken: dict[str, str] = {}
+    names = []
+    for given in paths:
+        path = os.fspath(given)
+        name, n = path_as_text(path), 1
+        while taken.setdefault(name, path) != path:
+            n += 1
+            name = f"{path_as_text(path)} ({n})"
+        names.append(name)
+    return np.array(names, dtype=np.str_)
 
 
 def _paths_source(paths: Sequence[str | os.PathLike], value_range: ValueRange) -> Source:
@@ -400,6 +412,15 @@ def _list_source(X: Sequence[Any], value_range: ValueRange = None) -> Source:
         if "inhomogeneous" not in str(error):
             raise
         raise ValueError(f"ragged input: the items of X differ in length ({error})") from error
+
+
+def _is_number(item: Any) -> bool:
+    """Whether a text is a number: tables are read so where one cell of a column is none."""
+    try:
+        float(item)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _kind(item: Any) -> str:
@@ -503,9 +524,14 @@ def _dataset_source(dataset: torch.utils.data.Dataset) -> Source:
         image = item[0] if isinstance(item, tuple | list) else item
         if isinstance(image, Image.Image):
             return _loaded(image, i, "dataset item")
-        if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+        is_picture = isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] == 3
+        if is_picture and image.dtype == torch.uint8:  # as torchvision's decoders give it
+            return image.detach().cpu().movedim(0, 2).contiguous().numpy()
+        if not is_picture or not image.is_floating_point():
             found = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
-            raise ImageReadError(f"dataset item {i} must be a float tensor (3, H, W) or a PIL image; got {found}")
+            raise ImageReadError(
+                f"dataset item {i} must be a tensor (3, H, W), float in [0, 1] or uint8, or a PIL image; got {found}"
+            )
         image = image.detach().cpu()
         try:
             _check_pixels(image.float().numpy()[np.newaxis], "dataset item", i)

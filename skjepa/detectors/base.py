@@ -115,10 +115,10 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
             samples = self._read_for_fit(X, seed)
             labels, groups = self._labels(y, len(samples)), _groups_of(groups, samples)
             once = first_of_each(samples.identities)
-            if len(once) < len(samples):
+            if 1 < len(once) < len(samples):  # of nothing but copies there would be one
                 samples, groups = samples[once], None if groups is None else groups[once]
                 labels = None if labels is None else labels[once]
-            apart = samples.identities if groups is None else groups
+            apart = groups if groups is not None else samples.identities if len(once) > 1 else samples.ids
             self._check_size(apart, seed)
             held_out = held_out_parts(apart, self.calibration, seed)
             learned = [

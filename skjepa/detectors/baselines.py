@@ -183,16 +183,19 @@ class MahalanobisDetector(_OnEmbeddings):
     def _fit_rows(self, rows: NDArray[np.float64], y: NDArray | None) -> Any:
         scale, varies = _scales(rows)
         rows = rows / scale
-        whole = self._covariance(rows).fit(rows[:, varies])
-        centre = rows.mean(axis=0)
-        centre[varies] = whole.location_
-        model: _Gaussian = {"scale": scale, "mean": centre, "precision": _with_constants(whole.get_precision(), varies)}
+        centre, precision = rows.mean(axis=0), np.eye(rows.shape[1])
+        if varies.any():
+            whole = self._covariance(rows).fit(rows[:, varies])
+            centre[varies] = whole.location_
+            precision = _with_constants(whole.get_precision(), varies)
+        model: _Gaussian = {"scale": scale, "mean": centre, "precision": precision}
         if y is None:
             return model
         classes, members = np.unique(y, return_inverse=True)
         means = np.stack([rows[members == c].mean(axis=0) for c in range(len(classes))])
-        within = self._covariance(rows).set_params(assume_centered=True).fit((rows - means[members])[:, varies])
-        precision = _with_constants(within.get_precision(), varies)
+        if varies.any():
+            within = self._covariance(rows).set_params(assume_centered=True).fit((rows - means[members])[:, varies])
+            precision = _with_constants(within.get_precision(), varies)
         return {**model, "class_means": means, "class_precision": precision}
 
     def _score_rows(self, model: Any, rows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -393,10 +396,12 @@ def _scales(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.
 
     Columns of very different units would cost the covariance its smallest eigenvalues, and with them the columns.
     """
-    deviation, size = rows.std(axis=0), np.abs(rows).max(axis=0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        deviation, size = rows.std(axis=0), np.abs(rows).max(axis=0)
+    if not np.isfinite(deviation).all():
+        worst = int(np.argmin(np.isfinite(deviation)))
+        raise ValueError(f"X holds values too large to square: column {worst} has one of {size[worst]:.3g} in size")
     varies = deviation > 1e-12 * size
-    if not varies.any():
-        varies[:] = True  # nothing to tell one column from the other by
     return np.where(deviation > 0, deviation, 1e-6 * np.where(size > 0, size, 1.0)), varies
 
 

@@ -219,7 +219,7 @@ class JEPAScoreDetector(ExplainingDetector):
             if is_trained_on(self.encoder, samples):
                 encoder = trained_encoder(self.encoder, samples, seed)
                 self.encoder_ = self.encoder_ or encoder
-            used = encoder or self._frozen
+            used = encoder or self._frozen()
             if self._learns_directions:
                 learned = learn_directions(used, samples, self.n_directions, **self._options(seed))
             extraction = self._extract(used, samples, seed, directions=learned, memory=self._memory_of(encoder))

@@ -182,7 +182,6 @@ class MeasuringDetector(CalibratedDetector):
         require_same_settings(fitted.settings, samples.meta, "the detector's fit and these samples")
         return samples
 
-    @property
     def _frozen(self) -> Encoder:
         assert self.encoder_ is not None  # `_read_for_fit` loaded it
         return self.encoder_

@@ -5,7 +5,7 @@ import threading
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
@@ -192,9 +192,15 @@ class Encoder:
             return tensor.detach().to(device, wanted if tensor.is_floating_point() else None, copy=copy)
 
         def function(x: Tensor) -> Tensor:
-            with alone_with(self.module):  # for the time of a call, the module itself holds these parameters
-                return functional_call(self.module, state, (x,))
+            # For the time of a call, the module itself holds these parameters. The input is a copy: a first layer may
+            # work in place. What torch.compile made of a part keeps nothing that a second backward pass could use.
+            with alone_with(self.module), uncompiled:
+                return functional_call(self.module, state, (x.clone(),))
 
+        is_compiled = any(
+            getattr(part, "_compiled_call_impl", None) or hasattr(part, "_orig_mod") for part in self.module.modules()
+        )
+        uncompiled = torch.compiler.set_stance("force_eager") if is_compiled else nullcontext()
         with alone_with(self.module):
             state = {name: adapt(tensor) for name, tensor in self.module.named_parameters()}
             # Copies: a forward pass may write into buffers (running statistics, counters), which are not ours.

@@ -5,12 +5,13 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from torch import Tensor, nn
 
 _LARGEST_COPY = 1 << 20  # entries of a plain tensor that is copied, to be put back
+_CHECKPOINTING = {"grad_checkpointing", "gradient_checkpointing"}  # of timm, of transformers
 _CONTAINERS = ("dict", "OrderedDict", "defaultdict", "list", "set", "deque")
 
 
@@ -56,7 +57,11 @@ def in_eval_mode(module: nn.Module) -> Iterator[None]:
             if use.users == 0:
                 use.before = _Before(vars(part))
             use.users += 1
-        module.eval()
+        with suppress(NotImplementedError):  # an exported program has no modes
+            module.eval()
+        for part, _ in uses:
+            for switch in _CHECKPOINTING & vars(part).keys():
+                setattr(part, switch, False)  # it saves memory in training, and computes anew in every pass
     try:
         yield
     finally:

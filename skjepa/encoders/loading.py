@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from skjepa.encoders.networks import read_network
 from skjepa.encoders.preprocessing import Preprocessing, callable_preprocessing, plain_preprocessing
@@ -54,6 +55,13 @@ def square(preprocessing: Preprocessing) -> int:
 
 def load_source(source, *, image_size, mean, std, output, weights, own) -> tuple[nn.Module, Preprocessing | None]:
     """The module behind a source, and the preprocessing that goes with it: the user's `own`, if any."""
+    if isinstance(source, torch.export.ExportedProgram):
+        raise TypeError("source is an exported program: give its module, load_encoder(program.module(), ...)")
+    if isinstance(source, torch.jit.ScriptModule):
+        raise TypeError(
+            "source is a TorchScript module, whose weights cannot be taken in another precision: give the module that "
+            "it was made from, or export that by torch.export"
+        )
     if not isinstance(source, str | os.PathLike | nn.Module):
         raise TypeError(f"source must be a name, a path, a torch module or an Encoder; got {type(source).__name__}")
     if weights is not None and (isinstance(source, nn.Module) or _is_file(source) or str(source).startswith(PREFIX)):
@@ -61,7 +69,7 @@ def load_source(source, *, image_size, mean, std, output, weights, own) -> tuple
     if isinstance(source, nn.Module):
         if image_size is None and (mean is not None or std is not None):
             raise ValueError("mean and std are for images: give image_size as well")
-        return source, own or (None if image_size is None else plain_preprocessing(image_size, mean, std))
+        return unwrapped(source), own or (None if image_size is None else plain_preprocessing(image_size, mean, std))
     name = os.fspath(source)
     projected = {"auto": None, "projected": True}.get(output, False) if isinstance(output, str) else False
     if name.startswith(PREFIX):
@@ -80,6 +88,17 @@ def load_source(source, *, image_size, mean, std, output, weights, own) -> tuple
     except (KeyError, TypeError) as error:
         raise ValueError(f"{name} does not say which images it takes: {error!r}") from error
     return _fast(module), own or preprocessing
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside what serves training alone: several devices, compilation, an average of weights."""
+    while True:
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel):
+            module = module.module
+        elif isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):  # of torch.compile
+            module = inner
+        else:
+            return module
 
 
 def _fast(module: nn.Module) -> nn.Module:

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from skjepa.encoders.checkpoints import classes_of, read_checkpoint
 from skjepa.encoders.preprocessing import Preprocessing, channel_statistics
 
 _PROBE_SECONDS = 3.0
@@ -56,14 +57,21 @@ def load_timm_model(
     config = _pretrained_config(name)
     if projected and not config.get("num_classes"):
         raise ValueError(f"{name!r} has no projection: take output='pooled'")
-    options: dict[str, Any] = {"pretrained_cfg_overlay": _weights_overlay(name, config, weights)}
+    overlay = _weights_overlay(name, config, weights)
+    drops_head = projected is False or (projected is None and not is_clip_type(config))
+    options: dict[str, Any] = {"pretrained_cfg_overlay": overlay}
+    if overlay is not None and drops_head and "state_dict" in overlay:  # fine-tuned: with as many classes as it has
+        n_classes = classes_of(overlay["state_dict"], config.get("classifier"))
+        if n_classes is not None and n_classes != config.get("num_classes"):
+            options["num_classes"] = overlay["num_classes"] = n_classes
     if image_size is not None and config.get("fixed_input_size"):
         options["img_size"] = image_size
     model = _create(name, options)
     check_patches(name, getattr(getattr(model, "patch_embed", None), "patch_size", None), image_size)
     # The head goes only now: where a model is built without it, timm loads weights that do not fit and says nothing.
-    if projected is False or (projected is None and not is_clip_type(config)):
+    if drops_head:
         model.reset_classifier(0)
+    getattr(model, "pretrained_cfg", {}).pop("state_dict", None)  # it has them by now
     return model
 
 
@@ -192,7 +200,9 @@ def _weights_overlay(name: str, config: dict[str, Any], weights: str | os.PathLi
     if weights is not None:
         # An empty source: that of a hub id or a folder would prevail over the file.
         file = _checkpoint_file(Path(weights))
-        return {"file": str(file), "source": "", "custom_load": file.suffix == ".npz"}
+        if file.suffix == ".npz":
+            return {"file": str(file), "source": "", "custom_load": True}
+        return {"state_dict": _read(name, file), "file": "", "source": "", "custom_load": False}
     if name.startswith(("local-dir:", "hf-hub:")):
         return None
     hub_id, url = config.get("hf_hub_id"), config.get("url")
@@ -206,6 +216,14 @@ def _weights_overlay(name: str, config: dict[str, Any], weights: str | os.PathLi
     else:
         raise WeightsNotFoundError(f"timm names no source of weights for {name!r}; pass weights=FILE_OR_FOLDER")
     return None
+
+
+def _read(name: str, file: Path) -> dict[str, Any]:
+    try:
+        return read_checkpoint(file)
+    except Exception as error:  # torch.load raises nearly anything on a broken file
+        reason = textwrap.shorten(str(error) or repr(error), 400)
+        raise ValueError(f"cannot load {name!r}: weights {file.name}: {reason}") from error
 
 
 def _checkpoint_file(path: Path) -> Path:

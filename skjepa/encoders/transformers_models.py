@@ -18,7 +18,8 @@ from skjepa.encoders.timm_models import WeightsNotFoundError, check_patches, dow
 PREFIX = "transformers:"
 """What a name or folder of these models begins with."""
 
-_FILES = ["config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json"]
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # the second since transformers 5
+_FILES = ["config.json", *_PROCESSORS, "model*.safetensors", "model.safetensors.index.json"]
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,8 @@ def transformers_preprocessing(
     `image_size` scales the size before the crop by as much. Pictures are resized by Pillow, antialiased.
     """
     folder = local_folder(name)
-    if not (folder / "preprocessor_config.json").is_file():
-        raise ValueError(f"{name!r} has no preprocessor_config.json: give preprocess=, a function of a PIL image")
+    if not any((folder / file).is_file() for file in _PROCESSORS):
+        raise ValueError(f"{name!r} has no {' or '.join(_PROCESSORS)}: give preprocess=, a function of a PIL image")
     with _quiet():
         processor = _transformers().AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     steps, size = _resizing(name, processor, image_size)
@@ -194,12 +195,15 @@ def _pretrained(name: str, folder: Path, class_name: str, options: dict[str, Any
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # told below, by name
                 dtype=torch.float32,
                 attn_implementation="sdpa",
                 **options,
             )
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise ValueError(f"cannot load {name!r}: {textwrap.shorten(str(error) or repr(error), 400)}") from error
+    if wrong := [_of_wrong_size(entry) for entry in info.get("mismatched_keys", [])]:
+        raise ValueError(f"cannot load {name!r}: weights of other sizes, {textwrap.shorten('; '.join(wrong), 300)}")
     missing = sorted(key for key in info["missing_keys"] if not key.endswith("mask_token"))  # for training only
     if missing:
         raise ValueError(f"cannot load {name!r}: weights missing, {textwrap.shorten(', '.join(missing), 300)}")
@@ -207,6 +211,12 @@ def _pretrained(name: str, folder: Path, class_name: str, options: dict[str, Any
         if hasattr(part, "name_or_path"):
             part.name_or_path = ""  # where it came from is no part of what it is: fingerprints
     return model
+
+
+def _of_wrong_size(entry: Any) -> str:
+    name, *sizes = entry if isinstance(entry, tuple | list) else (entry,)
+    found = [str(tuple(size)) for size in sizes if isinstance(size, torch.Size | tuple | list)]
+    return f"{name} {found[0]} in the file, {found[1]} in the model" if len(found) == 2 else str(name)
 
 
 class _quiet:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ def default_detectors(*, classes: bool = False) -> dict[str, Any]:
         "kNN": KNNDetector(),
         "kNN, normalised": KNNDetector(normalize=True),
         "Gaussian mixture": EmbeddingDetector(GaussianMixture(10, reg_covar=1e-3, random_state=0)),
-        "flow": EmbeddingDetector(FlowDensity()),
+        **({"flow": EmbeddingDetector(FlowDensity())} if find_spec("zuko") else {}),  # an extra of its own
         "IForest": EmbeddingDetector(IsolationForest(random_state=0)),
         "bits per pixel": ComplexityDetector(),
     }

@@ -115,7 +115,9 @@ class BenchmarkResult:
             "reference": self.reference,
             "detectors": detectors,
             "paired_tests": _paired_tests(shared, self.reference) if several else [],
-            "critical_difference": critical_difference(len(ranks), len(self.sets)) if several else None,
+            "critical_difference": critical_difference(len(ranks), len(self.sets))
+            if several and len(self.sets) > 1  # ranks on one set have no spread
+            else None,
             "friedman_p_value": _or_none(friedman_p_value(auroc)),
         }
 
@@ -157,10 +159,10 @@ class BenchmarkResult:
         )
 
     def ranks(self) -> Figure:
-        """Mean ranks over sets with the critical difference; needs two detectors."""
+        """Mean ranks over sets with the critical difference; needs two detectors and two sets."""
         found = self.summary
         if found["critical_difference"] is None:
-            raise ValueError("ranks need two detectors or more")
+            raise ValueError("ranks need two detectors or more, and two sets or more")
         mean_rank = {name: row["mean_rank"] for name, row in found["detectors"].items()}
         return ranks_figure(mean_rank, found["critical_difference"])
 
@@ -180,14 +182,19 @@ class BenchmarkResult:
         )
 
     def save(self, folder: str | os.PathLike) -> list[Path]:
-        """Write results.json, scores.parquet, table.md and the pictures roc.png, ranks.png and gallery.png."""
+        """Write results.json, scores.parquet, table.md and the pictures roc.png, gallery.png and ranks.png.
+
+        There is no ranks.png of one detector or one set.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         table = folder / "table.md"
         with written_whole(table) as partial:
             partial.write_text(self.to_markdown() + "\n")
         written = [self.to_json(folder / "results.json"), self.to_parquet(folder / "scores.parquet"), table]
-        pictures = {"roc": self.roc, "gallery": self.gallery} | ({"ranks": self.ranks} if len(self.scores) > 1 else {})
+        pictures = {"roc": self.roc, "gallery": self.gallery} | (
+            {"ranks": self.ranks} if min(len(self.scores), len(self.sets)) > 1 else {}
+        )
         return written + [save_figure(draw(), folder / f"{name}.png") for name, draw in pictures.items()]
 
     @property

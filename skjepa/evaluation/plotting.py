@@ -128,7 +128,10 @@ def roc_figure(sets: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]]) ->
     """
     columns = min(4, len(sets))
     rows = -(-len(sets) // columns)
-    figure = Figure(figsize=(3.2 * columns, 3.2 * rows + 0.8), layout="constrained")
+    n_names = len(next(iter(sets.values())))
+    width = max(3.2 * columns, 6.6)  # of a legend in two columns
+    across = 2 if width < 12 else 4
+    figure = Figure(figsize=(width, 3.2 * rows + 0.4 + 0.2 * -(-n_names // across)), layout="constrained")
     FigureCanvasAgg(figure)
     squares = figure.subplots(rows, columns, squeeze=False).ravel()
     names = list(next(iter(sets.values())))
@@ -145,7 +148,9 @@ def roc_figure(sets: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]]) ->
         axes.set_axis_off()
     figure.supxlabel("normal samples flagged", fontsize=10)
     figure.supylabel("outliers caught", fontsize=10)
-    figure.legend(squares[0].lines[: len(names)], names, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    figure.legend(
+        squares[0].lines[: len(names)], names, loc="outside upper center", ncols=across, frameon=False, fontsize=8
+    )
     return figure
 
 

@@ -148,7 +148,9 @@ def extract(
 
     # Views draw their randomness from the id, which is part of the sample then.
     by_name = store is not None or transform is not None
-    source = noting_content(source if cache_of(memory) is None else known_by_content(source))
+    # What a store or a cache keeps belongs to a content, of which a name alone tells nothing.
+    is_kept = store is not None or cache_of(memory) is not None
+    source = noting_content(known_by_content(source) if is_kept else source)
 
     def described(n_components: int) -> tuple[dict[str, Any], Tensor | None]:
         name, directions = _output_directions(encoder, method, n_directions, n_components, seed)

@@ -35,7 +35,14 @@ def measuring(
             return spread
     device = hardware.resolve_device(measurement.run.device)
     budget = measurement.run.memory_budget or default_budget(device)
-    return Here(measurement, function, source, device, batch_size(budget, measurement.sample_bytes), observe)
+    return Here(
+        measurement,
+        function,
+        source,
+        device,
+        batch_size(budget, measurement.sample_bytes, is_vector=source.is_vector),
+        observe,
+    )
 
 
 def run_through(

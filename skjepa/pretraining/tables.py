@@ -40,6 +40,7 @@ NETWORK_SHARE = 0.1
 
 _STEPS = (100, 600)  # of training, at the least and at the most
 _BATCH_SIZE = 128
+_CONSTANT = 1e-12  # share of its size by which a constant column may vary
 _JUNK = 100.0  # ranges of the quartiles from the median
 
 
@@ -290,10 +291,14 @@ class _Standardise(nn.Module):
         scaler = StandardScaler().fit(_without_junk(rows))
         if not np.isfinite(scaler.scale_).all():
             raise ValueError(f"X holds values too large to standardise: up to {np.abs(rows).max():.3g} in size")
-        compressed = StandardScaler().fit(np.arcsinh(scaler.transform(rows)))
-        for name, fitted in (("", scaler), ("compressed_", compressed)):
-            self.register_buffer(f"{name}centre", torch.from_numpy(fitted.mean_))
-            self.register_buffer(f"{name}scale", torch.from_numpy(fitted.scale_))
+        size = np.abs(rows).max(axis=0)
+        is_constant = np.ptp(rows, axis=0) <= _CONSTANT * size
+        # A constant has no unit: a change is told by its share of the value.
+        scale = np.where(is_constant, np.where(size > 0, 1e-6 * size, _CONSTANT), scaler.scale_)
+        compressed = StandardScaler().fit(np.arcsinh((rows - scaler.mean_) / scale))
+        for name, centre, spread in (("", scaler.mean_, scale), ("compressed_", compressed.mean_, compressed.scale_)):
+            self.register_buffer(f"{name}centre", torch.from_numpy(centre))
+            self.register_buffer(f"{name}scale", torch.from_numpy(spread))
 
     def forward(self, x: Tensor) -> Tensor:
         standard = ((x - self.centre) / self.scale).detach()

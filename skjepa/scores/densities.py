@@ -25,6 +25,7 @@ from skjepa.scores.known_rows import KnownRows
 
 _OF_DIFFERENCES = ("euclidean", "l2", "sqeuclidean", "minkowski", "manhattan", "l1", "cityblock", "chebyshev")
 _N_FOLDS = 5
+_MOST_KERNELS = 10_000
 _N_KERNELS = 100  # those farther away hardly count
 _FREEDOM = 3  # degrees, of Student's t
 _FACTORS = np.geomspace(0.2, 2.0, 9)
@@ -112,21 +113,29 @@ class KNNDensity(BaseEstimator):
         That of the widths, between 0.2 and 2.
     fit_scores_ : array of shape (n_samples,)
         log q(z) of each fit sample without its own kernel, for which `score_samples` would be too sure of it.
+
+    Notes
+    -----
+    Of more than 10,000 samples so many, drawn at random, have kernels: more take longer and tell no more.
     """
 
     n_neighbors: int
     intrinsic_dim_: Annotated[float, Above(0)]
     factor_: Annotated[float, Above(0)]
     fit_scores_: Annotated[NDArray[np.float64], "n"]
-    _nearest: Annotated[NearestRows, "n K"]
-    _widths: Annotated[NDArray[np.float64], "n", Above(0)]
+    _nearest: Annotated[NearestRows, "kernels K"]
+    _widths: Annotated[NDArray[np.float64], "kernels", Above(0)]
 
     def __init__(self, n_neighbors: int = 30) -> None:
         self.n_neighbors = n_neighbors
 
     def fit(self, Z: ArrayLike, y: object = None) -> "KNNDensity":
         """Learn from embeddings (n_samples, K)."""
-        Z = np.asarray(Z, dtype=np.float64)
+        everyone = np.asarray(Z, dtype=np.float64)
+        chosen = np.arange(len(everyone))
+        if len(everyone) > _MOST_KERNELS:
+            chosen = np.sort(np.random.default_rng(0).choice(len(everyone), _MOST_KERNELS, replace=False))
+        Z = everyone[chosen]
         self._nearest = NearestRows(Z, max(1, min(max(_N_KERNELS, self.n_neighbors), len(Z) - 1)))
         alone = np.ones((1, 1)), np.zeros((1, 1), dtype=np.intp)
         distances, neighbors = self._nearest.neighbors() if len(Z) > 1 else alone
@@ -140,6 +149,11 @@ class KNNDensity(BaseEstimator):
         best = int(np.argmax([values.mean() for values in unseen]))
         self.factor_, self.fit_scores_ = float(_FACTORS[best]), unseen[best]
         self._widths = self.factor_ * widths
+        if len(chosen) < len(everyone):  # the others have no kernel to leave out
+            left_out = np.setdiff1d(np.arange(len(everyone)), chosen)
+            scores = np.empty(len(everyone))
+            scores[chosen], scores[left_out] = self.fit_scores_, self.score_samples(everyone[left_out])
+            self.fit_scores_ = scores
         return self
 
     def score_samples(self, Z: ArrayLike) -> NDArray[np.float64]:
@@ -185,8 +199,9 @@ class GaussianDensity(BaseEstimator):
         self.location_ = Z.mean(axis=0)
         self.components_ = np.eye(Z.shape[1])
         if self.n_components is not None and self.n_components < Z.shape[1]:
-            # The full solver shows all directions, also where there are fewer samples.
-            self.components_ = np.linalg.svd(Z - self.location_)[2][: self.n_components]
+            # Fewer samples span fewer directions: only then the others are asked for, too.
+            fewer = len(Z) < self.n_components
+            self.components_ = np.linalg.svd(Z - self.location_, full_matrices=fewer)[2][: self.n_components]
         self.covariance_ = LedoitWolf(assume_centered=True).fit(self._centred(Z)).covariance_
         # A constant embedding has no covariance; one of the size of rounding keeps the density finite.
         rounding = ROUNDING * (np.abs(Z).max() or 1.0)

@@ -12,6 +12,9 @@ from skjepa._utils.hardware import is_out_of_memory
 MAX_BATCH = 64
 """Beyond this the passes gain nothing; results would only come later."""
 
+ROWS_FOR_AN_IMAGE = 16
+"""So many rows of a table take the place of one image: a pass of small networks is mostly its fixed cost."""
+
 
 def bytes_per_sample(n_components: int, n_inputs: int, graph_bytes: int, itemsize: int) -> int:
     """Peak memory of one sample: its Jacobian, its Gram matrix in float64, the graph and the gradients flowing back."""
@@ -19,9 +22,10 @@ def bytes_per_sample(n_components: int, n_inputs: int, graph_bytes: int, itemsiz
     return n_components * n_inputs * itemsize + 3 * rank * rank * 8 + 2 * graph_bytes + 4 * n_inputs * itemsize
 
 
-def batch_size(budget: int, sample_bytes: int) -> int:
-    """Samples that fit into so many bytes; at least 1, at most `MAX_BATCH`."""
-    return max(1, min(MAX_BATCH, budget // sample_bytes))
+def batch_size(budget: int, sample_bytes: int, *, is_vector: bool) -> int:
+    """Samples that fit into so many bytes; at least 1, at most `MAX_BATCH`, and `ROWS_FOR_AN_IMAGE` times that of rows."""
+    largest = MAX_BATCH * ROWS_FOR_AN_IMAGE if is_vector else MAX_BATCH
+    return max(1, min(largest, budget // sample_bytes))
 
 
 class Halving:

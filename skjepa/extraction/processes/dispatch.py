@@ -59,7 +59,7 @@ class Spread:
         self.pool, self.measurement, self.source = pool, measurement, source
         budget = measurement.run.memory_budget
         self.is_budget_given = budget is not None
-        self.batch_size = batch_size(budget or pool.budget(), measurement.sample_bytes)
+        self.batch_size = batch_size(budget or pool.budget(), measurement.sample_bytes, is_vector=source.is_vector)
         self.skipped: dict[int, str] = {}
         self.devices: set[str] = set()
 

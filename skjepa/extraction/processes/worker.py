@@ -165,7 +165,7 @@ def run(expected: dict[str, str], key: str, parcel: bytes | str, part: bytes) ->
     size, is_gpu = order.batch_size, device.startswith("cuda")
     if order.is_limited:
         room = _ROOM.setdefault(key, budget(device, order.slots))  # of the first look: later this process has its share
-        size = min(size, batch_size(room, measurement.sample_bytes))
+        size = min(size, batch_size(room, measurement.sample_bytes, is_vector=order.is_vector))
     # One batch at a time on a GPU, however many tasks the cluster gives this process.
     with _ON_GPU if is_gpu else nullcontext(), _threads(order), scoring(encoder, device) as function:
         measured = Here(measurement, function, source, device, size)

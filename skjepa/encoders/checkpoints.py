@@ -1,0 +1,58 @@
+"""State dicts as other people's trainings leave them: wrapped, prefixed, with a head of their own."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+# What DataParallel, torch.compile, Lightning and self-supervised trainings put before every name.
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.", "student.", "teacher.")
+_WRAPPERS = ("model_state_dict", "model_state", "teacher", "student", "net", "network", "weights", "params", "module")
+
+
+def read_checkpoint(path: str | os.PathLike) -> dict[str, Tensor]:
+    """Names and tensors of a checkpoint file, without wrappers and prefixes; pickled code is not run.
+
+    Raises
+    ------
+    ValueError
+        The file holds no tensors with names.
+    """
+    from timm.models import load_state_dict
+
+    found: Any = load_state_dict(os.fspath(path), weights_only=True)
+    for _ in range(3):
+        inner = next((found[key] for key in _WRAPPERS if isinstance(found.get(key), Mapping)), None)
+        if inner is None:
+            break
+        found = inner
+    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise ValueError(
+            f"{Path(path).name} holds no tensors by name, but {', '.join(map(str, list(found)[:5])) or 'nothing'}: "
+            "give a file that torch.save(model.state_dict(), FILE) wrote"
+        )
+    return _without_prefix(tensors)
+
+
+def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names below a prefix that most of them have; the others, of a loss or a head beside it, go."""
+    while True:
+        for prefix in _PREFIXES:
+            below = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            if 2 * len(below) > len(tensors):
+                tensors = below
+                break
+        else:
+            return tensors
+
+
+def classes_of(tensors: dict[str, Tensor], classifier: Any) -> int | None:
+    """How many classes the head in a state dict has, 0 where there is none; None where nobody knows its name."""
+    names = [classifier] if isinstance(classifier, str) else list(classifier or [])
+    if not names:
+        return None
+    heads = [tensors[f"{name}.weight"] for name in names if f"{name}.weight" in tensors]
+    return int(heads[0].shape[0]) if heads else 0

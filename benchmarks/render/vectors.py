@@ -1,5 +1,7 @@
 """What benchmarks/accuracy/tables.py measured, as tables of docs/guide/vectors.md and docs/results/benchmark.md."""
 
+import numpy as np
+
 from benchmarks.common.markdown import read
 from skjepa.evaluation.benchmark_result import markdown
 
@@ -174,6 +176,21 @@ def verdict(met: bool) -> str:
     return "met" if met else "**not met**"
 
 
+def few_rows_table() -> str:
+    """Worst and mean over kinds of rows and seeds, by number of rows and features."""
+    cases = read("few_rows")["cases"]
+    forms = list(dict.fromkeys(case["form"] for case in cases))
+    measures = {"mean AUROC": ("auroc", np.mean), "worst": ("auroc", np.min), "flagged at 10 %": ("flagged", np.mean)}
+    rows = [["features", "rows", *(f"{form}: {measure}" for form in forms for measure in measures)]]
+    for d, n in dict.fromkeys((case["d"], case["n"]) for case in cases):
+        row = [str(d), str(n)]
+        for form in forms:
+            these = [case for case in cases if (case["form"], case["n"], case["d"]) == (form, n, d)]
+            row += [f"{summary([case[name] for case in these]):.2f}" for name, summary in measures.values()]
+        rows.append(row)
+    return markdown(rows)
+
+
 VECTORS = {
     "tables-run": run_line,
     "tables-bar": bar_table,
@@ -182,4 +199,5 @@ VECTORS = {
     "tables-verdict": verdict_list,
     "tables-failures": failures_list,
     "tables-by-set": by_set_table,
+    "few-rows": few_rows_table,
 }

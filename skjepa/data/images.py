@@ -82,7 +82,7 @@ def check_value_range(value_range: Any) -> ValueRange:
     if value_range is None:
         return None
     try:
-        low, high = map(float, value_range)
+        low, high = map(float, () if isinstance(value_range, str) else value_range)
     except (TypeError, ValueError) as error:
         raise ValueError(f"value_range must be two numbers, black and white; got {value_range!r}") from error
     if not (np.isfinite([low, high]).all() and low < high):

@@ -128,7 +128,7 @@ class _Writer:
         if self.with_globals:
             carried = carried + _globals_of(value)
         inside = self.text(carried, depth) if carried else ""
-        if hasattr(value, "__qualname__"):
+        if callable(value) and hasattr(value, "__qualname__"):  # a generator has a name, too, and is nothing to repeat
             return _source_code(value) + inside
         return self._object(value, inside)
 

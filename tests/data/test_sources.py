@@ -468,7 +468,7 @@ def test_iterable_dataset():
     ("item", "message"),
     [
         (torch.zeros(1, 4, 4), r"dataset item 1 must be.*float32 \(1, 4, 4\)"),
-        (torch.zeros(3, 4, 4, dtype=torch.uint8), "dataset item 1 must be.*uint8"),
+        (torch.zeros(3, 4, 4, dtype=torch.int16), "dataset item 1 must be.*int16"),
         (np.zeros((4, 4, 3)), "dataset item 1 must be.*ndarray"),
         ({"image": 0}, "dataset item 1 must be.*dict"),
         (torch.full((3, 4, 4), 2.0), r"dataset item 1: .*\[0, 1\]"),

@@ -23,7 +23,7 @@ def bytes_per_sample(n_components: int, n_inputs: int, graph_bytes: int, itemsiz
 
 
 def batch_size(budget: int, sample_bytes: int, *, is_vector: bool) -> int:
-    """Samples that fit into so many bytes; at least 1, at most `MAX_BATCH`, and `ROWS_FOR_AN_IMAGE` times that of rows."""
+    """Samples that fit into so many bytes: from 1 to `MAX_BATCH`, of rows `ROWS_FOR_AN_IMAGE` times so many."""
     largest = MAX_BATCH * ROWS_FOR_AN_IMAGE if is_vector else MAX_BATCH
     return max(1, min(largest, budget // sample_bytes))
 

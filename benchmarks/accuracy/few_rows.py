@@ -3,9 +3,9 @@
     python -m benchmarks.accuracy.few_rows            # four minutes on one core
 
 Rows of three kinds, n of d features: independent ones, a few hidden factors with noise, four clusters. New normal rows
-and outliers (rows 1.6 times as wide; columns shuffled; mixtures of two clusters) are scored by the default, which trains
-a network where rows are enough, by the same with a network always, and by the shortcut alone. Written are AUROC and the
-share of new normal rows flagged at `contamination=0.1`, for each kind, size and seed.
+and outliers (rows 1.6 times as wide; columns shuffled; mixtures of two clusters) are scored by the default, which
+trains a network where rows are enough, by the same with a network always, and by the shortcut alone. Written are AUROC
+and the share of new normal rows flagged at `contamination=0.1`, for each kind, size and seed.
 """
 
 import argparse

@@ -57,21 +57,25 @@ def load_timm_model(
     config = _pretrained_config(name)
     if projected and not config.get("num_classes"):
         raise ValueError(f"{name!r} has no projection: take output='pooled'")
-    overlay = _weights_overlay(name, config, weights)
     drops_head = projected is False or (projected is None and not is_clip_type(config))
-    options: dict[str, Any] = {"pretrained_cfg_overlay": overlay}
-    if overlay is not None and drops_head and "state_dict" in overlay:  # fine-tuned: with as many classes as it has
-        n_classes = classes_of(overlay["state_dict"], config.get("classifier"))
-        if n_classes is not None and n_classes != config.get("num_classes"):
-            options["num_classes"] = overlay["num_classes"] = n_classes
+    options: dict[str, Any] = {"pretrained_cfg_overlay": _weights_overlay(name, config, weights)}
     if image_size is not None and config.get("fixed_input_size"):
         options["img_size"] = image_size
-    model = _create(name, options)
+    try:
+        model = _create(name, options)
+    except ValueError as as_it_is:
+        repaired = None if weights is None else _repaired(Path(weights), config, drops_head=drops_head)
+        if repaired is None:
+            raise
+        try:
+            model = _create(name, {**options, **repaired})
+        except ValueError:
+            raise as_it_is from None
     check_patches(name, getattr(getattr(model, "patch_embed", None), "patch_size", None), image_size)
     # The head goes only now: where a model is built without it, timm loads weights that do not fit and says nothing.
     if drops_head:
         model.reset_classifier(0)
-    getattr(model, "pretrained_cfg", {}).pop("state_dict", None)  # it has them by now
+    getattr(model, "pretrained_cfg", {}).pop("state_dict", None)  # the model has it by now
     return model
 
 
@@ -200,9 +204,7 @@ def _weights_overlay(name: str, config: dict[str, Any], weights: str | os.PathLi
     if weights is not None:
         # An empty source: that of a hub id or a folder would prevail over the file.
         file = _checkpoint_file(Path(weights))
-        if file.suffix == ".npz":
-            return {"file": str(file), "source": "", "custom_load": True}
-        return {"state_dict": _read(name, file), "file": "", "source": "", "custom_load": False}
+        return {"file": str(file), "source": "", "custom_load": file.suffix == ".npz"}
     if name.startswith(("local-dir:", "hf-hub:")):
         return None
     hub_id, url = config.get("hf_hub_id"), config.get("url")
@@ -218,12 +220,20 @@ def _weights_overlay(name: str, config: dict[str, Any], weights: str | os.PathLi
     return None
 
 
-def _read(name: str, file: Path) -> dict[str, Any]:
+def _repaired(weights: Path, config: dict[str, Any], *, drops_head: bool) -> dict[str, Any] | None:
+    """Options for a checkpoint of somebody's training: without wrappers and prefixes, with the classes that it has.
+
+    timm goes first, which knows the formats of its families. None where the file holds nothing of that kind.
+    """
     try:
-        return read_checkpoint(file)
-    except Exception as error:  # torch.load raises nearly anything on a broken file
-        reason = textwrap.shorten(str(error) or repr(error), 400)
-        raise ValueError(f"cannot load {name!r}: weights {file.name}: {reason}") from error
+        tensors = read_checkpoint(_checkpoint_file(weights))
+    except Exception:  # torch.load raises nearly anything on a broken file; timm's error tells of it
+        return None
+    overlay: dict[str, Any] = {"state_dict": tensors, "file": "", "source": "", "custom_load": False}
+    n_classes = classes_of(tensors, config.get("classifier")) if drops_head else None
+    if n_classes is None:
+        return {"pretrained_cfg_overlay": overlay}
+    return {"pretrained_cfg_overlay": {**overlay, "num_classes": n_classes}, "num_classes": n_classes}
 
 
 def _checkpoint_file(path: Path) -> Path:

@@ -509,3 +509,38 @@ class TestRealWeights:
         assert extraction.singular_values.shape == (2, 1, 16)
         assert np.isfinite(extraction.singular_values).all()
         assert (extraction.singular_values[..., 0] > 0).all()
+
+
+class TestFineTuned:
+    """What somebody's training leaves behind, in the place of the hub's weights."""
+
+    NAME = "resnet10t.c3_in1k"
+
+    @pytest.mark.parametrize("n_classes", [3, 0, 1000])
+    @pytest.mark.parametrize(
+        "wrap",
+        [
+            lambda state: state,
+            lambda state: {"state_dict": {f"model.{key}": value for key, value in state.items()}, "epoch": 3},
+            lambda state: {"teacher": {f"module.backbone.{key}": value for key, value in state.items()}},
+            lambda state: {f"_orig_mod.{key}": value for key, value in state.items()},
+            lambda state: {
+                **{f"backbone.{key}": value for key, value in state.items()},
+                "projector.weight": torch.zeros(2, 2),
+            },
+        ],
+        ids=["plain", "Lightning", "teacher", "compiled", "with a projector"],
+    )
+    def test_another_head_and_prefixes(self, tmp_path, n_classes, wrap):
+        module = timm.create_model("resnet10t", num_classes=n_classes).eval()
+        torch.save(wrap(module.state_dict()), tmp_path / "w.pth")
+        encoder = load_encoder(self.NAME, weights=tmp_path / "w.pth", image_size=32)
+        x = torch.rand(2, 3, 32, 32)
+        with torch.no_grad(), encoder.scoring() as function:
+            torch.testing.assert_close(function(x), module.forward_head(module.forward_features(x), pre_logits=True))
+        assert "state_dict" not in encoder.module.pretrained_cfg
+
+    def test_other_weights_are_an_error_all_the_same(self, tmp_path):
+        torch.save(timm.create_model("resnet18", num_classes=3).state_dict(), tmp_path / "w.pth")
+        with pytest.raises(ValueError, match=r"cannot load 'resnet10t\.c3_in1k'"):
+            load_encoder(self.NAME, weights=tmp_path / "w.pth", image_size=32)

@@ -317,7 +317,7 @@ class TestRefused:
 
     def test_no_image_processor(self, copy):
         (copy / "preprocessor_config.json").unlink()
-        with pytest.raises(ValueError, match=r"no preprocessor_config\.json: give preprocess="):
+        with pytest.raises(ValueError, match=r"no preprocessor_config\.json or .*: give preprocess="):
             load_encoder(f"transformers:{copy}")
         encoder = load_encoder(f"transformers:{copy}", preprocess=lambda image: torch.zeros(3, 28, 28))
         assert encoder.input_shape == (3, 28, 28)

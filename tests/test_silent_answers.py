@@ -4,6 +4,7 @@ Each is held against an oracle of its own: the value by plain torch, another ord
 """
 
 import copy
+import sys
 import threading
 import types
 import warnings
@@ -17,7 +18,8 @@ import torch
 from PIL import Image
 from pyod.models.knn import KNN
 from sklearn.metrics import roc_auc_score
-from sklearn.neighbors import LocalOutlierFactor
+from sklearn.neighbors import KernelDensity, LocalOutlierFactor
+from sklearn.svm import OneClassSVM
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -32,6 +34,7 @@ from skjepa import (
     VectorJEPA,
     embed,
     extract,
+    extract_layers,
     jepa_score,
     load_encoder,
 )
@@ -71,7 +74,16 @@ class TestFitSamples:
         assert flagged(detector, rng.normal(size=(100, 5)) + 6) > 0.9
         assert flagged(detector, rng.normal(size=(300, 5))) < 0.25
 
-    @pytest.mark.parametrize("detector", [KNN(n_neighbors=1), LocalOutlierFactor(n_neighbors=2, novelty=True), None])
+    @pytest.mark.parametrize(
+        "detector",
+        [
+            KNN(n_neighbors=1),
+            LocalOutlierFactor(n_neighbors=2, novelty=True),
+            KernelDensity(bandwidth=0.3),
+            OneClassSVM(gamma=2),
+            None,
+        ],
+    )
     def test_neighbours_leave_a_fit_sample_out_of_its_own(self, detector):
         X, new = np.random.default_rng(0).normal(size=(500, 4)), np.random.default_rng(1).normal(size=(1000, 4))
         made = KNNDetector(n_neighbors=1) if detector is None else EmbeddingDetector(detector)
@@ -128,6 +140,27 @@ class TestCopies:
         assert max(rates[::2]) < 0.2 < 0.5 < min(rates[1::2])
         with pytest.raises(ValueError, match="groups must be one for each sample: X has 800 samples, groups 3"):
             KNNDetector().fit(X, groups=[1, 2, 3])
+
+    @pytest.mark.parametrize(("n", "noise"), [(2, 1e-3), (5, 1e-3), (20, 1e-2), (30, 1e-3)])
+    def test_near_copies_however_many(self, n, noise):
+        rng = np.random.default_rng(3)
+        X = np.repeat(self.ROWS, n, axis=0)
+        assert near_copies(X + noise * rng.normal(size=X.shape)) > 0.9
+        for other in (rng.normal(size=(300, 2)), rng.exponential(size=(300, 3)), rng.uniform(size=(300, 1))):
+            assert near_copies(other) < 0.1
+        with pytest.warns(UserWarning, match="near copies"):
+            KNNDetector().fit(X + noise * rng.normal(size=X.shape))
+
+    def test_groups_joined_by_a_copy_are_one(self):
+        X, groups = np.concatenate([self.ROWS, self.ROWS]), np.repeat([0, 1], 200)
+        with pytest.raises(ValueError, match="at least 3 different samples; got 1"):
+            KNNDetector(calibration=0.5).fit(X, groups=groups)
+
+    def test_minus_zero_is_zero(self):
+        X = np.where(self.ROWS > 0, 0.0, self.ROWS)
+        assert KNNDetector().fit(np.concatenate([X, np.where(X == 0, -0.0, X)])).n_samples_fit_ == len(
+            np.unique(X, axis=0)
+        )
 
     def test_an_extraction_carries_contents(self, tmp_path):
         picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
@@ -199,6 +232,50 @@ class TestDerivatives:
         with pytest.raises(EncoderError, match="a finite difference differs"):
             extract(encoder, np.random.default_rng(0).normal(size=(5, 4)))
         assert embed(encoder, np.zeros((2, 4))).shape == (2, module.out_features)  # values are right
+
+    @pytest.mark.parametrize("scale", [1.0, 100.0, 1000.0])
+    def test_a_small_wrong_part_beside_a_large_right_one(self, scale):
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.a, self.b = nn.Linear(6, 3), nn.Linear(6, 3)
+
+            def forward(self, x):
+                return torch.cat([scale * torch.tanh(self.a(x)), torch.tanh(self.b(x)).detach()], 1)
+
+        with pytest.raises(EncoderError, match="a finite difference differs"):
+            extract(load_encoder(Net(), precision="float64"), np.zeros((2, 6)))
+
+    @pytest.mark.parametrize("precision", ["float32", "float64"])
+    def test_data_far_from_zero(self, precision):
+        """Random inputs alone would tell nothing: there both encoders are flat."""
+
+        class Far(nn.Linear):
+            def forward(self, x):
+                return torch.tanh(super().forward((x - 1000) / 100) + self.more(x))
+
+            def more(self, x):
+                return 0
+
+        class FarAndDetached(Far):
+            def more(self, x):
+                return super(Far, self).forward((x - 1000) / 100).detach()
+
+        torch.manual_seed(0)
+        X = 1000 + 100 * np.random.default_rng(0).normal(size=(3, 6))
+        assert np.isfinite(jepa_score(load_encoder(Far(6, 4), precision=precision), X)).all()
+        with pytest.raises(EncoderError, match="a finite difference differs"):
+            jepa_score(load_encoder(FarAndDetached(6, 4), precision=precision), X)
+
+    @pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "vit_tiny_patch16_224", "ghostnet_100"])
+    @pytest.mark.parametrize("colour", [0, 127, None])
+    def test_families_pass_on_pictures_of_one_colour_too(self, name, colour):
+        size = {"img_size": 64} if "vit" in name else {}
+        module = timm.create_model(name, num_classes=0, **size).eval()
+        images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+        images = images if colour is None else np.full_like(images, colour)
+        made = extract(load_encoder(module, image_size=64), images, method="sketch", n_directions=1)
+        assert np.isfinite(made.singular_values).all()
 
     def test_smooth_and_piecewise_networks_pass(self):
         torch.manual_seed(0)
@@ -292,6 +369,79 @@ def run_together(*functions) -> list:
     for thread in threads:
         thread.join()
     return results
+
+
+SETTINGS = {"scale": 1.0}
+SHIFT = 0.0
+
+
+class ByGlobals(nn.Linear):
+    steps = (1.0,)
+
+    def forward(self, x):
+        return super().forward(x) * SETTINGS["scale"] * self.steps[0]
+
+
+def shifted(module, x):
+    return module(x) + SHIFT
+
+
+class Scaling:
+    """A hook with a number of its own."""
+
+    def __init__(self, k):
+        self.k = k
+
+    def hook(self, module, inputs, output):
+        return output * self.k
+
+
+class TestFingerprintOfWhatLiesOutside:
+    def prints(self, monkeypatch, make, *change):
+        encoder = make()
+        before, values = encoder.fingerprint, embed(encoder, np.ones((1, 4)))
+        (monkeypatch.setitem if isinstance(change[0], dict) else monkeypatch.setattr)(*change)
+        assert not np.allclose(embed(encoder, np.ones((1, 4))), values)
+        return before, encoder.fingerprint
+
+    def test_globals_and_class_attributes(self, monkeypatch):
+        def make():
+            return load_encoder(ByGlobals(4, 3))
+
+        this = sys.modules[__name__]
+        for change in ((SETTINGS, "scale", 2.0), (ByGlobals, "steps", (3.0,))):
+            before, after = self.prints(monkeypatch, make, *change)
+            assert before != after
+        linear = nn.Linear(4, 3)
+        before, after = self.prints(monkeypatch, lambda: load_encoder(linear, output=shifted), this, "SHIFT", 1.0)
+        assert before != after
+
+    def test_what_is_shared(self):
+        a, b = nn.Linear(4, 4), nn.Linear(4, 4)
+        made = [nn.Sequential(a, nn.Tanh(), b, nn.Tanh(), last) for last in (a, b)]
+        assert len({load_encoder(module).fingerprint for module in made}) == 2
+        tied = [nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)) for _ in range(2)]
+        tied[1].load_state_dict(tied[0].state_dict())
+        for module, i in zip(tied, (0, 1), strict=True):
+            with torch.no_grad():
+                module[1].weight.copy_(module[0].weight)
+            module[2].weight = module[i].weight
+        assert len({load_encoder(module).fingerprint for module in tied}) == 2
+
+    def test_numbers_of_hooks(self):
+        def by_closure(k):
+            settings = {"k": k}
+            return lambda module, inputs, output: output * settings["k"]
+
+        for make in (lambda k: Scaling(k).hook, by_closure):
+            prints = []
+            for k in (2.0, 3.0):
+                module = nn.Linear(4, 3)
+                nn.init.ones_(module.weight)
+                nn.init.zeros_(module.bias)
+                module.register_forward_hook(make(k))
+                prints.append(load_encoder(module).fingerprint)
+            assert prints[0] != prints[1]
 
 
 class TestThreads:
@@ -439,6 +589,51 @@ class TestModules:
         np.testing.assert_array_equal(in_place.singular_values, plain.singular_values)
         np.testing.assert_array_equal(in_place.embeddings, plain.embeddings)
 
+    def test_a_layer_before_one_in_place(self):
+        made = [
+            nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=inplace), nn.Flatten(), nn.Linear(784, 3))
+            for inplace in (False, True)
+        ]
+        made[1].load_state_dict(made[0].state_dict())
+        plain, in_place = (embed(load_encoder(module, image_size=16, output="0"), self.IMAGES) for module in made)
+        np.testing.assert_allclose(in_place, plain, rtol=1e-5)
+        layers = [extract_layers(load_encoder(module, image_size=16), self.IMAGES, ["0"])["0"] for module in made]
+        np.testing.assert_allclose(layers[1].singular_values, layers[0].singular_values, rtol=1e-4)
+
+    def test_channels_last_of_a_users_layer(self):
+        class Interleaved(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv = nn.Conv2d(3, 7, 4, 4)
+                self.turn = nn.Identity()
+
+            def forward(self, x):
+                return self.turn(self.conv(x).permute(0, 2, 3, 1)).mean((1, 2))
+
+        module = Interleaved()
+        found = embed(load_encoder(module, image_size=16, output="turn"), self.IMAGES)
+        np.testing.assert_allclose(found, embed(load_encoder(module, image_size=16), self.IMAGES), rtol=1e-5)
+
+    def test_nested_state_comes_back(self):
+        class Counting(nn.Linear):
+            def __init__(self):
+                super().__init__(4, 3)
+                self.state = {"calls": {"n": 0}, "seen": [[]], "sums": np.zeros(2)}
+
+            def forward(self, x):
+                self.state["calls"]["n"] += 1
+                self.state["seen"][0].append(1)
+                self.state["sums"] += 1
+                return super().forward(x)
+
+        module = Counting()
+        X = np.random.default_rng(0).normal(size=(30, 4))
+        detector = JEPAScoreDetector(load_encoder(module)).fit(X)
+        assert module.state["calls"] == {"n": 0}
+        assert module.state["seen"] == [[]]
+        assert module.state["sums"].tolist() == [0, 0]
+        detector.predict(X)  # with the fingerprint of the fit
+
     def test_checkpointing_left_on(self):
         net = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, num_classes=0, depth=2).eval()
         X = np.random.default_rng(0).random((2, 32, 32, 3))
@@ -554,6 +749,16 @@ class TestPixels:
             with pytest.raises(ValueError, match="value_range must be two"):
                 as_source(tmp_path, value_range=wrong)
 
+    def test_a_range_of_a_dataset(self):
+        levels = np.tile((np.arange(256) * 16).astype(np.uint16), (8, 1))
+        source = as_source(Pictures([Image.fromarray(levels)]), value_range=(0, 4095))
+        assert len(np.unique(np.asarray(source.load(0)))) > 200
+
+    def test_white_is_zero(self, tmp_path):
+        values = np.tile(np.linspace(0, 65535, 16).astype(np.uint16), (8, 1))
+        Image.fromarray(65535 - values).save(tmp_path / "x.tif", tiffinfo={262: 0})
+        np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "x.tif"))[0, :, 0], values[0] >> 8)
+
     def test_units_of_the_mean(self):
         with pytest.raises(ValueError, match=r"0 \.\.\. 255 are to be divided by 255"):
             load_encoder("bundled", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
@@ -643,6 +848,11 @@ class TestTables:
             for detector in (JEPAScoreDetector(), MahalanobisDetector()):
                 assert flagged(detector.fit(X), new) == 1, (constant, detector)
 
+    def test_broken_dependence(self):
+        a, c = np.random.default_rng(0).normal(size=(2, 300))
+        detector = MahalanobisDetector().fit(np.column_stack([a, a, c]))
+        assert detector.predict([[1.0, -1.0, 0.0], [1.0, 1.0, 0.0]]).tolist() == [-1, 1]
+
     def test_every_sensor_stood_still(self):
         X = np.ones((60, 2))
         for detector in (KNNDetector(), MahalanobisDetector()):
@@ -665,6 +875,8 @@ class TestTables:
         masked = np.ma.array(values, mask=values > 1.5)
         with pytest.raises(TypeError, match="masked"):
             MahalanobisDetector().fit(masked)
+        with pytest.raises(TypeError, match="masked"):
+            MahalanobisDetector().fit(list(masked))
         assert MahalanobisDetector().fit(np.ma.array(values)).n_features_in_ == 3  # nothing is masked
 
 
@@ -679,6 +891,11 @@ class Bytes(Dataset):
 
     def __getitem__(self, i):
         return torch.from_numpy(self.images[i]).movedim(2, 0), 0
+
+
+class Pictures(Bytes):
+    def __getitem__(self, i):
+        return self.images[i]
 
 
 class TestForeignData:

@@ -20,6 +20,7 @@ def as_picture(sample: Any) -> Image.Image:
 
 
 ValueRange = tuple[float, float] | None
+_PHOTOMETRIC = 262  # a tag of TIFF
 _SIXTEEN_BITS = (0.0, 65535.0)
 
 MAX_PIXELS = 178_956_970
@@ -146,7 +147,10 @@ def to_rgb(image: Image.Image, value_range: ValueRange = None) -> Image.Image:
             "8 bits"
         )
     if image.mode == "F" or image.mode.startswith("I"):
-        image = _scaled(np.asarray(image), value_range)
+        pixels = np.asarray(image)
+        if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0 and image.mode.startswith("I;16"):
+            pixels = 65535 - pixels  # white is zero; Pillow turns 8 bits, and leaves 16
+        image = _scaled(pixels, value_range)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     image.load()

@@ -275,7 +275,7 @@ def _dispatch(X: Any, value_range: ValueRange) -> Source:
     if isinstance(X, Tensor):
         return _tensor_source(X)
     if isinstance(X, torch.utils.data.Dataset):
-        return _dataset_source(X)
+        return _dataset_source(X, value_range)
     if isinstance(X, list | tuple):
         return _list_source(X, value_range)
     if hasattr(X, "toarray"):
@@ -294,7 +294,7 @@ def _refuse_what_is_no_data(X: Any) -> None:
         return
     if isinstance(X, torch.utils.data.DataLoader):
         instead = "give its dataset, X.dataset: batches are made here"
-    elif isinstance(X, np.ma.MaskedArray) and np.ma.getmaskarray(X).any():
+    elif any(np.ma.is_masked(item) for item in (X if isinstance(X, list | tuple) else [X])):
         instead = "fill in or leave out what is masked (X.filled(...), scikit-learn's SimpleImputer): its numbers count"
     elif isinstance(X, dict | set | frozenset | bytes | bytearray):
         instead = "give an array, a list, a folder or a torch Dataset"
@@ -364,7 +364,7 @@ def _files_source(files: Sequence[Any], names: NDArray[np.str_], value_range: Va
     return Source(
         names,
         lambda i: read_image(files[i], value_range),
-        content=lambda i: (known := _file_hash(files[i])) and f"{known} {value_range[0]:g} {value_range[1]:g}",
+        content=lambda i: (known := _file_hash(files[i])) and f"{known} {value_range[0]!r} {value_range[1]!r}",
     )
 
 
@@ -494,7 +494,7 @@ def _vector_source(X: np.ndarray) -> Source:
     if X.dtype.kind not in "biufO":
         raise ValueError(f"vectors must be real numbers; got an array of dtype {X.dtype}")
     try:
-        rows = np.asarray(X, dtype=np.float64)
+        rows = np.asarray(X, dtype=np.float64) + 0.0  # -0.0 is 0.0
     except (TypeError, ValueError) as error:
         raise ValueError(f"vectors must be numbers: {error}") from error
     if not np.isfinite(rows).all():
@@ -515,7 +515,7 @@ def _tensor_source(X: Tensor) -> Source:
     return _hashed(np.array([_hash(image) for image in array], dtype=np.str_), lambda i: torch.from_numpy(array[i]))
 
 
-def _dataset_source(dataset: torch.utils.data.Dataset) -> Source:
+def _dataset_source(dataset: torch.utils.data.Dataset, value_range: ValueRange = None) -> Source:
     if isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "__len__"):
         raise TypeError("an iterable Dataset has no length and no positions; give a map-style torch Dataset")
 
@@ -523,7 +523,7 @@ def _dataset_source(dataset: torch.utils.data.Dataset) -> Source:
         item = dataset[i]
         image = item[0] if isinstance(item, tuple | list) else item
         if isinstance(image, Image.Image):
-            return _loaded(image, i, "dataset item")
+            return _loaded(image, i, "dataset item", value_range=value_range)
         is_picture = isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] == 3
         if is_picture and image.dtype == torch.uint8:  # as torchvision's decoders give it
             return image.detach().cpu().movedim(0, 2).contiguous().numpy()

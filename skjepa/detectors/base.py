@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+from torch import Tensor
 
 from skjepa import __version__
 from skjepa._utils.validation import check_number, seed_from
@@ -26,7 +27,13 @@ from skjepa.detectors.conformal import (
     cross_conformal_margin,
     cross_conformal_p_values,
 )
-from skjepa.detectors.held_out import check_number_of_samples, check_threshold_parameters, first_of_each, held_out_parts
+from skjepa.detectors.held_out import (
+    check_number_of_samples,
+    check_threshold_parameters,
+    first_of_each,
+    held_out_parts,
+    joined_by_copies,
+)
 from skjepa.encoders.encoder import load_encoder
 from skjepa.extraction.extraction import Extraction
 from skjepa.persistence.folder import read_instance, write_folder
@@ -116,7 +123,8 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
             labels, groups = self._labels(y, len(samples)), _groups_of(groups, samples)
             once = first_of_each(samples.identities)
             if 1 < len(once) < len(samples):  # of nothing but copies there would be one
-                samples, groups = samples[once], None if groups is None else groups[once]
+                groups = None if groups is None else joined_by_copies(groups, samples.identities)[once]
+                samples = samples[once]
                 labels = None if labels is None else labels[once]
             apart = groups if groups is not None else samples.identities if len(once) > 1 else samples.ids
             self._check_size(apart, seed)
@@ -383,6 +391,8 @@ def validated(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int
     """X with tables checked, and their width and names kept or compared, in scikit-learn's own way."""
     if isinstance(X, Source) or not holds_vectors(X):
         return X
+    if isinstance(X, Tensor):
+        X = X.detach().cpu().double().numpy()
     return validate_data(estimator, X, reset=reset, dtype=np.float64, ensure_min_samples=min_samples)
 
 

@@ -4,6 +4,7 @@ All of them take what `JEPAScoreDetector` takes as an Extraction, or rows of num
 thresholds and p-values. Images reach them through an `EmbeddingTransformer`, or as an Extraction.
 """
 
+import warnings
 from abc import abstractmethod
 from typing import Annotated, Any, ClassVar, NotRequired, TypedDict
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.covariance import EmpiricalCovariance, LedoitWolf
+from sklearn.model_selection import KFold
 from sklearn.preprocessing import normalize
 from sklearn.utils.validation import column_or_1d
 
@@ -19,10 +21,15 @@ from skjepa.data.sources import Source, as_source, holds_vectors
 from skjepa.detectors.base import CalibratedDetector, Samples
 from skjepa.extraction.extraction import Extraction, require_finite
 from skjepa.extraction.store.settings import Settings, require_same_settings
+from skjepa.inspection.diagnosis import near_copies
+from skjepa.inspection.findings import NEAR_COPIES
 from skjepa.persistence.folder import portable
 from skjepa.persistence.schema import Above, Saved, Unfitted
 from skjepa.scores.densities import AnyDensity, NearestRows
 from skjepa.scores.known_rows import KnownRows
+
+_DEPENDENT = 1e-12  # share of the largest variance
+_KERNELS = ("KernelDensity", "KDE", "OneClassSVM", "OCSVM")  # each fit sample has one to itself
 
 
 class _OnEmbeddings(CalibratedDetector):
@@ -32,6 +39,7 @@ class _OnEmbeddings(CalibratedDetector):
     """
 
     reads: ClassVar[str] = "embeddings"
+    is_local: ClassVar[bool] = True  # looks at neighbours, which near copies are
     normalize: bool
     _settings: Settings | None
 
@@ -87,6 +95,12 @@ class _OnEmbeddings(CalibratedDetector):
 
     def _learn(self, samples: Samples, y: NDArray | None, seed: int) -> tuple[Any, NDArray[np.float64]]:
         rows = self._embeddings(samples)
+        if self.is_local and near_copies(rows) > NEAR_COPIES:
+            warnings.warn(
+                "many of the fit samples are near copies of a few others: their scores are too kind, and so is the "
+                "threshold. Fit on one of each, or give groups= and calibration=",
+                stacklevel=4,
+            )
         model = self._fit_rows(rows, y)
         return model, self._score_rows(model, rows)
 
@@ -136,6 +150,7 @@ class MahalanobisDetector(_OnEmbeddings):
     [1, -1]
     """
 
+    is_local: ClassVar[bool] = False
     covariance: Annotated[Any, Saved(None)]
     relative: bool
     models_: list[Annotated[_Gaussian, "d"]]
@@ -187,7 +202,7 @@ class MahalanobisDetector(_OnEmbeddings):
         if varies.any():
             whole = self._covariance(rows).fit(rows[:, varies])
             centre[varies] = whole.location_
-            precision = _with_constants(whole.get_precision(), varies)
+            precision = _with_constants(_precision(whole), varies)
         model: _Gaussian = {"scale": scale, "mean": centre, "precision": precision}
         if y is None:
             return model
@@ -195,7 +210,7 @@ class MahalanobisDetector(_OnEmbeddings):
         means = np.stack([rows[members == c].mean(axis=0) for c in range(len(classes))])
         if varies.any():
             within = self._covariance(rows).set_params(assume_centered=True).fit((rows - means[members])[:, varies])
-            precision = _with_constants(within.get_precision(), varies)
+            precision = _with_constants(_precision(within), varies)
         return {**model, "class_means": means, "class_precision": precision}
 
     def _score_rows(self, model: Any, rows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -385,6 +400,10 @@ class EmbeddingDetector(_OnEmbeddings):
     def _fit_rows(self, rows: NDArray[np.float64], y: NDArray | None) -> Any:
         fitted = clone(self.detector).fit(rows)
         own = _own_scores(fitted, len(rows))
+        if type(fitted).__name__ in _KERNELS and len(rows) >= 10:
+            own = np.empty(len(rows))
+            for seen, unseen in KFold(5, shuffle=True, random_state=0).split(rows):
+                own[unseen] = _scores_by(clone(self.detector).fit(rows[seen]), rows[unseen])
         return fitted if own is None else WithFitScores(fitted, rows, own)
 
     def _score_rows(self, model: Any, rows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -403,6 +422,17 @@ def _scales(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.
         raise ValueError(f"X holds values too large to square: column {worst} has one of {size[worst]:.3g} in size")
     varies = deviation > 1e-12 * size
     return np.where(deviation > 0, deviation, 1e-6 * np.where(size > 0, size, 1.0)), varies
+
+
+def _precision(fitted: Any) -> NDArray[np.float64]:
+    """The inverse covariance; where columns depend on one another, one that notices when they no longer do."""
+    if type(fitted) is not EmpiricalCovariance:
+        return fitted.get_precision()
+    variances, axes = np.linalg.eigh(fitted.covariance_)
+    least = _DEPENDENT * variances[-1]
+    if variances[0] > least:
+        return fitted.get_precision()
+    return (axes / np.maximum(variances, least)) @ axes.T
 
 
 def _with_constants(precision: NDArray[np.float64], varies: NDArray[np.bool_]) -> NDArray[np.float64]:

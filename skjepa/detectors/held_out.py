@@ -5,6 +5,8 @@ from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import KFold, train_test_split
 
 from skjepa._utils.validation import check_integer, check_number
@@ -65,6 +67,15 @@ def check_number_of_samples(
 def first_of_each(identities: NDArray[np.str_]) -> NDArray[np.intp]:
     """Positions of the first sample of each content, ascending."""
     return np.sort(np.unique(identities, return_index=True)[1])
+
+
+def joined_by_copies(groups: NDArray, identities: NDArray[np.str_]) -> NDArray[np.str_]:
+    """The groups, (n,), where those that share a content are one."""
+    _, group = np.unique(groups, return_inverse=True)
+    _, content = np.unique(identities, return_inverse=True)
+    n = int(group.max()) + 1
+    links = coo_array((np.ones(len(group)), (group, n + content)), shape=(n + int(content.max()) + 1,) * 2)
+    return connected_components(links, directed=False)[1][group].astype(str)
 
 
 def held_out_parts(ids: NDArray[np.str_], calibration: float | int | None, seed: int) -> list[NDArray[np.bool_]]:

@@ -44,21 +44,25 @@ def derivative_error(function: Function, point: Tensor, scale: Tensor | float = 
     generator = torch.Generator().manual_seed(1)
     drawn = torch.randn(_N_TANGENTS, *point.shape, generator=generator, dtype=torch.float64)
     tangents = drawn.to(point.device, point.dtype)
-    outputs, cotangents, gradient = _gradients(function, point, generator)
-    claimed = gradient.flatten(1).double() @ tangents.flatten(1).double().T
-    size = float(outputs.double().norm(dim=1).max() * cotangents.double().norm(dim=1).max())
-    least = float("inf")
-    for step in _STEPS.get(point.dtype, _NARROW_STEPS):
+    steps = _STEPS.get(point.dtype, _NARROW_STEPS)
+    eps, least = torch.finfo(point.dtype).eps, float("inf")
+    claimed: Tensor | None = None
+    for step in steps:
         with torch.no_grad():
             values = function(torch.cat([point + step * scale * tangents, point - step * scale * tangents])).double()
-        slopes = (values[:_N_TANGENTS] - values[_N_TANGENTS:]) / (2 * step)
+        slopes = (values[:_N_TANGENTS] - values[_N_TANGENTS:]) / (2 * step)  # (tangents, K)
+        size = slopes.norm(dim=0)
+        rounding = 50 * eps * values.abs().amax(dim=0) / step
+        if claimed is None:
+            # Every output counts alike: a score sums logarithms, and a small one may be wrong beside a large one.
+            weights = 1 / torch.maximum(size, torch.maximum(rounding, 1e-3 * size.max())).clamp_min(1e-300)
+            _, cotangents, gradient = _gradients(function, point, generator, weights)
+            claimed = gradient.flatten(1).double() @ tangents.flatten(1).double().T
         found = cotangents.double() @ slopes.T
-        rounding = 10 * torch.finfo(point.dtype).eps * size / step
         norm = float(torch.maximum(claimed.norm(), found.norm()))
-        error = float((claimed - found).norm())
-        if norm <= rounding and step >= 1e-3:
-            return 0.0  # no slope in sight
-        least = min(least, error / norm)
+        if norm == 0 or (bool((size <= rounding).all()) and float(claimed.norm()) <= _N_TANGENTS):
+            return 0.0  # no slope in sight, and none claimed
+        least = min(least, float((claimed - found).norm()) / norm)
         if least <= _TOLERANCE:
             break
     return least
@@ -81,12 +85,15 @@ def modes_differ(function: Function, point: Tensor) -> float:
     return float((expected - found).norm() / torch.maximum(expected.norm(), found.norm()).clamp_min(1e-30))
 
 
-def _gradients(function: Function, point: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Outputs of copies of the point, random cotangents, and the gradients that these give."""
+def _gradients(
+    function: Function, point: Tensor, generator: torch.Generator, weights: Tensor | float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs of copies of the point, random cotangents times the weights of outputs, and the gradients they give."""
     with torch.enable_grad():
         leaf = point.expand(_N_COTANGENTS, *point.shape).clone().requires_grad_(True)
         outputs = prepared(function)(leaf)
-        cotangents = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
+        drawn = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs.device)
+        cotangents = (drawn * weights).to(outputs)
         (gradient,) = torch.autograd.grad(outputs, leaf, cotangents)
     return outputs.detach(), cotangents, gradient
 
@@ -111,8 +118,13 @@ def is_derivative_right(
         return error <= _COARSE
 
 
+def key_of(encoder: Encoder, shape: tuple[int, ...], device: str) -> tuple[str, tuple[int, ...], str]:
+    """What `Encoder.checked` holds once `require_derivative` has been content."""
+    return encoder.fingerprint, tuple(shape), str(device)
+
+
 def require_derivative(
-    encoder: Encoder, function: Function, shape: tuple[int, ...], n_components: int, device: str
+    encoder: Encoder, function: Function, shape: tuple[int, ...], n_components: int, device: str, sample: Tensor | None
 ) -> None:
     """Raise EncoderError where the Jacobian of an encoder would not be that of its values. Once a fingerprint.
 
@@ -126,24 +138,30 @@ def require_derivative(
     n_components : int
         K.
     device : str
+    sample : Tensor, optional
+        An input as the encoder receives it, which is looked at beside a random one: an encoder may be flat there.
     """
-    checked = (encoder.fingerprint, shape, str(device))
+    checked = key_of(encoder, shape, device)
     if checked in encoder.checked:
         return
     generator = torch.Generator().manual_seed(0)
     centre, scale = encoder.input_units or (0.0, 1.0)
     if isinstance(scale, Tensor) and isinstance(centre, Tensor):
         centre, scale = centre.to(device, encoder.dtype), scale.to(device, encoder.dtype)
-    point = centre + scale * torch.randn(shape, generator=generator, dtype=torch.float64).to(device, encoder.dtype)
+    drawn = torch.randn((2, *shape), generator=generator, dtype=torch.float64).to(device, encoder.dtype)
+    points = [centre + scale * drawn[0]]
+    if sample is not None:  # of one colour it would lie in a corner, where all ReLUs bend and maxima tie at once
+        points.append(sample + 0.1 * scale * drawn[1])
     in_float64 = partial(encoder.scoring, device, torch.float64)
-    if not is_derivative_right(function, point, scale, in_float64):
+    if not all(is_derivative_right(function, point, scale, in_float64) for point in points):
         raise EncoderError(
             "the derivative that autograd gives for this encoder is not that of its output: a finite difference "
             "differs (detach(), .data, a straight-through estimator, rounding, or a backward pass of its own inside?). "
             "Its Jacobian would be of another function; score an encoder without that part, or choose a layer before "
             "it with output="
         )
-    if point.numel() < n_components and modes_differ(function, point) > _MODES_AGREE:
+    is_forward = points[0].numel() < n_components
+    if is_forward and max(modes_differ(function, point) for point in points) > _MODES_AGREE:
         raise EncoderError(
             "forward-mode and reverse-mode derivatives of this encoder differ: a part of it has a derivative of its "
             "own (a torch.autograd.Function with a wrong jvp?)"

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import inspect
 import re
+import sys
 import threading
 import types
 from collections.abc import Mapping
@@ -23,8 +24,9 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 # Of libraries' modules: where they were loaded from, what they are made of, what they remember.
 _PAPERS = re.compile(r"config|cfg|info|cache|hf_|generation")
 _KINDS = (bool, int, float, complex, str, tuple, types.FunctionType)
+_DATA = (tuple, list, dict, set, Tensor, np.ndarray)
 _CONTENTS = (Tensor, np.ndarray, dict, list, set, types.MethodType, functools.partial)
-_TELL_NOTHING = (types.ModuleType, type(threading.Lock()), type(threading.RLock()))
+_TELL_NOTHING = (type(threading.Lock()), type(threading.RLock()))
 _SIMPLE = (bool, int, float, complex, str, bytes, enum.Enum, type(None))
 
 
@@ -56,20 +58,22 @@ def code_and_state(module: nn.Module) -> tuple[dict[str, str], list[str]]:
     for name, part in module.named_modules():
         is_own = not _is_of_library(type(part))
         parts: dict[str, Any] = {}
-        if is_own or not _is_of_library(type(part).forward):
-            parts["class"] = type(part) if is_own else type(part).forward
+        forward = getattr(type(part), "forward", None)  # TorchScript has none
+        if is_own or (forward is not None and not _is_of_library(forward)):
+            parts["class"] = type(part) if is_own else forward
         attributes = settled_attributes(part)
         for key in _HOOKS:
             if attributes.get(key):
                 parts[key] = [_without_containers(hook) for hook in attributes[key].values()]
         for key, value in attributes.items():
-            if key in _BASE or (isinstance(value, _KINDS) and not key.startswith("_")):
+            is_plain = isinstance(value, _KINDS) and not key.startswith("_")
+            if key in _BASE or (is_plain and not (isinstance(value, types.FunctionType) and _globals_of(value))):
                 continue
             changed = isinstance(value, _CONTENTS) and not key.startswith("_") and not _PAPERS.search(key)
             if is_own or (changed and not type(part).__module__.startswith("skjepa.")):
                 parts[key] = value
         for key, value in parts.items():
-            writer = _Writer(names, with_globals=True)
+            writer = _Writer(names)
             found[f"{name}.{key}"] = writer.text(value, 8)
             unknown += [f"{name}.{key}".lstrip(".")] * bool(writer.unknown)
     return found, unknown
@@ -77,22 +81,20 @@ def code_and_state(module: nn.Module) -> tuple[dict[str, str], list[str]]:
 
 def describe(value: Any) -> str:
     """What a function does or a value is, for a fingerprint: source code, parameters, and what it carries, in depth."""
-    return _Writer({}).text(value, 8)
+    return _Writer({}).text(value, 10)
 
 
 class _Writer:
-    """Writes one description.
+    """Writes one description; functions of the user's with what they name outside themselves.
 
     Parameters
     ----------
     names : dict
         Of modules by `id`, which are described elsewhere.
-    with_globals : bool
-        Whether functions are described with the user's functions, numbers and tensors that they name.
     """
 
-    def __init__(self, names: dict[int, str], *, with_globals: bool = False) -> None:
-        self.names, self.with_globals = names, with_globals
+    def __init__(self, names: dict[int, str]) -> None:
+        self.names = names
         self.inside: set[int] = set()
         self.unknown = False
 
@@ -122,11 +124,11 @@ class _Writer:
             return f"[{', '.join(self.text(item, depth) for item in items)}]"
         if isinstance(value, functools.partial):
             return f"partial{self.text([value.func, value.args, value.keywords], depth)}"
-        if isinstance(value, type) and not _is_of_library(value) and self.with_globals:
+        if isinstance(value, type) and not _is_of_library(value):
             return self._class(value, depth)
-        carried = _carried(value)
-        if self.with_globals:
-            carried = carried + _globals_of(value)
+        if isinstance(value, types.ModuleType):
+            return f"{value.__name__}{self.text(_plain_names(value), depth)}"
+        carried = [*_carried(value), *_globals_of(value)]
         inside = self.text(carried, depth) if carried else ""
         if callable(value) and hasattr(value, "__qualname__"):  # a generator has a name, too, and is nothing to repeat
             return _source_code(value) + inside
@@ -155,7 +157,7 @@ class _Writer:
                 function = getattr(item, "__func__", getattr(item, "fget", item))
                 if key.startswith("__") and key not in ("__call__", "__getattr__", "__getattribute__"):
                     continue  # how it is made is told by what it is
-                if isinstance(function, types.FunctionType) or isinstance(item, _SIMPLE):
+                if isinstance(function, types.FunctionType) or isinstance(item, (*_SIMPLE, tuple, *_CONTENTS)):
                     found.append(f"{key}: {self.text(function, depth)}")
         return "\n".join(found)
 
@@ -165,9 +167,16 @@ def _without_containers(hook: Any) -> Any:
     function = getattr(hook, "__func__", hook)
     if not isinstance(function, types.FunctionType):
         return hook
-    carried = [item for item in _carried(function) if not isinstance(item, list | dict | set)]
+    carried = [_numbers_in(item) for item in _carried(function) if not isinstance(item, list | set)]
+    named = [(name, _numbers_in(item)) for name, item in _globals_of(function) if not isinstance(item, list | set)]
     owner = getattr(hook, "__self__", None)
-    return [_source_code(function), carried, type(owner) if owner is not None else None, _globals_of(function)]
+    its = None if owner is None else [type(owner), _numbers_in(getattr(owner, "__dict__", {}))]
+    return [_source_code(function), carried, its, named]
+
+
+def _numbers_in(item: Any) -> Any:
+    """Of a dict the numbers and words, which set something; not what a hook puts there."""
+    return {key: value for key, value in item.items() if isinstance(value, _SIMPLE)} if isinstance(item, dict) else item
 
 
 def _is_of_library(code: Any) -> bool:
@@ -182,12 +191,24 @@ def _globals_of(function: Any) -> list[Any]:
     named = [
         (name, function.__globals__[name]) for name in _names_in(function.__code__) if name in function.__globals__
     ]
-    kinds = (*_SIMPLE, tuple, Tensor, np.ndarray)
-    return [
-        (name, value)
-        for name, value in named
-        if isinstance(value, kinds) or (isinstance(value, types.FunctionType) and not _is_of_library(value))
-    ]
+    return [(name, value) for name, value in named if isinstance(value, (*_SIMPLE, *_DATA)) or _is_the_users(value)]
+
+
+def _is_the_users(value: Any) -> bool:
+    """Whether a global is a function, class, module or object of the user's; networks are described where they are."""
+    if isinstance(value, types.ModuleType):
+        is_installed = "site-packages" in (getattr(value, "__file__", None) or "")
+        return not is_installed and value.__name__.partition(".")[0] not in (*_LIBRARIES, *sys.stdlib_module_names)
+    if isinstance(value, nn.Module):
+        return False
+    kind = value if isinstance(value, type | types.FunctionType) else type(value)
+    if (getattr(kind, "__module__", None) or "").partition(".")[0] in sys.stdlib_module_names:
+        return isinstance(value, types.SimpleNamespace)
+    return not _is_of_library(kind)
+
+
+def _plain_names(module: types.ModuleType) -> dict[str, Any]:
+    return {name: value for name, value in vars(module).items() if isinstance(value, _SIMPLE) and name[:2] != "__"}
 
 
 @functools.lru_cache(maxsize=4096)

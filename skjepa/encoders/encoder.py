@@ -151,7 +151,11 @@ class Encoder:
         """What a module keeps beside weights, as it is now; a number of its own where that cannot be told."""
         inner = self.module.module if isinstance(self.module, LayerOutput | MethodOutput) else self.module
         rest, unknown = code_and_state(inner)
-        described = {"attributes": plain_attributes(inner)} | ({"rest": rest} if rest else {})
+        described: dict[str, Any] = {"attributes": plain_attributes(inner)} | ({"rest": rest} if rest else {})
+        if isinstance(self.module, MethodOutput):
+            described["output"] = describe(self.module.function)
+        if self.preprocessing is not None and self.preprocessing.normalises_first:  # a function of the user's
+            described["preprocessing"] = {**self.preprocessing.settings, "resize": describe(self.preprocessing.resize)}
         if not unknown:
             return described
         if self._own_number is None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -30,4 +31,20 @@ def _digest(digest: Any, module: nn.Module, settings: dict[str, Any]) -> str:
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    for name, first in _second_names(module):
+        digest.update(f"{name} is {first}".encode())
     return digest.hexdigest()
+
+
+def _second_names(module: nn.Module) -> Iterator[tuple[str, str]]:
+    """Names of modules, parameters and buffers that are there under another name already, with that name."""
+    named = (
+        module.named_modules(remove_duplicate=False),
+        module.named_parameters(remove_duplicate=False),
+        module.named_buffers(remove_duplicate=False),
+    )
+    for pairs in named:
+        first: dict[int, str] = {}
+        for name, item in pairs:
+            if first.setdefault(id(item), name) != name:
+                yield name, first[id(item)]

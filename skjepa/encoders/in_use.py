@@ -8,10 +8,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 _LARGEST_COPY = 1 << 20  # entries of a plain tensor that is copied, to be put back
 _CHECKPOINTING = {"grad_checkpointing", "gradient_checkpointing"}  # of timm, of transformers
+_STRUCTURE = {"_parameters", "_buffers", "_modules"}
+_SEALED = (
+    "builtins",
+    "torch",
+    "numpy",
+    "threading",
+    "_thread",
+    "types",
+    "functools",
+    "re",
+    "enum",
+    "pathlib",
+    "weakref",
+)
 _CONTAINERS = ("dict", "OrderedDict", "defaultdict", "list", "set", "deque")
 
 
@@ -88,17 +103,42 @@ def _uses(module: nn.Module) -> list[tuple[nn.Module, _Use]]:
 
 
 class _Before:
-    """The attributes of a module, what lies in their containers, and the values of plain tensors."""
+    """The attributes of a module, what lies in their containers and objects, and the numbers of arrays."""
 
     def __init__(self, attributes: dict[str, Any]) -> None:
         self.attributes = dict(attributes)
-        self.contents = {key: _shallow(value) for key, value in attributes.items() if not key.endswith("_hooks")}
-        self.contents = {key: value for key, value in self.contents.items() if value is not None}
-        self.tensors = {
-            key: (value, value._version, value.detach().clone())
-            for key, value in attributes.items()
-            if isinstance(value, Tensor) and not value.is_inference() and value.numel() <= _LARGEST_COPY
-        }
+        self.contents: dict[str, Any] = {}
+        self.kept: list[tuple[Any, Any]] = []
+        for key, value in attributes.items():
+            if not key.endswith("_hooks") and key not in _STRUCTURE:
+                self._keep(value, depth=4)
+            if type(value).__name__ in _CONTAINERS:
+                self.contents[key] = value.copy()
+        # Of these only what they are made of: weights and modules are looked at where they are.
+        self.kept += [(attributes[key], attributes[key].copy()) for key in _STRUCTURE & attributes.keys()]
+
+    def _keep(self, value: Any, depth: int) -> None:
+        if depth == 0 or isinstance(value, nn.Module):
+            return
+        inside: Any = ()
+        if type(value).__name__ in _CONTAINERS:
+            self.kept.append((value, value.copy()))
+            inside = value.values() if isinstance(value, dict) else value
+        elif isinstance(value, tuple):
+            inside = value
+        elif isinstance(value, Tensor | np.ndarray):
+            self._keep_numbers(value)
+        elif type(value).__module__.partition(".")[0] not in _SEALED and hasattr(value, "__dict__"):
+            self.kept.append((vars(value), dict(vars(value))))
+            inside = vars(value).values()
+        for item in list(inside):
+            self._keep(item, depth - 1)
+
+    def _keep_numbers(self, value: Any) -> None:
+        if isinstance(value, np.ndarray):
+            self.kept += [(value, value.copy())] * (value.size <= _LARGEST_COPY)
+        elif not value.is_inference() and value.numel() <= _LARGEST_COPY:
+            self.kept.append((value, (value._version, value.detach().clone())))
 
     def put_back(self, attributes: dict[str, Any]) -> None:
         for key in attributes.keys() - self.attributes.keys():
@@ -106,31 +146,27 @@ class _Before:
         for key, value in self.attributes.items():
             if attributes.get(key) is not value:
                 attributes[key] = value
-        for key, content in self.contents.items():
-            _fill(self.attributes[key], content)
-        for tensor, version, value in self.tensors.values():
-            if tensor._version != version:
-                tensor.detach().copy_(value)
+        for value, before in self.kept:
+            _fill(value, before)
 
 
-def _shallow(value: Any) -> Any:
-    return value.copy() if type(value).__name__ in _CONTAINERS and hasattr(value, "copy") else None
-
-
-def _fill(container: Any, content: Any) -> None:
-    """What lies in the container is made to be the content again, where it is not."""
-    if isinstance(container, dict):
-        if not _identical_items(container, content):
-            container.clear()
-            container.update(content)
-    elif isinstance(container, list | deque):
-        if list(map(id, container)) != list(map(id, content)):
-            container.clear()
-            container.extend(content)
-    elif container != content:
-        container.clear()
-        container.update(content)
-
-
-def _identical_items(one: dict, other: dict) -> bool:
-    return list(one) == list(other) and all(one[key] is other[key] for key in one)
+def _fill(value: Any, before: Any) -> None:
+    """What the value holds is made to be what it held before, where it is not."""
+    if isinstance(value, Tensor):
+        version, numbers = before
+        if value._version != version:
+            value.detach().copy_(numbers)
+    elif isinstance(value, np.ndarray):
+        if value.flags.writeable and not np.array_equal(value, before):
+            value[...] = before
+    elif isinstance(value, dict):
+        if list(value) != list(before) or any(value[key] is not before[key] for key in before):
+            value.clear()
+            value.update(before)
+    elif isinstance(value, list | deque):
+        if list(map(id, value)) != list(map(id, before)):
+            value.clear()
+            value.extend(before)
+    elif value != before:
+        value.clear()
+        value.update(before)

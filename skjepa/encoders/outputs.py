@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -16,22 +17,33 @@ class LayerOutput(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         caught: list[Tensor] = []
-        hook = self.module.get_submodule(self.layer).register_forward_hook(lambda *call: caught.append(call[-1]))
+        layer = self.module.get_submodule(self.layer)
+        hook = layer.register_forward_hook(lambda *call: caught.append(as_it_is(call[-1])))
         try:
             self.module(x)
         finally:
             hook.remove()
         if not caught:
             raise ValueError(f"layer {self.layer!r} takes no part in the forward pass")
-        return pooled(caught[-1], self.module, self.layer)
+        return pooled(caught[-1], self.module, self.layer, is_square=x.ndim == 4 and x.shape[-1] == x.shape[-2])
 
 
-def pooled(value: object, module: nn.Module, layer: str) -> Tensor:
-    """What a layer of the module returned, averaged over positions or tokens; raises TypeError for no tensor."""
+def as_it_is(output: Any) -> Any:
+    """What a layer returned, before the next one works on it in place."""
+    return output.clone() if isinstance(output, Tensor) else output
+
+
+def pooled(value: object, module: nn.Module, layer: str, *, is_square: bool = False) -> Tensor:
+    """What a layer of the module returned, averaged over positions or tokens; raises TypeError for no tensor.
+
+    Of square images the two sides of a feature map are equal: (B, 7, 7, 768) has its channels last.
+    """
     if not isinstance(value, Tensor):
         raise TypeError(f"layer {layer!r} returns {type(value).__name__}, not a tensor; choose another")
     if value.ndim == 4:
+        _, first, second, third = value.shape
         channels_last = getattr(module, "output_fmt", None) == "NHWC"  # timm's Swin and its kin
+        channels_last = channels_last or (is_square and first == second != third)
         return value.mean(dim=(1, 2) if channels_last else (2, 3))
     return value.mean(dim=1) if value.ndim == 3 else value
 

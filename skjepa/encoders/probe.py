@@ -115,8 +115,13 @@ def _check_output(output: object, x: Tensor, n_samples: int) -> None:
         raise EncoderError(f"the encoder's output must be floating point; got {output.dtype}")
     if not torch.isfinite(output).all():
         raise EncoderError("the encoder's output is not finite (NaN or infinity) on random input")
-    with torch.enable_grad():
-        depends = output.requires_grad and torch.autograd.grad(output.sum(), x, allow_unused=True)[0] is not None
+    try:
+        with torch.enable_grad():
+            depends = output.requires_grad and torch.autograd.grad(output.sum(), x, allow_unused=True)[0] is not None
+    except RuntimeError as error:  # what was needed has been changed in place, or there is no backward rule
+        if is_out_of_memory(error):
+            raise
+        raise EncoderError(f"the encoder has no backward pass: {error}") from error
     if not depends:
         raise EncoderError(
             "the encoder's output does not depend differentiably on its input (detached or no_grad inside?)"

@@ -21,7 +21,8 @@ from skjepa.scores.densities import KNNDensity
 from skjepa.scores.known_rows import ROUNDING
 from skjepa.scores.model import ScoreModel
 
-_COPIES_AT_MOST = 20
+_COPIES_AT_MOST = 32
+_FEWEST = 20  # samples to tell a gap from chance
 _N_WATCHED = 1000  # enough rows for the embeddings' statistics, and milliseconds beside any fit
 
 
@@ -97,19 +98,25 @@ def _embeddings(model: ScoreModel, extraction: Extraction) -> dict[str, Any]:
 
 
 def near_copies(z: NDArray[np.float64]) -> float:
-    """Share of the samples with near copies: after at most 20 neighbours the next is `GAP` times as far.
+    """Share of the samples with near copies: after at most 32 neighbours the next is `GAP` times as far.
 
-    By chance that is so for a share of about ``GAP ** -d`` where embeddings fill d dimensions.
+    By chance that is so for a share of about ``GAP ** -d`` where embeddings fill d dimensions, told from neighbours
+    farther away; 0 where no more than three times that share has a gap.
     """
     n = len(z)
-    if n < 3:
+    if n < _FEWEST:
         return 0.0
     some = z if n <= _N_WATCHED else z[np.random.default_rng(0).choice(n, _N_WATCHED, replace=False)]
-    search = NearestNeighbors(n_neighbors=min(_COPIES_AT_MOST + 2, n)).fit(z)
-    near = search.kneighbors(some)[0][:, 1:]  # the first is the sample itself
+    search = NearestNeighbors(n_neighbors=min(4 * _COPIES_AT_MOST, n // 2)).fit(z)
+    distances = search.kneighbors(some)[0][:, 1:]  # the first is the sample itself
+    near = distances[:, : _COPIES_AT_MOST + 1]
     # Distances of rounding are no gap: of a collapsed encoder all are.
     rounding = ROUNDING * (np.linalg.norm(some, axis=1, keepdims=True) + np.finfo(float).tiny)
-    return float((near[:, 1:] > GAP * np.maximum(near[:, :-1], rounding)).any(axis=1).mean())
+    share = float((near[:, 1:] > GAP * np.maximum(near[:, :-1], rounding)).any(axis=1).mean())
+    far, half = distances[:, -1], distances[:, distances.shape[1] // 2]
+    growth = float(np.median(np.log(np.maximum(far, 1e-300)) - np.log(np.maximum(half, 1e-300))))
+    dimension = np.log(distances.shape[1] / (distances.shape[1] // 2 + 1)) / growth if growth > 0 else np.inf
+    return share if share > 3 * GAP ** -max(dimension, 1.0) else 0.0
 
 
 def _scores(model: ScoreModel, extraction: Extraction, *, at_fit: bool) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class Diagnosis:
     relative_spread : float
         Root of the embeddings' total variance over the length of their mean; near 0 where all are the same.
     near_copies : float
-        Share of the samples which at most 20 others lie far closer to than all the rest (`near_copies`).
+        Share of the samples which a few others lie far closer to than all the rest, beyond what chance brings.
     participation_ratio : float
         Effective number of directions in which embeddings vary, in [1, K]; 0 where none does.
     normality : float
@@ -154,7 +154,7 @@ def findings_at_fit(d: Diagnosis) -> Iterator[Finding]:
     yield from _collapse(d)
     yield from _degenerate_spectrum(d)
     yield from _terms_at_odds(d)
-    if d.near_copies > NEAR_COPIES + 3 * GAP ** -max(d.intrinsic_dim, 1.0):  # a gap may be chance
+    if d.near_copies > NEAR_COPIES:
         yield Finding(
             "near copies",
             "warning",

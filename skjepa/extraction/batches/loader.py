@@ -9,6 +9,7 @@ from torch import Tensor
 
 from skjepa.data.images import ImageReadError
 from skjepa.data.sources import Source
+from skjepa.encoders.encoder import Encoder
 from skjepa.encoders.preprocessing import Preprocessing
 from skjepa.extraction.batches.options import RunOptions
 from skjepa.extraction.batches.views import Transform, make_view
@@ -109,3 +110,13 @@ class Loader:
         if self.preprocessing is None:
             return batch
         return self.preprocessing.normalise(batch).contiguous(memory_format=self.layout)
+
+
+def first_input(encoder: Encoder, source: Source, device: str) -> Tensor | None:
+    """The first sample as the encoder receives it; None where it cannot be read, which is a matter for the run."""
+    run = RunOptions(on_error="skip")
+    layout = encoder.channels_last
+    loader = Loader(source, encoder.preprocessing, encoder.dtype, device, channels_last=layout, run=run, is_quiet=True)
+    for _, x, _ in loader.batches([0], lambda: 1):
+        return x[0]
+    return None

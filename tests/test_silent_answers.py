@@ -103,7 +103,7 @@ def test_few_rows_against_many_features(n, d):
 
 def test_a_network_for_few_rows_is_trained_with_a_warning():
     X = np.random.default_rng(0).normal(size=(60, 200))
-    with pytest.warns(UserWarning, match="60 distinct rows.*by heart"):
+    with pytest.warns(UserWarning, match=r"60 distinct rows.*by heart"):
         VectorJEPA(n_steps=5).fit(X)
     assert VectorJEPA().fit(X).history_ == []
 

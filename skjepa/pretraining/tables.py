@@ -32,6 +32,9 @@ ROWS_A_DIMENSION = 8
 """So many distinct rows for each direction in which rows vary (participation ratio of their covariance), or none is
 trained: a network of fewer rows knows them by heart, and new normal rows look foreign to it."""
 
+ROWS_A_FEATURE = 2
+"""And so many for each feature, where there are more than `SHORTCUT_COMPONENTS`."""
+
 SHORTCUT_COMPONENTS = 64
 """Rows of more features reach the shortcut by a random orthogonal projection, which nearly keeps distances."""
 
@@ -67,8 +70,8 @@ class VectorJEPA(BaseEstimator):
         Of InfoNCE.
     n_steps : int, optional
         Steps of training; by default one for every ten rows, at least 100 and at most 600, and none where distinct
-        rows are fewer than `MIN_ROWS` or than `ROWS_A_DIMENSION` for each direction in which they vary. With 0 there
-        is no network.
+        rows are fewer than `MIN_ROWS`, than `ROWS_A_DIMENSION` for each direction in which they vary or, of more than
+        64 features, than `ROWS_A_FEATURE` for each. With 0 there is no network.
     learning_rate, weight_decay : float
         AdamW.
     random_state : int, RandomState or Generator, optional
@@ -175,10 +178,13 @@ class VectorJEPA(BaseEstimator):
         if self.n_steps == 0 or compressed.shape[1] < 2:
             return False
         dimension = _effective_dimension(compressed)
+        n_features = compressed.shape[1]
         needed = max(MIN_ROWS, math.ceil(ROWS_A_DIMENSION * dimension))
+        if n_features > SHORTCUT_COMPONENTS:  # the shortcut leaves directions out, of which the network alone tells
+            needed = max(needed, ROWS_A_FEATURE * n_features)
         if self.n_steps is None or n_distinct < 2:
             return n_distinct >= needed
-        if n_distinct < needed and compressed.shape[1] > SHORTCUT_COMPONENTS:  # else the shortcut keeps all features
+        if n_distinct < needed and n_features > SHORTCUT_COMPONENTS:
             warnings.warn(
                 f"VectorJEPA trains {self.n_steps} steps on {n_distinct} distinct rows, which vary in "
                 f"{dimension:.0f} directions: it may know them by heart, and then new normal rows are flagged. Give "

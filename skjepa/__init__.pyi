@@ -1,5 +1,5 @@
 from .curation.collection import prune as prune
-from .detectors.baselines import EmbeddingDetector as EmbeddingDetector
+from .detectors.adapter import EmbeddingDetector as EmbeddingDetector
 from .detectors.baselines import KNNDetector as KNNDetector
 from .detectors.baselines import MahalanobisDetector as MahalanobisDetector
 from .detectors.complexity import ComplexityDetector as ComplexityDetector

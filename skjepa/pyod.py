@@ -20,8 +20,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skjepa._utils.validation import check_choice, check_number
 from skjepa.data.sources import holds_vectors
-from skjepa.detectors.base import all_or_nothing
 from skjepa.detectors.baselines import KNNDetector, MahalanobisDetector
+from skjepa.detectors.fitting import all_or_nothing
 from skjepa.detectors.jepa_score import JEPAScoreDetector
 from skjepa.extraction.extraction import Extraction
 

@@ -12,8 +12,8 @@ from skjepa._utils.validation import check_choice, check_integer
 from skjepa.curation.rules import Pruned, check_classes, check_rule, prune_scores
 from skjepa.data.sources import Source, as_source, known_by_content
 from skjepa.data.splits import checked_classes, folders_of
+from skjepa.detectors.adapter import EmbeddingDetector
 from skjepa.detectors.base import CalibratedDetector, Samples
-from skjepa.detectors.baselines import EmbeddingDetector
 from skjepa.detectors.jepa_score import JEPAScoreDetector
 from skjepa.extraction.extraction import Extraction
 

@@ -1,10 +1,7 @@
 """Whatever a user calls data becomes a `Source`: ids, and a function that loads one sample."""
 
-import hashlib
 import os
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from skjepa.data.content import file_hash, hash_of, hash_of_array
+from skjepa.data.folders import image_files
 from skjepa.data.images import (
     ImageReadError,
     ValueRange,
@@ -22,96 +21,9 @@ from skjepa.data.images import (
     path_as_text,
     read_image,
     reason,
-    require_file,
     to_rgb,
 )
-
-IMAGE_SUFFIXES = frozenset(
-    [
-        ".apng",
-        ".avif",
-        ".avifs",
-        ".bmp",
-        ".dds",
-        ".dib",
-        ".gif",
-        ".icb",
-        ".icns",
-        ".ico",
-        ".j2c",
-        ".j2k",
-        ".jfif",
-        ".jp2",
-        ".jpc",
-        ".jpe",
-        ".jpeg",
-        ".jpf",
-        ".jpg",
-        ".jpx",
-        ".pbm",
-        ".pcx",
-        ".pgm",
-        ".png",
-        ".pnm",
-        ".ppm",
-        ".psd",
-        ".qoi",
-        ".ras",
-        ".sgi",
-        ".tga",
-        ".tif",
-        ".tiff",
-        ".vda",
-        ".vst",
-        ".webp",
-        ".xbm",
-        ".xpm",
-    ]
-)
-"""Of pictures that Pillow reads."""
-
-_SYSTEM_FOLDERS = frozenset(
-    ["__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"]
-)
-_NO_PICTURES = frozenset(
-    [
-        ".cfg",
-        ".csv",
-        ".db",
-        ".doc",
-        ".docx",
-        ".gz",
-        ".html",
-        ".ini",
-        ".ipynb",
-        ".json",
-        ".jsonl",
-        ".lnk",
-        ".log",
-        ".md",
-        ".parquet",
-        ".pdf",
-        ".pickle",
-        ".pkl",
-        ".pt",
-        ".pth",
-        ".py",
-        ".rst",
-        ".safetensors",
-        ".sh",
-        ".tar",
-        ".toml",
-        ".tsv",
-        ".txt",
-        ".xls",
-        ".xlsx",
-        ".xml",
-        ".yaml",
-        ".yml",
-        ".zip",
-    ]
-)
-"""What commonly lies beside pictures, and is passed over without a word."""
+from skjepa.data.kinds import is_number, kind_of, refuse_what_is_no_data
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,7 +139,7 @@ def known_by_content(source: Source) -> Source:
 
     def load(i: int) -> Any:
         sample = source.load(i)
-        if i in loaded and _hash_of(sample) != loaded[i]:
+        if i in loaded and hash_of(sample) != loaded[i]:
             raise ValueError(f"sample {source.ids[i]} is another at each load: a memory needs data that stay the same")
         return sample
 
@@ -245,7 +157,7 @@ def noting_content(source: Source) -> Source:
 
     def load(i: int) -> Any:
         sample = source.load(i)
-        noted[i] = content(i) or _hash_of(sample)
+        noted[i] = content(i) or hash_of(sample)
         return sample
 
     return Source(source.ids, load, source.is_vector, source.stable_ids, content, source.file)
@@ -255,17 +167,17 @@ def holds_vectors(X: Any) -> bool:
     """Whether X is numbers for scikit-learn's `validate_data` to judge, not images, paths, a folder or a Dataset."""
     if isinstance(X, Source):
         return X.is_vector
-    _refuse_what_is_no_data(X)
+    refuse_what_is_no_data(X)
     if isinstance(X, str | os.PathLike | torch.utils.data.Dataset) or (isinstance(X, list | tuple) and not X):
         return False
     if isinstance(X, list | tuple):
-        kind = _kind(X[0])
+        kind = kind_of(X[0])
         return kind == "values" or (kind in ("arrays", "tensors") and np.ndim(X[0]) < 2)
     if hasattr(X, "toarray"):
         return True  # sparse: refused there
     array = X if isinstance(X, Tensor) else np.asarray(X)
     if isinstance(array, np.ndarray) and array.dtype.kind in "OSU" and array.size and array.size == len(array):
-        return not any(_kind(item) in ("paths", "PIL images") and not _is_number(item) for item in array.flat)
+        return not any(kind_of(item) in ("paths", "PIL images") and not is_number(item) for item in array.flat)
     return array.ndim < 3
 
 
@@ -280,28 +192,11 @@ def _dispatch(X: Any, value_range: ValueRange) -> Source:
         return _list_source(X, value_range)
     if hasattr(X, "toarray"):
         raise TypeError("sparse input is not supported; pass X.toarray()")
-    _refuse_what_is_no_data(X)
+    refuse_what_is_no_data(X)
     array = np.asarray(X)
     if array.ndim == 0:
         raise TypeError(f"X must be an array, a list, a folder or a torch Dataset; got {type(X).__name__}")
     return _array_source(array, value_range)
-
-
-def _refuse_what_is_no_data(X: Any) -> None:
-    """Raise TypeError that says what to give in the place of what NumPy would make an object of, or worse."""
-    instead = None
-    if hasattr(X, "toarray"):  # sparse: refused elsewhere
-        return
-    if isinstance(X, torch.utils.data.DataLoader):
-        instead = "give its dataset, X.dataset: batches are made here"
-    elif any(np.ma.is_masked(item) for item in (X if isinstance(X, list | tuple) else [X])):
-        instead = "fill in or leave out what is masked (X.filled(...), scikit-learn's SimpleImputer): its numbers count"
-    elif isinstance(X, dict | set | frozenset | bytes | bytearray):
-        instead = "give an array, a list, a folder or a torch Dataset"
-    elif isinstance(X, Iterator):
-        instead = "which can be read only once: give list(X)"
-    if instead is not None:
-        raise TypeError(f"X must hold data that can be looked at by position; got {type(X).__name__}: {instead}")
 
 
 def folder_source(folder: str | os.PathLike, value_range: ValueRange = None) -> Source:
@@ -319,58 +214,21 @@ def folder_source(folder: str | os.PathLike, value_range: ValueRange = None) -> 
         raise FileNotFoundError(f"no folder {root}")
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is a file; give a folder, or a list of paths")
-    found = sorted(_files_below(root))
-    files = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
-    others = Counter(file.suffix.lower() or "no ending" for file in found if file.suffix.lower() not in IMAGE_SUFFIXES)
-    others = Counter({suffix: n for suffix, n in others.items() if suffix not in _NO_PICTURES})
-    passed_over = ", ".join(f"{n} with {suffix}" for suffix, n in others.most_common(5))
-    if not files:
-        also = f"; there are {passed_over}" if others else ""
-        raise ValueError(f"no image files below {root} (looked for {', '.join(sorted(IMAGE_SUFFIXES))}){also}")
-    if others:
-        warnings.warn(
-            f"{others.total()} files below {root} are passed over, which have no ending of an image: {passed_over}. If "
-            "they are images, convert or rename them",
-            stacklevel=3,
-        )
+    files = image_files(root)
     return _files_source(files, _names(file.relative_to(root).as_posix() for file in files), value_range)
-
-
-def _files_below(root: Path) -> Iterator[Path]:
-    """Files that are neither hidden nor of a system; linked folders are followed, but for those that lead back."""
-    way: dict[str, set[str]] = {os.fspath(root): {os.path.realpath(root)}}
-    for parent, folders, names in os.walk(root, onerror=_raise, followlinks=True):
-        above = way.pop(parent)
-        kept = []
-        for name in folders:
-            real = os.path.realpath(os.path.join(parent, name))
-            if not (_is_hidden(name) or real in above):
-                way[os.path.join(parent, name)] = above | {real}
-                kept.append(name)
-        folders[:] = kept
-        yield from (Path(parent, name) for name in names if not _is_hidden(name))
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
 
 
 def _files_source(files: Sequence[Any], names: NDArray[np.str_], value_range: ValueRange) -> Source:
     if value_range is None:
         return Source(
-            names, lambda i: read_image(files[i]), content=lambda i: _file_hash(files[i]), file=lambda i: files[i]
+            names, lambda i: read_image(files[i]), content=lambda i: file_hash(files[i]), file=lambda i: files[i]
         )
     # Another process would read the file by itself, without the range; and read otherwise it is another picture.
     return Source(
         names,
         lambda i: read_image(files[i], value_range),
-        content=lambda i: (known := _file_hash(files[i])) and f"{known} {value_range[0]!r} {value_range[1]!r}",
+        content=lambda i: (known := file_hash(files[i])) and f"{known} {value_range[0]!r} {value_range[1]!r}",
     )
-
-
-def _raise(error: OSError) -> None:
-    """`os.walk` passes over a folder it may not read, unless told otherwise."""
-    raise error
 
 
 def _names(paths: Iterable[str | os.PathLike]) -> NDArray[np.str_]:
@@ -395,7 +253,7 @@ def _paths_source(paths: Sequence[str | os.PathLike], value_range: ValueRange) -
 def _list_source(X: Sequence[Any], value_range: ValueRange = None) -> Source:
     if not X:
         raise ValueError("X is an empty list")
-    kinds = {_kind(item) for item in X}
+    kinds = {kind_of(item) for item in X}
     if len(kinds) > 1:
         raise TypeError(f"X mixes {' and '.join(sorted(kinds))}; give one kind")
     kind = kinds.pop()
@@ -412,25 +270,6 @@ def _list_source(X: Sequence[Any], value_range: ValueRange = None) -> Source:
         if "inhomogeneous" not in str(error):
             raise
         raise ValueError(f"ragged input: the items of X differ in length ({error})") from error
-
-
-def _is_number(item: Any) -> bool:
-    """Whether a text is a number: tables are read so where one cell of a column is none."""
-    try:
-        float(item)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def _kind(item: Any) -> str:
-    if isinstance(item, str | os.PathLike):
-        return "paths"
-    if isinstance(item, Image.Image):
-        return "PIL images"
-    if isinstance(item, Tensor):
-        return "tensors"
-    return "arrays" if isinstance(item, np.ndarray) else "values"
 
 
 def _same_shape(items: Sequence[Any]) -> Sequence[Any]:
@@ -458,7 +297,7 @@ def _loaded(image: Image.Image, position: int, what: str = "image", *, value_ran
 def _image_id(image: Image.Image, position: int, value_range: ValueRange) -> str:
     """The hash of the picture, as of the array of its pixels; a broken one is named by its place, and fails in load."""
     try:
-        return _hash(np.asarray(_loaded(image, position, value_range=value_range)))
+        return hash_of_array(np.asarray(_loaded(image, position, value_range=value_range)))
     except ImageReadError:
         return f"image {position}"
 
@@ -466,7 +305,7 @@ def _image_id(image: Image.Image, position: int, value_range: ValueRange) -> str
 def _array_source(X: np.ndarray, value_range: ValueRange = None) -> Source:
     if X.dtype.kind in "OSU":
         items = X[:, 0] if X.ndim == 2 and X.shape[1] == 1 else X
-        if items.ndim == 1 and all(_kind(item) in ("paths", "PIL images") for item in items):
+        if items.ndim == 1 and all(kind_of(item) in ("paths", "PIL images") for item in items):
             return _list_source(list(items), value_range)
         if X.dtype.kind == "O" and X.ndim == 2:
             return _vector_source(X)
@@ -487,7 +326,7 @@ def _array_source(X: np.ndarray, value_range: ValueRange = None) -> Source:
         raise ValueError(f"images of no pixels: shape {X.shape}")
     if X.dtype != np.uint8:
         _check_pixels(X, "image")
-    return _hashed(np.array([_hash(image) for image in X], dtype=np.str_), lambda i: X[i])
+    return _hashed(np.array([hash_of_array(image) for image in X], dtype=np.str_), lambda i: X[i])
 
 
 def _vector_source(X: np.ndarray) -> Source:
@@ -499,7 +338,7 @@ def _vector_source(X: np.ndarray) -> Source:
         raise ValueError(f"vectors must be numbers: {error}") from error
     if not np.isfinite(rows).all():
         raise ValueError("X holds NaN or infinite values")
-    ids = np.array([_hash(row) for row in rows], dtype=np.str_)
+    ids = np.array([hash_of_array(row) for row in rows], dtype=np.str_)
     return _hashed(ids, lambda i: rows[i].copy(), is_vector=True)
 
 
@@ -512,7 +351,9 @@ def _tensor_source(X: Tensor) -> Source:
             f"tensors of images must be float (N, 3, H, W) in [0, 1]; got {X.dtype} of shape {tuple(X.shape)}"
         )
     _check_pixels(array, "image")
-    return _hashed(np.array([_hash(image) for image in array], dtype=np.str_), lambda i: torch.from_numpy(array[i]))
+    return _hashed(
+        np.array([hash_of_array(image) for image in array], dtype=np.str_), lambda i: torch.from_numpy(array[i])
+    )
 
 
 def _dataset_source(dataset: torch.utils.data.Dataset, value_range: ValueRange = None) -> Source:
@@ -561,29 +402,6 @@ def _hashed(ids: NDArray[np.str_], load: Callable[[int], Any], *, is_vector: boo
 
 def _hash_of_loaded(source: Source, i: int) -> str:
     try:
-        return _hash_of(source.load(i))
+        return hash_of(source.load(i))
     except ImageReadError:
         return ""  # `load` says so again
-
-
-def _hash_of(sample: Any) -> str:
-    """The hash of a loaded sample: the same of a PIL image and of the array of its pixels."""
-    if isinstance(sample, Tensor):
-        sample = (sample.float() if sample.dtype == torch.bfloat16 else sample).numpy()
-    return _hash(np.asarray(sample))
-
-
-def _file_hash(path: str | os.PathLike) -> str:
-    try:
-        require_file(path)
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    except (OSError, ValueError):  # of a path that no file can have
-        return ""  # `load` says what is wrong with it
-
-
-def _hash(array: np.ndarray) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(f"{array.dtype.str}{array.shape}".encode())
-    digest.update(np.ascontiguousarray(array))
-    return digest.hexdigest()

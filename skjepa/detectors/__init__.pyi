@@ -1,5 +1,5 @@
+from .adapter import EmbeddingDetector as EmbeddingDetector
 from .base import CalibratedDetector as CalibratedDetector
-from .baselines import EmbeddingDetector as EmbeddingDetector
 from .baselines import KNNDetector as KNNDetector
 from .baselines import MahalanobisDetector as MahalanobisDetector
 from .complexity import ComplexityDetector as ComplexityDetector

@@ -4,8 +4,6 @@ import math
 import os
 import warnings
 from abc import ABCMeta, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -14,12 +12,11 @@ import sklearn
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 from sklearn.base import BaseEstimator, OutlierMixin
-from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
-from torch import Tensor
+from sklearn.utils.validation import check_is_fitted
 
 from skjepa import __version__
 from skjepa._utils.validation import check_number, seed_from
-from skjepa.data.sources import Source, holds_vectors
+from skjepa.data.sources import Source
 from skjepa.detectors.conformal import (
     conformal_offset,
     conformal_p_values,
@@ -27,6 +24,7 @@ from skjepa.detectors.conformal import (
     cross_conformal_margin,
     cross_conformal_p_values,
 )
+from skjepa.detectors.fitting import all_or_nothing, groups_in_mind, groups_of, validated
 from skjepa.detectors.held_out import (
     check_number_of_samples,
     check_threshold_parameters,
@@ -117,10 +115,10 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         ValueError, TypeError
             Bad data or parameters. A failed `fit` leaves an earlier one as it was.
         """
-        with all_or_nothing(self):
+        with all_or_nothing(self), groups_in_mind(groups is not None and self.calibration is not None):
             seed = seed_from(self.random_state)
             samples = self._read_for_fit(X, seed)
-            labels, groups = self._labels(y, len(samples)), _groups_of(groups, samples)
+            labels, groups = self._labels(y, len(samples)), groups_of(groups, samples)
             once = first_of_each(samples.identities)
             if 1 < len(once) < len(samples):  # of nothing but copies there would be one
                 groups = None if groups is None else joined_by_copies(groups, samples.identities)[once]
@@ -366,18 +364,6 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         check_number_of_samples(ids, self.target_fpr, self.calibration, seed)
 
 
-def _groups_of(groups: Any, samples: Samples) -> NDArray | None:
-    """One group for each of the samples, which may be fewer than those given: some could not be read."""
-    if groups is None:
-        return None
-    names = column_or_1d(groups).astype(str)
-    if isinstance(samples, Extraction) and len(names) == len(samples.all_ids):
-        return names[samples.measured]
-    if len(names) != len(samples):
-        raise ValueError(f"groups must be one for each sample: X has {len(samples)} samples, groups {len(names)}")
-    return names
-
-
 def _require_finite(scores: NDArray[np.float64], what: str) -> None:
     bad = int((~np.isfinite(scores)).sum())
     if bad:
@@ -385,26 +371,3 @@ def _require_finite(scores: NDArray[np.float64], what: str) -> None:
             f"{bad} of {len(scores)} scores of {what} are not finite: values too large, or a reference that gives no "
             "density there"
         )
-
-
-def validated(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int = 1) -> Any:
-    """X with tables checked, and their width and names kept or compared, in scikit-learn's own way."""
-    if isinstance(X, Source) or not holds_vectors(X):
-        return X
-    if isinstance(X, Tensor):
-        X = X.detach().cpu().double().numpy()
-    return validate_data(estimator, X, reset=reset, dtype=np.float64, ensure_min_samples=min_samples)
-
-
-@contextmanager
-def all_or_nothing(estimator: BaseEstimator) -> Iterator[None]:
-    """For a fit: it starts without the columns of an earlier one, and if it fails, leaves the estimator as it was."""
-    before = dict(vars(estimator))
-    for name in ("n_features_in_", "feature_names_in_"):
-        estimator.__dict__.pop(name, None)
-    try:
-        yield
-    except BaseException:
-        vars(estimator).clear()
-        vars(estimator).update(before)
-        raise

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.covariance import EmpiricalCovariance, LedoitWolf
-from sklearn.model_selection import KFold
 from sklearn.preprocessing import normalize
 from sklearn.utils.validation import column_or_1d
 
@@ -22,17 +21,15 @@ from skjepa.detectors.base import CalibratedDetector, Samples
 from skjepa.extraction.extraction import Extraction, require_finite
 from skjepa.extraction.store.settings import Settings, require_same_settings
 from skjepa.inspection.diagnosis import near_copies
-from skjepa.inspection.findings import NEAR_COPIES
+from skjepa.inspection.findings import GROUPS_ARE_GIVEN, NEAR_COPIES
 from skjepa.persistence.folder import portable
-from skjepa.persistence.schema import Above, Saved, Unfitted
-from skjepa.scores.densities import AnyDensity, NearestRows
-from skjepa.scores.known_rows import KnownRows
+from skjepa.persistence.schema import Above, Saved
+from skjepa.scores.densities import NearestRows
 
 _DEPENDENT = 1e-12  # share of the largest variance
-_KERNELS = ("KernelDensity", "KDE", "OneClassSVM", "OCSVM")  # each fit sample has one to itself
 
 
-class _OnEmbeddings(CalibratedDetector):
+class OnEmbeddings(CalibratedDetector):
     """A detector of rows: embeddings of an Extraction, or vectors themselves.
 
     Subclasses have a parameter `normalize` and say how to `_fit_rows` and `_score_rows`.
@@ -95,7 +92,7 @@ class _OnEmbeddings(CalibratedDetector):
 
     def _learn(self, samples: Samples, y: NDArray | None, seed: int) -> tuple[Any, NDArray[np.float64]]:
         rows = self._embeddings(samples)
-        if self.is_local and near_copies(rows) > NEAR_COPIES:
+        if self.is_local and not GROUPS_ARE_GIVEN.get() and near_copies(rows) > NEAR_COPIES:
             warnings.warn(
                 "many of the fit samples are near copies of a few others: their scores are too kind, and so is the "
                 "threshold. Fit on one of each, or give groups= and calibration=",
@@ -119,7 +116,7 @@ class _Gaussian(TypedDict):
 
 
 @portable
-class MahalanobisDetector(_OnEmbeddings):
+class MahalanobisDetector(OnEmbeddings):
     """Minus the squared Mahalanobis distance to the mean of normal embeddings (Lee et al., NeurIPS 2018).
 
     Parameters
@@ -229,7 +226,7 @@ class MahalanobisDetector(_OnEmbeddings):
 
 
 @portable
-class KNNDetector(_OnEmbeddings):
+class KNNDetector(OnEmbeddings):
     """Minus the distance to the k-th nearest normal embedding (Sun et al., ICML 2022).
 
     Parameters
@@ -290,126 +287,6 @@ class KNNDetector(_OnEmbeddings):
         return -model.distances_to_others(rows)[:, -1]
 
 
-def _scores_by(detector: Any, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    scores = -detector.decision_function(rows) if _is_pyod(detector) else detector.score_samples(rows)
-    return np.asarray(scores, dtype=np.float64)
-
-
-def _own_scores(detector: Any, n_rows: int) -> NDArray[np.float64] | None:
-    """What a fitted detector says of the rows it was fitted on, each left out of its own neighbours; else None."""
-    for name, sign in (("decision_scores_", -1.0), ("negative_outlier_factor_", 1.0), ("fit_scores_", 1.0)):
-        scores = getattr(detector, name, None)
-        if scores is not None and np.shape(scores) == (n_rows,):
-            return sign * np.asarray(scores, dtype=np.float64)
-    return None
-
-
-@portable
-class WithFitScores:
-    """A fitted detector, and what it said of the rows of its fit, which are scored so whenever they come again.
-
-    Parameters
-    ----------
-    detector : estimator
-    rows : array of shape (n_rows, d)
-    scores : array of shape (n_rows,)
-        Higher = more normal.
-    """
-
-    detector: Annotated[Any, Saved(AnyDensity), "K=d"]
-    rows: Annotated[NDArray[np.float64], "n d"]
-    scores: Annotated[NDArray[np.float64], "n"]
-
-    def __init__(self, detector: Any, rows: NDArray[np.float64], scores: NDArray[np.float64]) -> None:
-        self.detector, self.rows, self.scores = detector, rows, scores
-        self._known = KnownRows(rows)
-
-    def recall(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Scores of any rows, (n,)."""
-        places = self._known.places(rows)
-        found = self.scores[places]  # of unknown rows any; replaced here
-        if (places < 0).any():
-            found[places < 0] = _scores_by(self.detector, rows[places < 0])
-        return found
-
-    def portable_state(self) -> dict[str, Any]:
-        return {"detector": self.detector, "rows": self.rows, "scores": self.scores}
-
-    @classmethod
-    def from_portable_state(cls, state: dict[str, Any], given: dict[str, Any]) -> "WithFitScores":
-        return cls(**state)
-
-
-@portable
-class EmbeddingDetector(_OnEmbeddings):
-    """Any detector of scikit-learn's or PyOD's on embeddings, with the thresholds and signs of this package.
-
-    Parameters
-    ----------
-    detector : estimator
-        With `fit` and `score_samples` (higher = more normal), or one of PyOD's, whose scores change their sign. Cloned.
-    normalize : bool
-        Divide embeddings by their length first.
-    contamination, target_fpr, calibration, random_state
-        As for `skjepa.JEPAScoreDetector`; the detector's own contamination has no effect.
-
-    Attributes
-    ----------
-    models_, offset_, calibration_scores_, n_samples_fit_
-        See `skjepa.detectors.CalibratedDetector`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from pyod.models.ecod import ECOD
-    >>> from skjepa import EmbeddingDetector
-    >>> X = np.random.default_rng(0).normal(size=(200, 3))
-    >>> EmbeddingDetector(ECOD(), calibration=0.5, target_fpr=0.05).fit(X).predict([[9.0, 9.0, 9.0]]).tolist()
-    [-1]
-    """
-
-    detector: Annotated[Any, Saved(Unfitted[AnyDensity])]
-    models_: list[Annotated[Any, Saved(AnyDensity | WithFitScores), "K=d"]]
-
-    def __init__(
-        self,
-        detector: Any,
-        *,
-        normalize: bool = False,
-        contamination: float = 0.1,
-        target_fpr: float | None = None,
-        calibration: float | int | None = None,
-        random_state: Any = None,
-    ) -> None:
-        self.detector = detector
-        self.normalize = normalize
-        self.contamination = contamination
-        self.target_fpr = target_fpr
-        self.calibration = calibration
-        self.random_state = random_state
-
-    def _check_parameters(self) -> None:
-        if not hasattr(self.detector, "fit") or not (
-            _is_pyod(self.detector) or hasattr(self.detector, "score_samples")
-        ):
-            raise TypeError(
-                "detector must be one of PyOD's, or an estimator with fit and score_samples (a LocalOutlierFactor with "
-                f"novelty=True); got {self.detector!r}"
-            )
-
-    def _fit_rows(self, rows: NDArray[np.float64], y: NDArray | None) -> Any:
-        fitted = clone(self.detector).fit(rows)
-        own = _own_scores(fitted, len(rows))
-        if type(fitted).__name__ in _KERNELS and len(rows) >= 10:
-            own = np.empty(len(rows))
-            for seen, unseen in KFold(5, shuffle=True, random_state=0).split(rows):
-                own[unseen] = _scores_by(clone(self.detector).fit(rows[seen]), rows[unseen])
-        return fitted if own is None else WithFitScores(fitted, rows, own)
-
-    def _score_rows(self, model: Any, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        return model.recall(rows) if isinstance(model, WithFitScores) else _scores_by(model, rows)
-
-
 def _scales(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Standard deviation of each column, and whether it varies; a constant gets a scale that notices a change.
 
@@ -445,8 +322,3 @@ def _with_constants(precision: NDArray[np.float64], varies: NDArray[np.bool_]) -
 def _squared_distance(rows: NDArray[np.float64], mean: NDArray, precision: NDArray) -> NDArray[np.float64]:
     centred = rows - mean
     return np.einsum("ij,ij->i", centred @ precision, centred)
-
-
-def _is_pyod(detector: Any) -> bool:
-    """Told by name: importing PyOD takes seconds."""
-    return any(base.__module__ == "pyod.models.base" for base in type(detector).__mro__)

@@ -9,7 +9,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from skjepa._utils.validation import seed_from
 from skjepa.data.sources import Source, as_source
-from skjepa.detectors.base import all_or_nothing, validated
 from skjepa.detectors.encoder_choice import (
     encoder_of_fit,
     frozen_encoder,
@@ -17,6 +16,7 @@ from skjepa.detectors.encoder_choice import (
     require_fingerprint,
     trained_encoder,
 )
+from skjepa.detectors.fitting import all_or_nothing, validated
 from skjepa.encoders.encoder import Encoder
 from skjepa.extraction.batches.options import RunOptions
 from skjepa.extraction.encoder_pass import embed

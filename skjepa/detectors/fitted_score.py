@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from skjepa.encoders.encoder import Encoder
 from skjepa.extraction.extraction import Extraction
 from skjepa.extraction.store.settings import Settings
-from skjepa.inspection.findings import Diagnosis
+from skjepa.inspection.findings import GROUPS_ARE_GIVEN, Diagnosis
 from skjepa.jacobian.directions import Directions
 from skjepa.persistence.folder import portable
 from skjepa.scores.model import TERMS, ScoreModel
@@ -57,7 +57,7 @@ class FittedScore:
 
 def warn_of_near_copies(diagnosis: Diagnosis) -> None:
     for finding in diagnosis.findings:
-        if finding.name == "near copies":
+        if finding.name == "near copies" and not GROUPS_ARE_GIVEN.get():
             warnings.warn(f"{finding.message}; {finding.advice}", stacklevel=4)
 
 

@@ -15,7 +15,8 @@ from sklearn.mixture import GaussianMixture
 from skjepa._utils.validation import check_choice, check_integer
 from skjepa.data.sources import Source, as_source
 from skjepa.data.splits import SPLITS, checked_classes, classes_of, repeats, split_source, without_repeats
-from skjepa.detectors.baselines import EmbeddingDetector, KNNDetector, MahalanobisDetector
+from skjepa.detectors.adapter import EmbeddingDetector
+from skjepa.detectors.baselines import KNNDetector, MahalanobisDetector
 from skjepa.detectors.complexity import ComplexityDetector
 from skjepa.detectors.encoder_choice import frozen_encoder, is_trained_on, trained_encoder
 from skjepa.detectors.jepa_score import JEPAScoreDetector

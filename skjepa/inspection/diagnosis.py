@@ -22,7 +22,7 @@ from skjepa.scores.known_rows import ROUNDING
 from skjepa.scores.model import ScoreModel
 
 _COPIES_AT_MOST = 32
-_FEWEST = 20  # samples to tell a gap from chance
+_FEWEST = 30  # samples to tell a gap from chance
 _N_WATCHED = 1000  # enough rows for the embeddings' statistics, and milliseconds beside any fit
 
 
@@ -98,7 +98,7 @@ def _embeddings(model: ScoreModel, extraction: Extraction) -> dict[str, Any]:
 
 
 def near_copies(z: NDArray[np.float64]) -> float:
-    """Share of the samples with near copies: after at most 32 neighbours the next is `GAP` times as far.
+    """Share of the samples with near copies: after at most 32 neighbours (a tenth of all) the next is `GAP` times as far.
 
     By chance that is so for a share of about ``GAP ** -d`` where embeddings fill d dimensions, told from neighbours
     farther away; 0 where no more than three times that share has a gap.
@@ -107,9 +107,10 @@ def near_copies(z: NDArray[np.float64]) -> float:
     if n < _FEWEST:
         return 0.0
     some = z if n <= _N_WATCHED else z[np.random.default_rng(0).choice(n, _N_WATCHED, replace=False)]
+    most = min(_COPIES_AT_MOST, max(1, n // 10))  # larger groups are classes
     search = NearestNeighbors(n_neighbors=min(4 * _COPIES_AT_MOST, n // 2)).fit(z)
     distances = search.kneighbors(some)[0][:, 1:]  # the first is the sample itself
-    near = distances[:, : _COPIES_AT_MOST + 1]
+    near = distances[:, : most + 1]
     # Distances of rounding are no gap: of a collapsed encoder all are.
     rounding = ROUNDING * (np.linalg.norm(some, axis=1, keepdims=True) + np.finfo(float).tiny)
     share = float((near[:, 1:] > GAP * np.maximum(near[:, :-1], rounding)).any(axis=1).mean())

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,10 @@ NEAR_COPIES = 0.1  # share of the samples, beyond what chance brings
 FEW = 5  # samples a dimension of the embedding
 GAP = 3.0  # times as far is the next neighbour that is no near copy
 MORE_AT_FLOOR = 0.1  # share of the counted singular values, beyond that of the fit
+
+
+GROUPS_ARE_GIVEN: ContextVar[bool] = ContextVar("groups", default=False)
+"""Whether the user has said in this fit what belongs together, so that near copies are no news."""
 
 
 @portable

@@ -15,8 +15,9 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
+from skjepa.data.folders import IMAGE_SUFFIXES
 from skjepa.data.images import ImageReadError, read_image, to_rgb
-from skjepa.data.sources import IMAGE_SUFFIXES, Source, as_source, folder_source
+from skjepa.data.sources import Source, as_source, folder_source
 
 
 @pytest.fixture

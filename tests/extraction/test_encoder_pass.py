@@ -674,8 +674,8 @@ class TestNothingLeftToDo:
         encoder = load_encoder(conv_net(), image_size=32)
         extract(encoder, paths[:4], **{keeps: tmp_path / "kept"})
         read, hashed = [], []
-        read_all, file_hash = Store.read_all, skjepa.data.sources._file_hash
+        read_all, file_hash = Store.read_all, skjepa.data.sources.file_hash
         monkeypatch.setattr(Store, "read_all", lambda *a: read.append(a) or read_all(*a))
-        monkeypatch.setattr(skjepa.data.sources, "_file_hash", lambda path: hashed.append(path) or file_hash(path))
+        monkeypatch.setattr(skjepa.data.sources, "file_hash", lambda path: hashed.append(path) or file_hash(path))
         extract(encoder, paths, **{keeps: tmp_path / "kept"})
         assert (len(read), len(hashed)) == (1, 5)

@@ -1,0 +1,143 @@
+"""Which files below a folder are images: all that Pillow reads, but nothing hidden, and nothing of a system."""
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+IMAGE_SUFFIXES = frozenset(
+    [
+        ".apng",
+        ".avif",
+        ".avifs",
+        ".bmp",
+        ".dds",
+        ".dib",
+        ".gif",
+        ".icb",
+        ".icns",
+        ".ico",
+        ".j2c",
+        ".j2k",
+        ".jfif",
+        ".jp2",
+        ".jpc",
+        ".jpe",
+        ".jpeg",
+        ".jpf",
+        ".jpg",
+        ".jpx",
+        ".pbm",
+        ".pcx",
+        ".pgm",
+        ".png",
+        ".pnm",
+        ".ppm",
+        ".psd",
+        ".qoi",
+        ".ras",
+        ".sgi",
+        ".tga",
+        ".tif",
+        ".tiff",
+        ".vda",
+        ".vst",
+        ".webp",
+        ".xbm",
+        ".xpm",
+    ]
+)
+"""Of pictures that Pillow reads."""
+
+_SYSTEM_FOLDERS = frozenset(
+    ["__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"]
+)
+_NO_PICTURES = frozenset(
+    [
+        ".cfg",
+        ".csv",
+        ".db",
+        ".doc",
+        ".docx",
+        ".gz",
+        ".html",
+        ".ini",
+        ".ipynb",
+        ".json",
+        ".jsonl",
+        ".lnk",
+        ".log",
+        ".md",
+        ".parquet",
+        ".pdf",
+        ".pickle",
+        ".pkl",
+        ".pt",
+        ".pth",
+        ".py",
+        ".rst",
+        ".safetensors",
+        ".sh",
+        ".tar",
+        ".toml",
+        ".tsv",
+        ".txt",
+        ".xls",
+        ".xlsx",
+        ".xml",
+        ".yaml",
+        ".yml",
+        ".zip",
+    ]
+)
+"""What commonly lies beside pictures, and is passed over without a word."""
+
+
+def image_files(root: Path) -> list[Path]:
+    """Image files below a folder, sorted; warns of files that are passed over and may be images.
+
+    Raises
+    ------
+    ValueError
+        There are none.
+    """
+    found = sorted(_files_below(root))
+    files = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
+    others = Counter(file.suffix.lower() or "no ending" for file in found if file.suffix.lower() not in IMAGE_SUFFIXES)
+    others = Counter({suffix: n for suffix, n in others.items() if suffix not in _NO_PICTURES})
+    passed_over = ", ".join(f"{n} with {suffix}" for suffix, n in others.most_common(5))
+    if not files:
+        also = f"; there are {passed_over}" if others else ""
+        raise ValueError(f"no image files below {root} (looked for {', '.join(sorted(IMAGE_SUFFIXES))}){also}")
+    if others:
+        warnings.warn(
+            f"{others.total()} files below {root} are passed over, which have no ending of an image: {passed_over}. If "
+            "they are images, convert or rename them",
+            stacklevel=4,
+        )
+    return files
+
+
+def _files_below(root: Path) -> Iterator[Path]:
+    """Files that are neither hidden nor of a system; linked folders are followed, but for those that lead back."""
+    way: dict[str, set[str]] = {os.fspath(root): {os.path.realpath(root)}}
+    for parent, folders, names in os.walk(root, onerror=_raise, followlinks=True):
+        above = way.pop(parent)
+        kept = []
+        for name in folders:
+            real = os.path.realpath(os.path.join(parent, name))
+            if not (_is_hidden(name) or real in above):
+                way[os.path.join(parent, name)] = above | {real}
+                kept.append(name)
+        folders[:] = kept
+        yield from (Path(parent, name) for name in names if not _is_hidden(name))
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
+
+
+def _raise(error: OSError) -> None:
+    """`os.walk` passes over a folder it may not read, unless told otherwise."""
+    raise error

@@ -1,0 +1,59 @@
+"""What every fit does before and around learning: tables are checked, groups are read, a failure changes nothing."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import column_or_1d, validate_data
+from torch import Tensor
+
+from skjepa.data.sources import Source, holds_vectors
+from skjepa.extraction.extraction import Extraction
+from skjepa.inspection.findings import GROUPS_ARE_GIVEN
+
+
+@contextmanager
+def groups_in_mind(are_given: bool) -> Iterator[None]:
+    token = GROUPS_ARE_GIVEN.set(are_given)
+    try:
+        yield
+    finally:
+        GROUPS_ARE_GIVEN.reset(token)
+
+
+def groups_of(groups: Any, samples: Extraction | Source) -> NDArray | None:
+    """One group for each of the samples, which may be fewer than those given: some could not be read."""
+    if groups is None:
+        return None
+    names = column_or_1d(groups).astype(str)
+    if isinstance(samples, Extraction) and len(names) == len(samples.all_ids):
+        return names[samples.measured]
+    if len(names) != len(samples):
+        raise ValueError(f"groups must be one for each sample: X has {len(samples)} samples, groups {len(names)}")
+    return names
+
+
+def validated(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int = 1) -> Any:
+    """X with tables checked, and their width and names kept or compared, in scikit-learn's own way."""
+    if isinstance(X, Source) or not holds_vectors(X):
+        return X
+    if isinstance(X, Tensor):
+        X = X.detach().cpu().double().numpy()
+    return validate_data(estimator, X, reset=reset, dtype=np.float64, ensure_min_samples=min_samples)
+
+
+@contextmanager
+def all_or_nothing(estimator: BaseEstimator) -> Iterator[None]:
+    """For a fit: it starts without the columns of an earlier one, and if it fails, leaves the estimator as it was."""
+    before = dict(vars(estimator))
+    for name in ("n_features_in_", "feature_names_in_"):
+        estimator.__dict__.pop(name, None)
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise

@@ -98,7 +98,7 @@ def _embeddings(model: ScoreModel, extraction: Extraction) -> dict[str, Any]:
 
 
 def near_copies(z: NDArray[np.float64]) -> float:
-    """Share of the samples with near copies: after at most 32 neighbours (a tenth of all) the next is `GAP` times as far.
+    """Share of the samples with near copies: after at most 32 others (a tenth of all) the next is `GAP` times as far.
 
     By chance that is so for a share of about ``GAP ** -d`` where embeddings fill d dimensions, told from neighbours
     farther away; 0 where no more than three times that share has a gap.

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,10 +17,11 @@ from skjepa.jacobian.rows import jacobian
 
 _TOLERANCE = 0.02  # of the norm of the derivatives
 _COARSE = 0.3  # where only narrow arithmetic can look
-_STEPS = {torch.float64: (1e-4, 1e-6, 1e-3, 1e-5)}
+_STEPS = {torch.float64: (1e-4, 1e-6, 1e-3, 1e-5, 1e-2, 1e-1)}
 _NARROW_STEPS = (1e-2, 1e-3, 1e-1, 3e-2, 3e-3)
 _N_COTANGENTS, _N_TANGENTS = 2, 3
 _MODES_AGREE = 1e-2
+_EVIDENCE = 0.1  # noise beyond this share of the slope makes a step worthless
 
 Function = Callable[[Tensor], Tensor]
 
@@ -44,28 +46,36 @@ def derivative_error(function: Function, point: Tensor, scale: Tensor | float = 
     generator = torch.Generator().manual_seed(1)
     drawn = torch.randn(_N_TANGENTS, *point.shape, generator=generator, dtype=torch.float64)
     tangents = drawn.to(point.device, point.dtype)
-    steps = _STEPS.get(point.dtype, _NARROW_STEPS)
-    eps, least = torch.finfo(point.dtype).eps, float("inf")
-    claimed: Tensor | None = None
-    for step in steps:
+    noise = _noise(function, point, scale, tangents)
+    least, claimed = float("inf"), None
+    for step in _STEPS.get(point.dtype, _NARROW_STEPS):
         with torch.no_grad():
             values = function(torch.cat([point + step * scale * tangents, point - step * scale * tangents])).double()
         slopes = (values[:_N_TANGENTS] - values[_N_TANGENTS:]) / (2 * step)  # (tangents, K)
         size = slopes.norm(dim=0)
-        rounding = 50 * eps * values.abs().amax(dim=0) / step
         if claimed is None:
             # Every output counts alike: a score sums logarithms, and a small one may be wrong beside a large one.
-            weights = 1 / torch.maximum(size, torch.maximum(rounding, 1e-3 * size.max())).clamp_min(1e-300)
+            weights = 1 / torch.maximum(size, torch.maximum(noise / step, 1e-3 * size.max())).clamp_min(1e-300)
             _, cotangents, gradient = _gradients(function, point, generator, weights)
             claimed = gradient.flatten(1).double() @ tangents.flatten(1).double().T
         found = cotangents.double() @ slopes.T
         norm = float(torch.maximum(claimed.norm(), found.norm()))
-        if norm == 0 or (bool((size <= rounding).all()) and float(claimed.norm()) <= _N_TANGENTS):
-            return 0.0  # no slope in sight, and none claimed
-        least = min(least, float((claimed - found).norm()) / norm)
+        unsure = float((cotangents.double().square() @ (noise / step).square()).sum().mul(_N_TANGENTS).sqrt())
+        if unsure > _EVIDENCE * norm:
+            continue  # of a slope that noise hides this step tells nothing
+        least = min(least, max(0.0, float((claimed - found).norm()) - unsure) / norm)
         if least <= _TOLERANCE:
             break
-    return least
+    return least if np.isfinite(least) else 0.0
+
+
+def _noise(function: Function, point: Tensor, scale: Tensor | float, tangents: Tensor) -> Tensor:
+    """What rounding does to each output, (K,), in double: by inputs that hardly differ, for parts may be narrower."""
+    eps = torch.finfo(point.dtype).eps
+    tiny = 1e-9 if point.dtype == torch.float64 else 4 * eps
+    with torch.no_grad():
+        values = function(torch.cat([point[None], point + tiny * scale * tangents])).double()
+    return torch.maximum(3 * (values[1:] - values[0]).abs().amax(dim=0), 50 * eps * values.abs().amax(dim=0))
 
 
 def modes_differ(function: Function, point: Tensor) -> float:

@@ -97,10 +97,13 @@ def test_rows_of_the_jacobian(name):
     before = encoder.fingerprint
     x = torch.randn(1, 3, size, size, dtype=torch.float64)
     with encoder.scoring() as function:
-        leaf = x.clone().requires_grad_(True)
+        # Two samples: torch 2.14's own backward pass of a batch normalisation is wrong for one, in some layouts.
+        leaf = x.repeat(2, 1, 1, 1).requires_grad_(True)
         output = function(leaf)
         directions = torch.randn(output.shape[1], 2, dtype=torch.float64)
-        expected = [torch.autograd.grad(output, leaf, u[None], retain_graph=True)[0].flatten() for u in directions.T]
+        expected = [
+            torch.autograd.grad(output, leaf, u.repeat(2, 1), retain_graph=True)[0][0].flatten() for u in directions.T
+        ]
         found = jacobian(function, x, directions=directions)[1][0]
         assert is_derivative_right(function, x[0], 1.0, encoder.scoring)
     expected = torch.stack(expected)

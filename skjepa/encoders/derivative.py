@@ -21,6 +21,7 @@ _STEPS = {torch.float64: (1e-4, 1e-6, 1e-3, 1e-5, 1e-2, 1e-1)}
 _NARROW_STEPS = (1e-2, 1e-3, 1e-1, 3e-2, 3e-3)
 _N_COTANGENTS, _N_TANGENTS = 2, 3
 _MODES_AGREE = 1e-2
+_FLAT = 1e-9  # share of an output which its slope in one unit has to reach to be a slope
 _EVIDENCE = 0.1  # noise beyond this share of the slope makes a step worthless
 
 Function = Callable[[Tensor], Tensor]
@@ -55,13 +56,16 @@ def derivative_error(function: Function, point: Tensor, scale: Tensor | float = 
         size = slopes.norm(dim=0)
         if claimed is None:
             # Every output counts alike: a score sums logarithms, and a small one may be wrong beside a large one.
-            weights = 1 / torch.maximum(size, torch.maximum(noise / step, 1e-3 * size.max())).clamp_min(1e-300)
+            flat = _FLAT * float(values.abs().max())
+            least_size = torch.maximum(noise / step, 1e-3 * size.max()).clamp_min(max(flat, 1e-300))
+            weights = 1 / torch.maximum(size, least_size)
             _, cotangents, gradient = _gradients(function, point, generator, weights)
             claimed = gradient.flatten(1).double() @ tangents.flatten(1).double().T
         found = cotangents.double() @ slopes.T
         norm = float(torch.maximum(claimed.norm(), found.norm()))
         unsure = float((cotangents.double().square() @ (noise / step).square()).sum().mul(_N_TANGENTS).sqrt())
-        if unsure > _EVIDENCE * norm:
+        is_flat = float(size.max()) < flat and float(claimed.norm()) < (claimed.numel() * len(size)) ** 0.5
+        if unsure > _EVIDENCE * norm or is_flat:
             continue  # of a slope that noise hides this step tells nothing
         least = min(least, max(0.0, float((claimed - found).norm()) - unsure) / norm)
         if least <= _TOLERANCE:

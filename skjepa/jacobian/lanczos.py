@@ -1,6 +1,5 @@
 """A log-volume without the Jacobian: stochastic Lanczos quadrature from products with J and its transpose alone."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +8,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from skjepa._utils.validation import check_integer, check_number
+from skjepa.jacobian.rows import first_forward_pass
 
 _BREAKDOWN = 1e-12  # of the largest coefficient: the Krylov space is exhausted, what follows is rounding noise
 
@@ -102,8 +102,7 @@ class _Gram:
 
     def _forward(self, tangents: Tensor) -> Tensor:
         # As in `skjepa.jacobian`: fused attention has no forward-mode rule, and torch warns of its own first call.
-        with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="`torch.jit.script`", category=FutureWarning)
+        with sdpa_kernel(SDPBackend.MATH), first_forward_pass():
             both: Any = torch.func.jvp(self.function, (self.x,), (tangents.view_as(self.x),))
         return both[1].detach()
 

@@ -5,7 +5,8 @@ same output direction for every sample yields one row of every Jacobian, as in L
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from skjepa.jacobian.repeated_backward import prepared
 
 _ROWS_OF_A_PASS = 2048
 _PASSES_A_COPY = 8
+_HAS_COMPILED: list[bool] = []
 # Entries of a batch beyond which a larger one is not faster: 85 images of 32x32 on a CPU, one of 224x224.
 _FULL, _FULL_ON_GPU = 2**18, 2**23
 
@@ -93,6 +95,21 @@ def worthwhile_copies(x: Tensor, n_passes: int, room: int) -> int:
     return max(1, min(room, filling, n_passes // _PASSES_A_COPY))
 
 
+@contextmanager
+def first_forward_pass() -> Iterator[None]:
+    """In the first forward-mode pass of a process torch compiles its own rules, by a way that it deprecates.
+
+    Only that pass is inside a filter: whoever changes filters empties Python's memory of what it has warned of.
+    """
+    if _HAS_COMPILED:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`torch.jit.script`", category=FutureWarning)
+        yield
+    _HAS_COMPILED.append(True)
+
+
 def _reverse(outputs: Tensor, leaf: Tensor, directions: Tensor | None, n_rows: int, copies: int) -> Tensor:
     n_samples = len(outputs) // copies
     rows = leaf.new_empty(n_samples, n_rows, leaf[0].numel())
@@ -119,9 +136,7 @@ def _forward(
     # Vectors are small: many directions share a pass, whose fixed cost would otherwise be most of the whole.
     shared = max(1, _ROWS_OF_A_PASS // n_samples) if x.ndim == 2 else 1
     # The fused attention kernels have no forward-mode rule; the mathematical one is the same function.
-    with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
-        # The first forward-mode pass of a process has torch compile its own rules by a way that it deprecates.
-        warnings.filterwarnings("ignore", message="`torch.jit.script`", category=FutureWarning)
+    with sdpa_kernel(SDPBackend.MATH), first_forward_pass():
         for units in torch.eye(x[0].numel(), dtype=x.dtype, device=x.device).split(shared):
             repeated = torch.cat([x] * len(units))
             tangents = units.repeat_interleave(n_samples, dim=0).view_as(repeated)

@@ -132,13 +132,13 @@ def is_derivative_right(
         return error <= _COARSE
 
 
-def key_of(encoder: Encoder, shape: tuple[int, ...], device: str) -> tuple[str, tuple[int, ...], str]:
-    """What `Encoder.checked` holds once `require_derivative` has been content."""
-    return encoder.fingerprint, tuple(shape), str(device)
-
-
 def require_derivative(
-    encoder: Encoder, function: Function, shape: tuple[int, ...], n_components: int, device: str, sample: Tensor | None
+    encoder: Encoder,
+    function: Function,
+    shape: tuple[int, ...],
+    n_components: int,
+    device: str,
+    sample: Callable[[], Tensor | None],
 ) -> None:
     """Raise EncoderError where the Jacobian of an encoder would not be that of its values. Once a fingerprint.
 
@@ -152,10 +152,10 @@ def require_derivative(
     n_components : int
         K.
     device : str
-    sample : Tensor, optional
-        An input as the encoder receives it, which is looked at beside a random one: an encoder may be flat there.
+    sample : callable
+        An input as the encoder receives it, or None. It is looked at beside a random one, where an encoder may be flat.
     """
-    checked = key_of(encoder, shape, device)
+    checked = (encoder.fingerprint, tuple(shape), str(device))
     if checked in encoder.checked:
         return
     generator = torch.Generator().manual_seed(0)
@@ -164,8 +164,9 @@ def require_derivative(
         centre, scale = centre.to(device, encoder.dtype), scale.to(device, encoder.dtype)
     drawn = torch.randn((2, *shape), generator=generator, dtype=torch.float64).to(device, encoder.dtype)
     points = [centre + scale * drawn[0]]
-    if sample is not None:  # of one colour it would lie in a corner, where all ReLUs bend and maxima tie at once
-        points.append(sample + 0.1 * scale * drawn[1])
+    first = sample()
+    if first is not None:  # of one colour it would lie in a corner, where all ReLUs bend and maxima tie at once
+        points.append(first + 0.1 * scale * drawn[1])
     in_float64 = partial(encoder.scoring, device, torch.float64)
     if not all(is_derivative_right(function, point, scale, in_float64) for point in points):
         raise EncoderError(

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from skjepa._utils.hardware import device_name
 from skjepa._utils.validation import check_choice, check_integer, seed_from
 from skjepa.data.images import ImageReadError
 from skjepa.data.sources import Source, as_source, known_by_content, noting_content
-from skjepa.encoders.derivative import key_of, require_derivative
+from skjepa.encoders.derivative import require_derivative
 from skjepa.encoders.description import describe
 from skjepa.encoders.encoder import Encoder, FingerprintError, load_encoder
 from skjepa.encoders.probe import Probe, probe
@@ -162,9 +163,8 @@ def extract(
         if kept is not None and kept.is_complete:
             return _assemble(source, kept.rows, {}, meta)
         function, probed = stack.enter_context(_ready(encoder, shape, own))
-        if key_of(encoder, shape, own) not in encoder.checked:
-            sample = first_input(encoder, source, own)
-            require_derivative(encoder, function, shape, probed.n_components, own, sample)
+        sample = partial(first_input, encoder, source, own)
+        require_derivative(encoder, function, shape, probed.n_components, own, sample)
         meta, directions = described(probed.n_components)
         n_passes = probed.n_components if directions is None else directions.shape[1]
         measurement = Measurement(

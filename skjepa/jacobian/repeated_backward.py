@@ -126,8 +126,7 @@ def _batch_norm(
     if training or running_var is None or not input.requires_grad or _depend(running_mean, running_var, weight, bias):
         return None
 
-    scale = torch.rsqrt(running_var + eps)
-    scale = scale if weight is None else scale * weight
+    scale = _scale_of(running_var, weight, eps)
     output = func(input.detach(), running_mean, running_var, weight, bias, training, momentum, eps)
     x, kernel, how, versions = cast(Any, getattr(input, "_convolution", (None, None, None, None)))
     # Not where one was changed in place since, or a hook waits for the gradient in between.
@@ -135,6 +134,12 @@ def _batch_norm(
         cast(Any, input)._is_passed_by = True
         return _Convolution.apply(x, kernel * scale[:, None, None, None], how, lambda _: output)
     return _Scaled.apply(input, lambda _: (output, scale.view(-1, *[1] * (input.ndim - 2)).to(output.dtype)))
+
+
+def _scale_of(running_var: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """The factor of each channel in eval mode."""
+    scale = torch.rsqrt(running_var + eps)
+    return scale if weight is None else scale * weight
 
 
 def _plain_batch_norm(
@@ -151,7 +156,7 @@ def _plain_batch_norm(
     if training or running_mean is None or running_var is None or not input.requires_grad:
         return None
     shape = (-1, *[1] * (input.ndim - 2))
-    scale = torch.rsqrt(running_var + eps) if weight is None else torch.rsqrt(running_var + eps) * weight
+    scale = _scale_of(running_var, weight, eps)
     output = (input - running_mean.view(shape)) * scale.view(shape)
     return output if bias is None else output + bias.view(shape)
 

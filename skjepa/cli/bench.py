@@ -7,13 +7,16 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from skjepa.cli.common import print_json
+from skjepa.cli.common import measured, print_json
 from skjepa.cli.options import (
     AsJson,
     Device,
     EncoderName,
     ImageSize,
+    Layers,
     Limit,
+    Method,
+    NDirections,
     OnError,
     Processes,
     Quiet,
@@ -35,6 +38,9 @@ def bench(
     weights: Weights = None,
     fit: Annotated[float, typer.Option(help="Share of the normal images to fit on.")] = 0.5,
     calibration: Annotated[float, typer.Option(help="Share of them to calibrate on; the rest is for the test.")] = 0.2,
+    method: Method = "auto",
+    directions: NDirections = None,
+    layers: Layers = "auto",
     limit: Limit = None,
     drop_repeats: Annotated[
         bool, typer.Option("--drop-repeats", help="Leave out images found twice, instead of reporting them.")
@@ -83,6 +89,7 @@ def bench(
             n_resamples=n_resamples,
             random_state=seed,
             progress=not quiet,
+            **measured(method, directions, layers),
         )
     written = result.save(out)
     code = 3 if any(result.settings["unreadable"].values()) else 0

@@ -21,6 +21,12 @@ def running(
     return RunOptions(device, n_bytes, read_threads, on_error, progress=not quiet).parameters
 
 
+def measured(method: str, directions: int | None, layers: str) -> dict[str, Any]:
+    """What a pass measures (--method, --directions, --layers), as parameters of a detector and of `skjepa.extract`."""
+    names: Any = {"auto": "auto", "none": None}.get(layers, [name.strip() for name in layers.split(",")])
+    return {"method": method, "n_directions": directions, "layers": names}
+
+
 def print_json(facts: dict[str, Any]) -> None:
     """The answer of a command with --json: paths as text, null for what is no number."""
     print(json.dumps(_plain(facts), allow_nan=False))

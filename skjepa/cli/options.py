@@ -16,6 +16,19 @@ Contamination = Annotated[
 ]
 Formula = Annotated[str, typer.Option(help="'joint', 'density' or 'jepa' (the paper's score alone).")]
 Views = Annotated[int, typer.Option(help="Random views an image (Eq. 4); 1 is the image itself.")]
+Method = Annotated[
+    str,
+    typer.Option(
+        help="Backward passes per image: 'forward' (none), 'exact' (all K), 'sketch' (--directions random ones), "
+        "'subspace' (as many learned ones), or 'auto' (exact up to K = 64, else forward)."
+    ),
+]
+NDirections = Annotated[
+    int | None, typer.Option("--directions", help="Backward passes of 'sketch' and 'subspace' (default: K / 4).")
+]
+Layers = Annotated[
+    str, typer.Option(help="Hidden layers to read: 'auto' (ends of stages), 'none', or names with commas between.")
+]
 Limit = Annotated[int | None, typer.Option(help="At most so many images of each folder, drawn at random.")]
 StoreFolder = Annotated[Path | None, typer.Option(help="Folder that keeps finished images: the run resumes from it.")]
 Device = Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'cuda:1' ...")]

@@ -8,13 +8,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from skjepa.cli.common import print_json, running
+from skjepa.cli.common import measured, print_json, running
 from skjepa.cli.options import (
     AsJson,
     Device,
     EncoderName,
     ImageSize,
+    Layers,
     MemoryBudget,
+    Method,
+    NDirections,
     Processes,
     Quiet,
     ReadThreads,
@@ -70,6 +73,9 @@ def prune(
     encoder: EncoderName = "bundled",
     image_size: ImageSize = None,
     weights: Weights = None,
+    method: Method = "auto",
+    directions: NDirections = None,
+    layers: Layers = "auto",
     store: StoreFolder = None,
     device: Device = "auto",
     memory_budget: MemoryBudget = None,
@@ -112,6 +118,7 @@ def prune(
             formula=formula or ("jepa" if normal is None else "joint"),
             calibration=calibration,
             random_state=seed,
+            **measured(method, directions, layers),
             **running(device, memory_budget, read_threads, on_error, quiet),
         )
         with workers(n_jobs, dask):

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from skjepa.cli.common import print_json, running
+from skjepa.cli.common import measured, print_json, running
 from skjepa.cli.options import (
     Alpha,
     AsJson,
@@ -19,8 +19,11 @@ from skjepa.cli.options import (
     Formula,
     HeldOut,
     ImageSize,
+    Layers,
     Limit,
     MemoryBudget,
+    Method,
+    NDirections,
     NormalFolder,
     OnError,
     Processes,
@@ -52,6 +55,9 @@ def fit(
     formula: Formula = "joint",
     image_size: ImageSize = None,
     weights: Weights = None,
+    method: Method = "auto",
+    directions: NDirections = None,
+    layers: Layers = "auto",
     views: Views = 1,
     limit: Limit = None,
     store: StoreFolder = None,
@@ -84,6 +90,7 @@ def fit(
         formula=formula,
         views=views,
         random_state=seed,
+        **measured(method, directions, layers),
         **running(device, memory_budget, read_threads, on_error, quiet),
     )
     started = time.perf_counter()
@@ -122,6 +129,9 @@ def score(
     formula: Formula = "joint",
     image_size: ImageSize = None,
     weights: Weights = None,
+    method: Method = "auto",
+    directions: NDirections = None,
+    layers: Layers = "auto",
     views: Views = 1,
     limit: Limit = None,
     store: StoreFolder = None,
@@ -171,6 +181,7 @@ def score(
                 formula=formula,
                 views=views,
                 random_state=seed,
+                **measured(method, directions, layers),
                 **run,
             )
             _warn_of_overlap(normal, tests)

@@ -76,6 +76,9 @@ class EmbeddingDetector(OnEmbeddings):
         With `fit` and `score_samples` (higher = more normal), or one of PyOD's, whose scores change their sign. Cloned.
     normalize : bool
         Divide embeddings by their length first.
+    layer : str, optional
+        Of an Extraction, the hidden layer to take in the place of the embedding, by its name; "concatenated": all
+        layers and the embedding side by side.
     contamination, target_fpr, calibration, random_state
         As for `skjepa.JEPAScoreDetector`; the detector's own contamination has no effect.
 
@@ -102,6 +105,7 @@ class EmbeddingDetector(OnEmbeddings):
         detector: Any,
         *,
         normalize: bool = False,
+        layer: str | None = None,
         contamination: float = 0.1,
         target_fpr: float | None = None,
         calibration: float | int | None = None,
@@ -109,6 +113,7 @@ class EmbeddingDetector(OnEmbeddings):
     ) -> None:
         self.detector = detector
         self.normalize = normalize
+        self.layer = layer
         self.contamination = contamination
         self.target_fpr = target_fpr
         self.calibration = calibration

@@ -5,7 +5,7 @@ import os
 import warnings
 from abc import ABCMeta, abstractmethod
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import sklearn
@@ -26,6 +26,7 @@ from skjepa.detectors.conformal import (
 )
 from skjepa.detectors.fitting import all_or_nothing, groups_in_mind, groups_of, validated
 from skjepa.detectors.held_out import (
+    apart_by_content,
     check_number_of_samples,
     check_threshold_parameters,
     first_of_each,
@@ -55,11 +56,11 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         Scores of normal samples by a model that has not seen them.
     n_samples_fit_ : int
         Different samples learned from; with folds, all of them.
-    reads : {"extraction", "embeddings", "samples"}
-        What scoring costs: singular values, a forward pass, or no encoder at all.
+    reads : {"extraction", "forward", "embeddings", "samples"}
+        What scoring takes: an Extraction with singular values or without (hidden layers alone), embeddings, or the
+        samples themselves and no encoder.
     """
 
-    reads: ClassVar[str] = "extraction"
     contamination: float
     target_fpr: float | None
     calibration: float | int | None
@@ -73,6 +74,10 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
     _fold_scores: list[Annotated[NDArray[np.float64], "_", Mark.MAY_BE_INFINITE]] | None
     _is_exact: bool
     _level: Annotated[float, Above(0, below=1)]
+
+    @property
+    def reads(self) -> str:
+        return "extraction"
 
     @abstractmethod
     def _read(self, X: Any) -> Samples:
@@ -95,7 +100,10 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         return None
 
     def fit(self, X: Any, y: Any = None, groups: Any = None) -> "CalibratedDetector":
-        """Learn from normal samples. Exact copies, known by their content, count once.
+        """Learn from normal samples. Exact copies of an image, known by their content, count once.
+
+        So do equal rows of a table, unless more of its rows occur once than twice: then equal rows are what its columns
+        bring about, and how often they occur is learned from.
 
         Parameters
         ----------
@@ -119,12 +127,14 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
             seed = seed_from(self.random_state)
             samples = self._read_for_fit(X, seed)
             labels, groups = self._labels(y, len(samples)), groups_of(groups, samples)
-            once = first_of_each(samples.identities)
+            is_table = samples.n_features is not None if isinstance(samples, Extraction) else samples.is_vector
+            names = apart_by_content(samples.identities, is_table=is_table)
+            once = first_of_each(names)
             if 1 < len(once) < len(samples):  # of nothing but copies there would be one
-                groups = None if groups is None else joined_by_copies(groups, samples.identities)[once]
-                samples = samples[once]
+                groups = None if groups is None else joined_by_copies(groups, names)[once]
+                samples, names = samples[once], names[once]
                 labels = None if labels is None else labels[once]
-            apart = groups if groups is not None else samples.identities if len(once) > 1 else samples.ids
+            apart = groups if groups is not None else names if len(once) > 1 else samples.ids
             self._check_size(apart, seed)
             held_out = held_out_parts(apart, self.calibration, seed)
             learned = [

@@ -23,22 +23,29 @@ from skjepa.extraction.store.settings import Settings, require_same_settings
 from skjepa.inspection.diagnosis import near_copies
 from skjepa.inspection.findings import GROUPS_ARE_GIVEN, NEAR_COPIES
 from skjepa.persistence.folder import portable
-from skjepa.persistence.schema import Above, Saved
+from skjepa.persistence.schema import Above, MayLack, Saved
 from skjepa.scores.densities import NearestRows
+from skjepa.scores.layered import OUTPUT, layers_of
+
+CONCATENATED, SUM = "concatenated", "sum"
+"""In the place of a layer's name: all layers and the embedding side by side; of a Mahalanobis distance, the sum of that
+of each."""
 
 _DEPENDENT = 1e-12  # share of the largest variance
 
 
 class OnEmbeddings(CalibratedDetector):
-    """A detector of rows: embeddings of an Extraction, or vectors themselves.
+    """A detector of rows: embeddings or hidden layers of an Extraction, or vectors themselves.
 
-    Subclasses have a parameter `normalize` and say how to `_fit_rows` and `_score_rows`.
+    Subclasses have parameters `normalize` and `layer`, and say how to `_fit_rows` and `_score_rows`.
     """
 
-    reads: ClassVar[str] = "embeddings"
     is_local: ClassVar[bool] = True  # looks at neighbours, which near copies are
+    adds_layers: ClassVar[bool] = False  # knows what layer="sum" means
     normalize: bool
+    layer: MayLack[str | None] = None
     _settings: Settings | None
+    _widths: MayLack[list[int]]
 
     @abstractmethod
     def _fit_rows(self, rows: NDArray[np.float64], y: NDArray | None) -> Any: ...
@@ -54,10 +61,15 @@ class OnEmbeddings(CalibratedDetector):
         self._check_parameters()
         if not isinstance(self.normalize, bool | np.bool_):
             raise TypeError(f"normalize must be True or False; got {self.normalize!r}")
+        if self.layer is not None and not isinstance(self.layer, str):
+            raise TypeError(f"layer must be the name of a layer or None; got {self.layer!r}")
+        if self.layer == SUM and not self.adds_layers:
+            raise ValueError(f"layer='sum' is for MahalanobisDetector; give {type(self).__name__} layer='concatenated'")
         self._settings = None
         if isinstance(X, Extraction):
             require_finite(X)
             self.n_features_in_ = X.embeddings.shape[1]
+            self._widths = [block.shape[1] for block in self._blocks(X).values()]
             self._settings = X.settings
             samples: Samples = X
         else:
@@ -79,6 +91,11 @@ class OnEmbeddings(CalibratedDetector):
         return X
 
     def _rows_of(self, X: Any, *, reset: bool) -> Source:
+        if self.layer is not None:
+            raise TypeError(
+                f"layer={self.layer!r} is one of an encoder: give {type(self).__name__} an Extraction, of "
+                "skjepa.extract(encoder, X, method='forward')"
+            )
         if not holds_vectors(X):
             raise TypeError(
                 f"{type(self).__name__} takes rows of numbers or an Extraction; for images give it "
@@ -86,9 +103,22 @@ class OnEmbeddings(CalibratedDetector):
             )
         return as_source(self._validated(X, reset=reset))
 
+    @property
+    def reads(self) -> str:
+        return "embeddings" if self.layer is None else "forward"
+
+    def _blocks(self, samples: Samples) -> dict[str, NDArray[np.float64]]:
+        """The rows that are compared: of several layers, each by its name."""
+        if not isinstance(samples, Extraction):
+            return {"": samples.rows()}
+        if self.layer is None:
+            return {OUTPUT: samples.embeddings}
+        layers = layers_of(samples, None if self.layer in (CONCATENATED, SUM) else [self.layer])
+        return {name: np.asarray(rows, dtype=np.float64) for name, rows in layers.items()}
+
     def _embeddings(self, samples: Samples) -> NDArray[np.float64]:
-        rows = samples.embeddings if isinstance(samples, Extraction) else samples.rows()
-        return normalize(rows) if self.normalize else rows
+        blocks = self._blocks(samples).values()
+        return np.hstack([normalize(rows) if self.normalize else rows for rows in blocks])
 
     def _learn(self, samples: Samples, y: NDArray | None, seed: int) -> tuple[Any, NDArray[np.float64]]:
         rows = self._embeddings(samples)
@@ -126,6 +156,10 @@ class MahalanobisDetector(OnEmbeddings):
         Ledoit and Wolf's shrinkage of it.
     normalize : bool
         Divide embeddings by their length first: Mahalanobis++ (Mueller and Hein, 2025).
+    layer : str, optional
+        Of an Extraction, the hidden layer to compare in the place of the embedding, by its name; "concatenated": all
+        layers and the embedding side by side; "sum": the sum of the distances of each (multi-layer Mahalanobis, Lee et
+        al., 2018, with equal weights).
     relative : bool
         Score by the nearest class of `y` (classes of normal samples, one covariance for all), less the score without
         classes: relative Mahalanobis (Ren et al., 2021). `fit` then needs `y`.
@@ -148,9 +182,10 @@ class MahalanobisDetector(OnEmbeddings):
     """
 
     is_local: ClassVar[bool] = False
+    adds_layers: ClassVar[bool] = True
     covariance: Annotated[Any, Saved(None)]
     relative: bool
-    models_: list[Annotated[_Gaussian, "d"]]
+    models_: list[_Gaussian | list[_Gaussian]]
 
     def __init__(
         self,
@@ -158,6 +193,7 @@ class MahalanobisDetector(OnEmbeddings):
         covariance: Any = None,
         normalize: bool = False,
         relative: bool = False,
+        layer: str | None = None,
         contamination: float = 0.1,
         target_fpr: float | None = None,
         calibration: float | int | None = None,
@@ -166,6 +202,7 @@ class MahalanobisDetector(OnEmbeddings):
         self.covariance = covariance
         self.normalize = normalize
         self.relative = relative
+        self.layer = layer
         self.contamination = contamination
         self.target_fpr = target_fpr
         self.calibration = calibration
@@ -173,8 +210,13 @@ class MahalanobisDetector(OnEmbeddings):
 
     def portable_check(self) -> None:
         super().portable_check()
-        if any(("class_means" in model) != ("class_precision" in model) for model in self.models_):
-            raise ValueError("class_means and class_precision go together")
+        for model in self.models_:
+            widths = getattr(self, "_widths", []) if self.layer == SUM else [self.n_features_in_]
+            parts = model if isinstance(model, list) else [model]
+            if self.layer in (None, SUM) and [len(part["mean"]) for part in parts] != widths:
+                raise ValueError(f"the covariances have not the widths {widths} of the layers")
+            if any(("class_means" in part) != ("class_precision" in part) for part in parts):
+                raise ValueError("class_means and class_precision go together")
 
     def _check_parameters(self) -> None:
         if self.covariance is not None and not hasattr(self.covariance, "mahalanobis"):
@@ -193,6 +235,22 @@ class MahalanobisDetector(OnEmbeddings):
         return labels
 
     def _fit_rows(self, rows: NDArray[np.float64], y: NDArray | None) -> Any:
+        if self.layer != SUM:
+            return self._fit_block(rows, y)
+        return [self._fit_block(block, y) for block in self._split(rows)]
+
+    def _score_rows(self, model: Any, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        if not isinstance(model, list):
+            return self._score_block(model, rows)
+        return np.sum(
+            [self._score_block(part, block) for part, block in zip(model, self._split(rows), strict=True)], axis=0
+        )
+
+    def _split(self, rows: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+        """The columns of each layer."""
+        return np.split(rows, np.cumsum(self._widths)[:-1], axis=1)
+
+    def _fit_block(self, rows: NDArray[np.float64], y: NDArray | None) -> _Gaussian:
         scale, varies = _scales(rows)
         rows = rows / scale
         centre, precision = rows.mean(axis=0), np.eye(rows.shape[1])
@@ -210,7 +268,7 @@ class MahalanobisDetector(OnEmbeddings):
             precision = _with_constants(_precision(within), varies)
         return {**model, "class_means": means, "class_precision": precision}
 
-    def _score_rows(self, model: Any, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _score_block(self, model: _Gaussian, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         rows = rows / model["scale"]
         whole = _squared_distance(rows, model["mean"], model["precision"])
         if "class_means" not in model:
@@ -237,6 +295,9 @@ class KNNDetector(OnEmbeddings):
         Of `sklearn.neighbors.NearestNeighbors`.
     normalize : bool
         Divide embeddings by their length first.
+    layer : str, optional
+        Of an Extraction, the hidden layer to compare in the place of the embedding, by its name; "concatenated": all
+        layers and the embedding side by side.
     contamination, target_fpr, calibration, random_state
         As for `skjepa.JEPAScoreDetector`.
 
@@ -264,6 +325,7 @@ class KNNDetector(OnEmbeddings):
         n_neighbors: int = 10,
         metric: Any = "euclidean",
         normalize: bool = False,
+        layer: str | None = None,
         contamination: float = 0.1,
         target_fpr: float | None = None,
         calibration: float | int | None = None,
@@ -272,6 +334,7 @@ class KNNDetector(OnEmbeddings):
         self.n_neighbors = n_neighbors
         self.metric = metric
         self.normalize = normalize
+        self.layer = layer
         self.contamination = contamination
         self.target_fpr = target_fpr
         self.calibration = calibration

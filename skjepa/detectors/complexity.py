@@ -5,7 +5,7 @@ out-of-distribution detection, ICLR 2020): a detector that does no better than f
 """
 
 import io
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import joblib
 import numpy as np
@@ -86,7 +86,6 @@ class ComplexityDetector(CalibratedDetector):
         See `skjepa.detectors.CalibratedDetector`.
     """
 
-    reads: ClassVar[str] = "samples"
     image_size: Annotated[int, Above(0, below=1 << 16)]
     models_: list[None]
 
@@ -104,6 +103,10 @@ class ComplexityDetector(CalibratedDetector):
         self.target_fpr = target_fpr
         self.calibration = calibration
         self.random_state = random_state
+
+    @property
+    def reads(self) -> str:
+        return "samples"
 
     def _read_for_fit(self, X: Any, seed: int) -> Samples:
         self._check_thresholds()

@@ -12,14 +12,14 @@ from skjepa.inspection.findings import Diagnosis
 from skjepa.inspection.terms import Explanation, explain_terms
 from skjepa.inspection.volume_maps import VolumeExplainer, learn_volume_explainer
 from skjepa.jacobian.directions import Correction
-from skjepa.scores.model import ScoreModel
+from skjepa.scores.layered import AnyScore, LayeredScore
 
 
 class ExplainingDetector(MeasuringDetector):
     """A detector whose models show what they learned and explain the scores of samples."""
 
     @property
-    def model_(self) -> ScoreModel:
+    def model_(self) -> AnyScore:
         return self._first.model
 
     @property
@@ -36,6 +36,8 @@ class ExplainingDetector(MeasuringDetector):
 
     @property
     def intrinsic_dim_(self) -> float:
+        if isinstance(self._first.model, LayeredScore):
+            return self._first.diagnosis.intrinsic_dim
         return self._first.model.reference.intrinsic_dim_
 
     def diagnose(self, X: Any = None) -> Diagnosis:

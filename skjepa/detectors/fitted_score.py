@@ -13,7 +13,7 @@ from skjepa.extraction.store.settings import Settings
 from skjepa.inspection.findings import GROUPS_ARE_GIVEN, Diagnosis
 from skjepa.jacobian.directions import Directions
 from skjepa.persistence.folder import portable
-from skjepa.scores.model import TERMS, ScoreModel
+from skjepa.scores.layered import AnyScore
 
 
 @portable
@@ -23,7 +23,7 @@ class FittedScore:
 
     Attributes
     ----------
-    model : ScoreModel
+    model : ScoreModel or LayeredScore
     encoder : Encoder or None
         Where it was trained on the samples.
     settings : dict
@@ -36,7 +36,7 @@ class FittedScore:
         Of the score, of the samples learned from, each in ascending order.
     """
 
-    model: Annotated[ScoreModel, "n K"]
+    model: Annotated[AnyScore, "n K"]
     encoder: Annotated[Encoder, "d"] | None
     settings: Settings
     diagnosis: Annotated[Diagnosis, "n K"]
@@ -44,11 +44,12 @@ class FittedScore:
     terms: dict[str, Annotated[NDArray[np.float64], "n"]]
 
     def portable_check(self) -> None:
-        if self.terms.keys() != TERMS[self.model.formula]:
+        if self.terms.keys() != self.model.term_names:
             raise ValueError(f"these are not the terms of {self.model.formula!r}: {', '.join(self.terms)}")
         if self.diagnosis.formula != self.model.formula:
             raise ValueError(f"the diagnosis is of formula {self.diagnosis.formula!r}")
-        spectrum, counted = self.model.spectrum, min(self.model.rank, self.diagnosis.n_singular_values)
+        spectrum = self.model.spectrum
+        counted = 0 if spectrum is None else min(self.model.rank, self.diagnosis.n_singular_values)
         if spectrum is not None and spectrum.coef_.shape[1] != counted:
             raise ValueError(f"{counted} singular values are counted, the spectrum has {spectrum.coef_.shape[1]}")
         if self.settings["n_components"] not in (None, self.diagnosis.n_components):
@@ -65,10 +66,14 @@ def warn_if_collapsed(scores: NDArray[np.float64], extraction: Extraction) -> No
     if np.ptp(scores) > 1e-9 * (1 + np.abs(scores).max()):
         return
     z = extraction.embeddings
+    ranks = (
+        ""
+        if extraction.singular_values is None
+        else (f"; median numerical rank of the Jacobian: {int(np.median(extraction.numerical_rank))}")
+    )
     rank = int(np.linalg.matrix_rank(z - z.mean(axis=0), tol=1e-6 * (np.abs(z).max() + np.finfo(float).tiny) * len(z)))
     warnings.warn(
         f"all {len(scores)} scores are equal: the encoder is collapsed or linear on these samples, or they are copies "
-        f"of one another (rank of the embeddings: {rank} of {z.shape[1]}; "
-        f"median numerical rank of the Jacobian: {int(np.median(extraction.numerical_rank))})",
+        f"of one another (rank of the embeddings: {rank} of {z.shape[1]}{ranks})",
         stacklevel=3,
     )

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skjepa._utils import hardware
-from skjepa._utils.validation import check_choice
+from skjepa._utils.validation import check_choice, check_number
 from skjepa.data.sources import Source
 from skjepa.detectors.base import Samples
 from skjepa.detectors.encoder_choice import (
@@ -28,10 +28,11 @@ from skjepa.inspection.diagnosis import diagnose
 from skjepa.inspection.terms import sorted_terms
 from skjepa.jacobian.directions import Directions, check_number_of_directions
 from skjepa.persistence.folder import portable
-from skjepa.persistence.schema import Above, Saved, Unfitted
+from skjepa.persistence.schema import Above, MayLack, Saved, Unfitted
 from skjepa.pretraining.tables import VectorJEPA
 from skjepa.scores.densities import AnyDensity
-from skjepa.scores.model import check_score_settings, fit_score_model
+from skjepa.scores.layered import fit_score
+from skjepa.scores.model import check_score_settings
 
 
 @portable
@@ -44,21 +45,32 @@ class JEPAScoreDetector(ExplainingDetector):
         "auto" (images: the bundled encoder; vectors: a `VectorJEPA`), a name that `load_encoder` knows, an `Encoder`,
         or a `VectorJEPA`, which `fit` clones and trains on the rows that it learns from, not on those held out.
     formula : {"joint", "density", "jepa"}
-        Of the score. "jepa": log-volume alone (arXiv 2510.05949, Eq. 5). "density": log-volume + log q(z), the whole
-        change of variables. "joint": log-volume s, log q(z), log q(z / norm z), log q(s | z) and log q(sigma | z),
-        weighted as the fit samples teach, see `skjepa.scores.joint_weights`.
+        Of the score. "joint": how surprising each hidden layer is given the one before it, the direction of the
+        embedding and its distance to normal ones, and, where backward passes were made, the singular values given the
+        embedding, see `skjepa.scores.LayeredScore`; without `layers` the five terms of `skjepa.scores.joint_weights`.
+        "jepa": JEPA-SCORE, the log-volume alone (arXiv 2510.05949, Eq. 5). "density": log-volume + log q(z), the whole
+        change of variables. These two need backward passes and read no layers.
     reference : {"knn", "gaussian"} or estimator
-        Model of log q(z).
+        Model of log q(z); in "joint" with layers, of the term "neighbours": "knn" is there the mean distance to the
+        nearest normal samples.
     floor : float or "auto"
         Floor of the singular values, one for all samples.
     rank : int, optional
         Number of singular values that count, in every sample.
-    method : {"exact", "subspace", "sketch"} or Directions
-        Of the expensive pass, see `skjepa.extract`. "subspace": `fit` learns `Directions` from the samples that
-        are not held out, and every sample costs m passes instead of K. `Directions` from `skjepa.learn_directions` are
-        frozen: made once, they and the extractions made with them serve many fits.
+    method : {"auto", "forward", "exact", "subspace", "sketch"} or Directions
+        Backward passes per sample, see `skjepa.extract`. "auto": for images all K where that is at most 64, else none;
+        for vectors none, but all where `formula` needs them. "forward": none, one forward pass alone. "subspace": `fit`
+        learns `Directions` from the samples that are not held out, and every sample costs m passes instead of K.
+        `Directions` from `skjepa.learn_directions` are frozen: made once, they and the extractions made with them serve
+        many fits.
     n_directions : int, optional
         m of "subspace" and "sketch"; by default K / 4.
+    layers : "auto", list of str, or None
+        Hidden layers that "joint" reads in the forward pass, see `skjepa.extract`. None: the embedding alone.
+    trim : float in [0, 0.5)
+        For fit samples among which there may be anomalies: so large a share of them, those that score lowest at a
+        first fit by their layers, is left out of a second fit, from which the detector learns. They count among the
+        samples of `contamination` and of `calibration` all the same.
     views, view_transform
         Of the expensive pass, see `skjepa.extract`; `view_transform` is its `transform`, a name by which
         scikit-learn would take the detector for a transformer.
@@ -117,6 +129,7 @@ class JEPAScoreDetector(ExplainingDetector):
     formula: str
     reference: Annotated[Any, Saved(Literal["knn", "gaussian"] | Unfitted[AnyDensity])]
     floor: float | str
+    trim: MayLack[Annotated[float, Above(-1e-9, below=0.5)]]
     rank: Annotated[int, Above(0)] | None
 
     def __init__(
@@ -127,8 +140,10 @@ class JEPAScoreDetector(ExplainingDetector):
         reference: Any = "knn",
         floor: float | str = "auto",
         rank: int | None = None,
-        method: str | Directions = "exact",
+        method: str | Directions = "auto",
         n_directions: int | None = None,
+        layers: Any = "auto",
+        trim: float = 0.0,
         views: int = 1,
         view_transform: Transform | None = None,
         contamination: float = 0.1,
@@ -149,6 +164,8 @@ class JEPAScoreDetector(ExplainingDetector):
         self.rank = rank
         self.method = method
         self.n_directions = n_directions
+        self.layers = layers
+        self.trim = trim
         self.views = views
         self.view_transform = view_transform
         self.contamination = contamination
@@ -162,13 +179,17 @@ class JEPAScoreDetector(ExplainingDetector):
         self.random_state = random_state
         self.verbose = verbose
 
+    @property
+    def reads(self) -> str:
+        return "forward" if self._is_forward else "extraction"
+
     def portable_state(self) -> dict[str, Any]:
         return vars(self) | {"memory": None}  # a folder of this machine
 
     @classmethod
     def from_portable_state(cls, state: dict[str, Any], given: dict[str, Any]) -> "JEPAScoreDetector":
         made = cls.__new__(cls)
-        made.__dict__.update(state)
+        made.__dict__.update({"layers": None, "trim": 0.0} | state)  # earlier versions read no layers
         if isinstance(made.encoder, str) and not is_auto(made.encoder):
             made.encoder = given.get("encoder", made.encoder)
             require_known_source(made.encoder)
@@ -184,7 +205,8 @@ class JEPAScoreDetector(ExplainingDetector):
         if not isinstance(self.method, Directions):
             check_choice("method", self.method, (*METHODS, "subspace"))
         RunOptions(n_jobs=self.n_jobs)
-        taken = {"exact": None}.get(self.method, self.n_directions) if isinstance(self.method, str) else None
+        takes_none = ("auto", "forward", "exact")
+        taken = self.n_directions if isinstance(self.method, str) and self.method not in takes_none else None
         if self.n_directions not in (taken, self._given_directions and self._given_directions.n_directions):
             raise ValueError(f"n_directions = {self.n_directions} does not go with method {self.method!r}")
         for fitted in self.models_:
@@ -206,6 +228,12 @@ class JEPAScoreDetector(ExplainingDetector):
             raise TypeError(f"verbose must be a number; got {self.verbose!r}")
         if not isinstance(self.method, Directions):
             check_choice("method", self.method, (*METHODS, "subspace"))
+            if self.formula != "joint" and self.method == "forward":
+                raise ValueError(
+                    f"formula={self.formula!r} sums logarithms of singular values, and method='forward' measures none: "
+                    "give method='exact' or 'sketch', or formula='joint'"
+                )
+        check_number("trim", self.trim, above=0.0, below=0.5, closed="<")
         check_number_of_directions(self.n_directions)
         RunOptions.of(self)
         self._check_thresholds()
@@ -224,13 +252,14 @@ class JEPAScoreDetector(ExplainingDetector):
                 learned = learn_directions(used, samples, self.n_directions, **self._options(seed))
             extraction = self._extract(used, samples, seed, directions=learned, memory=self._memory_of(encoder))
         given = self._given_directions or learned
-        model = fit_score_model(
+        model = fit_score(
             extraction,
             formula=self.formula,
             reference=self.reference,
             floor=self.floor,
             rank=self.rank,
             directions=given,
+            trim=self.trim,
         )
         terms = model.terms(extraction)
         scores = np.sum(list(terms.values()), axis=0)

@@ -27,7 +27,8 @@ from skjepa.extraction.encoder_pass import embed, extract
 from skjepa.extraction.extraction import Extraction, require_finite
 from skjepa.extraction.store.settings import require_same_settings
 from skjepa.jacobian.directions import Directions
-from skjepa.persistence.schema import Above, Saved, Unfitted
+from skjepa.jacobian.pass_method import PassMethod
+from skjepa.persistence.schema import Above, MayLack, Saved, Unfitted
 from skjepa.pretraining.tables import VectorJEPA
 
 
@@ -37,6 +38,8 @@ class MeasuringDetector(CalibratedDetector):
     encoder: str | Encoder | Unfitted[VectorJEPA]
     method: str | Directions
     n_directions: Annotated[int, Above(0)] | None
+    layers: MayLack[Annotated[Any, Saved(str | list[str] | tuple[str, ...] | None)]]
+    formula: str
     views: Annotated[int, Above(0)]
     view_transform: Annotated[Any, Saved(None)]
     device: str
@@ -127,6 +130,10 @@ class MeasuringDetector(CalibratedDetector):
         return self.models_[0]
 
     @property
+    def _is_forward(self) -> bool:
+        return isinstance(self.method, str) and self.method == "forward"
+
+    @property
     def _learns_directions(self) -> bool:
         return isinstance(self.method, str) and self.method == "subspace"
 
@@ -147,7 +154,7 @@ class MeasuringDetector(CalibratedDetector):
             if X.n_features is not None:
                 self.n_features_in_ = X.n_features
             self.encoder_ = None
-            return X
+            return X.forward_only() if self._is_forward and X.singular_values is not None else X
         source = as_source(self._validated(X, reset=True))
         self._check_settings(source.ids, seed)
         self.encoder_ = None
@@ -179,6 +186,8 @@ class MeasuringDetector(CalibratedDetector):
                 memory = self._memory_of(fitted.encoder)
                 seed = fitted.settings["seed"]
                 return self._extract(encoder, samples, seed, directions=fitted.directions, memory=memory)
+        if fitted.settings["method"] == "forward" and samples.singular_values is not None:
+            samples = samples.forward_only()  # it knows more than the fit did
         require_same_settings(fitted.settings, samples.meta, "the detector's fit and these samples")
         return samples
 
@@ -200,15 +209,33 @@ class MeasuringDetector(CalibratedDetector):
         store: str | os.PathLike | None = None,
         memory: Any = None,
     ) -> Extraction:
+        method, n_directions, layers = self._measures()
         return extract(
             encoder,
             source,
-            method=self.method if directions is None else directions,
-            n_directions=self.n_directions if directions is None else None,
+            method=method if directions is None else directions,
+            n_directions=n_directions if directions is None else None,
+            layers=layers,
             store=store,
             memory=memory if store is None else None,
             **self._options(seed),
         )
+
+    def _measures(self) -> tuple[str | Directions, int | None, Any]:
+        """Method, number of directions and layers of a pass: what the fit read, where there was one.
+
+        Before it, JEPA-SCORE and the density formula need passes, whatever they cost, and no layers.
+        """
+        is_joint = self.formula == "joint"
+        method, n_directions = self.method, self.n_directions
+        if not hasattr(self, "models_"):
+            method = "exact" if isinstance(method, str) and method == "auto" and not is_joint else method
+            return method, n_directions, self.layers if is_joint else None
+        settings = self.models_[0].settings
+        if isinstance(method, str) and method == "auto":
+            fitted = PassMethod.parse(settings["method"])
+            method, n_directions = fitted.kind, fitted.n_directions
+        return method, n_directions, settings.get("layers")
 
     def _options(self, seed: int | None) -> dict[str, Any]:
         """Of every expensive pass."""

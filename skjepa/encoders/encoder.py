@@ -106,6 +106,7 @@ class Encoder:
         self.channels_last = channels_last
         self._own_number: str | None = None
         self.checked: set[tuple] = set()  # what `require_derivative` has looked at
+        self.layers_known: dict[tuple, Any] = {}  # what `chosen_layers` has found
         self._settings = settings
         self._recipe = recipe
         self._share_among_threads()

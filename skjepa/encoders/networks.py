@@ -108,8 +108,14 @@ class ConvNet(nn.Module):
                 layers.append(_Block(inputs, width, stride=2 if stage > 0 and block == 0 else 1))
                 inputs = width
             ends.append(len(layers) - 1)
+        self._ends = ends
         self.features = _Trunk(*layers, pooled=set(ends[-n_pooled:]))
         self.head = nn.Linear(sum(widths[-n_pooled:]), n_components)
+
+    @property
+    def stages(self) -> dict[str, str]:
+        """Name -> path of the layers that are read beside the embedding."""
+        return {f"stage {i + 1}": f"features.{end}" for i, end in enumerate(self._ends)}
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images (n_samples, 3, H, W) -> scored embeddings (n_samples, n_components)."""

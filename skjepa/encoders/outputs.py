@@ -1,7 +1,7 @@
 """Which layer of a module is the embedding, and how its output becomes one vector per sample."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,36 +16,55 @@ class LayerOutput(nn.Module):
         self.module, self.layer = module, layer
 
     def forward(self, x: Tensor) -> Tensor:
-        caught: list[Tensor] = []
-        layer = self.module.get_submodule(self.layer)
-        hook = layer.register_forward_hook(lambda *call: caught.append(as_it_is(call[-1])))
-        try:
-            self.module(x)
-        finally:
-            hook.remove()
-        if not caught:
+        _, caught = with_layers(self.module, [self.layer], lambda: self.module(x))
+        if self.layer not in caught:
             raise ValueError(f"layer {self.layer!r} takes no part in the forward pass")
-        return pooled(caught[-1], self.module, self.layer, is_square=x.ndim == 4 and x.shape[-1] == x.shape[-2])
+        return pooled(caught[self.layer], self.module, self.layer, is_square=has_square_sides(x))
 
 
-def as_it_is(output: Any) -> Any:
-    """What a layer returned, before the next one works on it in place."""
-    return output.clone() if isinstance(output, Tensor) else output
+def with_layers(module: nn.Module, layers: Iterable[str], call: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Any]]:
+    """What a call of the module returns, and what its named layers returned meanwhile; those not called are missing."""
+    caught: dict[str, Any] = {}
+
+    def keep(layer: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            # A copy: the next layer may work on it in place.
+            caught[layer] = output.clone() if isinstance(output, Tensor) else output
+
+        return hook
+
+    hooks = [module.get_submodule(layer).register_forward_hook(keep(layer)) for layer in layers]
+    try:
+        return call(), caught
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def pooled(value: object, module: nn.Module, layer: str, *, is_square: bool = False) -> Tensor:
-    """What a layer of the module returned, averaged over positions or tokens; raises TypeError for no tensor.
+    """What a layer of the module returned, averaged over positions or tokens; raises TypeError for no tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"layer {layer!r} returns {type(value).__name__}, not a tensor; choose another")
+    axes = position_axes(value, module, is_square=is_square)
+    return value.mean(axes) if axes else value
+
+
+def position_axes(value: Tensor, module: nn.Module, *, is_square: bool = False) -> tuple[int, ...]:
+    """The axes of a layer's output that are positions or tokens; none where it is one vector per sample.
 
     Of square images the two sides of a feature map are equal: (B, 7, 7, 768) has its channels last.
     """
-    if not isinstance(value, Tensor):
-        raise TypeError(f"layer {layer!r} returns {type(value).__name__}, not a tensor; choose another")
     if value.ndim == 4:
         _, first, second, third = value.shape
         channels_last = getattr(module, "output_fmt", None) == "NHWC"  # timm's Swin and its kin
         channels_last = channels_last or (is_square and first == second != third)
-        return value.mean(dim=(1, 2) if channels_last else (2, 3))
-    return value.mean(dim=1) if value.ndim == 3 else value
+        return (1, 2) if channels_last else (2, 3)
+    return (1,) if value.ndim == 3 else ()
+
+
+def has_square_sides(x: Tensor) -> bool:
+    """Whether a batch is one of square images."""
+    return x.ndim == 4 and x.shape[-1] == x.shape[-2]
 
 
 def require_layer(module: nn.Module, layer: str) -> None:

@@ -26,7 +26,7 @@ from skjepa.extraction.encoder_pass import embed, extract
 from skjepa.extraction.extraction import Extraction
 from skjepa.scores.flow import FlowDensity
 
-READS = ("extraction", "embeddings", "samples")
+READS = ("extraction", "forward", "embeddings", "samples")
 _TIMED = 16
 
 
@@ -38,36 +38,45 @@ class Entry:
     ----------
     detector : estimator
         With `fit` and `score_samples` (higher = more normal).
-    reads : {"extraction", "embeddings", "samples"}
-        An `Extraction`, its embeddings (n, K), or the samples themselves: a `Source` of images, or rows (n, d).
+    reads : {"extraction", "forward", "embeddings", "samples"}
+        An `Extraction`, the same without singular values, its embeddings (n, K), or the samples themselves: a `Source`
+        of images, or rows (n, d).
     """
 
     detector: Any
     reads: str = "embeddings"
 
 
-def default_detectors(*, classes: bool = False) -> dict[str, Any]:
+def default_detectors(*, classes: bool = False, passes: bool = True) -> dict[str, Any]:
     """The default detector and what it has to beat, for images.
 
     Parameters
     ----------
     classes : bool
         With relative Mahalanobis, which needs classes of normal samples.
+    passes : bool
+        With JEPA-SCORE, which needs singular values, and so with the default detector both with and without them.
     """
     detectors = {
         "skjepa": JEPAScoreDetector(),
+        "skjepa, forward pass alone": JEPAScoreDetector(method="forward"),
         "JEPA-SCORE": JEPAScoreDetector(formula="jepa"),
         "Mahalanobis": MahalanobisDetector(),
         "Mahalanobis++": MahalanobisDetector(normalize=True),
         "relative Mahalanobis": MahalanobisDetector(relative=True),
+        "Mahalanobis, sum over layers": MahalanobisDetector(layer="sum"),
         "kNN": KNNDetector(),
         "kNN, normalised": KNNDetector(normalize=True),
+        "kNN on layers": KNNDetector(normalize=True, layer="concatenated"),
         "Gaussian mixture": EmbeddingDetector(GaussianMixture(10, reg_covar=1e-3, random_state=0)),
         **({"flow": EmbeddingDetector(FlowDensity())} if find_spec("zuko") else {}),  # an extra of its own
         "IForest": EmbeddingDetector(IsolationForest(random_state=0)),
+        "IForest on layers": EmbeddingDetector(IsolationForest(random_state=0), layer="concatenated"),
         "bits per pixel": ComplexityDetector(),
     }
-    return {name: made for name, made in detectors.items() if classes or name != "relative Mahalanobis"}
+    left_out = [] if classes else ["relative Mahalanobis"]
+    left_out += [] if passes else ["skjepa, forward pass alone", "JEPA-SCORE"]
+    return {name: made for name, made in detectors.items() if name not in left_out}
 
 
 def run_benchmark(
@@ -81,7 +90,7 @@ def run_benchmark(
     calibration: float = 0.2,
     limit: int | None = None,
     on_repeats: str = "report",
-    method: Any = "exact",
+    method: Any = "auto",
     n_resamples: int = 1000,
     random_state: int = 0,
     on_error: str = "raise",
@@ -98,7 +107,7 @@ def run_benchmark(
     detectors : mapping of name -> estimator or Entry, optional
         Cloned. This package's take the extraction; any other of scikit-learn's or PyOD's its embeddings. One of one's
         own says what it takes by an attribute `reads`, or comes as an `Entry`. The first is the one that the others are
-        compared with. By default `default_detectors`.
+        compared with. By default `default_detectors`, without JEPA-SCORE where `method` makes no backward pass.
     encoder : str, Encoder or VectorJEPA
         As `JEPAScoreDetector` takes it; a `VectorJEPA` is trained on the fit split.
     classes : "folders", array of one class a fit sample, or None
@@ -108,7 +117,7 @@ def run_benchmark(
     on_repeats : {"report", "drop"}
         What to do with samples that are found in two splits, or both among the normal samples and the outliers.
     method, extract_options
-        Of the expensive pass, see `skjepa.extract`: views, memory, device, n_jobs, memory_budget ...
+        Of the expensive pass, see `skjepa.extract`: layers, views, memory, device, n_jobs, memory_budget ...
     n_resamples : int
         Of the bootstrap.
     random_state : int
@@ -142,7 +151,7 @@ def run_benchmark(
     seed = check_integer("random_state", random_state, minimum=0)
     groups = _groups(normal, outliers, fit, calibration, limit, seed)
     labels = classes_of(groups["fit"]) if isinstance(classes, str) else checked_classes(classes, len(groups["fit"]))
-    entries = _entries(default_detectors(classes=labels is not None) if detectors is None else detectors)
+    entries = {} if detectors is None else _entries(detectors)
     found = repeats(groups)
     if on_repeats == "drop":
         groups = _nonempty(without_repeats(groups, found), "every sample of {} is also among the normal samples")
@@ -151,6 +160,9 @@ def run_benchmark(
     passes, groups = _extractions(chosen, groups, on_error=on_error, progress=progress, **options)
     if labels is not None and on_error == "skip":
         labels = labels[passes["fit"].measured]
+    if detectors is None:
+        has_passes = passes["fit"].singular_values is not None
+        entries = _entries(default_detectors(classes=labels is not None, passes=has_passes))
     timed = _seconds(chosen, groups["fit"], **{key: value for key, value in options.items() if key != "memory"})
     scores, costs = {}, {}
     for name, entry in entries.items():
@@ -230,7 +242,8 @@ def _seconds(encoder: Encoder, source: Source, **options: Any) -> dict[str, floa
     forward = time.perf_counter()
     extract(encoder, few, **options)
     whole = time.perf_counter() - forward
-    return {"samples": 0.0, "embeddings": (forward - started) / len(few), "extraction": whole / len(few)}
+    one_pass = (forward - started) / len(few)
+    return {"samples": 0.0, "embeddings": one_pass, "forward": one_pass, "extraction": whole / len(few)}
 
 
 def _judge(
@@ -251,8 +264,9 @@ def _judge(
         for name in names
     }
     n_scored = sum(len(part) for part in scores.values())
-    n_backward = int(np.prod(passes["fit"].singular_values.shape[1:]))
-    n_passes = {"samples": 0, "embeddings": 1, "extraction": 1 + n_backward}
+    sigma = passes["fit"].singular_values
+    n_backward = 0 if sigma is None else int(np.prod(sigma.shape[1:]))
+    n_passes = {"samples": 0, "embeddings": 1, "forward": 1, "extraction": 1 + n_backward}
     return scores, {
         "passes_per_sample": n_passes[entry.reads],
         "seconds_per_sample": timed[entry.reads] + (time.perf_counter() - fitted) / n_scored,
@@ -263,4 +277,6 @@ def _judge(
 def _shown(entry: Entry, groups: dict[str, Source], passes: dict[str, Extraction], name: str) -> Any:
     if entry.reads == "samples":
         return groups[name].rows() if groups[name].is_vector else groups[name]
-    return passes[name].embeddings if entry.reads == "embeddings" else passes[name]
+    if entry.reads == "embeddings":
+        return passes[name].embeddings
+    return passes[name] if entry.reads == "extraction" else passes[name].forward_only()

@@ -25,6 +25,7 @@ from skjepa.encoders.probe import Probe, probe
 from skjepa.extraction.batches.loader import first_input
 from skjepa.extraction.batches.measurement import Arrays, Measurement, Observer, scoring
 from skjepa.extraction.batches.options import RunOptions
+from skjepa.extraction.batches.pooling import LAYER_DTYPES, Layer, chosen_layers
 from skjepa.extraction.batches.sizing import bytes_per_sample
 from skjepa.extraction.batches.views import Transform, default_transform
 from skjepa.extraction.extraction import Extraction
@@ -41,7 +42,10 @@ from skjepa.jacobian.directions import (
 )
 from skjepa.jacobian.pass_method import PassMethod
 
-METHODS = ("exact", "sketch")
+METHODS = ("auto", "forward", "exact", "sketch")
+
+AUTO_PASSES = 64
+"""`method="auto"` makes at most so many backward passes per image, and none for vectors."""
 
 
 def extract(
@@ -50,6 +54,8 @@ def extract(
     *,
     method: str | Directions = "exact",
     n_directions: int | None = None,
+    layers: str | Sequence[str] | None = "auto",
+    layers_dtype: str = "float32",
     views: int = 1,
     transform: Transform | None = None,
     ids: Sequence[str] | None = None,
@@ -63,7 +69,7 @@ def extract(
     progress: bool = False,
     observe: Observer | None = None,
 ) -> Extraction:
-    """Embeddings and Jacobian singular values of every sample: the one expensive pass.
+    """Embeddings, hidden layers and Jacobian singular values of every sample: the one expensive pass.
 
     Parameters
     ----------
@@ -71,12 +77,20 @@ def extract(
         As made, or as taken, by `load_encoder`.
     X : array, list, folder, Dataset or Source
         See `skjepa.data.as_source`.
-    method : {"exact", "sketch"} or Directions
+    method : {"auto", "forward", "exact", "sketch"} or Directions
+        - "auto": "exact" for images where that takes at most 64 passes, or where there are views; else "forward";
+        - "forward": no singular values and no backward pass;
         - "exact": all R = min(K, D) singular values of the Jacobian J, by min(K, D) passes a view;
         - Directions U, from `skjepa.learn_directions`: those of U^T J, by m passes;
         - "sketch": the same with random U, seeded by `random_state`, see `skjepa.jacobian.random_directions`.
     n_directions : int, optional
         m of a sketch; by default K / 4.
+    layers : "auto", list of str, or None
+        Hidden layers that are read in the forward pass, as mean and standard deviation of each channel over positions
+        or tokens. "auto": the ends of the encoder's stages, at most eight (`skjepa.encoders.stages`). A list: names as
+        in ``encoder.module.named_modules()``, or those of "auto"; of vectors also "input", the rows themselves.
+    layers_dtype : {"float32", "float16"}
+        Of what is kept of them. A ViT-B keeps 48 KiB per sample in float32, half of that in float16.
     views : int
         Number V of random views a sample (arXiv 2510.05949, Eq. 4). 1 without a `transform` is the sample itself
         (Eq. 5).
@@ -100,8 +114,8 @@ def extract(
         ``joblib.parallel_config`` around the call: "loky" for this machine, "dask" for a cluster; see
         docs/guide/scaling.md.
     on_error : {"raise", "skip"}
-        What to do with a sample that cannot be read, or whose embedding or Jacobian is not finite: an error that names
-        it, or a warning that does. Every other sample of the batch is kept in the store first.
+        What to do with a sample that cannot be read, or whose embedding, layers or Jacobian are not finite: an error
+        that names it, or a warning that does. Every other sample of the batch is kept in the store first.
     random_state : int, RandomState or Generator, optional
         Seeds the views and the sketch; None means 0, so that two runs agree.
     progress : bool
@@ -137,6 +151,13 @@ def extract(
     own = _own_device(device, pool)
     seed = seed_from(random_state)
     shape = _input_shape(encoder, source)
+    check_choice("layers_dtype", layers_dtype, LAYER_DTYPES)
+    has_views = views > 1 or transform is not None
+    if isinstance(method, str) and method == "forward" and has_views:
+        raise ValueError(
+            "views are of the Jacobian, which method='forward' does not measure: give views=1 and no transform, or "
+            "method='exact' or 'sketch'"
+        )
     if transform is None and views > 1:
         if encoder.preprocessing is None or encoder.preprocessing.normalises_first:
             raise ValueError("views > 1 of vectors, or of images with a preprocess of your own, need a transform")
@@ -155,23 +176,35 @@ def extract(
     source = noting_content(known_by_content(source) if is_kept else source)
 
     def described(n_components: int) -> tuple[dict[str, Any], Tensor | None]:
-        name, directions = _output_directions(encoder, method, n_directions, n_components, seed)
-        return _describe(encoder, shape, n_components, name, views, transform, seed, own), directions
+        chosen_method = method
+        if isinstance(method, str) and method == "auto":
+            is_cheap = not source.is_vector and n_components <= AUTO_PASSES
+            chosen_method = "exact" if is_cheap or has_views else "forward"
+        name, directions = _output_directions(encoder, chosen_method, n_directions, n_components, seed)
+        described = _describe(encoder, shape, n_components, name, views, transform, seed, own)
+        read = {"layers": [layer.name for layer in chosen], "layers_dtype": layers_dtype} if chosen else {}
+        return described | read, directions
 
     with encoder.unchanging(), ExitStack() as stack:
+        chosen = chosen_layers(encoder, layers, shape)
         kept, meta = _what_is_kept(stack, encoder, shape, source, store, memory, described, by_name=by_name)
         if kept is not None and kept.is_complete:
-            return _assemble(source, kept.rows, {}, meta)
+            return _assemble(source, kept.rows, {}, meta, chosen)
         function, probed = stack.enter_context(_ready(encoder, shape, own))
-        sample = partial(first_input, encoder, source, own)
-        require_derivative(encoder, function, shape, probed.n_components, own, sample)
         meta, directions = described(probed.n_components)
         n_passes = probed.n_components if directions is None else directions.shape[1]
+        if meta["method"] == "forward":
+            n_passes = 0
+        else:
+            sample = partial(first_input, encoder, source, own)
+            require_derivative(encoder, function, shape, probed.n_components, own, sample)
         measurement = Measurement(
             encoder,
             n_passes,
-            _sample_bytes(encoder, probed),
+            _sample_bytes(encoder, probed, n_passes),
             directions,
+            chosen,
+            layers_dtype,
             views=views,
             transform=transform,
             seed=seed,
@@ -184,7 +217,7 @@ def extract(
             kept = ResumedStore(opened, source, by_name=by_name)
         rows = run_through(source, measured, run, kept)
     meta["device"] = ", ".join(sorted(measured.devices)) or meta["device"]
-    return _assemble(source, rows, measured.skipped, meta)
+    return _assemble(source, rows, measured.skipped, meta, chosen)
 
 
 def _what_is_kept(
@@ -208,7 +241,7 @@ def _what_is_kept(
         if settings is None or settings["fingerprint"] != encoder.fingerprint or settings["input_shape"] != list(shape):
             continue  # K of another encoder, or of inputs of another size
         meta, _ = described(settings["n_components"])
-        if all(settings[key] == meta[key] for key in SETTINGS):
+        if all(settings.get(key) == meta.get(key) for key in SETTINGS):
             opened = stack.enter_context(Store(folder, meta, is_cache=store is None))
             return ResumedStore(opened, source, by_name=by_name), meta
     return None, {}
@@ -248,7 +281,7 @@ def embed(
     source, pool = as_source(X), active_pool(device)
     own = _own_device(device, pool)
     with _ready(encoder, _input_shape(encoder, source), own) as (function, probed):
-        measurement = Measurement(encoder, 0, _sample_bytes(encoder, probed), run=run)
+        measurement = Measurement(encoder, 0, _sample_bytes(encoder, probed, 0), run=run)
         measured = measuring(pool, measurement, function, source)
         rows = run_through(source, measured, run)
     _require_any(source, rows, measured.skipped)
@@ -275,8 +308,9 @@ def _check_method(method: str | Directions, n_directions: int | None) -> None:
             "learn_directions returns as method"
         )
     check_choice("method", method, METHODS)
-    if method == "exact" and n_directions is not None:
-        raise ValueError("n_directions is for method='sketch'; method='exact' takes all")
+    if method != "sketch" and n_directions is not None:
+        taken = "takes all" if method == "exact" else "makes no backward pass"
+        raise ValueError(f"n_directions is for method='sketch'; method={method!r} {taken}")
 
 
 def _output_directions(
@@ -296,7 +330,7 @@ def _output_directions(
         m = n_directions or max(1, n_components // DEFAULT_SHARE)
         chosen, name = random_directions(n_components, m, seed=seed), str(PassMethod("sketch", m))
     else:
-        return "exact", None
+        return method, None
     return name, torch.from_numpy(chosen.components).to(encoder.dtype)
 
 
@@ -327,7 +361,9 @@ def _describe(encoder, shape, n_components: int, method, views, transform, seed,
     }
 
 
-def _sample_bytes(encoder: Encoder, probed: Probe) -> int:
+def _sample_bytes(encoder: Encoder, probed: Probe, n_passes: int) -> int:
+    if n_passes == 0:  # no graph is kept, but all of its tensors at once are more than any moment holds
+        return probed.graph_bytes + 4 * probed.n_inputs * encoder.dtype.itemsize
     return bytes_per_sample(probed.n_components, probed.n_inputs, probed.graph_bytes, encoder.dtype.itemsize)
 
 
@@ -343,16 +379,21 @@ def _require_any(source: Source, rows: dict[str, Arrays], skipped: dict[int, str
         raise ImageReadError(f"not one of {len(source)} samples could be read; first: {next(iter(skipped.values()))}")
 
 
-def _assemble(source: Source, rows: dict[str, Arrays], skipped: dict[int, str], meta: dict[str, Any]) -> Extraction:
+def _assemble(
+    source: Source, rows: dict[str, Arrays], skipped: dict[int, str], meta: dict[str, Any], chosen: tuple[Layer, ...]
+) -> Extraction:
     _require_any(source, rows, skipped)
     names = source.ids.tolist()
     kept = [i for i, name in enumerate(names) if name in rows]
     reasons = {names[i]: reason for i, reason in skipped.items()}
     meta["skipped"] = [[i, name, reasons[name]] for i, name in enumerate(names) if name not in rows]
+    embeddings, sigma, read = (np.stack([rows[names[i]][place] for i in kept]) for place in range(3))
+    parts = np.split(read, np.cumsum([layer.width for layer in chosen])[:-1], axis=1) if chosen else []
     return Extraction(
-        np.stack([rows[names[i]][0] for i in kept]),
-        np.stack([rows[names[i]][1] for i in kept]),
+        embeddings,
+        sigma if sigma.shape[2] else None,
         source.ids[kept],
         meta,
         np.array([source.content(i) for i in kept], dtype=np.str_),
+        {layer.name: part.astype(meta["layers_dtype"]) for layer, part in zip(chosen, parts, strict=True)},
     )

@@ -1,11 +1,11 @@
-"""What the expensive pass yields: embeddings, singular values, ids. Everything after it is cheap and starts here."""
+"""What the expensive pass yields: embeddings, hidden layers, singular values. All that follows is cheap, from these."""
 
 import json
 import os
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,21 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skjepa._utils.files import written_whole
-from skjepa.extraction.store.settings import SETTINGS, Settings, require_same_settings
+from skjepa.extraction.store.settings import SETTINGS, Settings, SettingsMismatchError, require_same_settings
+from skjepa.jacobian.pass_method import PassMethod
 from skjepa.jacobian.precision import PRECISIONS
 from skjepa.jacobian.volume import numerical_rank
+
+_NO_VIEWS = {"transform": None, "seed": None}
 
 
 @dataclass(frozen=True, eq=False)
 class Extraction:
-    """Embeddings and singular values of n samples, sliceable like an array.
+    """Embeddings, hidden layers and singular values of n samples, sliceable like an array.
 
     Attributes
     ----------
     embeddings : array of shape (n_samples, K), float64
         f(x) of the untransformed sample.
-    singular_values : array of shape (n_samples, V, R), float64
-        Of the Jacobian at each of V views, descending; R = min(K, D).
+    singular_values : array of shape (n_samples, V, R), float64, or None
+        Of the Jacobian at each of V views, descending; R = min(K, D). None where no backward pass was made
+        (``method="forward"``); `spectra` is the same and raises there.
     ids : array of shape (n_samples,), str
         Path relative to the folder, path as given, content hash, or what the caller named.
     meta : dict
@@ -36,28 +40,37 @@ class Extraction:
     contents : array of shape (n_samples,), str
         Hash of what each sample was measured from (the bytes of a file, the numbers of an array), by which copies are
         known; "" where it is not known.
+    layers : dict of name -> array of shape (n_samples, 2 C), float32 or float16
+        Of hidden layers, in the order of the forward pass: mean and then standard deviation of each of C channels over
+        positions or tokens; of vectors (n_samples, C), the values themselves. Empty where none were read.
     """
 
     embeddings: NDArray[np.float64]
-    singular_values: NDArray[np.float64]
+    singular_values: NDArray[np.float64] | None
     ids: NDArray[np.str_]
     meta: dict[str, Any] = field(default_factory=dict)
     contents: NDArray[np.str_] = field(default_factory=lambda: np.array([], dtype=np.str_))
+    layers: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n = len(self.embeddings)
         if len(self.contents) == 0:
             object.__setattr__(self, "contents", np.full(n, "", dtype=np.str_))
-        if self.embeddings.ndim != 2 or self.singular_values.ndim != 3 or self.ids.ndim != 1:
+        arrays: dict[str, tuple[NDArray, int]] = {
+            "embeddings": (self.embeddings, 2),
+            **({} if self.singular_values is None else {"singular_values": (self.singular_values, 3)}),
+            "ids": (self.ids, 1),
+            "contents": (self.contents, 1),
+            **{f"layers[{name!r}]": (values, 2) for name, values in self.layers.items()},
+        }
+        shapes = ", ".join(f"{name} {array.shape}" for name, (array, _) in arrays.items())
+        if any(array.ndim != ndim for array, ndim in arrays.values()):
             raise ValueError(
-                "an Extraction needs embeddings (n, K), singular_values (n, V, R) and ids (n,); got shapes "
-                f"{self.embeddings.shape}, {self.singular_values.shape}, {self.ids.shape}"
+                "an Extraction needs embeddings (n, K), singular_values (n, V, R) or None, ids (n,) and layers (n, W); "
+                f"got {shapes}"
             )
-        if not n == len(self.singular_values) == len(self.ids) == len(self.contents):
-            raise ValueError(
-                "embeddings, singular_values, ids and contents differ in length: "
-                f"{n}, {len(self.singular_values)}, {len(self.ids)}, {len(self.contents)}"
-            )
+        if any(len(array) != n for array, _ in arrays.values()):
+            raise ValueError(f"the arrays of an Extraction need one row for each of its samples; got {shapes}")
 
     @property
     def shape(self) -> tuple[int]:
@@ -73,8 +86,27 @@ class Extraction:
             index = [int(index)]
         meta = {key: value for key, value in self.meta.items() if key != "skipped"}  # its positions are of the whole
         return Extraction(
-            self.embeddings[index], self.singular_values[index], self.ids[index], meta, self.contents[index]
+            self.embeddings[index],
+            None if self.singular_values is None else self.singular_values[index],
+            self.ids[index],
+            meta,
+            self.contents[index],
+            {name: values[index] for name, values in self.layers.items()},
         )
+
+    def forward_only(self) -> "Extraction":
+        """What ``method="forward"`` would have yielded: the same without singular values."""
+        return replace(self, singular_values=None, meta=self.meta | {"method": "forward", "views": 1, **_NO_VIEWS})
+
+    @property
+    def spectra(self) -> NDArray[np.float64]:
+        """`singular_values`; raises ValueError where no backward pass was made."""
+        if self.singular_values is None:
+            raise ValueError(
+                "these samples were measured by method='forward', which makes no backward pass and so yields no "
+                "singular values: measure them with method='exact' or method='sketch'"
+            )
+        return self.singular_values
 
     @property
     def identities(self) -> NDArray[np.str_]:
@@ -95,7 +127,7 @@ class Extraction:
     @property
     def numerical_rank(self) -> NDArray[np.int64]:
         """Singular values above the noise of the arithmetic, (n_samples, V)."""
-        return numerical_rank(self.singular_values, eps=self.eps)
+        return numerical_rank(self.spectra, eps=self.eps)
 
     @property
     def eps(self) -> float:
@@ -134,14 +166,17 @@ class Extraction:
         """Write one ``.npz`` file, whole or not at all; read it with `Extraction.load`."""
         path = _npz(path)
         with written_whole(path) as partial, open(partial, "wb") as file:
-            np.savez_compressed(
-                file,
-                embeddings=self.embeddings,
-                singular_values=self.singular_values,
-                ids=self.ids.astype(np.str_),
-                meta=np.array(json.dumps(self.meta)),
-                contents=self.contents.astype(np.str_),
-            )
+            arrays: dict[str, Any] = {
+                "embeddings": self.embeddings,
+                "ids": self.ids.astype(np.str_),
+                "meta": np.array(json.dumps(self.meta)),
+                "contents": self.contents.astype(np.str_),
+                "layer_names": np.array(list(self.layers), dtype=np.str_),
+                **{f"layer_{i}": values for i, values in enumerate(self.layers.values())},
+            }
+            if self.singular_values is not None:
+                arrays["singular_values"] = self.singular_values
+            np.savez_compressed(file, **arrays)
         return path
 
     @classmethod
@@ -151,8 +186,14 @@ class Extraction:
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 meta = json.loads(str(arrays["meta"].item()))
-                contents = [arrays["contents"]] if "contents" in arrays else []  # older files have none
-                return cls(arrays["embeddings"], arrays["singular_values"], arrays["ids"], meta, *contents)
+                # Older files have no contents and no layers.
+                names = arrays["layer_names"].tolist() if "layer_names" in arrays else []
+                layers = {name: arrays[f"layer_{i}"] for i, name in enumerate(names)}
+                sigma = None
+                if "singular_values" in arrays or PassMethod.parse(meta.get("method")).kind != "forward":
+                    sigma = arrays["singular_values"]
+                contents = arrays["contents"] if "contents" in arrays else np.array([], dtype=np.str_)
+                return cls(arrays["embeddings"], sigma, arrays["ids"], meta, contents, layers)
         except FileNotFoundError:
             raise
         except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -165,12 +206,17 @@ class Extraction:
             raise ValueError("nothing to concatenate")
         for part in parts[1:]:
             require_same_settings(parts[0].meta, part.meta, "the extractions to concatenate")
+        first = parts[0].singular_values
+        for part in parts[1:]:  # of hands that say nothing of it
+            if list(part.layers) != list(parts[0].layers) or (part.singular_values is None) != (first is None):
+                raise SettingsMismatchError("the extractions to concatenate differ in what they hold")
         return cls(
             np.concatenate([part.embeddings for part in parts]),
-            np.concatenate([part.singular_values for part in parts]),
+            None if first is None else np.concatenate([part.spectra for part in parts]),
             np.concatenate([part.ids for part in parts]),
             parts[0][:0].meta,
             np.concatenate([part.contents for part in parts]),
+            {name: np.concatenate([part.layers[name] for part in parts]) for name in parts[0].layers},
         )
 
 
@@ -180,8 +226,12 @@ def _npz(path: str | os.PathLike) -> Path:
 
 
 def require_finite(extraction: Extraction) -> None:
-    """Raise ValueError where an embedding or a singular value is NaN or infinite; names the first such sample."""
-    finite = np.isfinite(extraction.embeddings).all(axis=1) & np.isfinite(extraction.singular_values).all(axis=(1, 2))
+    """Raise ValueError where a number of an Extraction is NaN or infinite; names the first such sample."""
+    finite = np.isfinite(extraction.embeddings).all(axis=1)
+    for values in extraction.layers.values():
+        finite &= np.isfinite(values).all(axis=1)
+    if extraction.singular_values is not None:
+        finite &= np.isfinite(extraction.singular_values).all(axis=(1, 2))
     if not finite.all():
         first = extraction.ids[int(np.argmin(finite))]
         raise ValueError(f"the Extraction holds values that are not finite, of {(~finite).sum()} samples: {first} ...")

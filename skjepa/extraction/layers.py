@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from skjepa._utils.validation import check_integer
 from skjepa.data.sources import as_source
 from skjepa.encoders.encoder import Encoder, load_encoder
-from skjepa.encoders.outputs import as_it_is, pooled, require_layer
+from skjepa.encoders.outputs import has_square_sides, pooled, require_layer, with_layers
 from skjepa.extraction.extraction import Extraction
 from skjepa.extraction.observation import observed
 from skjepa.jacobian.directions import Directions, random_directions
@@ -99,26 +99,13 @@ class _Layers(nn.Module):
         self.module, self.layers = module, layers
 
     def outputs(self, x: Tensor) -> list[Tensor]:
-        caught: dict[str, Tensor] = {}
-
-        def keep(layer: str):
-            return lambda *call: caught.__setitem__(layer, as_it_is(call[-1]))
-
-        hooks = [
-            self.module.get_submodule(layer).register_forward_hook(keep(layer))
-            for layer in self.layers
-            if layer != OUTPUT
-        ]
-        try:
-            caught[OUTPUT] = self.module(x)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        hooked = [layer for layer in self.layers if layer != OUTPUT]
+        output, caught = with_layers(self.module, hooked, lambda: self.module(x))
+        caught[OUTPUT] = output
         for layer in self.layers:
             if layer not in caught:
                 raise ValueError(f"layer {layer!r} takes no part in the forward pass")
-        is_square = x.ndim == 4 and x.shape[-1] == x.shape[-2]
-        return [pooled(caught[layer], self.module, layer, is_square=is_square) for layer in self.layers]
+        return [pooled(caught[layer], self.module, layer, is_square=has_square_sides(x)) for layer in self.layers]
 
     def forward(self, x: Tensor) -> Tensor:
         outputs = self.outputs(x)

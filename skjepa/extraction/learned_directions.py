@@ -114,8 +114,8 @@ def learn_directions(
     return replace(
         bare,
         embeddings=exact.embeddings,
-        singular_values=exact.singular_values,
-        subspace_values=seen.singular_values,
+        singular_values=exact.spectra,
+        subspace_values=seen.spectra,
         view_settings=ViewSettings(views=exact.meta["views"], transform=exact.meta["transform"]),
     )
 
@@ -124,7 +124,7 @@ def learned_directions(
     exact: Extraction, grams: NDArray[np.floating], n_directions: int, seed: int
 ) -> NDArray[np.float64]:
     """U (K, m) from exact samples and their J J^T, (n * V, K, K): the views of a sample one after the other."""
-    sigma, n_components = exact.singular_values, exact.embeddings.shape[1]
+    sigma, n_components = exact.spectra, exact.embeddings.shape[1]
     start = random_directions(n_components, n_directions, seed=seed).components
     if n_directions == n_components:
         return start  # any basis sees all
@@ -155,7 +155,7 @@ class _EachGram:
     def directions(self, exact: Extraction, n_directions: int, seed: int) -> NDArray[np.float64]:
         # Views come in the order of batches, and some twice where memory ran out: they are known by sum sigma^2.
         found = np.array([np.trace(gram, dtype=np.float64) for gram in self.grams])
-        wanted = (exact.singular_values**2).sum(axis=2).ravel()
+        wanted = (exact.spectra**2).sum(axis=2).ravel()
         order = np.argsort(found)
         place = np.clip(np.searchsorted(found[order], wanted), 1, len(found) - 1)
         nearer = np.abs(found[order[place - 1]] - wanted) < np.abs(found[order[place]] - wanted)

@@ -80,7 +80,7 @@ def run_through(
             rows.update(zip(names, zip(*arrays, strict=True), strict=True))
             bar.update(n)
     if kept is not None and (unreadable := _news(source, measured.skipped, noted)):
-        kept.append([], ([], []), unreadable)
+        kept.append([], ([], [], None), unreadable)
     return rows
 
 
@@ -92,12 +92,12 @@ def _news(source: Source, skipped: dict[int, str], noted: set[int]) -> dict[str,
 
 
 def _finite(arrays: Arrays) -> NDArray[np.bool_]:
-    """Which samples have finite embeddings and singular values throughout."""
+    """Which samples have finite embeddings, singular values and layers throughout."""
     return np.all([np.isfinite(array).reshape(len(array), -1).all(axis=1) for array in arrays], axis=0)
 
 
 def _not_finite(name: str) -> str:
-    return f"the encoder's output or Jacobian is not finite at sample {name}"
+    return f"the encoder's output, a hidden layer or the Jacobian is not finite at sample {name}"
 
 
 def _skip(broken: dict[int, str], skipped: dict[int, str]) -> None:

@@ -65,14 +65,14 @@ def jepa_score(
     directions = options.get("method")
     if isinstance(directions, Directions) and directions.n_exact:
         correction = directions.correction(floor, rank)
-        scores = combine_views(correction.log_volume(extraction.embeddings, extraction.singular_values))
+        scores = combine_views(correction.log_volume(extraction.embeddings, extraction.spectra))
         return extraction.aligned(scores)
     if PassMethod.parse(extraction.meta.get("method")).kind == "subspace":
         raise ValueError(
             f"X was measured by method {extraction.meta['method']!r}: the correction of those Directions predicts its "
             "exact score, in a detector with method=directions say"
         )
-    sigma = extraction.singular_values
+    sigma = extraction.spectra
     if rank is not None and rank > sigma.shape[-1]:
         raise ValueError(f"rank must be at most min(K, D) = {sigma.shape[-1]}; got {rank}")
     warn_if_floor_is_noise(sigma, floor=floor, rank=rank, eps=extraction.eps)

@@ -42,8 +42,8 @@ class ResumedStore:
 
     def append(self, names: Sequence[str], arrays: Sequence[Any], unreadable: dict[str, str]) -> None:
         failures = {self.keys[name]: reason for name, reason in unreadable.items()}
-        embeddings, sigma = arrays
-        self.store.append([self.keys[name] for name in names], embeddings, sigma, failures)
+        embeddings, sigma, layers = arrays
+        self.store.append([self.keys[name] for name in names], embeddings, sigma, failures, layers)
 
 
 def first_positions(source: Source) -> dict[str, int]:

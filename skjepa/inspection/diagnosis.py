@@ -16,22 +16,22 @@ from sklearn.neighbors import NearestNeighbors
 from skjepa._utils.statistics import spearman
 from skjepa.encoders.isotropy import embedding_statistics
 from skjepa.extraction.extraction import Extraction
-from skjepa.inspection.findings import GAP, Diagnosis, findings_at_fit, findings_of_new
+from skjepa.inspection.findings import GAP, NO_SPECTRUM, Diagnosis, findings_at_fit, findings_of_new
 from skjepa.scores.densities import KNNDensity
 from skjepa.scores.known_rows import ROUNDING
-from skjepa.scores.model import ScoreModel
+from skjepa.scores.layered import AnyScore
 
 _COPIES_AT_MOST = 32
 _FEWEST = 30  # samples to tell a gap from chance
 _N_WATCHED = 1000  # enough rows for the embeddings' statistics, and milliseconds beside any fit
 
 
-def diagnose(model: ScoreModel, extraction: Extraction, fitted: Diagnosis | None = None) -> Diagnosis:
+def diagnose(model: AnyScore, extraction: Extraction, fitted: Diagnosis | None = None) -> Diagnosis:
     """Measure, and say what is wrong.
 
     Parameters
     ----------
-    model : ScoreModel
+    model : ScoreModel or LayeredScore
         Fitted.
     extraction : Extraction
         Of at least two samples: those of the fit, or new ones.
@@ -53,10 +53,6 @@ def diagnose(model: ScoreModel, extraction: Extraction, fitted: Diagnosis | None
         model.formula,
         len(extraction),
         extraction.embeddings.shape[1],
-        extraction.singular_values.shape[2],
-        extraction.singular_values.shape[1],
-        min(model.rank, extraction.singular_values.shape[2]),
-        float(model.floor),
         **_spectrum(model, extraction),
         **_embeddings(model, extraction),
         **_scores(model, extraction, at_fit=fitted is None),
@@ -66,10 +62,16 @@ def diagnose(model: ScoreModel, extraction: Extraction, fitted: Diagnosis | None
     return replace(measured, findings=tuple(findings))
 
 
-def _spectrum(model: ScoreModel, extraction: Extraction) -> dict[str, Any]:
+def _spectrum(model: AnyScore, extraction: Extraction) -> dict[str, Any]:
+    if extraction.singular_values is None:
+        return NO_SPECTRUM
     rank = extraction.numerical_rank
-    counted = extraction.singular_values[..., : model.rank]  # in a subspace fewer
+    counted = extraction.spectra[..., : model.rank]  # in a subspace fewer
     return {
+        "n_singular_values": extraction.spectra.shape[2],
+        "n_views": extraction.spectra.shape[1],
+        "rank": min(model.rank, extraction.spectra.shape[2]),
+        "floor": float(model.floor),
         "numerical_rank": float(np.median(rank)),
         "numerical_rank_lowest": int(rank.min()),
         "numerical_rank_highest": int(rank.max()),
@@ -78,22 +80,26 @@ def _spectrum(model: ScoreModel, extraction: Extraction) -> dict[str, Any]:
     }
 
 
-def _embeddings(model: ScoreModel, extraction: Extraction) -> dict[str, Any]:
+def _embeddings(model: AnyScore, extraction: Extraction) -> dict[str, Any]:
     some = extraction
     if len(extraction) > _N_WATCHED:
         some = extraction[np.sort(np.random.default_rng(0).choice(len(extraction), _N_WATCHED, replace=False))]
-    z, volume = some.embeddings, model.volume(some)
+    z = some.embeddings
     statistics = embedding_statistics(torch.from_numpy(z))
     neighbours = KNNDensity().fit(z)
     centre = float(np.linalg.norm(z.mean(axis=0)))
     spread = float(np.sqrt(z.var(axis=0).sum()))
+    fidelity = 0.0
+    if some.singular_values is not None:
+        volume = model.volume(some)
+        fidelity = spearman(volume, volume + neighbours.score_samples(z))
     return {
         "relative_spread": spread / max(centre, 1e-3 * spread, np.finfo(float).tiny),
         "participation_ratio": statistics["participation_ratio"],
         "normality": statistics["normality"],
         "near_copies": near_copies(extraction.embeddings),
         "intrinsic_dim": neighbours.intrinsic_dim_,
-        "fidelity": spearman(volume, volume + neighbours.score_samples(z)),
+        "fidelity": fidelity,
     }
 
 
@@ -103,6 +109,7 @@ def near_copies(z: NDArray[np.float64]) -> float:
     By chance that is so for a share of about ``GAP ** -d`` where embeddings fill d dimensions, told from neighbours
     farther away; 0 where no more than three times that share has a gap.
     """
+    z = distinct_rows(z)  # of exact copies is told elsewhere
     n = len(z)
     if n < _FEWEST:
         return 0.0
@@ -120,26 +127,30 @@ def near_copies(z: NDArray[np.float64]) -> float:
     return share if share > 3 * GAP ** -max(dimension, 1.0) else 0.0
 
 
-def _scores(model: ScoreModel, extraction: Extraction, *, at_fit: bool) -> dict[str, Any]:
+def distinct_rows(z: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The rows, each once, in their order."""
+    whole = np.ascontiguousarray(z).view(np.dtype((np.void, z.itemsize * z.shape[1]))).ravel()
+    return z[np.sort(np.unique(whole, return_index=True)[1])]
+
+
+def _scores(model: AnyScore, extraction: Extraction, *, at_fit: bool) -> dict[str, Any]:
     terms = model.terms(extraction)
     scores = np.sum(list(terms.values()), axis=0)
     distinct = scores[np.unique(extraction.ids, return_index=True)[1]]  # copies of one sample tie rightly
+    # Out of fold, where that is known: what a model says of samples it has seen is flattering.
+    known = model.fit_moments if at_fit else {}
     return {
         "score_spread": float(scores.std()),
         "tied": _share_tied(distinct),
         "term_correlation": {f"{a} ~ {b}": spearman(terms[a], terms[b]) for a, b in combinations(terms, 2)},
         "decisive": max(spearman(term, scores) for term in terms.values()),
-        "terms": {
-            # Out of fold, where that is known: what a model says of samples it has seen is flattering.
-            name: (0.0, model.weight[name] * model.scale[name])
-            if at_fit and name in model.weight and np.isfinite(model.scale[name])
-            else (float(term.mean()), float(term.std()))
-            for name, term in terms.items()
-        },
+        "terms": {name: known.get(name, (float(term.mean()), float(term.std()))) for name, term in terms.items()},
     }
 
 
-def _views(model: ScoreModel, extraction: Extraction) -> dict[str, Any]:
+def _views(model: AnyScore, extraction: Extraction) -> dict[str, Any]:
+    if extraction.singular_values is None:
+        return {}
     volumes = model.volumes(extraction)
     n_views = volumes.shape[1]
     if n_views < 2:

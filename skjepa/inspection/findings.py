@@ -27,6 +27,7 @@ GAP = 3.0  # times as far is the next neighbour that is no near copy
 MORE_AT_FLOOR = 0.1  # share of the counted singular values, beyond that of the fit
 
 
+_PAIRS_SHOWN = 10
 GROUPS_ARE_GIVEN: ContextVar[bool] = ContextVar("groups", default=False)
 """Whether the user has said in this fit what belongs together, so that near copies are no news."""
 
@@ -66,7 +67,8 @@ class Diagnosis:
     formula : str
         The detector's, "jepa", "density" or "joint".
     n_samples, n_components, n_singular_values, n_views : int
-        n, K, R = min(K, D) and V.
+        n, K, R = min(K, D) and V. R and V, and all below that singular values tell, are 0 where no backward pass was
+        made (``method="forward"``).
     rank, floor : int, float
         Singular values counted in every score, and their floor.
     numerical_rank, numerical_rank_lowest, numerical_rank_highest : float, int, int
@@ -152,6 +154,20 @@ class Diagnosis:
 
     def __str__(self) -> str:
         return "\n".join([*_lines(self), *(str(finding) for finding in self.findings)])
+
+
+NO_SPECTRUM: dict[str, Any] = {
+    "n_singular_values": 0,
+    "n_views": 0,
+    "rank": 0,
+    "floor": 0.0,
+    "numerical_rank": 0.0,
+    "numerical_rank_lowest": 0,
+    "numerical_rank_highest": 0,
+    "short_of_rank": 0.0,
+    "at_floor": 0.0,
+}
+"""What a `Diagnosis` has where no backward pass was made."""
 
 
 def findings_at_fit(d: Diagnosis) -> Iterator[Finding]:
@@ -284,14 +300,19 @@ def _lines(d: Diagnosis) -> Iterator[str]:
         f"  embeddings       K = {d.n_components}, participation ratio {d.participation_ratio:.1f}, intrinsic "
         f"dimension {d.intrinsic_dim:.1f}, relative spread {d.relative_spread:.2g}, normality {d.normality:.4f}"
     )
-    yield (
-        f"  singular values  {d.rank} of {d.n_singular_values} counted, numerical rank {d.numerical_rank:.0f} "
-        f"({d.numerical_rank_lowest} to {d.numerical_rank_highest}), {d.at_floor:.1%} under the floor {d.floor:.2g}, "
-        f"{d.short_of_rank:.1%} of samples short of rank"
-    )
-    yield f"  scores           standard deviation {d.score_spread:.2f}, {d.tied:.1%} tied, fidelity {d.fidelity:.2f}"
+    if d.n_singular_values:
+        yield (
+            f"  singular values  {d.rank} of {d.n_singular_values} counted, numerical rank {d.numerical_rank:.0f} "
+            f"({d.numerical_rank_lowest} to {d.numerical_rank_highest}), {d.at_floor:.1%} under the floor "
+            f"{d.floor:.2g}, {d.short_of_rank:.1%} of samples short of rank"
+        )
+    fidelity = f", fidelity {d.fidelity:.2f}" if d.n_singular_values else ""
+    yield f"  scores           standard deviation {d.score_spread:.2f}, {d.tied:.1%} tied{fidelity}"
     if d.term_correlation:
-        yield "  terms            " + ", ".join(f"{pair} {value:.2f}" for pair, value in d.term_correlation.items())
+        strongest = sorted(d.term_correlation.items(), key=lambda pair: -abs(pair[1]))[:_PAIRS_SHOWN]
+        rest = len(d.term_correlation) - len(strongest)
+        shown = ", ".join(f"{pair} {value:.2f}" for pair, value in strongest)
+        yield f"  terms            {shown}{f', and {rest} pairs less alike' if rest else ''}"
     if d.view_icc is not None:
         yield (
             f"  views            {d.n_views}, Spearman {d.view_spearman:.2f}, intraclass correlation {d.view_icc:.2f}, "

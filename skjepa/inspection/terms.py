@@ -15,11 +15,21 @@ MEANING = {
     "volume": "the log-volume is small: the encoder answers changes of this sample less than those of normal ones",
     "density": "few fit samples have an embedding near this one",
     "direction": "the embedding points where those of few fit samples do, whatever its length",
+    "neighbours": "the nearest fit samples are far away",
     "volume given embedding": "the log-volume is not that of normal samples with such an embedding",
     "spectrum given embedding": "the singular values are not in the proportions of normal samples with such an "
     "embedding",
 }
-"""What it says of a sample that a term is low; a term that is not named here is told by its name."""
+"""What it says of a sample that a term is low; see `meaning` for those of layers."""
+
+
+def meaning(term: str) -> str:
+    """What it says of a sample that a term is low."""
+    if term.startswith("layer "):
+        name = term.removeprefix("layer ")
+        what = "the embedding is" if name == "output" else f"what the layer {name!r} sees is"
+        return f"{what} unlike normal samples, given the layer before"
+    return MEANING.get(term, f"{term} is low")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +45,9 @@ class Explanation:
     decision : array of shape (n_samples,)
         ``decision_function``: negative = flagged.
     parts : dict of name -> array of shape (n_samples,)
-        The terms of the score, which sum to it; higher = more normal. Of the joint score each is weighted, and zero for
-        a fit sample of the mean value; of the others they are in nats.
+        The terms of the score, which sum to it; higher = more normal. Of the joint score with layers each is minus a
+        weighted surprise in nats, at most 0; without layers each is weighted, and zero for a fit sample of the mean
+        value; of the other formulas they are in nats.
     deviations : dict of name -> array of shape (n_samples,)
         Standard deviations of the fit samples by which a part lies above (below: negative) their mean; zero where the
         fit samples do not differ.
@@ -73,7 +84,7 @@ class Explanation:
         if not unusual:
             least = self._of(ordered[0], i)
             return f"{name}: score {self.score[i]:.2f}, {verdict}; no term is unusual, least normal {least}"
-        told = [f"{self._of(term, i)}: {MEANING.get(term, f'{term} is low')}" for term in unusual]
+        told = [f"{self._of(term, i)}: {meaning(term)}" for term in unusual]
         return f"{name}: score {self.score[i]:.2f}, {verdict}; " + "; ".join(told)
 
     def _of(self, term: str, i: int) -> str:

@@ -163,7 +163,7 @@ class VolumeExplainer:
         collected = _Shares(self)
         extraction, places = observed(self.encoder, X, collected.add, options)
         parts = np.stack(collected.rows)[places]
-        volume = log_volume(extraction.singular_values[:, 0], floor=self.floor, rank=self.rank)
+        volume = log_volume(extraction.spectra[:, 0], floor=self.floor, rank=self.rank)
         parts[:, -1] = volume - parts[:, -1]
         return extraction.ids, np.column_stack([parts, volume])
 

@@ -253,6 +253,20 @@ class RowNetwork(nn.Sequential):
         standardise: Any = self[0]
         return standardise.centre, standardise.scale
 
+    @property
+    def stages(self) -> dict[str, str]:
+        """Name -> path of the layers that are read beside the embedding: the rows, standardised, and hidden layers.
+
+        Where there is no network and all features are in the shortcut, the embedding is the rows, and nothing is beside
+        it.
+        """
+        parts: Any = self[1].parts
+        network = parts[1].network.features if len(parts) > 1 else ()
+        if len(parts) == 1 and parts[0].projection.shape[0] == parts[0].projection.shape[1]:
+            return {}
+        hidden = [f"1.parts.1.network.features.{i}" for i, part in enumerate(network) if isinstance(part, nn.SiLU)]
+        return {"rows": "0"} | {f"hidden {i + 1}": path for i, path in enumerate(hidden)}
+
     def portable_state(self) -> dict[str, Any]:
         parts: Any = self[1].parts
         network = parts[1].network if len(parts) > 1 else None

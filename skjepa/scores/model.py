@@ -84,11 +84,24 @@ class ScoreModel:
     scale: dict[str, float] = field(default_factory=dict)
     weight: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def term_names(self) -> set[str]:
+        return TERMS[self.formula]
+
+    @property
+    def fit_moments(self) -> dict[str, tuple[float, float]]:
+        """Mean and standard deviation of terms over the fit samples, out of fold, as far as they are known."""
+        return {
+            name: (0.0, self.weight[name] * scale)
+            for name, scale in self.scale.items()
+            if name in self.weight and np.isfinite(scale)
+        }
+
     def volumes(self, extraction: Extraction) -> NDArray[np.float64]:
         """Log-volume of each view in nats, (n_samples, V)."""
         if self.correction is not None:
-            return self.correction.log_volume(extraction.embeddings, extraction.singular_values)
-        return log_volume(extraction.singular_values, floor=self.floor, rank=self.rank)
+            return self.correction.log_volume(extraction.embeddings, extraction.spectra)
+        return log_volume(extraction.spectra, floor=self.floor, rank=self.rank)
 
     def volume(self, extraction: Extraction) -> NDArray[np.float64]:
         """Log-volume in nats, views combined; (n_samples,)."""
@@ -96,7 +109,7 @@ class ScoreModel:
 
     def log_spectrum(self, extraction: Extraction) -> NDArray[np.float64]:
         """Logs of the singular values that count, none under the floor, mean over views; (n_samples, R)."""
-        return np.log(np.maximum(extraction.singular_values[..., : self.rank], self.floor)).mean(axis=1)
+        return np.log(np.maximum(extraction.spectra[..., : self.rank], self.floor)).mean(axis=1)
 
     def terms(self, extraction: Extraction) -> Terms:
         """The terms whose sum the score is, by name, each (n_samples,); higher = more normal."""
@@ -175,7 +188,7 @@ def filled_share(extraction: Extraction, rank: int, nearest: KNNDensity | None =
     `nearest` is a `KNNDensity` of these embeddings, if there is one.
     """
     is_some = PassMethod.parse(extraction.meta.get("method")).kind != "exact"
-    n_directions = rank * (extraction.embeddings.shape[1] / extraction.singular_values.shape[-1] if is_some else 1)
+    n_directions = rank * (extraction.embeddings.shape[1] / extraction.spectra.shape[-1] if is_some else 1)
     nearest = nearest or KNNDensity().fit(extraction.embeddings)
     return min(1.0, nearest.intrinsic_dim_ / n_directions)
 
@@ -286,7 +299,7 @@ def _exact_spectra(extraction: Extraction, directions: Directions | None) -> NDA
                 f"the samples were measured by method {method!r}: give those Directions as method, which have the "
                 "correction of the log-volume"
             )
-        return extraction.singular_values
+        return extraction.spectra
     if method != directions.method:
         raise SettingsMismatchError(
             f"the samples were measured by method {method!r}, the directions given are {directions.method!r}"
@@ -297,7 +310,7 @@ def _exact_spectra(extraction: Extraction, directions: Directions | None) -> NDA
                 f"the directions were learned with {key}={value!r}, the samples were measured with "
                 f"{key}={extraction.meta.get(key)!r}"
             )
-    return extraction.singular_values if directions.singular_values is None else directions.singular_values
+    return extraction.spectra if directions.singular_values is None else directions.singular_values
 
 
 def _spread(values: NDArray[np.float64]) -> float:

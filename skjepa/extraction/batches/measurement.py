@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from skjepa.data.sources import Source
 from skjepa.encoders.encoder import Encoder
 from skjepa.extraction.batches.loader import Loader
 from skjepa.extraction.batches.options import RunOptions
+from skjepa.extraction.batches.pooling import Layer, with_statistics
 from skjepa.extraction.batches.sizing import Halving
 from skjepa.extraction.batches.views import Transform
 from skjepa.jacobian.precision import narrowed
@@ -22,7 +23,9 @@ from skjepa.jacobian.rows import jacobian, worthwhile_copies
 from skjepa.jacobian.spectrum import singular_values
 
 _NAMED = 8
-Arrays = tuple[NDArray[np.float64], ...]
+Arrays = tuple[NDArray[Any], ...]
+"""Of B samples: embeddings (B, K), singular values (B, V, R) and layers side by side (B, W); R or W is 0 where a run
+does not measure them."""
 Measured = Generator[tuple[list[int], Arrays], None, None]
 Observer = Callable[[Tensor], None]
 
@@ -35,11 +38,14 @@ class Measurement:
     ----------
     encoder : Encoder
     n_passes : int
-        Backward passes a view: K, or m with directions; 0 for embeddings alone.
+        Backward passes a view: K, or m with directions; 0 for the forward pass alone.
     sample_bytes : int
         Memory that one sample of a batch takes.
     directions : tensor of shape (K, m), optional
         Output directions in the place of all K.
+    layers : tuple of Layer
+        Hidden layers that are read in the forward pass.
+    layers_dtype : {"float32", "float16"}
     views, transform, seed
         Random views, see `skjepa.extract`.
     run : RunOptions
@@ -51,6 +57,8 @@ class Measurement:
     n_passes: int
     sample_bytes: int
     directions: Tensor | None = None
+    layers: tuple[Layer, ...] = ()
+    layers_dtype: str = "float32"
     views: int = 1
     transform: Transform | None = None
     seed: int = 0
@@ -59,10 +67,30 @@ class Measurement:
 
     def arrays(self, function: Callable[[Tensor], Tensor], device: str, observe: Observer | None = None) -> Callable:
         """Of inputs (B, ...), their views, and how many times B samples have room: what `Here` yields."""
-        if not self.n_passes:
-            return partial(_outputs, function)
         narrow = narrowed(function, self.encoder.precision, device)
-        return partial(_spectra, function, narrow, self.n_passes, directions=self.directions, observe=observe)
+
+        def measured(x: Tensor, views: list[Tensor], room: int) -> Arrays:
+            embeddings, layers = self._forward(function, x)
+            if not self.n_passes:
+                return embeddings, np.empty((len(x), 1, 0)), layers
+            copies = worthwhile_copies(x, self.n_passes, room)
+            spectra = []
+            for view in views or [x]:
+                _, jacobians = jacobian(narrow, view, directions=self.directions, copies=copies)
+                spectra.append(_to_numpy(singular_values(jacobians)))
+                if observe is not None:
+                    observe(jacobians)
+            return embeddings, np.stack(spectra, axis=1), layers
+
+        return measured
+
+    def _forward(self, function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Embeddings and layers of the samples as they are, whatever their views."""
+        with torch.no_grad():
+            if not self.layers:
+                return _to_numpy(function(x)), np.empty((len(x), 0), dtype=np.float32)
+            output, layers = with_statistics(self.encoder, function, self.layers, x, self.layers_dtype)
+            return _to_numpy(output), layers.cpu().numpy()
 
 
 class Here:
@@ -112,7 +140,7 @@ class Here:
         return self.loader.skipped
 
     def __call__(self, positions: Sequence[int]) -> Measured:
-        """Positions and, of these samples, embeddings (B, K) and singular values (B, V, R); or embeddings alone."""
+        """Positions, and the arrays of these samples."""
         for batch, x, views in self.loader.batches(list(positions), lambda: self.halving.batch_size):
             yield batch, self._measured(batch, x, views)
 
@@ -140,34 +168,6 @@ def scoring(encoder: Encoder, device: str) -> Iterator[Callable[[Tensor], Tensor
     # A caller's no_grad or inference_mode ends at this door.
     with torch.inference_mode(False), torch.enable_grad(), encoder.scoring(device) as function:
         yield function
-
-
-def _spectra(
-    function: Callable[[Tensor], Tensor],
-    narrow: Callable[[Tensor], Tensor],
-    n_passes: int,
-    x: Tensor,
-    views: list[Tensor],
-    room: int,
-    *,
-    directions: Tensor | None = None,
-    observe: Observer | None = None,
-) -> Arrays:
-    """Embeddings (B, K) and singular values (B, V, R), with directions (B, V, m)."""
-    copies = worthwhile_copies(x, n_passes, room)
-    spectra = []
-    for view in views or [x]:
-        _, jacobians = jacobian(narrow, view, directions=directions, copies=copies)
-        spectra.append(_to_numpy(singular_values(jacobians)))
-        if observe is not None:
-            observe(jacobians)
-    return *_outputs(function, x), np.stack(spectra, axis=1)
-
-
-def _outputs(function: Callable[[Tensor], Tensor], x: Tensor, *_: object) -> Arrays:
-    """Embeddings (B, K) alone, of the samples as they are."""
-    with torch.no_grad():
-        return (_to_numpy(function(x)),)
 
 
 def _to_numpy(tensor: Tensor) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """The settings that must agree before results are mixed."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 from skjepa.persistence.schema import Above
 
@@ -14,8 +14,13 @@ SETTINGS = (
     "views",
     "transform",
     "seed",
+    "layers",
+    "layers_dtype",
 )
 """The keys of `Extraction.meta` that must agree before two results may be mixed."""
+
+LATER = ("layers", "layers_dtype")
+"""Those of them that results of earlier versions lack, which read no hidden layers."""
 
 
 class Settings(TypedDict):
@@ -30,6 +35,8 @@ class Settings(TypedDict):
     views: int | None
     transform: str | None
     seed: Annotated[int, Above(-1, below=2**32)] | None
+    layers: NotRequired[list[str] | tuple[str, ...] | None]
+    layers_dtype: NotRequired[str | None]
 
 
 class SettingsMismatchError(ValueError):
@@ -41,4 +48,6 @@ def require_same_settings(expected: Mapping[str, Any], found: Mapping[str, Any],
     different = [key for key in ("encoder", *SETTINGS) if found.get(key) != expected.get(key)]
     if set(different) & set(SETTINGS):  # another name of the same encoder is no difference
         reasons = [f"{key} is {found.get(key)!r}, expected {expected.get(key)!r}" for key in different]
+        if "layers" in different and None in (found.get("layers"), expected.get("layers")):
+            reasons.append("layers=None reads no hidden layers, like earlier versions of skjepa")
         raise SettingsMismatchError(f"{what} differ: {'; '.join(reasons)}")

@@ -22,11 +22,12 @@ from skjepa.extraction.store.journal import read_records, warn_of_damage
 
 Key = tuple[str, str]
 """Id and content of a sample."""
-Row = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""Embedding (K,) and singular values (V, R)."""
+Row = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]
+"""Embedding (K,), singular values (V, R) and hidden layers side by side (W,); R or W is 0 where there are none."""
 
 OK = "ok"
 UNREADABLE = "unreadable"
+_LAYERS = "layers"  # null where no hidden layers are read, and missing in files of earlier versions
 SCHEMA = pa.schema(
     {
         "id": pa.string(),
@@ -35,6 +36,7 @@ SCHEMA = pa.schema(
         "singular_values": pa.list_(pa.list_(pa.float64())),
         "status": pa.string(),
         "error": pa.string(),
+        _LAYERS: pa.list_(pa.float32()),
     }
 )
 _ABOUT = b"skjepa"
@@ -46,19 +48,25 @@ class DamagedError(ValueError):
     """A file of a store is not what was written."""
 
 
-def finished(keys: Sequence[Key], embeddings: NDArray, singular_values: NDArray) -> pa.Table:
-    """A table of finished samples: embeddings (n, K), singular values (n, V, R)."""
+def finished(
+    keys: Sequence[Key], embeddings: NDArray, singular_values: NDArray, layers: NDArray | None = None
+) -> pa.Table:
+    """A table of finished samples: embeddings (n, K), singular values (n, V, R), layers (n, W)."""
     n = len(keys)
-    if not n == len(embeddings) == len(singular_values):
-        raise ValueError(f"{n} samples, {len(embeddings)} embeddings, {len(singular_values)} singular values")
+    layers = np.empty((n, 0), dtype=np.float32) if layers is None else layers
+    if not n == len(embeddings) == len(singular_values) == len(layers):
+        raise ValueError(
+            f"{n} samples, {len(embeddings)} embeddings, {len(singular_values)} singular values, {len(layers)} layers"
+        )
     columns = [_lists(np.asarray(embeddings, np.float64)), _lists(np.asarray(singular_values, np.float64))]
-    return _table(keys, *columns, [OK] * n, [None] * n)
+    read = _lists(np.asarray(layers, np.float32)) if layers.shape[1] else [None] * n
+    return _table(keys, *columns, [OK] * n, [None] * n, read)
 
 
 def unreadable(failures: Mapping[Key, str]) -> pa.Table:
     """A table of samples that could not be read, with the reasons."""
     nothing = [None] * len(failures)
-    return _table(list(failures), nothing, nothing, [UNREADABLE] * len(failures), list(failures.values()))
+    return _table(list(failures), nothing, nothing, [UNREADABLE] * len(failures), list(failures.values()), nothing)
 
 
 def to_bytes(tables: Iterable[pa.Table]) -> bytes:
@@ -72,7 +80,8 @@ def to_bytes(tables: Iterable[pa.Table]) -> bytes:
 
 def from_bytes(records: Iterable[bytes]) -> pa.Table:
     """The rows of records."""
-    return pa.concat_tables([SCHEMA.empty_table(), *(pa.ipc.open_stream(record).read_all() for record in records)])
+    tables = [SCHEMA.empty_table(), *(pa.ipc.open_stream(record).read_all() for record in records)]
+    return pa.concat_tables(tables, promote_options="default")  # a journal of an earlier version lacks a column
 
 
 def of_status(table: pa.Table, status: str) -> pa.Table:
@@ -96,23 +105,28 @@ class Block:
     places: dict[Key, int]
     embeddings: NDArray[np.float64]
     singular_values: NDArray[np.float64]
+    layers: NDArray[np.float32]
     about: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, table: pa.Table, about: dict[str, Any] | None = None) -> "Block":
         places = {key: i for i, key in enumerate(keys_of(table))}
-        block = cls(places, _array(table, "embedding", depth=1), _array(table, "singular_values", depth=2), about or {})
-        if not len(table) == len(block.embeddings) == len(block.singular_values):
+        is_read = _LAYERS in table.column_names and table.column(_LAYERS).null_count < len(table)
+        layers = _array(table, _LAYERS, depth=1) if is_read else np.empty((len(table), 0))
+        embeddings, sigma = _array(table, "embedding", depth=1), _array(table, "singular_values", depth=2)
+        block = cls(places, embeddings, sigma, layers.astype(np.float32), about or {})
+        if not len(table) == len(block.embeddings) == len(block.singular_values) == len(block.layers):
             raise ValueError("columns of different length")
         return block
 
     def rows(self, wanted: set[Key] | None) -> dict[Key, Row]:
         names = self.places.keys() if wanted is None else wanted & self.places.keys()
-        return {key: (self.embeddings[self.places[key]], self.singular_values[self.places[key]]) for key in names}
+        arrays = self.embeddings, self.singular_values, self.layers
+        return {key: tuple(array[self.places[key]] for array in arrays) for key in names}
 
     @property
     def nbytes(self) -> int:
-        return self.embeddings.nbytes + self.singular_values.nbytes + 300 * len(self.places)
+        return self.embeddings.nbytes + self.singular_values.nbytes + self.layers.nbytes + 300 * len(self.places)
 
 
 def write_shard(folder: Path, table: pa.Table, about: dict[str, Any]) -> Path:

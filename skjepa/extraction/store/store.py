@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from skjepa._utils.files import PARTIAL, written_whole
 from skjepa.extraction.store import shards
 from skjepa.extraction.store.journal import SUFFIX, Journal
-from skjepa.extraction.store.settings import SETTINGS, SettingsMismatchError, require_same_settings
+from skjepa.extraction.store.settings import LATER, SETTINGS, SettingsMismatchError, require_same_settings
 from skjepa.extraction.store.shards import DamagedError, Key, Row
 
 FORMAT = 2
@@ -62,7 +62,9 @@ def memory_folder(memory: Any, settings: dict[str, Any]) -> Path | None:
     """
     if (folder := cache_of(memory)) is None:
         return None
-    settled = json.dumps([FORMAT, *(settings.get(key) for key in SETTINGS)])
+    values = {key: settings.get(key) for key in SETTINGS}
+    values = {key: value for key, value in values.items() if key not in LATER or value is not None}
+    settled = json.dumps([FORMAT, *values.values()])
     return folder / hashlib.sha256(settled.encode()).hexdigest()[:32]
 
 
@@ -78,7 +80,7 @@ def settings_of(store: Path) -> dict[str, Any] | None:
         settings = _read_manifest(store / _MANIFEST)["settings"]
     except (OSError, ValueError):
         return None
-    return settings if settings.keys() >= set(SETTINGS) else None
+    return settings if settings.keys() >= set(SETTINGS) - set(LATER) else None
 
 
 class Store:
@@ -131,7 +133,7 @@ class Store:
         self.close()
 
     def read(self, keys: Iterable[Key] | None = None) -> dict[Key, Row]:
-        """Finished samples, all or those of `keys` that there are: embedding (K,) and singular values (V, R).
+        """Finished samples, all or those of `keys` that there are: embedding (K,), singular values (V, R), layers (W,).
 
         A damaged shard is named in a warning and set aside: its samples count as not finished.
         """
@@ -180,9 +182,10 @@ class Store:
         embeddings: NDArray,
         singular_values: NDArray,
         failures: Mapping[Key, str] | None = None,
+        layers: NDArray | None = None,
     ) -> None:
         """Keep finished samples, and why others could not be read: all of them or, where an error is raised, none."""
-        tables = [shards.finished(keys, embeddings, singular_values)] if len(keys) else []
+        tables = [shards.finished(keys, embeddings, singular_values, layers)] if len(keys) else []
         if failures and not self.is_cache:
             tables.append(shards.unreadable(failures))
         if not tables:

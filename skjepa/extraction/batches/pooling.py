@@ -1,0 +1,119 @@
+"""Hidden layers as numbers: the mean and standard deviation of each channel over positions or tokens."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skjepa.encoders.encoder import Encoder
+from skjepa.encoders.in_use import alone_with
+from skjepa.encoders.outputs import has_square_sides, position_axes, require_layer, with_layers
+from skjepa.encoders.stages import INPUT, declared_stages, first_tensor, stages
+
+LAYER_DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A hidden layer that is read.
+
+    Attributes
+    ----------
+    name : str
+        What results call it.
+    path : str
+        As in ``encoder.module.named_modules()``; "" is the input of the module.
+    width : int
+        Numbers per sample: 2 C of a feature map or of tokens with C channels, C of a vector.
+    """
+
+    name: str
+    path: str
+    width: int
+
+
+def chosen_layers(encoder: Encoder, layers: Any, shape: tuple[int, ...]) -> tuple[Layer, ...]:
+    """The hidden layers that are read of inputs of one shape, and how many numbers each yields.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    layers : "auto", sequence of str, or None
+        See `skjepa.extract`.
+    shape : tuple of int
+        Of one input.
+
+    Raises
+    ------
+    ValueError, TypeError
+        No such layer, one that takes no part in the forward pass, or one that yields no tensor of a row per sample.
+    """
+    if layers is None:
+        return ()
+    if isinstance(layers, str) and layers != "auto":
+        raise ValueError(f"layers must be 'auto', a list of layer names, or None; got {layers!r}")
+    known = (encoder.fingerprint, shape, layers if isinstance(layers, str) else tuple(layers))
+    if known not in encoder.layers_known:
+        paths = stages(encoder, shape) if isinstance(layers, str) else _paths(encoder, layers)
+        widths = [] if not paths else _widths(encoder, list(paths.values()), shape)
+        found = tuple(Layer(name, path, width) for (name, path), width in zip(paths.items(), widths, strict=True))
+        encoder.layers_known[known] = found
+    return encoder.layers_known[known]
+
+
+def _paths(encoder: Encoder, names: Sequence[str]) -> dict[str, str]:
+    """Of layers that were asked for by name."""
+    if len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"layers must be different names; got {list(names)}")
+    paths = declared_stages(encoder) or {}
+    if encoder.input_shape is None:
+        paths.setdefault(INPUT, "")
+    paths = {name: paths.get(name, name) for name in names}
+    for path in filter(None, paths.values()):
+        require_layer(encoder.module, path)
+    return paths
+
+
+def _widths(encoder: Encoder, paths: list[str], shape: tuple[int, ...]) -> list[int]:
+    """Numbers that each layer yields, found by a pass of two blank samples."""
+    x = torch.zeros(2, *shape, dtype=encoder.dtype)
+    with torch.no_grad(), encoder.scoring() as function:
+        return [part.shape[1] for part in _read(encoder.module, function, paths, x)[1]]
+
+
+def with_statistics(
+    encoder: Encoder, function: Callable[[Tensor], Tensor], layers: Sequence[Layer], x: Tensor, dtype: str
+) -> tuple[Tensor, Tensor]:
+    """Embeddings (B, K) and the statistics of all layers side by side, (B, sum of widths), from one forward pass."""
+    output, parts = _read(encoder.module, function, [layer.path for layer in layers], x)
+    largest = torch.finfo(LAYER_DTYPES[dtype]).max
+    # What is too large for these numbers stays the largest of them, and as odd as it was.
+    return output, torch.cat(parts, dim=1).clamp(-largest, largest).to(LAYER_DTYPES[dtype])
+
+
+def _read(
+    module: nn.Module, function: Callable[[Tensor], Tensor], paths: Sequence[str], x: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    with alone_with(module):  # hooks are of the module, and would tell one thread of another's samples
+        output, caught = with_layers(module, filter(None, paths), lambda: function(x))
+    caught[""] = x
+    return output, [_statistics(caught, path, module, x) for path in paths]
+
+
+def _statistics(caught: dict[str, Any], path: str, module: nn.Module, x: Tensor) -> Tensor:
+    """Of one layer: mean and standard deviation over positions, (B, 2 C); a vector (B, C) as it is."""
+    if path not in caught:
+        raise ValueError(f"layer {path!r} takes no part in the forward pass")
+    value = first_tensor(caught[path])
+    if not isinstance(value, Tensor):
+        raise TypeError(f"layer {path!r} returns {type(value).__name__}, not a tensor; choose another")
+    if not 2 <= value.ndim <= 4 or len(value) != len(x):
+        raise ValueError(
+            f"layer {path!r} returns shape {tuple(value.shape)} for {len(x)} samples; a layer must return (B, C), "
+            "tokens (B, N, C) or feature maps (B, C, H, W): choose another"
+        )
+    value = value.to(torch.promote_types(value.dtype, torch.float32))
+    axes = position_axes(value, module, is_square=has_square_sides(x))
+    return torch.cat([value.mean(axes), value.std(axes, correction=0)], dim=1) if axes else value

@@ -1,0 +1,328 @@
+"""The default score: hidden layers, the embedding, and the volume terms where backward passes were made, as one sum."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+from sklearn.base import clone
+from sklearn.preprocessing import normalize
+
+from skjepa.extraction.extraction import Extraction
+from skjepa.jacobian.directions import Correction, Directions
+from skjepa.persistence.folder import portable
+from skjepa.persistence.schema import Above, Mark, Saved
+from skjepa.scores.densities import (
+    AnyDensity,
+    ConditionalDensity,
+    GaussianDensity,
+    NearestRows,
+    SpectrumDensity,
+    out_of_fold_scores,
+)
+from skjepa.scores.fit_samples import SeenSamples
+from skjepa.scores.layers import LayerChain
+from skjepa.scores.mahalanobis import ShrunkMahalanobis
+from skjepa.scores.model import ScoreModel, Terms, check_score_settings, fit_score_model
+
+OUTPUT = "output"
+"""The embedding itself, the last layer of the chain."""
+
+FEWEST_NEIGHBORS, MOST_NEIGHBORS = 5, 50
+"""The term "neighbours" takes the square root of the number of fit samples, within these limits: fewer would find a
+small cluster of anomalies among the fit samples close to itself, and so normal."""
+
+OUTPUT_WEIGHT = 0.5
+"""Of the terms of the embedding together, direction and neighbours; the layers together count 1."""
+
+VOLUME_WEIGHT = 0.25
+"""Of the terms of the Jacobian together, where backward passes were made."""
+
+DIRECTION, NEIGHBOURS = "direction", "neighbours"
+VOLUME, SPECTRUM = "volume given embedding", "spectrum given embedding"
+_UPPER = float(norm.cdf(1))
+
+
+@portable
+@dataclass(frozen=True)
+class Tail:
+    """How unusual a value is among those of fit samples that were left out, in nats.
+
+    A normal distribution is laid through their median and their 84 % quantile, which outliers among them hardly move.
+
+    Attributes
+    ----------
+    median, scale : float
+        `scale` is the 84 % quantile less the median; infinite where the values do not differ.
+    """
+
+    median: Annotated[float, Mark.FINITE]
+    scale: Annotated[float, Above(0)]
+
+    @classmethod
+    def learn(cls, values: NDArray[np.float64]) -> "Tail":
+        median, upper = (float(np.quantile(values, share)) for share in (0.5, _UPPER))
+        # Equal up to rounding: then nothing is unusual that rounding may bring.
+        return cls(median, max(upper - median, 1e-6 * (abs(median) + float(np.abs(values).max())), 1e-300))
+
+    def surprise(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """-log P(a normal sample has a value so high or higher); 0.69 at the median."""
+        return -norm.logsf((values - self.median) / self.scale)
+
+
+@portable
+@dataclass
+class LayeredScore:
+    r"""What normal samples taught about every layer of an encoder; the score is minus a weighted sum of surprises.
+
+    With r(E) = -log P(E' >= E), `Tail`, of a value E among those of fit samples that were left out,
+
+        score = -[ mean over layers of r(c_l)  +  1/2 mean(r(direction), r(neighbours))
+                   +  1/4 mean(r(-log q(s given z)), r(-log q(sigma given z))) ]
+
+    c_l: `LayerChain`, whose last layer is the embedding z. Direction: Mahalanobis distance of z / norm z. Neighbours:
+    mean distance from z / norm z to the nearest fit samples, sqrt(n) of n, from 5 to 50. The last bracket: what
+    the singular values sigma and their log-volume s are, given z, where backward passes were made. Of tables the only
+    term beside the chain is the mean distance from the rows themselves to their nearest.
+
+    Attributes
+    ----------
+    chain : LayerChain
+    direction : ShrunkMahalanobis or None
+        None for tables.
+    neighbours : NearestRows or density
+        A density where `reference` is not "knn".
+    neighbours_of : str or None
+        The layer whose rows have neighbours: of tables; None for the direction of the embedding.
+    volume_model : ScoreModel or None
+        Floor, rank and correction of the log-volume; None where no backward pass was made.
+    conditional, spectrum : ConditionalDensity, SpectrumDensity or None
+        log q(s given z) and log q(sigma given z).
+    tails : dict of name -> Tail
+        By term.
+    weight : dict of name -> float
+        What each surprise counts.
+    seen : SeenSamples
+        The fit samples, which are scored as if each had been left out.
+    """
+
+    formula: ClassVar[str] = "joint"
+    chain: Annotated[LayerChain, "n"]
+    direction: Annotated[ShrunkMahalanobis, "n p=K"] | None
+    neighbours: Annotated[Any, Saved(NearestRows | AnyDensity)]
+    neighbours_of: str | None
+    volume_model: ScoreModel | None
+    conditional: Annotated[ConditionalDensity, "n K"] | None
+    spectrum: Annotated[SpectrumDensity, "n K"] | None
+    tails: dict[str, Tail] = field(default_factory=dict)
+    weight: dict[str, Annotated[float, Above(-1)]] = field(default_factory=dict)
+    seen: Annotated[Any, Saved(SeenSamples), "n K"] = None
+
+    @property
+    def term_names(self) -> set[str]:
+        return set(self.tails)
+
+    @property
+    def floor(self) -> float:
+        return self._volumes.floor
+
+    @property
+    def rank(self) -> int:
+        return self._volumes.rank
+
+    @property
+    def correction(self) -> Correction | None:
+        return None if self.volume_model is None else self.volume_model.correction
+
+    @property
+    def reference(self) -> Any:
+        return self.neighbours
+
+    @property
+    def fit_moments(self) -> dict[str, tuple[float, float]]:
+        """Mean and standard deviation of each term over the fit samples, each left out."""
+        return {name: (float(values.mean()), float(values.std())) for name, values in self.seen.values.items()}
+
+    @property
+    def _volumes(self) -> ScoreModel:
+        if self.volume_model is None:
+            raise AttributeError(
+                "method='forward' makes no backward pass: there are no singular values, and no floor or rank of them"
+            )
+        return self.volume_model
+
+    def volumes(self, extraction: Extraction) -> NDArray[np.float64]:
+        """Log-volume of each view in nats, (n_samples, V)."""
+        return self._volumes.volumes(extraction)
+
+    def volume(self, extraction: Extraction) -> NDArray[np.float64]:
+        """Log-volume in nats, views combined; (n_samples,)."""
+        return self._volumes.volume(extraction)
+
+    def terms(self, extraction: Extraction) -> Terms:
+        """The terms whose sum the score is, by name, each (n_samples,), at most 0; higher = more normal."""
+        found = self._surprises(extraction)
+        first = found[next(iter(found))]
+        weighted = {name: -self.weight[name] * self.tails[name].surprise(value) for name, value in found.items()}
+        return self.seen.recall(
+            extraction.embeddings, first, lambda others: {name: value[others] for name, value in weighted.items()}
+        )
+
+    def score_samples(self, extraction: Extraction) -> NDArray[np.float64]:
+        """One score a sample; (n_samples,), higher = more normal."""
+        return np.sum(list(self.terms(extraction).values()), axis=0)
+
+    def _surprises(self, extraction: Extraction) -> Terms:
+        """Values of which the higher are the more unusual, by term; those of fit samples are too low."""
+        layers = layers_of(extraction, list(self.chain.deviations))
+        found = {_term(name): value for name, value in self.chain.surprises(layers).items()}
+        direction = normalize(extraction.embeddings)
+        if self.direction is not None:
+            found[DIRECTION] = np.sqrt(self.direction.distances(direction))
+        if not isinstance(self.neighbours, NearestRows):
+            found[NEIGHBOURS] = -np.asarray(self.neighbours.score_samples(extraction.embeddings))
+        else:
+            rows = direction if self.neighbours_of is None else self.chain.rows(layers)[self.neighbours_of]
+            found[NEIGHBOURS] = self.neighbours.distances(rows).mean(axis=1)
+        if self.conditional is not None and self.spectrum is not None:
+            z, volumes = extraction.embeddings, self._volumes
+            found[VOLUME] = -self.conditional.score_samples(z, volumes.volume(extraction))
+            found[SPECTRUM] = -self.spectrum.score_samples(z, volumes.log_spectrum(extraction))
+        return found
+
+    def portable_check(self) -> None:
+        if self.seen.values.keys() != self.tails.keys() or self.weight.keys() != self.tails.keys():
+            raise ValueError("tails, weight and seen are not of the same terms")
+        expected = {_term(name) for name in self.chain.deviations} | {NEIGHBOURS}
+        expected |= {DIRECTION} if self.direction is not None else set()
+        parts = [self.volume_model is None, self.conditional is None, self.spectrum is None]
+        if len(set(parts)) > 1:
+            raise ValueError("volume_model, conditional and spectrum go together")
+        expected |= set() if parts[0] else {VOLUME, SPECTRUM}
+        if self.tails.keys() != expected:
+            raise ValueError(f"these are not the terms of the layers: {', '.join(self.tails)}")
+        if self.neighbours_of not in (None, *self.chain.deviations):
+            raise ValueError(f"neighbours_of is no layer of the chain: {self.neighbours_of}")
+
+
+AnyScore = ScoreModel | LayeredScore
+"""What a fit can have learned."""
+
+
+def layers_of(extraction: Extraction, names: list[str] | None = None) -> dict[str, NDArray[Any]]:
+    """The layers of an Extraction in the order of the forward pass, the embedding last; those named, where given.
+
+    Raises
+    ------
+    ValueError
+        A layer that it does not have.
+    """
+    layers = {**extraction.layers, OUTPUT: extraction.embeddings}
+    if missing := [name for name in names or () if name not in layers]:
+        raise ValueError(
+            f"the Extraction has no layer {missing[0]!r}; it has {', '.join(map(repr, extraction.layers)) or 'none'}: "
+            "extract it with the layers of the fit"
+        )
+    return layers if names is None else {name: layers[name] for name in names}
+
+
+def fit_score(
+    extraction: Extraction,
+    *,
+    formula: str,
+    reference: Any,
+    floor: float | str,
+    rank: int | None,
+    directions: Directions | None = None,
+    trim: float = 0.0,
+) -> AnyScore:
+    """Learn the score of a formula from normal samples; "joint" reads the hidden layers where there are any.
+
+    Parameters
+    ----------
+    extraction : Extraction
+        Of at least two normal samples.
+    formula, reference, floor, rank, directions
+        See `skjepa.scores.fit_score_model`. An Extraction without layers and with singular values has the "joint"
+        score of that.
+    trim : float in [0, 0.5)
+        Share of the samples, those that score lowest at a first fit by the layers alone, that a second fit leaves out.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Invalid settings, fewer than two samples, no singular values where the formula needs them, or `trim` with a
+        score that reads no layers.
+    """
+    check_score_settings(formula, reference, floor, rank)
+    settings: dict[str, Any] = {"reference": reference, "floor": floor, "rank": rank, "directions": directions}
+    if formula != "joint" or (extraction.singular_values is not None and not extraction.layers):
+        if trim > 0:
+            raise ValueError('trim needs formula="joint" on hidden layers: give layers="auto", or trim=0')
+        return fit_score_model(extraction, formula=formula, **settings)
+    if len(extraction) < 2:
+        raise ValueError(f"fit needs at least 2 samples; got {len(extraction)} sample")
+    if trim > 0:
+        chain = _fit_chain(extraction)
+        odd = np.mean([Tail.learn(value).surprise(value) for value in chain.fit_surprises.values()], axis=0)
+        kept = np.sort(np.argsort(odd, kind="stable")[: max(2, len(odd) - int(trim * len(odd)))])
+        extraction = extraction[kept]
+    return _fit_layered(extraction, settings)
+
+
+def _fit_chain(extraction: Extraction) -> LayerChain:
+    return LayerChain(is_unit=extraction.n_features is None).fit(layers_of(extraction))
+
+
+def _fit_layered(extraction: Extraction, settings: dict[str, Any]) -> LayeredScore:
+    chain = _fit_chain(extraction)
+    z, is_table = extraction.embeddings, extraction.n_features is not None
+    direction = normalize(z)
+    model = LayeredScore(chain, None, None, None, None, None, None)
+    unseen = {_term(name): value for name, value in chain.fit_surprises.items()}
+    if not is_table:
+        model.direction = ShrunkMahalanobis().fit(direction)
+        unseen[DIRECTION] = np.sqrt(model.direction.fit_distances_)
+    reference = settings["reference"]
+    if isinstance(reference, str) and reference == "knn":
+        model.neighbours_of = next(iter(chain.deviations)) if is_table else None
+        rows = chain.rows(layers_of(extraction))[model.neighbours_of] if model.neighbours_of else direction
+        model.neighbours = NearestRows(rows, _n_neighbors(len(rows)))
+        unseen[NEIGHBOURS] = model.neighbours.distances().mean(axis=1)
+    else:
+        density = GaussianDensity() if isinstance(reference, str) else clone(reference)
+        model.neighbours = density.fit(z)
+        unseen[NEIGHBOURS] = -np.asarray(out_of_fold_scores(model.neighbours, z), dtype=np.float64)
+    if extraction.singular_values is not None:
+        volumes = fit_score_model(extraction, formula="jepa", **settings)
+        s, log_sigma = volumes.volume(extraction), volumes.log_spectrum(extraction)
+        model.volume_model = volumes
+        model.conditional, model.spectrum = ConditionalDensity().fit(z, s), SpectrumDensity().fit(z, log_sigma)
+        unseen[VOLUME], unseen[SPECTRUM] = -model.conditional.fit_scores_, -model.spectrum.fit_scores_
+    for name, value in unseen.items():
+        if bad := int((~np.isfinite(value)).sum()):
+            raise ValueError(f"the term {name!r} is not finite for {bad} of {len(value)} fit samples that are left out")
+    model.tails = {name: Tail.learn(value) for name, value in unseen.items()}
+    model.weight = _weights(list(unseen))
+    values = {name: -model.weight[name] * model.tails[name].surprise(value) for name, value in unseen.items()}
+    first = model._surprises(extraction)[next(iter(unseen))]
+    model.seen = SeenSamples(z, first, values)
+    return model
+
+
+def _n_neighbors(n_samples: int) -> int:
+    return min(max(FEWEST_NEIGHBORS, math.isqrt(n_samples)), MOST_NEIGHBORS, n_samples - 1)
+
+
+def _weights(names: list[str]) -> dict[str, float]:
+    """What each surprise counts: of each group of terms the mean counts what the group does."""
+    groups = {DIRECTION: OUTPUT_WEIGHT, NEIGHBOURS: OUTPUT_WEIGHT, VOLUME: VOLUME_WEIGHT, SPECTRUM: VOLUME_WEIGHT}
+    counted = {name: groups.get(name, 1.0) for name in names}
+    members = list(counted.values())
+    return {name: whole / members.count(whole) for name, whole in counted.items()}
+
+
+def _term(layer: str) -> str:
+    return f"layer {layer}"

@@ -1,0 +1,126 @@
+"""How surprising each layer of an encoder is, given the layer before it: Gaussians of pooled statistics, chained."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.preprocessing import normalize
+
+from skjepa.persistence.folder import portable
+from skjepa.persistence.schema import Above
+from skjepa.scores.mahalanobis import ShrunkMahalanobis
+
+_CONSTANT = 1e-3  # share of a layer's median deviation: a channel that varies by less counts as if by so much
+_LARGEST = 1e60  # of rows that are compared: what is larger is as odd, and its square is a number
+
+Rows = dict[str, NDArray[np.float64]]
+
+
+@portable
+class LayerChain:
+    r"""Per layer, how unlike normal samples a sample is, given what the layer before has shown already.
+
+    The rows u_l of a layer are its statistics over their standard deviations in the fit samples, brought to unit
+    length where `is_unit`. With m(A) the squared Mahalanobis distance of A (`ShrunkMahalanobis`) and S_l the square
+    root of the total variance of u_l,
+
+        c_1 = sqrt(m(u_1)),    c_l = m([u_{l-1} / S_{l-1}, u_l / S_l]) - m(u_{l-1})
+
+    which is, up to constants, twice the negative log-density of a layer given the one before, under one Gaussian of
+    both.
+
+    Attributes
+    ----------
+    is_unit : bool
+        Whether rows are brought to unit length: of images; the layers of a table are compared as they are.
+    deviations : dict of name -> array of shape (p,)
+        Standard deviations of the statistics.
+    spreads : dict of name -> float
+        S_l.
+    alone, joined : dict of name -> ShrunkMahalanobis
+        Of u_l, for every layer but the last; of a layer and the one before it, for every layer but the first.
+    fit_surprises : dict of name -> array of shape (n_samples,)
+        c_l of each fit sample as if it had been left out.
+    """
+
+    is_unit: bool
+    deviations: dict[str, Annotated[NDArray[np.float64], "_", Above(0)]]
+    spreads: dict[str, Annotated[float, Above(0)]]
+    alone: dict[str, Annotated[ShrunkMahalanobis, "n"]]
+    joined: dict[str, Annotated[ShrunkMahalanobis, "n"]]
+    fit_surprises: dict[str, Annotated[NDArray[np.float64], "n"]]
+
+    def __init__(self, *, is_unit: bool) -> None:
+        self.is_unit = is_unit
+
+    def fit(self, layers: Mapping[str, NDArray]) -> "LayerChain":
+        """Learn from the statistics of each layer, (n_samples, p), in the order of the forward pass."""
+        self.deviations = {name: _deviations(np.asarray(rows, np.float64)) for name, rows in layers.items()}
+        rows, names = self.rows(layers), list(layers)
+        self.spreads = {name: float(np.sqrt(u.var(axis=0).sum())) or 1.0 for name, u in rows.items()}
+        self.alone = {name: ShrunkMahalanobis().fit(rows[name]) for name in (names[:-1] or names)}
+        self.joined = {
+            name: ShrunkMahalanobis().fit(self._both(rows, before, name)) for before, name in pairwise(names)
+        }
+        self.fit_surprises = self._surprises(
+            {name: fitted.fit_distances_ for name, fitted in self.alone.items()},
+            {name: fitted.fit_distances_ for name, fitted in self.joined.items()},
+        )
+        return self
+
+    def surprises(self, layers: Mapping[str, NDArray]) -> Rows:
+        """c_l of each layer, (n_samples,) each; higher = less like normal samples."""
+        rows, names = self.rows(layers), list(self.deviations)
+        return self._surprises(
+            {name: fitted.distances(rows[name]) for name, fitted in self.alone.items()},
+            {
+                name: fitted.distances(self._both(rows, before, name))
+                for (name, fitted), before in zip(self.joined.items(), names, strict=False)
+            },
+        )
+
+    def rows(self, layers: Mapping[str, NDArray]) -> Rows:
+        """u_l of each layer, (n_samples, p)."""
+        found = {}
+        for name, deviations in self.deviations.items():
+            with np.errstate(over="ignore"):
+                scaled = np.asarray(layers[name], dtype=np.float64) / deviations
+            scaled = np.clip(scaled, -_LARGEST, _LARGEST)
+            found[name] = normalize(scaled) if self.is_unit else scaled
+        return found
+
+    def _both(self, rows: Rows, before: str, name: str) -> NDArray[np.float64]:
+        return np.hstack([rows[before] / self.spreads[before], rows[name] / self.spreads[name]])
+
+    def _surprises(self, alone: Rows, joined: Rows) -> Rows:
+        names = list(self.deviations)
+        found = {names[0]: np.sqrt(alone[names[0]])}
+        return found | {name: joined[name] - alone[before] for before, name in pairwise(names)}
+
+    def portable_check(self) -> None:
+        if not hasattr(self, "deviations"):
+            return
+        names = list(self.deviations)
+        expected = [list(self.spreads), list(self.fit_surprises), list(self.alone), list(self.joined)]
+        if not names or expected != [names, names, names[:-1] or names, names[1:]]:
+            raise ValueError(f"the parts of the chain are not those of the layers {', '.join(names) or '(none)'}")
+        widths = {name: len(values) for name, values in self.deviations.items()}
+        for name, fitted in self.alone.items():
+            _require_width(fitted, widths[name], name)
+        for before, name in pairwise(names):
+            _require_width(self.joined[name], widths[before] + widths[name], name)
+
+
+def _require_width(fitted: ShrunkMahalanobis, width: int, name: str) -> None:
+    if fitted.location_.shape != (width,):
+        raise ValueError(f"layer {name!r} has {width} numbers, its covariance {len(fitted.location_)}")
+
+
+def _deviations(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Standard deviation of each column; of one that hardly varies a share of what the others have."""
+    deviations = rows.std(axis=0)
+    varying = deviations[deviations > 0]
+    typical = float(np.median(varying)) if len(varying) else 1.0
+    return np.maximum(deviations, _CONSTANT * typical)

@@ -293,7 +293,9 @@ class TestOnePass:
             return sum(passed)
 
         detector = JEPAScoreDetector(load_encoder(Counting(), image_size=32))
-        detector.extract(IMAGES)  # the encoder is looked at once
+        looked = clone(detector)  # the encoder and its layers are looked at once
+        through(lambda: looked.fit(IMAGES))
+        through(lambda: looked.predict(IMAGES))
         once = through(lambda: clone(detector).fit(IMAGES))
         clf = PyODDetector(detector)
         assert through(lambda: clf.fit(IMAGES)) == once >= 20

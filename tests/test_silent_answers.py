@@ -94,11 +94,16 @@ class TestFitSamples:
 
 @pytest.mark.parametrize(("n", "d"), [(20, 2), (20, 100), (20, 500), (50, 50), (100, 200), (200, 500), (500, 300)])
 def test_few_rows_against_many_features(n, d):
-    rng = np.random.default_rng(0)
-    X, normal, odd = rng.normal(size=(n, d)), rng.normal(size=(300, d)), 2 * rng.normal(size=(100, d))
-    detector = JEPAScoreDetector().fit(X)
-    assert auroc(detector, normal, odd) > (0.75 if d == 2 else 0.95)
-    assert flagged(detector, normal) < 0.35
+    found = []
+    # In two dimensions the best score there is, the length of a row, has from 0.72 to 0.87 by the draw: a mean of ten.
+    for seed in range(10 if d == 2 else 1):
+        rng = np.random.default_rng(seed)
+        X, normal, odd = rng.normal(size=(n, d)), rng.normal(size=(300, d)), 2 * rng.normal(size=(100, d))
+        detector = JEPAScoreDetector().fit(X)
+        found.append((auroc(detector, normal, odd), flagged(detector, normal)))
+    area, share = np.mean(found, axis=0)
+    assert area > (0.75 if d == 2 else 0.95)
+    assert share < 0.35
 
 
 def test_a_network_for_few_rows_is_trained_with_a_warning():
@@ -119,6 +124,23 @@ class TestCopies:
         assert often.n_samples_fit_ == 200
         np.testing.assert_allclose(often.score_samples(self.NEW), once.score_samples(self.NEW))
         assert flagged(often, self.NEW) < 0.2
+
+    @pytest.mark.parametrize("make", [JEPAScoreDetector, KNNDetector, MahalanobisDetector])
+    def test_one_more_row_does_not_change_that(self, make):
+        others = self.NEW[:1]
+        once = make().fit(np.concatenate([self.ROWS, others]))
+        often = make().fit(np.concatenate([np.tile(self.ROWS, (5, 1)), others]))
+        assert often.n_samples_fit_ == 201
+        np.testing.assert_allclose(often.score_samples(self.NEW), once.score_samples(self.NEW))
+
+    def test_equal_rows_that_few_values_bring_about_count_as_often_as_they_occur(self):
+        X = np.random.default_rng(0).poisson(2.0, size=(300, 4)).astype(float)
+        how_often = np.bincount(np.unique(X, axis=0, return_counts=True)[1])
+        assert how_often[1] > how_often[2] > 0
+        for make in (JEPAScoreDetector, KNNDetector, MahalanobisDetector):
+            assert make().fit(X).n_samples_fit_ == 300
+        made = extract(load_encoder(nn.Identity()), X, method="forward")
+        assert MahalanobisDetector().fit(made).n_samples_fit_ == 300
 
     def test_near_copies_are_said(self):
         X = np.repeat(self.ROWS, 2, axis=0) + 1e-3 * np.random.default_rng(2).normal(size=(400, 6))

@@ -56,6 +56,7 @@ SHARES = (0.0, 0.1, MOST_JUNK)
 KEPT = (0.3, 0.5, 0.7)
 ROUNDS = 2
 JOINT, JEPA, SECOND, GAUSSIAN = "joint", "JEPA-SCORE", "joint, second round", "joint, gaussian"
+TRIMMED = "joint, a tenth trimmed"
 CLEAN, REVERSED, RANDOM, ORACLE = "joint, clean reference", "JEPA-SCORE, reversed", "random", "true labels"
 PER_CLASS = ", per class"
 PROBED = (JEPA, JOINT, "Mahalanobis", "kNN", "IForest")
@@ -76,6 +77,7 @@ def detectors() -> dict[str, Any]:
     return {
         JEPA: JEPAScoreDetector(formula="jepa"),
         JOINT: JEPAScoreDetector(),
+        TRIMMED: JEPAScoreDetector(trim=0.1),
         GAUSSIAN: JEPAScoreDetector(reference="gaussian"),
         "Mahalanobis": MahalanobisDetector(),
         "Mahalanobis++": MahalanobisDetector(normalize=True),

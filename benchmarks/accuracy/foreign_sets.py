@@ -15,6 +15,7 @@ import io
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -28,6 +29,7 @@ from skjepa.data.sources import folder_source
 from skjepa.detectors.complexity import bits_per_pixel
 from skjepa.evaluation.metrics import detection_metrics
 from skjepa.jacobian.volume import combine_views, log_volume
+from skjepa.scores.layered import fit_score
 from skjepa.scores.model import fit_score_model
 
 OUT = record.RESULTS / "foreign_sets.json"
@@ -104,19 +106,21 @@ def reencoded(image: Image.Image) -> Image.Image:
 
 def score(fit: Extraction, test: Extraction) -> dict[str, np.ndarray]:
     """Every rival's score of the test samples, learned from the fit samples alone; higher = more normal."""
-    learned = {
-        f"skjepa {kind}" + (f", {reference}" if kind != "jepa" else ""): fit_score_model(
-            fit, formula=kind, reference=reference, floor="auto", rank=None
-        )
-        for kind, reference in (("jepa", "knn"), ("density", "gaussian"), ("joint", "gaussian"), ("joint", "knn"))
-    }
+    settings: dict[str, Any] = {"reference": "knn", "floor": "auto", "rank": None}
+    forward, tested = fit.forward_only(), test.forward_only()
     return {
         "JEPA-SCORE, floor 1e-6": combine_views(log_volume(test.singular_values)),
         "Mahalanobis": MahalanobisDetector().fit(fit).score_samples(test),
         "Mahalanobis++": MahalanobisDetector(normalize=True).fit(fit).score_samples(test),
         "kNN": KNNDetector().fit(fit).score_samples(test),
         "kNN, normalised": KNNDetector(normalize=True).fit(fit).score_samples(test),
-        **{name: model.score_samples(test) for name, model in learned.items()},
+        "Mahalanobis, sum over layers": MahalanobisDetector(layer="sum").fit(fit).score_samples(test),
+        "kNN on layers": KNNDetector(layer="concatenated", normalize=True).fit(fit).score_samples(test),
+        "skjepa jepa": fit_score(fit, formula="jepa", **settings).score_samples(test),
+        "skjepa density": fit_score(fit, formula="density", **settings).score_samples(test),
+        "skjepa without layers": fit_score_model(fit, formula="joint", **settings).score_samples(test),
+        "skjepa, forward pass alone": fit_score(forward, formula="joint", **settings).score_samples(tested),
+        "skjepa": fit_score(fit, formula="joint", **settings).score_samples(test),
     }
 
 

@@ -17,39 +17,48 @@ from pyod.models.knn import KNN
 from pyod.models.lof import LOF
 from pyod.models.mcd import MCD
 from pyod.models.ocsvm import OCSVM
+from sklearn.base import clone
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.common.table_sets import Parts
-from skjepa import JEPAScoreDetector, VectorJEPA
+from skjepa import EmbeddingDetector, JEPAScoreDetector, MahalanobisDetector, VectorJEPA
 
 Judged = dict[str, tuple[NDArray[np.float64], float]]
 DEFAULT = "skjepa"
 FORMULAS = {DEFAULT: "joint", "skjepa density": "density", "skjepa jepa": "jepa"}
+ON_LAYERS = {
+    "Mahalanobis, sum over layers": MahalanobisDetector(layer="sum"),
+    "KNN on layers": EmbeddingDetector(KNN(), layer="concatenated"),
+}
 
 
 def ours(parts: Parts, seed: int) -> Judged:
-    """The default detector, and the other formulas on the same network, which has seen the fitted rows only."""
-    return _by_formula(VectorJEPA(random_state=seed), FORMULAS, parts, seed)
+    """The default detector, and on the same network, which has seen the fitted rows only, other formulas and rivals."""
+    return _by_formula(VectorJEPA(random_state=seed), FORMULAS, ON_LAYERS, parts, seed)
 
 
 def without_network(parts: Parts, seed: int) -> Judged:
     """The default score of the compressed features alone."""
-    return _by_formula(VectorJEPA(n_steps=0, random_state=seed), {"skjepa, no network": "joint"}, parts, seed)
+    return _by_formula(VectorJEPA(n_steps=0, random_state=seed), {"skjepa, no network": "joint"}, {}, parts, seed)
 
 
-def _by_formula(network: VectorJEPA, formulas: dict[str, str], parts: Parts, seed: int) -> Judged:
-    """As `JEPAScoreDetector(network, formula=formula).fit(fit).score_samples(test)`, from one pass for all formulas."""
+def _by_formula(
+    network: VectorJEPA, formulas: dict[str, str], on_layers: dict[str, Any], parts: Parts, seed: int
+) -> Judged:
+    """As `JEPAScoreDetector(network, formula=formula).fit(fit).score_samples(test)`, with one training for all."""
     started = time.perf_counter()
     encoder = network.fit(parts.fit).encoder_
-    passed = JEPAScoreDetector(encoder, random_state=seed)
-    known = passed.extract(parts.fit)
-    new = known if parts.same else passed.extract(parts.test)
-    shared = time.perf_counter() - started
+    training = time.perf_counter() - started
     judged = {}
-    for name, formula in formulas.items():
+    detectors = {name: JEPAScoreDetector(formula=formula) for name, formula in formulas.items()} | on_layers
+    for name, detector in detectors.items():
         started = time.perf_counter()
-        detector = JEPAScoreDetector(encoder, formula=formula, random_state=seed).fit(known)
-        judged[name] = (-detector.score_samples(new), shared + time.perf_counter() - started)
+        detector = clone(detector).set_params(random_state=seed)
+        how = {"formula": detector.formula} if isinstance(detector, JEPAScoreDetector) else {}
+        passed = JEPAScoreDetector(encoder, random_state=seed, **how)
+        known = passed.extract(parts.fit)
+        new = known if parts.same else passed.extract(parts.test)
+        judged[name] = (-detector.fit(known).score_samples(new), training + time.perf_counter() - started)
     return judged
 
 
@@ -89,5 +98,5 @@ RIVALS: dict[str, Callable[[Parts, int], Judged]] = {
     "KNN, unscaled": of_pyod("KNN, unscaled", PYOD["KNN"], scaled=False),
 }
 
-NAMES = {DEFAULT: tuple(FORMULAS)}
+NAMES = {DEFAULT: (*FORMULAS, *ON_LAYERS)}
 """What a rival's scores are called, where not like the rival."""

@@ -24,7 +24,7 @@ def bars(result: BenchmarkResult, parts: Mapping[str, Sequence[str]]) -> dict[st
 
 def _bars(result: BenchmarkResult) -> dict[str, Any]:
     found = result.summary
-    rivals = [name for name in result.detectors if name not in (result.reference, *CONTROLS)]
+    rivals = [name for name in result.detectors if name not in CONTROLS and not name.startswith(result.reference)]
     tests = {test["rival"]: test for test in found["paired_tests"]}
     nearest = min(rivals, key=lambda name: tests[name]["difference"])
     auroc = {name: {s: v["auroc"]["value"] for s, v in row["sets"].items()} for name, row in found["detectors"].items()}

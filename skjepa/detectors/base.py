@@ -102,8 +102,8 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
     def fit(self, X: Any, y: Any = None, groups: Any = None) -> "CalibratedDetector":
         """Learn from normal samples. Exact copies of an image, known by their content, count once.
 
-        So do equal rows of a table, unless more of its rows occur once than twice: then equal rows are what its columns
-        bring about, and how often they occur is learned from.
+        So do equal rows of a table, unless its columns have few values and bring equal rows about: then how often they
+        occur is learned from.
 
         Parameters
         ----------
@@ -127,8 +127,7 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
             seed = seed_from(self.random_state)
             samples = self._read_for_fit(X, seed)
             labels, groups = self._labels(y, len(samples)), groups_of(groups, samples)
-            is_table = samples.n_features is not None if isinstance(samples, Extraction) else samples.is_vector
-            names = apart_by_content(samples.identities, is_table=is_table)
+            names = apart_by_content(samples.identities, _table_of(samples))
             once = first_of_each(names)
             if 1 < len(once) < len(samples):  # of nothing but copies there would be one
                 groups = None if groups is None else joined_by_copies(groups, names)[once]
@@ -372,6 +371,13 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
     def _check_size(self, ids: NDArray[np.str_], seed: int) -> None:
         """Whether different samples are enough to learn from and to calibrate with, before anything dear is done."""
         check_number_of_samples(ids, self.target_fpr, self.calibration, seed)
+
+
+def _table_of(samples: Samples) -> NDArray | None:
+    """The rows of a table, or what an Extraction knows of them; None for images."""
+    if isinstance(samples, Extraction):
+        return None if samples.n_features is None else next(iter(samples.layers.values()), samples.embeddings)
+    return samples.rows() if samples.is_vector else None
 
 
 def _require_finite(scores: NDArray[np.float64], what: str) -> None:

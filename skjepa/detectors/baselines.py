@@ -68,8 +68,8 @@ class OnEmbeddings(CalibratedDetector):
         self._settings = None
         if isinstance(X, Extraction):
             require_finite(X)
-            self.n_features_in_ = X.embeddings.shape[1]
             self._widths = [block.shape[1] for block in self._blocks(X).values()]
+            self.n_features_in_ = sum(self._widths)
             self._settings = X.settings
             samples: Samples = X
         else:
@@ -83,9 +83,10 @@ class OnEmbeddings(CalibratedDetector):
         require_finite(X)
         if self._settings is not None:
             require_same_settings(self._settings, X.meta, "the detector's fit and these samples")
-        if X.embeddings.shape[1] != self.n_features_in_:
+        width = sum(block.shape[1] for block in self._blocks(X).values())
+        if width != self.n_features_in_:
             raise ValueError(
-                f"X has {X.embeddings.shape[1]} features, but {type(self).__name__} is expecting "
+                f"X has {width} features, but {type(self).__name__} is expecting "
                 f"{self.n_features_in_} features as input"
             )
         return X
@@ -213,7 +214,7 @@ class MahalanobisDetector(OnEmbeddings):
         for model in self.models_:
             widths = getattr(self, "_widths", []) if self.layer == SUM else [self.n_features_in_]
             parts = model if isinstance(model, list) else [model]
-            if self.layer in (None, SUM) and [len(part["mean"]) for part in parts] != widths:
+            if [len(part["mean"]) for part in parts] != widths:
                 raise ValueError(f"the covariances have not the widths {widths} of the layers")
             if any(("class_means" in part) != ("class_precision" in part) for part in parts):
                 raise ValueError("class_means and class_precision go together")

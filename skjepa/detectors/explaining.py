@@ -60,7 +60,7 @@ class ExplainingDetector(MeasuringDetector):
         >>> from skjepa import JEPAScoreDetector, load_encoder
         >>> X, _ = np.random.default_rng(0).normal(size=(200, 6)), torch.manual_seed(0)
         >>> flat = load_encoder(torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.ReLU()))
-        >>> diagnosis = JEPAScoreDetector(flat).fit(X).diagnose()
+        >>> diagnosis = JEPAScoreDetector(flat, method="exact").fit(X).diagnose()
         >>> [finding.name for finding in diagnosis.findings]
         ['rank deficiency']
         """
@@ -93,7 +93,7 @@ class ExplainingDetector(MeasuringDetector):
         >>> bool(np.isclose(sum(odd.parts.values()), detector.score_samples(X[:1] + 5)).all())
         True
         >>> odd.least_normal(0)[0]
-        'volume given embedding'
+        'layer 1'
         """
         check_is_fitted(self)
         samples = self._read(X)
@@ -122,7 +122,8 @@ class ExplainingDetector(MeasuringDetector):
         Returns
         -------
         VolumeExplainer
-            With the encoder, the floor and the rank of this detector. Its maps are of the exact Jacobian at the image
+            With the encoder, the floor and the rank of this detector; of one without backward passes floor and rank are
+            learned from X. Its maps are of the exact Jacobian at the image
             itself: views, a subspace and its correction change the volume term, not the maps.
 
         Raises
@@ -135,4 +136,5 @@ class ExplainingDetector(MeasuringDetector):
             raise ValueError("every fold trained an encoder of its own, there is no one volume to explain")
         encoder = own or self.fitted_encoder(X)
         given = RunOptions.of(self, on_error="raise", progress=False).keywords | options
-        return learn_volume_explainer(encoder, X, patch_size=patch_size, floor=self.floor_, rank=self.rank_, **given)
+        learned: dict[str, Any] = {"floor": self.floor_, "rank": self.rank_} if hasattr(self, "floor_") else {}
+        return learn_volume_explainer(encoder, X, patch_size=patch_size, **learned, **given)

@@ -12,6 +12,8 @@ from sklearn.model_selection import KFold, train_test_split
 from skjepa._utils.validation import check_integer, check_number
 from skjepa.detectors.conformal import conformal_offset
 
+_SHARED = 0.95  # of different rows: a column with fewer values than that repeats them
+
 
 def check_threshold_parameters(contamination: float, target_fpr: float | None, calibration: float | int | None) -> None:
     """Refuse parameters of the threshold that are wrong whatever the samples.
@@ -64,16 +66,24 @@ def check_number_of_samples(
         conformal_offset(np.zeros(held_out), target_fpr)
 
 
-def apart_by_content(identities: NDArray[np.str_], *, is_table: bool) -> NDArray[np.str_]:
+def apart_by_content(identities: NDArray[np.str_], rows: NDArray | None) -> NDArray[np.str_]:
     """What tells the samples of a fit apart, (n,): their content; in a table whose equal rows are no copies, the place.
 
-    Columns of few values bring about equal rows, and more rows occur once than twice; whoever copies rows leaves fewer
-    that occur once.
+    Columns of few values bring about equal rows: then different rows share the values of every column, and most of them
+    occur once. In a table with a column of continuous values an equal row is a copy.
+
+    Parameters
+    ----------
+    identities : array of shape (n,), str
+    rows : array of shape (n, d), or None
+        Of a table.
     """
-    counts = np.bincount(np.unique(identities, return_counts=True)[1], minlength=3)
-    if is_table and counts[1] > counts[2] and len(identities) > counts[1]:
-        return np.arange(len(identities)).astype(str)
-    return identities
+    _, first, counts = np.unique(identities, return_index=True, return_counts=True)
+    if rows is None or counts.max() == 1 or (counts == 1).sum() <= (counts > 1).sum():
+        return identities
+    different = rows[first]
+    values = [len(np.unique(column)) for column in different.T]
+    return np.arange(len(identities)).astype(str) if max(values) < _SHARED * len(different) else identities
 
 
 def first_of_each(identities: NDArray[np.str_]) -> NDArray[np.intp]:

@@ -86,7 +86,9 @@ class MeasuringDetector(CalibratedDetector):
         # The seed of the fitted views: a RandomState would give another one at each call.
         seed, directions = fitted.settings["seed"], fitted.directions
         with self._fitted_encoder(source) as encoder:
-            return self._extract(encoder, source, seed, directions=directions, store=store, memory=self.memory)
+            return self._extract(
+                encoder, source, seed, fitted=fitted, directions=directions, store=store, memory=self.memory
+            )
 
     def fitted_encoder(self, X: Any) -> Encoder:
         """The encoder that measures the samples `X` for this fitted detector.
@@ -185,7 +187,7 @@ class MeasuringDetector(CalibratedDetector):
             with nullcontext(fitted.encoder) if fitted.encoder else self._fitted_encoder(samples) as encoder:
                 memory = self._memory_of(fitted.encoder)
                 seed = fitted.settings["seed"]
-                return self._extract(encoder, samples, seed, directions=fitted.directions, memory=memory)
+                return self._extract(encoder, samples, seed, fitted=fitted, directions=fitted.directions, memory=memory)
         if fitted.settings["method"] == "forward" and samples.singular_values is not None:
             samples = samples.forward_only()  # it knows more than the fit did
         require_same_settings(fitted.settings, samples.meta, "the detector's fit and these samples")
@@ -205,11 +207,13 @@ class MeasuringDetector(CalibratedDetector):
         source: Source,
         seed: int | None,
         *,
+        fitted: FittedScore | None = None,
         directions: Directions | None = None,
         store: str | os.PathLike | None = None,
         memory: Any = None,
     ) -> Extraction:
-        method, n_directions, layers = self._measures()
+        """The pass of a fitted model; without one, that of a fit."""
+        method, n_directions, layers = self._measures(fitted)
         return extract(
             encoder,
             source,
@@ -221,21 +225,20 @@ class MeasuringDetector(CalibratedDetector):
             **self._options(seed),
         )
 
-    def _measures(self) -> tuple[str | Directions, int | None, Any]:
-        """Method, number of directions and layers of a pass: what the fit read, where there was one.
+    def _measures(self, fitted: FittedScore | None) -> tuple[str | Directions, int | None, Any]:
+        """Method, number of directions and layers of a pass: for a fitted model what its fit read.
 
-        Before it, JEPA-SCORE and the density formula need passes, whatever they cost, and no layers.
+        For a fit, JEPA-SCORE and the density formula need passes, whatever they cost, and no layers.
         """
-        is_joint = self.formula == "joint"
         method, n_directions = self.method, self.n_directions
-        if not hasattr(self, "models_"):
-            method = "exact" if isinstance(method, str) and method == "auto" and not is_joint else method
-            return method, n_directions, self.layers if is_joint else None
-        settings = self.models_[0].settings
-        if isinstance(method, str) and method == "auto":
-            fitted = PassMethod.parse(settings["method"])
-            method, n_directions = fitted.kind, fitted.n_directions
-        return method, n_directions, settings.get("layers")
+        is_auto = isinstance(method, str) and method == "auto"
+        if fitted is None:
+            is_joint = self.formula == "joint"
+            return "exact" if is_auto and not is_joint else method, n_directions, self.layers if is_joint else None
+        if is_auto:
+            passed = PassMethod.parse(fitted.settings["method"])
+            method, n_directions = passed.kind, passed.n_directions
+        return method, n_directions, fitted.settings.get("layers")
 
     def _options(self, seed: int | None) -> dict[str, Any]:
         """Of every expensive pass."""

@@ -58,8 +58,8 @@ def probe(function: Callable[[Tensor], Tensor], shape: tuple[int, ...], *, dtype
         output, bytes_of_two = _call_and_count(function, pair)
         _check_output(output, pair, n_samples=2)
         with torch.no_grad():
-            again = _call(function, torch.stack([first, second]))
-            others = [_call(function, torch.stack(batch)) for batch in ([first, third], [third, second])]
+            again = called(function, torch.stack([first, second]))
+            others = [called(function, torch.stack(batch)) for batch in ([first, third], [third, second])]
     output = output.detach()
     if _differ(output, again, _REPEATED):
         raise EncoderError(
@@ -86,13 +86,14 @@ def _call_and_count(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Te
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        output = _call(prepared(function), x)
+        output = called(prepared(function), x)
     # What small graphs inside the function saved is gone by now, and its memory may hold other tensors.
     storages = [tensor.untyped_storage() for reference in saved if (tensor := reference()) is not None]
     return output, sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
-def _call(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def called(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``function(x)``; what a module raises for an input that it cannot take becomes an EncoderError."""
     try:
         return function(x)
     except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:

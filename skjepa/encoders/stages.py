@@ -1,5 +1,6 @@
 """The stages of an encoder, whose ends are the hidden layers worth reading: found by structure and one forward pass."""
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from skjepa.encoders.encoder import Encoder
 from skjepa.encoders.in_use import alone_with
 from skjepa.encoders.outputs import LayerOutput, MethodOutput, with_layers
+from skjepa.encoders.probe import called
 
 MAX_STAGES = 8
 """Of more stages so many are taken at even distances, the last one among them."""
@@ -73,7 +75,7 @@ def _outputs(encoder: Encoder, shape: tuple[int, ...]) -> dict[str, Tensor]:
     paths = [path for path, _ in encoder.module.named_modules() if path]
     x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0), dtype=encoder.dtype)
     with torch.no_grad(), encoder.scoring() as function, alone_with(encoder.module):
-        output, caught = with_layers(encoder.module, paths, lambda: function(x))
+        output, caught = with_layers(encoder.module, paths, lambda: called(function, x))
     tensors = {path: first_tensor(value) for path, value in caught.items()} | {"": output}
     return {
         path: value
@@ -99,20 +101,22 @@ def _of_timm(module: nn.Module, prefix: str) -> list[str]:
 
 
 def _ends(module: nn.Module, prefix: str, maps: dict[str, Tensor]) -> list[str]:
-    """The last child of each shape of feature map; where all have one shape, the blocks of the longest row of them."""
-    rows = [row for row in _rows_of_children(module, prefix, maps) if row]
-    rows = [sorted(row, key=list(maps).index) for row in rows]  # as they are called
-    for row in sorted(rows, key=lambda row: row[0].count(".")):  # the outermost that shows different stages
+    """The last child of each shape of feature map; where they have one or two shapes, the blocks of a transformer.
+
+    Of the outermost submodule whose children show either; else all that the one with most children shows.
+    """
+    order, parts = list(maps), dict(module.named_modules())
+    rows = [sorted(row, key=order.index) for row in _rows_of_children(module, prefix, maps) if row]
+    for row in sorted(rows, key=lambda row: row[0].count(".")):
         ends = [list(run)[-1] for _, run in groupby(row, key=lambda path: maps[path].shape[1:])]
         if len(ends) >= _FEW:
             return ends
-    kinds = dict(module.named_modules())
-    blocks = [
-        [path for path in row if type(kinds[path.removeprefix(prefix)]) is type(kinds[row[-1].removeprefix(prefix)])]
-        for row in rows
-    ]
-    longest = max(blocks, key=len, default=[])
-    return longest if len(longest) >= _FEW else max(rows, key=len, default=[])
+        blocks = [path for path in row if any(parts[path.removeprefix(prefix)].children())]
+        kinds = Counter(type(parts[path.removeprefix(prefix)]) for path in blocks)
+        kind, n = kinds.most_common(1)[0] if kinds else (None, 0)
+        if n >= _FEW:
+            return [path for path in blocks if type(parts[path.removeprefix(prefix)]) is kind]
+    return max(rows, key=len, default=[])
 
 
 def _rows_of_children(module: nn.Module, prefix: str, maps: dict[str, Tensor]) -> Iterator[list[str]]:

@@ -103,14 +103,14 @@ def learn_directions(
     _require_enough(len(chosen), n_directions or 1)
     kinds: dict[str, type[_NoGram | _EachGram | _MeanGram]] = {"learned": _EachGram, "principal": _MeanGram}
     grams = kinds.get(choice, _NoGram)()
-    exact = extract(encoder, chosen, random_state=seed, observe=grams.add, **options)
+    exact = extract(encoder, chosen, layers=None, random_state=seed, observe=grams.add, **options)
     n_directions = check_number_of_directions(n_directions, exact.embeddings.shape[1])
     assert n_directions is not None  # K is known
     _require_enough(len(exact), n_directions)
     components = grams.directions(exact, n_directions, seed)
     bare = Directions(components, encoder.fingerprint)
     readable = chosen[np.isin(chosen.ids, exact.ids)]
-    seen = extract(encoder, readable, random_state=seed, method=bare, **options)
+    seen = extract(encoder, readable, layers=None, random_state=seed, method=bare, **options)
     return replace(
         bare,
         embeddings=exact.embeddings,

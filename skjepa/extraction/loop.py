@@ -67,8 +67,11 @@ def run_through(
         closing(measured([first[name] for name in missing])) as batches,
     ):
         for positions, arrays in batches:
-            finite, n = _finite(arrays), len(positions)
-            broken = {i: _not_finite(str(source.ids[i])) for i, ok in zip(positions, finite, strict=True) if not ok}
+            parts, n = _finite(arrays), len(positions)
+            finite = parts.all(axis=0)
+            broken = {
+                i: _not_finite(str(source.ids[i]), ok) for i, ok in zip(positions, parts.T, strict=True) if not ok.all()
+            }
             names = [str(source.ids[i]) for i in positions if i not in broken]
             arrays = tuple(array[finite] for array in arrays)
             if run.on_error == "skip":
@@ -92,12 +95,13 @@ def _news(source: Source, skipped: dict[int, str], noted: set[int]) -> dict[str,
 
 
 def _finite(arrays: Arrays) -> NDArray[np.bool_]:
-    """Which samples have finite embeddings, singular values and layers throughout."""
-    return np.all([np.isfinite(array).reshape(len(array), -1).all(axis=1) for array in arrays], axis=0)
+    """Which samples have finite embeddings, singular values and layers throughout, (3, n)."""
+    return np.array([np.isfinite(array).reshape(len(array), -1).all(axis=1) for array in arrays])
 
 
-def _not_finite(name: str) -> str:
-    return f"the encoder's output, a hidden layer or the Jacobian is not finite at sample {name}"
+def _not_finite(name: str, is_finite: NDArray[np.bool_]) -> str:
+    what = ("the encoder's output", "the encoder's Jacobian", "a hidden layer of the encoder")
+    return f"{what[int(np.argmin(is_finite))]} is not finite at sample {name}"
 
 
 def _skip(broken: dict[int, str], skipped: dict[int, str]) -> None:

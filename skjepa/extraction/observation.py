@@ -11,7 +11,7 @@ from skjepa.encoders.encoder import Encoder
 from skjepa.extraction.encoder_pass import extract
 from skjepa.extraction.extraction import Extraction
 
-_FIXED = ("n_directions", "views", "transform", "store", "memory", "observe", "random_state")
+_FIXED = ("n_directions", "layers", "views", "transform", "store", "memory", "observe", "random_state")
 
 
 def observed(
@@ -54,7 +54,7 @@ def observed(
         see(jacobians)
         count += len(jacobians)
 
-    extraction = extract(encoder, X, method=method, observe=observe, **options)
+    extraction = extract(encoder, X, method=method, layers=None, observe=observe, **options)
     place = {name: i for i, name in enumerate(dict.fromkeys(extraction.ids.tolist()))}
     if len(place) != count:
         raise MemoryError("memory ran out amid a batch: give a smaller memory_budget")

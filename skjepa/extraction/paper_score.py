@@ -61,7 +61,7 @@ def jepa_score(
             raise TypeError(f"{', '.join(options)}: an Extraction keeps the settings it was made with")
         extraction = X
     else:
-        extraction = extract(encoder, X, **options)
+        extraction = extract(encoder, X, **{"layers": None, **options})
     directions = options.get("method")
     if isinstance(directions, Directions) and directions.n_exact:
         correction = directions.correction(floor, rank)

@@ -144,7 +144,7 @@ def _scores(model: AnyScore, extraction: Extraction, *, at_fit: bool) -> dict[st
         "tied": _share_tied(distinct),
         "term_correlation": {f"{a} ~ {b}": spearman(terms[a], terms[b]) for a, b in combinations(terms, 2)},
         "decisive": max(spearman(term, scores) for term in terms.values()),
-        "terms": {name: known.get(name, (float(term.mean()), float(term.std()))) for name, term in terms.items()},
+        "terms": {name: known.get(name) or model.moments(term) for name, term in terms.items()},
     }
 
 

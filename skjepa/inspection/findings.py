@@ -97,7 +97,8 @@ class Diagnosis:
     decisive : float
         Largest Spearman correlation of a single term with the score; 1 for "jepa".
     terms : dict
-        Mean and standard deviation of each term; of the fit samples and for "joint", those of out-of-fold values.
+        Mean and standard deviation of each term; of the fit samples and for "joint", those of out-of-fold values. Of
+        terms that are surprises, median and half the distance from the 16 % to the 84 % quantile.
     view_spearman, view_icc : float or None
         Agreement of the log-volumes of single views: mean Spearman correlation of two, and intraclass correlation.
     findings : tuple of Finding

@@ -11,6 +11,7 @@ from skjepa.scores.model import Terms
 UNUSUAL = 0.05
 """A term whose p-value is no larger is named in the words."""
 
+_SHORT = 3
 MEANING = {
     "volume": "the log-volume is small: the encoder answers changes of this sample less than those of normal ones",
     "density": "few fit samples have an embedding near this one",
@@ -28,7 +29,7 @@ def meaning(term: str) -> str:
     if term.startswith("layer "):
         name = term.removeprefix("layer ")
         what = "the embedding is" if name == "output" else f"what the layer {name!r} sees is"
-        return f"{what} unlike normal samples, given the layer before"
+        return f"{what} unlike normal samples, given what the layer before it sees"
     return MEANING.get(term, f"{term} is low")
 
 
@@ -72,6 +73,13 @@ class Explanation:
     def least_normal(self, i: int) -> list[str]:
         """Names of the terms of sample `i`, the most unusual first: smallest p-value, then lowest deviation."""
         return sorted(self.parts, key=lambda name: (self.p_values[name][i], self.deviations[name][i]))
+
+    def reason(self, i: int) -> str:
+        """The unusual terms of sample `i`, the most unusual first and at most three; "" where none is."""
+        if np.isnan(self.score[i]):
+            return ""
+        unusual = [term for term in self.least_normal(i) if self.p_values[term][i] <= UNUSUAL]
+        return ", ".join(unusual[:_SHORT])
 
     def words(self, i: int) -> str:
         """What makes sample `i` odd, in a sentence."""

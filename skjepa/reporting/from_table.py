@@ -42,7 +42,7 @@ def results_of_table(
     flagged = (
         ~(decisions >= 0) if decisions is not None else np.array([keep is False for keep in kept or [None] * len(ids)])
     )
-    nearest = columns.get("nearest")
+    nearest, reasons = columns.get("nearest"), columns.get("reason")
     normal_folder = about.normal_folder if normal is None else os.fspath(normal)
     return Results(
         ids=ids,
@@ -53,6 +53,7 @@ def results_of_table(
         errors={i: str(reason) for i, reason in enumerate(columns.get("error", [])) if reason},
         image=lambda i: _from_folders(str(ids[i]), about.folders),
         normal_image=lambda name: _from_folders(name, {"": normal_folder}) if normal_folder else None,
+        reasons=None if reasons is None else [str(text or "") for text in reasons],
         nearest=None if nearest is None else [names or [] for names in nearest],
         maps=_map_of_table(path, columns, about),
         about=about,

@@ -46,6 +46,7 @@ class Card:
     score: str
     p: str
     status: str
+    reason: str = ""
     neighbours: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -177,6 +178,7 @@ def _card(results: Results, pictures: _Pictures, i: int) -> Card:
         f"{results.scores[i]:.4g}",
         p_in_words(results, i),
         status_of(results, i),
+        results.reasons[i] if results.reasons else "",
         [(name, pictures.of_normal(name)) for name in names],
     )
 
@@ -256,6 +258,7 @@ def _data(results: Results, pictures: _Pictures, shown: Iterable[int], thumbnail
         "scores": _short(results.scores, 4),
         "p": None if p_values is None else _short(p_values, 3),
         "status": [status_of(results, i)[0] for i in range(len(results))],
+        "reasons": results.reasons,
         "errors": {str(i): reason for i, reason in results.errors.items()},
         "pictures": {str(i): picture for i, picture in found.items() if picture},
         "maps": [_map_data(results, found) for found in results.maps],

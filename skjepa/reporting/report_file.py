@@ -25,6 +25,7 @@ from skjepa.reporting.from_table import results_of_table
 from skjepa.reporting.neighbours import Surroundings, has_umap
 from skjepa.reporting.page import IN_TABLE, render
 from skjepa.reporting.results import Map, Results
+from skjepa.reporting.scored_groups import reasons_of
 
 _UNREADABLE = (OSError, ValueError, RuntimeError)
 
@@ -109,6 +110,7 @@ def report(
         | ({} if measured is None or source is None else measured.errors),
         image=_pictures(source if images is None else as_source(images), len(ids)),
         normal_image=_by_name(normal_source),
+        reasons=_reasons(detector, measured, is_whole=source is not None),
         nearest=None if surroundings is None or surroundings.ids is None else surroundings.nearest(z),
         maps=[] if surroundings is None else _maps(surroundings, z),
         about=about_detector(detector),
@@ -215,6 +217,14 @@ def _measured(detector: Any, X: Any, store: Any) -> Extraction | None:
 def _judged(detector: Any, samples: Any) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     scores = detector.score_samples(samples)
     return scores, None if detector.calibration_scores_ is None else detector.p_values(samples)
+
+
+def _reasons(detector: Any, measured: Extraction | None, *, is_whole: bool) -> list[str] | None:
+    """Which terms are unusual; of an Extraction that was given, of the samples that it holds."""
+    if measured is None or not hasattr(detector, "explain"):
+        return None
+    reasons = reasons_of(detector, measured)
+    return reasons if is_whole else [reasons[i] for i in measured.measured]
 
 
 def _surroundings(detector: Any, normal: Any, source: Source | None) -> Surroundings | None:

@@ -37,6 +37,8 @@ class Results:
         Position to a picture in RGB, or None; raises what reading raises.
     normal_image : callable
         The same by the name of a normal sample.
+    reasons : list of str, or None
+        Which terms of the score are unusual; "" where none is.
     nearest : list of lists of str, or None
         Names of the nearest normal samples.
     maps : list of Map
@@ -51,6 +53,7 @@ class Results:
     errors: dict[int, str] = field(default_factory=dict)
     image: Callable[[int], Image.Image | None] = lambda i: None
     normal_image: Callable[[str], Image.Image | None] = lambda name: None
+    reasons: list[str] | None = None
     nearest: list[list[str]] | None = None
     maps: list[Map] = field(default_factory=list)
     about: About = field(default_factory=About)

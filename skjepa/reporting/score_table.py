@@ -24,7 +24,7 @@ ABOUT = b"skjepa"
 def score_table(
     groups: Sequence[ScoredGroup], *, surroundings: Surroundings | None = None, about: About | None = None
 ) -> pa.Table:
-    """Columns id, score, p_value, decision, label, error; one row an image, nulls where there is no value.
+    """Columns id, score, p_value, decision, label, error, reason; one row per image, nulls where there is no value.
 
     With `surroundings` also nearest (names of the nearest normal images), pca_1 and pca_2 (the place on their principal
     axes); `about` goes into the table's metadata. That is all that `skjepa report` shows of a run.
@@ -45,6 +45,7 @@ def score_table(
                     "decision": pa.array(group.decisions, pa.float64(), mask=missing),
                     "label": pa.array(group.labels, pa.int8(), mask=missing),
                     "error": pa.array([group.errors.get(i) for i in range(n)], pa.string()),
+                    "reason": pa.array([text or None for text in group.reasons or [""] * n], pa.string()),
                 }
             )
         )
@@ -91,7 +92,7 @@ def read_table(path: str | os.PathLike) -> pa.Table:
     try:
         if path.suffix.lower() != ".csv":
             return pq.read_table(path)
-        text = dict.fromkeys(("id", "class", "copy_of", "error"), pa.string())
+        text = dict.fromkeys(("id", "class", "copy_of", "error", "reason"), pa.string())
         return pa.csv.read_csv(path, convert_options=pa.csv.ConvertOptions(column_types=text))
     except FileNotFoundError:
         raise FileNotFoundError(f"no table {path}") from None

@@ -34,6 +34,8 @@ class ScoredGroup:
     seconds_per_image : float
     embeddings : array of shape (n, K), optional
         Rows of NaN for images that could not be read.
+    reasons : list of str, optional
+        Names of the terms of the score that are unusual, see `skjepa.inspection.Explanation.reason`.
     """
 
     name: str
@@ -44,6 +46,7 @@ class ScoredGroup:
     errors: dict[int, str]
     seconds_per_image: float
     embeddings: NDArray[np.float64] | None = None
+    reasons: list[str] | None = None
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -67,7 +70,15 @@ def score_group(
     calibration = detector.calibration_scores_
     p_values = None if calibration is None else conformal_p_values(calibration, scores)
     z, decisions = extraction.aligned(extraction.embeddings), scores - detector.offset_
-    return ScoredGroup(name, source, scores, p_values, decisions, extraction.errors, seconds, z)
+    reasons = reasons_of(detector, extraction)
+    return ScoredGroup(name, source, scores, p_values, decisions, extraction.errors, seconds, z, reasons)
+
+
+def reasons_of(detector: JEPAScoreDetector, extraction: Extraction) -> list[str]:
+    """Which terms of the score are unusual, one text for each sample, "" also for those that could not be read."""
+    explained = detector.explain(extraction)
+    known = dict(zip(extraction.measured.tolist(), map(explained.reason, range(len(explained))), strict=True))
+    return [known.get(i, "") for i in range(len(extraction.all_ids))]
 
 
 def about_run(

@@ -15,6 +15,7 @@ from skjepa.jacobian.directions import Correction, Directions
 from skjepa.persistence.folder import portable
 from skjepa.persistence.schema import Above, Mark, Saved
 from skjepa.scores.densities import (
+    ROUNDING,
     AnyDensity,
     ConditionalDensity,
     GaussianDensity,
@@ -26,6 +27,7 @@ from skjepa.scores.fit_samples import SeenSamples
 from skjepa.scores.layers import LayerChain
 from skjepa.scores.mahalanobis import ShrunkMahalanobis
 from skjepa.scores.model import ScoreModel, Terms, check_score_settings, fit_score_model
+from skjepa.scores.trimming import least_odd
 
 OUTPUT = "output"
 """The embedding itself, the last layer of the chain."""
@@ -37,7 +39,7 @@ small cluster of anomalies among the fit samples close to itself, and so normal.
 OUTPUT_WEIGHT = 0.5
 """Of the terms of the embedding together, direction and neighbours; the layers together count 1."""
 
-VOLUME_WEIGHT = 0.25
+VOLUME_WEIGHT = 0.125
 """Of the terms of the Jacobian together, where backward passes were made."""
 
 DIRECTION, NEIGHBOURS = "direction", "neighbours"
@@ -80,7 +82,7 @@ class LayeredScore:
     With r(E) = -log P(E' >= E), `Tail`, of a value E among those of fit samples that were left out,
 
         score = -[ mean over layers of r(c_l)  +  1/2 mean(r(direction), r(neighbours))
-                   +  1/4 mean(r(-log q(s given z)), r(-log q(sigma given z))) ]
+                   +  1/8 mean(r(-log q(s given z)), r(-log q(sigma given z))) ]
 
     c_l: `LayerChain`, whose last layer is the embedding z. Direction: Mahalanobis distance of z / norm z. Neighbours:
     mean distance from z / norm z to the nearest fit samples, sqrt(n) of n, from 5 to 50. The last bracket: what
@@ -142,8 +144,14 @@ class LayeredScore:
 
     @property
     def fit_moments(self) -> dict[str, tuple[float, float]]:
-        """Mean and standard deviation of each term over the fit samples, each left out."""
-        return {name: (float(values.mean()), float(values.std())) for name, values in self.seen.values.items()}
+        """`moments` of each term over the fit samples, each left out."""
+        return {name: self.moments(values) for name, values in self.seen.values.items()}
+
+    @staticmethod
+    def moments(values: NDArray[np.float64]) -> tuple[float, float]:
+        """Median, and half the distance from the 16 % to the 84 % quantile: surprises have long tails."""
+        low, median, high = np.quantile(values, [1 - _UPPER, 0.5, _UPPER])
+        return float(median), float(high - low) / 2
 
     @property
     def _volumes(self) -> ScoreModel:
@@ -248,7 +256,8 @@ def fit_score(
         See `skjepa.scores.fit_score_model`. An Extraction without layers and with singular values has the "joint"
         score of that.
     trim : float in [0, 0.5)
-        Share of the samples, those that score lowest at a first fit by the layers alone, that a second fit leaves out.
+        Share of the samples, those that look least like the others, that the fit leaves out, see
+        `skjepa.scores.trimming`.
 
     Raises
     ------
@@ -264,20 +273,30 @@ def fit_score(
         return fit_score_model(extraction, formula=formula, **settings)
     if len(extraction) < 2:
         raise ValueError(f"fit needs at least 2 samples; got {len(extraction)} sample")
+    is_unit = extraction.n_features is None
     if trim > 0:
-        chain = _fit_chain(extraction)
-        odd = np.mean([Tail.learn(value).surprise(value) for value in chain.fit_surprises.values()], axis=0)
-        kept = np.sort(np.argsort(odd, kind="stable")[: max(2, len(odd) - int(trim * len(odd)))])
-        extraction = extraction[kept]
+        layers = {name: np.asarray(rows, dtype=np.float64) for name, rows in _varying(extraction).items()}
+        extraction = extraction[least_odd(layers, 1 - trim, is_unit, _mean_surprise)]
     return _fit_layered(extraction, settings)
 
 
-def _fit_chain(extraction: Extraction) -> LayerChain:
-    return LayerChain(is_unit=extraction.n_features is None).fit(layers_of(extraction))
+def _mean_surprise(chain: LayerChain, found: Terms) -> NDArray[np.float64]:
+    return np.mean([Tail.learn(chain.fit_surprises[name]).surprise(value) for name, value in found.items()], axis=0)
+
+
+def _varying(extraction: Extraction) -> dict[str, NDArray[Any]]:
+    """The layers that differ between samples; the embedding where none does, for something must be compared."""
+    layers = layers_of(extraction)
+    varying = {
+        name: rows
+        for name, rows in layers.items()
+        if (np.ptp(rows, axis=0) > ROUNDING * np.abs(rows).max(axis=0, initial=0.0)).any()
+    }
+    return varying or {OUTPUT: layers[OUTPUT]}
 
 
 def _fit_layered(extraction: Extraction, settings: dict[str, Any]) -> LayeredScore:
-    chain = _fit_chain(extraction)
+    chain = LayerChain(is_unit=extraction.n_features is None).fit(_varying(extraction))
     z, is_table = extraction.embeddings, extraction.n_features is not None
     direction = normalize(z)
     model = LayeredScore(chain, None, None, None, None, None, None)

@@ -97,6 +97,11 @@ class ScoreModel:
             if name in self.weight and np.isfinite(scale)
         }
 
+    @staticmethod
+    def moments(values: NDArray[np.float64]) -> tuple[float, float]:
+        """Mean and standard deviation."""
+        return float(values.mean()), float(values.std())
+
     def volumes(self, extraction: Extraction) -> NDArray[np.float64]:
         """Log-volume of each view in nats, (n_samples, V)."""
         if self.correction is not None:

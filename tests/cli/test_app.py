@@ -40,7 +40,18 @@ def test_score_writes_a_table_and_a_picture(folders, capsys):
     code = run("score", "--fit", folders / "normal", folders / "foreign", "--out", out, "--alpha", "0.2")
     assert code == 0
     table = pq.read_table(out)
-    assert table.column_names == ["id", "score", "p_value", "decision", "label", "error", "nearest", "pca_1", "pca_2"]
+    assert table.column_names == [
+        "id",
+        "score",
+        "p_value",
+        "decision",
+        "label",
+        "error",
+        "reason",
+        "nearest",
+        "pca_1",
+        "pca_2",
+    ]
     rows = table.to_pydict()
     assert rows["id"] == [f"class/{i:02d}.png" for i in range(8)]
     assert rows["label"] == [1 if decision >= 0 else -1 for decision in rows["decision"]]

@@ -37,10 +37,17 @@ class TestFolds:
         with pytest.raises(ValueError, match="no one extraction"):
             detector.extract(NORMAL)
 
-    def test_an_extraction_is_split_without_a_second_pass(self):
+    def test_folds_with_a_network_and_without(self):
+        """Of 99 rows one fold has enough for a network, the other not: each has layers of its own."""
+        detector = JEPAScoreDetector(calibration=2, target_fpr=0.1).fit(NORMAL[:99, :3])
+        assert [model.settings["layers"] for model in detector.models_] == [None, ["rows", "hidden 1", "hidden 2"]]
+        assert (detector.predict(OUTLIERS[:, :3]) == -1).mean() > 0.9
+
+    @pytest.mark.parametrize("method", ["auto", "exact"])
+    def test_an_extraction_is_split_without_a_second_pass(self, method):
         encoder = load_encoder(mlp(5), precision="float64")
-        made = extract(encoder, NORMAL)
-        detector = JEPAScoreDetector(encoder, calibration=4, target_fpr=0.1)
+        made = extract(encoder, NORMAL, method=method)
+        detector = JEPAScoreDetector(encoder, method=method, calibration=4, target_fpr=0.1)
         np.testing.assert_array_equal(
             clone(detector).fit(made).score_samples(made), clone(detector).fit(NORMAL).score_samples(NORMAL)
         )
@@ -85,15 +92,20 @@ class TestNonFiniteScores:
     def test_of_the_fit(self):
         narrow = KernelDensity(kernel="tophat", bandwidth=1e-3)
         encoder = load_encoder(mlp(5), precision="float64")
-        with pytest.raises(ValueError, match=r"the term 'density' is not finite, out of fold, for \d+ of 200"):
+        with pytest.raises(
+            ValueError, match=r"'neighbours' is not finite for \d+ of 200 fit samples that are left out"
+        ):
             JEPAScoreDetector(encoder, reference=narrow).fit(NORMAL)
+        with pytest.raises(ValueError, match=r"the term 'density' is not finite, out of fold, for \d+ of 200"):
+            JEPAScoreDetector(encoder, reference=narrow, method="exact", layers=None).fit(NORMAL)
         with np.errstate(all="ignore"), pytest.raises(ValueError, match="200 of 200 scores of the fit samples are not"):
             KNNDetector().fit(NORMAL * 1e200)
 
-    def test_of_an_extraction(self):
+    @pytest.mark.parametrize("part", ["singular values", "layers"])
+    def test_of_an_extraction(self, part):
         made = extract(load_encoder(mlp(5), precision="float64"), NORMAL)
-        made.singular_values[3] = np.nan
-        for detector in (JEPAScoreDetector(formula="jepa"), MahalanobisDetector()):
+        (made.singular_values if part == "singular values" else made.layers["input"])[3] = np.nan
+        for detector in (JEPAScoreDetector(), JEPAScoreDetector(formula="jepa"), MahalanobisDetector()):
             with pytest.raises(ValueError, match=f"not finite, of 1 samples: {made.ids[3]}"):
                 detector.fit(made)
 

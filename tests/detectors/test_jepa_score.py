@@ -34,9 +34,14 @@ class TestContract:
         assert (fitted.predict(NORMAL) == -1).sum() == 10
         np.testing.assert_array_equal(fitted.fit_predict(NORMAL), fitted.predict(NORMAL))
 
-    def test_what_was_learned(self, fitted):
-        assert (fitted.floor_, fitted.rank_) == (fitted.model_.floor, fitted.model_.rank)
+    @pytest.mark.parametrize("layers", ["auto", None])
+    def test_what_was_learned(self, fitted, layers):
+        exact = JEPAScoreDetector(ENCODER, method="exact", layers=layers).fit(NORMAL)
+        assert (exact.floor_, exact.rank_) == (exact.model_.floor, exact.model_.rank)
+        assert exact.floor_ > 0
+        assert exact.rank_ == 6
         assert 1 <= fitted.intrinsic_dim_ <= 6
+        assert fitted.intrinsic_dim_ == pytest.approx(exact.intrinsic_dim_)
         assert not hasattr(JEPAScoreDetector(ENCODER, formula="jepa").fit(NORMAL), "intrinsic_dim_")
 
     def test_higher_is_more_normal(self, fitted):
@@ -140,6 +145,110 @@ class TestExtraction:
         assert JEPAScoreDetector(formula="jepa").fit(made).predict(made).shape == (200,)
 
 
+class TestWhatIsMeasured:
+    """By `method` and `layers`: what `fit` reads, and what every later sample is measured with."""
+
+    @pytest.mark.parametrize(
+        ("options", "method", "layers"),
+        [
+            ({}, "forward", ["input", "1", "3"]),
+            ({"layers": None}, "forward", None),
+            ({"layers": ["3"]}, "forward", ["3"]),
+            ({"method": "exact"}, "exact", ["input", "1", "3"]),
+            ({"method": "exact", "layers": None}, "exact", None),
+            ({"formula": "density"}, "exact", None),
+            ({"formula": "jepa"}, "exact", None),
+        ],
+    )
+    def test_by_the_parameters(self, options, method, layers):
+        detector = JEPAScoreDetector(ENCODER, **options).fit(NORMAL)
+        made = detector.extract(FRESH)
+        for settings in (detector.models_[0].settings, made.settings):
+            assert (settings["method"], settings["layers"]) == (method, layers)
+        assert (made.singular_values is None) == (method == "forward")
+        np.testing.assert_array_equal(detector.score_samples(made), detector.score_samples(FRESH))
+        assert hasattr(detector, "floor_") == (method == "exact")
+
+    def test_terms_of_the_joint_score(self):
+        layers = {"layer input", "layer 1", "layer 3", "layer output", "neighbours"}
+        volume = {"volume given embedding", "spectrum given embedding"}
+        for options, terms in (({}, layers), ({"method": "exact"}, layers | volume)):
+            assert JEPAScoreDetector(ENCODER, **options).fit(NORMAL).models_[0].terms.keys() == terms
+        without = JEPAScoreDetector(ENCODER, method="exact", layers=None).fit(NORMAL)
+        assert without.models_[0].terms.keys() == {"volume", "density", "direction", *volume}
+
+    def test_few_outputs_of_images_are_differentiated(self):
+        few, many = (load_encoder(conv_net(n), image_size=32) for n in (64, 65))
+        assert JEPAScoreDetector(few).extract(random_images(3)).settings["method"] == "exact"
+        assert JEPAScoreDetector(many).extract(random_images(3)).settings["method"] == "forward"
+        assert JEPAScoreDetector(many, views=2).extract(random_images(3)).settings["method"] == "exact"
+
+    def test_an_extraction_that_knows_more_is_taken_without_it(self):
+        detector, made = JEPAScoreDetector(ENCODER, method="forward"), extract(ENCODER, NORMAL)
+        fitted = clone(detector).fit(NORMAL)
+        np.testing.assert_array_equal(
+            clone(detector).fit(made).score_samples(made), fitted.score_samples(made.forward_only())
+        )
+        with pytest.raises(SettingsMismatchError, match=r"layers is \['input'\], expected \['input', '1', '3'\]"):
+            fitted.predict(extract(ENCODER, FRESH, layers=["input"]))
+
+    @pytest.mark.parametrize("formula", ["jepa", "density"])
+    def test_what_needs_passes_is_refused_without(self, formula):
+        with pytest.raises(ValueError, match=f"formula='{formula}' sums logarithms of singular values"):
+            JEPAScoreDetector(ENCODER, method="forward", formula=formula).fit(NORMAL)
+        with pytest.raises(ValueError, match="measured by method='forward'"):
+            JEPAScoreDetector(ENCODER, formula=formula).fit(extract(ENCODER, NORMAL, method="forward"))
+
+    @pytest.mark.parametrize(
+        ("first", "then", "method", "layers"),
+        [
+            ({}, {"formula": "jepa"}, "exact", None),
+            ({"formula": "jepa"}, {"formula": "joint"}, "forward", ["input", "1", "3"]),
+            ({}, {"layers": None}, "forward", None),
+            ({}, {"layers": ["3"]}, "forward", ["3"]),
+        ],
+    )
+    def test_a_second_fit_measures_what_it_is_asked_for(self, first, then, method, layers):
+        detector = JEPAScoreDetector(ENCODER, **first).fit(NORMAL).set_params(**then).fit(NORMAL)
+        settings = detector.models_[0].settings
+        assert (settings["method"], settings["layers"]) == (method, layers)
+        np.testing.assert_array_equal(detector.score_samples(FRESH), clone(detector).fit(NORMAL).score_samples(FRESH))
+
+    @pytest.mark.parametrize("sizes", [(40, 200), (200, 40)])
+    def test_a_second_fit_has_the_layers_of_its_own_encoder(self, sizes):
+        """Fewer than 50 rows train no network."""
+        first, then = (NORMAL[:n, :3] for n in sizes)
+        again = JEPAScoreDetector(random_state=0).fit(first).fit(then)
+        once = JEPAScoreDetector(random_state=0).fit(then)
+        np.testing.assert_array_equal(again.score_samples(FRESH[:, :3]), once.score_samples(FRESH[:, :3]))
+
+
+class TestTrim:
+    def test_anomalies_among_the_fit_samples_are_left_out(self):
+        spoilt = np.concatenate([NORMAL, FRESH[:20] + 3])
+        rank = {}
+        for trim in (0.0, 0.15):
+            detector = JEPAScoreDetector(ENCODER, trim=trim).fit(spoilt)
+            assert (detector.predict(spoilt) == -1).sum() == 22  # of `contamination` all count
+            scores = [detector.score_samples(X) for X in (FRESH[20:], FRESH[20:] + 2)]
+            rank[trim] = (scores[0][:, None] > scores[1]).mean()
+            assert len(detector.model_.seen.embeddings) == 220 - int(trim * 220)
+        assert rank[0.15] > rank[0.0]
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"trim": 0.5}, r"trim must lie in \[0, 0\.5\)"),
+            ({"trim": -0.1}, r"trim must lie in \[0, 0\.5\)"),
+            ({"trim": 0.1, "formula": "jepa"}, "trim needs formula=.joint. on hidden layers"),
+            ({"trim": 0.1, "method": "exact", "layers": None}, "trim needs formula=.joint. on hidden layers"),
+        ],
+    )
+    def test_refused(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            JEPAScoreDetector(ENCODER, **options).fit(NORMAL)
+
+
 class TestCalibration:
     def test_held_out_samples_are_not_learned_from(self):
         detector = JEPAScoreDetector(ENCODER, calibration=0.25, target_fpr=0.1, random_state=1).fit(NORMAL)
@@ -223,5 +332,11 @@ class TestCollapse:
             def forward(self, x):
                 return 0 * x + 1
 
-        with pytest.warns(UserWarning, match=r"rank of the embeddings: 0 of 12"):
-            JEPAScoreDetector(load_encoder(Constant())).fit(NORMAL)
+        encoder = load_encoder(Constant())
+        with pytest.warns(UserWarning, match=r"rank of the embeddings: 0 of 12\)"):
+            JEPAScoreDetector(encoder, layers=None).fit(NORMAL)
+        with pytest.warns(UserWarning, match=r"rank of the embeddings: 0 of 12; .*rank of the Jacobian: 0\)"):
+            JEPAScoreDetector(encoder, method="exact", layers=None).fit(NORMAL)
+        by_rows = JEPAScoreDetector(encoder).fit(NORMAL)  # its first layer is the rows, which differ
+        assert "complete collapse" in [finding.name for finding in by_rows.diagnose().findings]
+        assert (by_rows.predict(FRESH + 5) == -1).all()

@@ -63,17 +63,27 @@ def test_a_run_by_hand(encoder):
 
 
 @pytest.mark.parametrize(
-    ("reads", "kind"), [("extraction", Extraction), ("embeddings", np.ndarray), ("samples", np.ndarray)]
+    ("reads", "kind", "method", "n_passes"),
+    [
+        ("extraction", Extraction, "exact", 4),
+        ("extraction", Extraction, "auto", 1),  # of vectors "auto" makes no backward pass
+        ("forward", Extraction, "exact", 1),
+        ("embeddings", np.ndarray, "exact", 1),
+        ("samples", np.ndarray, "exact", 0),
+    ],
 )
-def test_what_a_detector_is_shown(encoder, reads, kind, monkeypatch):
-    encoding = {"extraction": 3000.0, "embeddings": 1000.0, "samples": 0.0}
+def test_what_a_detector_is_shown(encoder, reads, kind, method, n_passes, monkeypatch):
+    encoding = {"extraction": 3000.0, "forward": 1000.0, "embeddings": 1000.0, "samples": 0.0}
     monkeypatch.setattr(benchmark, "_seconds", lambda *args, **options: encoding)
     Spy.seen.clear()
-    result = run_benchmark(rows(20), {"far": rows(7, 3.0, seed=1)}, {"spy": Entry(Spy(), reads)}, encoder=encoder)
+    entries, options = {"spy": Entry(Spy(), reads)}, {"encoder": encoder, "method": method}
+    result = run_benchmark(rows(20), {"far": rows(7, 3.0, seed=1)}, entries, **options)
     assert [what for what, *_ in Spy.seen] == ["fit", "score", "score", "score"]
     assert all(isinstance(X, kind) for _, X, _ in Spy.seen)
     assert [len(X) for _, X, _ in Spy.seen] == [10, 4, 6, 7]
-    assert result.costs["spy"]["passes_per_sample"] == {"extraction": 4, "embeddings": 1, "samples": 0}[reads]
+    if kind is Extraction:
+        assert all((X.singular_values is None) == (n_passes == 1) and X.layers for _, X, _ in Spy.seen)
+    assert result.costs["spy"]["passes_per_sample"] == n_passes
     assert 0 <= result.costs["spy"]["seconds_per_sample"] - encoding[reads] < 1000
 
 

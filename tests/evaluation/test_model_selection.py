@@ -101,7 +101,7 @@ class TestOnePassForAGrid:
     def test_twelve_settings_on_an_extraction(self, measured):
         extraction = extract(ENCODER, X)
         search = GridSearchCV(
-            JEPAScoreDetector(ENCODER),
+            JEPAScoreDetector(ENCODER, method="exact"),
             GRID,
             scoring="roc_auc",
             cv=NormalKFold(3, random_state=0),
@@ -112,18 +112,36 @@ class TestOnePassForAGrid:
         assert len(search.cv_results_["params"]) == 12
         # What the search says of a setting is what a fold by hand says, with data in the place of the Extraction.
         folds = NormalKFold(3, random_state=0)
-        by_hand = cross_val_score(JEPAScoreDetector(ENCODER, **search.best_params_), X, Y, cv=folds, scoring="roc_auc")
+        best = JEPAScoreDetector(ENCODER, method="exact", **search.best_params_)
+        by_hand = cross_val_score(best, X, Y, cv=folds, scoring="roc_auc")
         assert search.best_score_ == pytest.approx(by_hand.mean(), abs=1e-12)
         assert search.best_score_ > 0.8
 
     def test_twelve_settings_on_arrays_with_a_memory(self, measured, tmp_path):
         options = {"scoring": "roc_auc", "cv": NormalKFold(3, random_state=0), "refit": False, "error_score": "raise"}
-        search = GridSearchCV(JEPAScoreDetector(ENCODER, memory=tmp_path), GRID, **options).fit(X, Y)
+        detector = JEPAScoreDetector(ENCODER, method="exact", layers=None)
+        search = GridSearchCV(clone(detector).set_params(memory=tmp_path), GRID, **options).fit(X, Y)
         assert sum(measured) == len(X)
-        expected = GridSearchCV(JEPAScoreDetector(ENCODER), GRID, **options).fit(extract(ENCODER, X), Y)
+        expected = GridSearchCV(detector, GRID, **options).fit(extract(ENCODER, X, layers=None), Y)
         np.testing.assert_allclose(
             search.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"], rtol=1e-10
         )
+
+    def test_the_default_with_a_memory(self, measured, tmp_path):
+        """The forward passes of "joint" are kept as the backward passes of the other formulas are."""
+        options = {"scoring": "roc_auc", "cv": NormalKFold(3, random_state=0), "refit": False, "error_score": "raise"}
+        kept, expected = (
+            GridSearchCV(JEPAScoreDetector(ENCODER, memory=memory), GRID, **options).fit(X, Y)
+            for memory in (tmp_path, None)
+        )
+        assert len(list(tmp_path.rglob("manifest.json"))) == 2
+        np.testing.assert_allclose(
+            kept.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"], rtol=1e-10
+        )
+        measured.clear()
+        again = GridSearchCV(JEPAScoreDetector(ENCODER, memory=tmp_path), GRID, **options).fit(X, Y)
+        assert measured == []
+        np.testing.assert_array_equal(again.cv_results_["mean_test_score"], kept.cv_results_["mean_test_score"])
 
     def test_balanced_accuracy_over_contamination(self, measured):
         extraction = extract(ENCODER, X)

@@ -579,7 +579,7 @@ def test_stochastic_modules_are_refused_before_any_work():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "fast"}, "method must be one of 'exact', 'sketch'; got 'fast'"),
+        ({"method": "fast"}, "method must be one of 'auto', 'forward', 'exact', 'sketch'; got 'fast'"),
         ({"views": 0}, "views must be at least 1; got 0"),
         ({"on_error": "ignore"}, "on_error must be one of 'raise', 'skip'"),
         ({"memory_budget": 0}, "memory_budget must be at least 1"),
@@ -598,6 +598,12 @@ def test_images_and_vectors_are_not_confused():
         extract(load_encoder(conv_net(), image_size=32), np.zeros((4, 7)))
     with pytest.raises(ValueError, match="encodes vectors, X holds images"):
         extract(load_encoder(mlp()), random_images(2))
+
+
+@pytest.mark.parametrize("layers", ["auto", ["1"], None])
+def test_inputs_that_do_not_fit_are_the_encoders_error(layers):
+    with pytest.raises(EncoderError, match=r"fails on an input of shape \(2, 5\)"):
+        extract(load_encoder(mlp(6, 4)), np.zeros((2, 5)), layers=layers)
 
 
 def test_progress_goes_to_stderr(capsys):

@@ -308,7 +308,7 @@ class Root(nn.Module):
 
 def test_a_sample_that_is_not_finite_is_a_row_with_its_reason(tmp_path):
     encoder, X, ids = load_encoder(Root()), [[0.5, 0.25], [0.0, 1.0], [0.25, 0.5]], ["a", "b", "c"]
-    reason = "the encoder's output or Jacobian is not finite at sample b"
+    reason = "the encoder's Jacobian is not finite at sample b"
     with pytest.raises(EncoderError, match=reason):
         extract(encoder, X, ids=ids, store=tmp_path / "store")
     kept = pq.read_table(tmp_path / "store" / "samples").to_pydict()
@@ -320,6 +320,31 @@ def test_a_sample_that_is_not_finite_is_a_row_with_its_reason(tmp_path):
     assert len(caught) == 1
     with skipping():
         np.testing.assert_array_equal(np.isnan(jepa_score(encoder, X, on_error="skip")), [False, True, False])
+    # Where no Jacobian is asked for, none is in the way.
+    assert extract(encoder, X, ids=ids, method="forward").ids.tolist() == ids
+
+
+class Logarithm(nn.Module):
+    def forward(self, x):
+        return x.log()
+
+
+class Finite(nn.Module):
+    def forward(self, x):
+        return x.nan_to_num()
+
+
+def test_a_hidden_layer_that_is_not_finite_is_told_where_it_is_read():
+    net = nn.Sequential(Logarithm(), Finite(), nn.Linear(2, 2))
+    X, ids = [[0.5, 0.25], [-1.0, 1.0], [0.25, 0.5]], ["a", "b", "c"]
+    options = {"ids": ids, "method": "forward"}
+    with pytest.raises(EncoderError, match="a hidden layer of the encoder is not finite at sample b"):
+        extract(load_encoder(net), X, layers=["0"], **options)
+    with skipping() as caught:
+        found = extract(load_encoder(net), X, layers=["0"], on_error="skip", **options)
+    assert (found.ids.tolist(), len(caught)) == (["a", "c"], 1)
+    for layers in ("auto", ["1"], None):
+        assert extract(load_encoder(net), X, layers=layers, **options).ids.tolist() == ids
 
 
 class Failing(nn.Module):

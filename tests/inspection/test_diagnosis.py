@@ -187,10 +187,24 @@ class TestDetector:
         with pytest.raises(SettingsMismatchError, match="fingerprint"):
             detector.diagnose(other)
 
-    def test_relu_at_the_output(self):
+    @pytest.mark.parametrize("layers", ["auto", None])
+    def test_relu_at_the_output(self, layers):
         X = np.random.default_rng(0).normal(size=(200, 12))
-        detector = JEPAScoreDetector(load_encoder(nn.Sequential(mlp(), nn.ReLU()))).fit(X)
+        encoder = load_encoder(nn.Sequential(mlp(), nn.ReLU()))
+        detector = JEPAScoreDetector(encoder, method="exact", layers=layers).fit(X)
         assert "rank deficiency" in names(detector.diagnose())
+
+    def test_without_singular_values_nothing_is_said_of_them(self):
+        X = np.random.default_rng(0).normal(size=(200, 12))
+        encoder = load_encoder(nn.Sequential(mlp(), nn.ReLU()))
+        diagnosis = JEPAScoreDetector(encoder).fit(X).diagnose()
+        assert (diagnosis.n_singular_values, diagnosis.n_views) == (0, 0)
+        assert (diagnosis.rank, diagnosis.floor, diagnosis.numerical_rank) == (0, 0, 0)
+        assert (diagnosis.at_floor, diagnosis.short_of_rank, diagnosis.fidelity) == (0, 0, 0)
+        assert names(diagnosis) == []
+        assert "singular values" not in str(diagnosis)
+        assert "fidelity" not in str(diagnosis)
+        json.dumps(diagnosis.to_dict(), allow_nan=False)
 
     def test_held_out_samples_are_left_out(self):
         X = np.random.default_rng(0).normal(size=(100, 12))

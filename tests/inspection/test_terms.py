@@ -4,7 +4,7 @@ from oracles import linear, matrix_of_spectrum, mlp, random_images
 from PIL import Image
 
 from skjepa import JEPAScoreDetector, load_encoder
-from skjepa.inspection.terms import MEANING, Explanation, explain_terms
+from skjepa.inspection.terms import MEANING, Explanation, explain_terms, meaning
 from skjepa.scores.model import FORMULAS, JOINT_WEIGHTS
 
 
@@ -39,14 +39,19 @@ def test_deviations_and_p_values_are_against_the_fit_samples(encoder, X):
     np.testing.assert_allclose(explained.p_values["volume"], expected)
 
 
-def test_a_far_sample_is_odd_and_the_words_say_so(encoder, X):
-    detector = JEPAScoreDetector(encoder).fit(X[:80])
+@pytest.mark.parametrize(
+    ("options", "terms"),
+    [({}, ["layer input", "layer 3", "neighbours"]), ({"method": "exact", "layers": None}, ["density"])],
+)
+def test_a_far_sample_is_odd_and_the_words_say_so(options, terms, encoder, X):
+    detector = JEPAScoreDetector(encoder, **options).fit(X[:80])
     explained = detector.explain(X[:1] + 6)
-    assert explained.p_values["density"][0] == pytest.approx(1 / 81)
-    assert explained.deviations["density"][0] < -3
     words = explained.words(0)
-    assert "flagged" in words
-    assert MEANING["density"] in words
+    assert ", flagged; " in words
+    for term in terms:
+        assert explained.p_values[term][0] == pytest.approx(1 / 81)
+        assert explained.deviations[term][0] < -3
+        assert meaning(term) in words
     assert str(detector.explain(X[80:83])).count("\n") == 2
 
 
@@ -58,7 +63,14 @@ def test_fit_samples_have_p_values_of_every_size(encoder, X):
 
 
 def test_every_term_has_a_meaning():
-    assert set(MEANING) == set(JOINT_WEIGHTS)
+    layered = JEPAScoreDetector().fit(random_images(20)).model_.term_names
+    layers = {f"layer {name}" for name in ("stage 1", "stage 2", "stage 3", "stage 4", "output")}
+    assert layered > layers
+    assert set(MEANING) == set(JOINT_WEIGHTS) | (layered - layers)
+    for name in layers:
+        assert meaning(name).endswith("unlike normal samples, given the layer before")
+    assert "the embedding is" in meaning("layer output")
+    assert "'stage 2' sees" in meaning("layer stage 2")
 
 
 def test_a_term_without_a_meaning_is_told_by_its_name():
@@ -78,9 +90,10 @@ def test_nothing_unusual_is_said_so():
 
 def test_of_a_constant_term_nothing_deviates(X):
     encoder = load_encoder(linear(matrix_of_spectrum([3.0, 1.0, 0.2], 12)).float())
-    explained = JEPAScoreDetector(encoder).fit(X[:80]).explain(X[80:])
-    np.testing.assert_allclose(explained.deviations["volume"], 0, atol=5)
-    assert np.isfinite(explained.deviations["volume"]).all()
+    for term, layers in (("volume", None), ("volume given embedding", "auto")):
+        explained = JEPAScoreDetector(encoder, method="exact", layers=layers).fit(X[:80]).explain(X[80:])
+        np.testing.assert_allclose(explained.deviations[term], 0, atol=5)
+        assert np.isfinite(explained.deviations[term]).all()
 
 
 def test_folds_and_extractions(encoder, X):

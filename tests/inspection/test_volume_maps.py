@@ -179,8 +179,11 @@ def test_detectors_give_encoder_floor_and_rank(encoder, images):
     assert (explainer.floor, explainer.rank) == (detector.floor_, 4)
     extraction = detector.extract(images[1])
     np.testing.assert_allclose(explainer.explain(images[1]).volume, detector.model_.volume(extraction), rtol=1e-12)
-    trained = JEPAScoreDetector(random_state=0).fit(np.random.default_rng(0).normal(size=(60, 5)))
-    assert trained.volume_explainer(np.random.default_rng(1).normal(size=(20, 5))).encoder is trained.encoder_
+    rows, new = np.random.default_rng(0).normal(size=(60, 5)), np.random.default_rng(1).normal(size=(20, 5))
+    trained = JEPAScoreDetector(method="exact", random_state=0).fit(rows)
+    assert trained.volume_explainer(new).encoder is trained.encoder_
+    with pytest.raises(AttributeError, match=r"method='forward' makes no backward pass.*no floor or rank"):
+        JEPAScoreDetector(random_state=0).fit(rows).volume_explainer(new)
 
 
 def test_folds_with_encoders_of_their_own_are_refused():

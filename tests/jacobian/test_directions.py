@@ -240,12 +240,13 @@ class TestRefusals:
         ("options", "message"),
         [
             ({"method": "subspace"}, "pass what learn_directions returns as method"),
-            ({"method": "exact", "n_directions": 3}, "n_directions is for method='sketch'"),
+            ({"method": "exact", "n_directions": 3}, "n_directions is for method='sketch'; method='exact' takes all"),
+            ({"method": "forward", "n_directions": 3}, "method='forward' makes no backward pass"),
             ({"method": "sketch", "n_directions": 9}, "n_directions must be at most K = 8; got 9"),
             ({"method": "sketch", "n_directions": 0}, "n_directions must be at least 1"),
             ({"method": random_directions(5, 2)}, "the directions are of 5 outputs, the encoder has 8"),
             ({"method": random_directions(8, 2), "n_directions": 3}, "method has 2 directions, n_directions is 3"),
-            ({"method": 3}, "method must be one of 'exact', 'sketch'; got 3"),
+            ({"method": 3}, "method must be one of 'auto', 'forward', 'exact', 'sketch'; got 3"),
         ],
     )
     def test_bad_methods(self, options, message):

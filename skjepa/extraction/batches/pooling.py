@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from skjepa.encoders.encoder import Encoder
 from skjepa.encoders.in_use import alone_with
 from skjepa.encoders.outputs import has_square_sides, position_axes, require_layer, with_layers
+from skjepa.encoders.probe import called
 from skjepa.encoders.stages import INPUT, declared_stages, first_tensor, stages
 
 LAYER_DTYPES = {"float32": torch.float32, "float16": torch.float16}
@@ -59,7 +61,7 @@ def chosen_layers(encoder: Encoder, layers: Any, shape: tuple[int, ...]) -> tupl
         paths = stages(encoder, shape) if isinstance(layers, str) else _paths(encoder, layers)
         widths = [] if not paths else _widths(encoder, list(paths.values()), shape)
         found = tuple(Layer(name, path, width) for (name, path), width in zip(paths.items(), widths, strict=True))
-        encoder.layers_known[known] = found
+        encoder.layers_known[known] = encoder.layers_known[(*known[:2], tuple(paths))] = found
     return encoder.layers_known[known]
 
 
@@ -80,7 +82,7 @@ def _widths(encoder: Encoder, paths: list[str], shape: tuple[int, ...]) -> list[
     """Numbers that each layer yields, found by a pass of two blank samples."""
     x = torch.zeros(2, *shape, dtype=encoder.dtype)
     with torch.no_grad(), encoder.scoring() as function:
-        return [part.shape[1] for part in _read(encoder.module, function, paths, x)[1]]
+        return [part.shape[1] for part in _read(encoder.module, partial(called, function), paths, x)[1]]
 
 
 def with_statistics(

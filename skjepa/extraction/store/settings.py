@@ -49,5 +49,5 @@ def require_same_settings(expected: Mapping[str, Any], found: Mapping[str, Any],
     if set(different) & set(SETTINGS):  # another name of the same encoder is no difference
         reasons = [f"{key} is {found.get(key)!r}, expected {expected.get(key)!r}" for key in different]
         if "layers" in different and None in (found.get("layers"), expected.get("layers")):
-            reasons.append("layers=None reads no hidden layers, like earlier versions of skjepa")
+            reasons.append("results of earlier versions have no hidden layers: give layers=None to go on with them")
         raise SettingsMismatchError(f"{what} differ: {'; '.join(reasons)}")

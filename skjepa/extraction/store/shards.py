@@ -236,7 +236,11 @@ def _table(keys: Sequence[Key], *columns: Any) -> pa.Table:
 def _lists(array: NDArray) -> pa.Array:
     """An array (n, a, ...) as a column of n lists."""
     offsets = pa.array(np.arange(len(array) + 1, dtype=np.int32) * array.shape[1])
-    values = pa.array(array.ravel()) if array.ndim == 2 else _lists(array.reshape(-1, *array.shape[2:]))
+    values = (
+        pa.array(array.ravel())
+        if array.ndim == 2
+        else _lists(array.reshape(array.shape[0] * array.shape[1], *array.shape[2:]))
+    )
     return pa.ListArray.from_arrays(offsets, values)
 
 

@@ -60,6 +60,7 @@
     if (data.p) made.append(element("td", number(data.p[i]), "number"));
     const reason = data.errors[i];
     made.append(element("td", reason ? `${WORDS[data.status[i]]}: ${reason}` : WORDS[data.status[i]]));
+    if (data.reasons) made.append(element("td", data.reasons[i]));
     return made;
   }
 

@@ -31,6 +31,8 @@ AGREED = {
     "views": 2,
     "transform": "Compose(Ä)",
     "seed": 0,
+    "layers": ["stage 1", "stage 2"],
+    "layers_dtype": "float32",
 }
 
 
@@ -89,6 +91,25 @@ class TestRoundTrip:
         store.close()
         assert_holds(store, part)
 
+    @pytest.mark.parametrize("n_singular_values", [0, 3])
+    def test_layers(self, store, n_singular_values):
+        keys, embeddings, sigma = some_rows(4)
+        sigma = sigma[..., :n_singular_values]
+        layers = np.random.default_rng(1).normal(size=(4, 6)).astype(np.float32)
+        store.append(keys, embeddings, sigma, None, layers)
+        for _ in range(2):  # from the journal, and from the shard
+            assert_holds(store, (keys, embeddings, sigma))
+            rows = store.read()
+            np.testing.assert_array_equal([rows[key][2] for key in keys], layers)
+            store.close()
+
+    def test_without_layers_a_row_has_none(self, store):
+        part = some_rows(2)
+        store.append(*part)
+        for _ in range(2):
+            assert {row[2].shape for row in store.read().values()} == {(0,)}
+            store.close()
+
     @given(
         st.integers(1, 3).flatmap(
             lambda n: st.tuples(
@@ -138,6 +159,8 @@ class TestRoundTrip:
         keys, embeddings, sigma = some_rows(3)
         with pytest.raises(ValueError, match="3 samples, 2 embeddings, 3 singular values"):
             store.append(keys, embeddings[:2], sigma)
+        with pytest.raises(ValueError, match="3 samples, 3 embeddings, 3 singular values, 2 layers"):
+            store.append(keys, embeddings, sigma, None, np.zeros((2, 6)))
         assert store.read() == {}
 
 
@@ -318,13 +341,14 @@ class TestTable:
 
     def test_pandas(self, folder):
         table = pd.read_parquet(folder).set_index("id")
-        assert table.columns.tolist() == ["content", "embedding", "singular_values", "status", "error"]
+        assert table.columns.tolist() == ["content", "embedding", "singular_values", "status", "error", "layers"]
         assert table.status.value_counts().to_dict() == {"ok": 5, "unreadable": 1}
         assert table.error.dropna().to_dict() == {"broken.png": "cut short"}
         keys, embeddings, sigma = some_rows(3, 0)
         row = table.loc[keys[2][0]]
         np.testing.assert_array_equal(row.embedding, embeddings[2])
         np.testing.assert_array_equal(np.stack(row.singular_values), sigma[2])
+        assert table.layers.isna().all()
 
     def test_polars(self, folder):
         polars = pytest.importorskip("polars")

@@ -97,7 +97,7 @@ def scores(seed):
 def detectors(encoder):
     return {
         "volume alone (JEPA-SCORE)": JEPAScoreDetector(encoder, formula="jepa"),
-        "default": JEPAScoreDetector(encoder),
+        "default": JEPAScoreDetector(encoder, method="forward"),  # as of any vectors: no backward pass
         "Mahalanobis": MahalanobisDetector(),
         "Mahalanobis++": MahalanobisDetector(normalize=True),
         "kNN": KNNDetector(),

@@ -376,7 +376,7 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
 def _table_of(samples: Samples) -> NDArray | None:
     """The rows of a table, or what an Extraction knows of them; None for images."""
     if isinstance(samples, Extraction):
-        return None if samples.n_features is None else next(iter(samples.layers.values()), samples.embeddings)
+        return None if not samples.is_table else next(iter(samples.layers.values()), samples.embeddings)
     return samples.rows() if samples.is_vector else None
 
 

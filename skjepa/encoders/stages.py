@@ -28,7 +28,8 @@ def stages(encoder: Encoder, shape: tuple[int, ...]) -> dict[str, str]:
 
     Those that the module declares itself by an attribute `stages`, a dict of name -> path; else those of timm's
     ``feature_info``; else the last child of each shape of feature map; else, where all feature maps have one shape,
-    the blocks of the transformer; of an encoder of vectors its rows and the outputs of its hidden layers.
+    the blocks of the transformer. Of an encoder of vectors first the rows, and then the same, or the outputs of its
+    hidden layers where it has neither tokens nor feature maps.
 
     Parameters
     ----------
@@ -46,12 +47,16 @@ def stages(encoder: Encoder, shape: tuple[int, ...]) -> dict[str, str]:
         return declared
     prefix, module = _inside(encoder)
     outputs = _outputs(encoder, shape)
-    if encoder.input_shape is None:
-        hidden = [path for path in _hidden(module, prefix, outputs) if not _is_output(outputs, path)]
-        return {INPUT: ""} | {path: path for path in _thinned(hidden, MAX_STAGES - 1)}
     maps = {path: value for path, value in outputs.items() if path and value.shape[2:].numel() > 1}
     found = [path for path in _of_timm(module, prefix) if path in maps] or _ends(module, prefix, maps)
-    return {path: path for path in _thinned(found, MAX_STAGES)}
+    if encoder.input_shape is not None:
+        return {path: path for path in _thinned(found, MAX_STAGES)}
+    hidden = _hidden(module, prefix, outputs)
+    if maps and hidden:  # what is called before any weights is the row itself in another shape
+        called = list(outputs)
+        hidden = [path for path in found if called.index(path) >= called.index(hidden[0])]
+    hidden = [path for path in hidden if not _is_output(outputs, path)]
+    return {INPUT: ""} | {path: path for path in _thinned(hidden, MAX_STAGES - 1)}
 
 
 def declared_stages(encoder: Encoder) -> dict[str, str] | None:

@@ -182,7 +182,11 @@ def extract(
             chosen_method = "exact" if is_cheap or has_views else "forward"
         name, directions = _output_directions(encoder, chosen_method, n_directions, n_components, seed)
         described = _describe(encoder, shape, n_components, name, views, transform, seed, own)
-        read = {"layers": [layer.name for layer in chosen], "layers_dtype": layers_dtype} if chosen else {}
+        read: dict[str, Any] = {}
+        if chosen:
+            is_pooled = any(layer.is_pooled for layer in chosen)
+            names = [layer.name for layer in chosen]
+            read = {"layers": names, "layers_dtype": layers_dtype, "layers_pooled": is_pooled}
         return described | read, directions
 
     with encoder.unchanging(), ExitStack() as stack:

@@ -125,6 +125,11 @@ class Extraction:
         return shape[0] if len(shape) == 1 else None
 
     @property
+    def is_table(self) -> bool:
+        """Whether samples are rows whose layers have no positions or tokens."""
+        return self.n_features is not None and not self.meta.get("layers_pooled", False)
+
+    @property
     def numerical_rank(self) -> NDArray[np.int64]:
         """Singular values above the noise of the arithmetic, (n_samples, V)."""
         return numerical_rank(self.spectra, eps=self.eps)

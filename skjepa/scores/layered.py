@@ -273,7 +273,7 @@ def fit_score(
         return fit_score_model(extraction, formula=formula, **settings)
     if len(extraction) < 2:
         raise ValueError(f"fit needs at least 2 samples; got {len(extraction)} sample")
-    is_unit = extraction.n_features is None
+    is_unit = not extraction.is_table
     if trim > 0:
         layers = {name: np.asarray(rows, dtype=np.float64) for name, rows in _varying(extraction).items()}
         extraction = extraction[least_odd(layers, 1 - trim, is_unit, _mean_surprise)]
@@ -296,8 +296,8 @@ def _varying(extraction: Extraction) -> dict[str, NDArray[Any]]:
 
 
 def _fit_layered(extraction: Extraction, settings: dict[str, Any]) -> LayeredScore:
-    chain = LayerChain(is_unit=extraction.n_features is None).fit(_varying(extraction))
-    z, is_table = extraction.embeddings, extraction.n_features is not None
+    chain = LayerChain(is_unit=not extraction.is_table).fit(_varying(extraction))
+    z, is_table = extraction.embeddings, extraction.is_table
     direction = normalize(z)
     model = LayeredScore(chain, None, None, None, None, None, None)
     unseen = {_term(name): value for name, value in chain.fit_surprises.items()}

@@ -68,7 +68,7 @@ def test_every_term_has_a_meaning():
     assert layered > layers
     assert set(MEANING) == set(JOINT_WEIGHTS) | (layered - layers)
     for name in layers:
-        assert meaning(name).endswith("unlike normal samples, given the layer before")
+        assert meaning(name).endswith("unlike normal samples, given what the layer before it sees")
     assert "the embedding is" in meaning("layer output")
     assert "'stage 2' sees" in meaning("layer stage 2")
 

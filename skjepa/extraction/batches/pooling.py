@@ -29,11 +29,14 @@ class Layer:
         As in ``encoder.module.named_modules()``; "" is the input of the module.
     width : int
         Numbers per sample: 2 C of a feature map or of tokens with C channels, C of a vector.
+    is_pooled : bool
+        Whether it has positions or tokens.
     """
 
     name: str
     path: str
     width: int
+    is_pooled: bool
 
 
 def chosen_layers(encoder: Encoder, layers: Any, shape: tuple[int, ...]) -> tuple[Layer, ...]:
@@ -60,7 +63,7 @@ def chosen_layers(encoder: Encoder, layers: Any, shape: tuple[int, ...]) -> tupl
     if known not in encoder.layers_known:
         paths = stages(encoder, shape) if isinstance(layers, str) else _paths(encoder, layers)
         widths = [] if not paths else _widths(encoder, list(paths.values()), shape)
-        found = tuple(Layer(name, path, width) for (name, path), width in zip(paths.items(), widths, strict=True))
+        found = tuple(Layer(name, path, *width) for (name, path), width in zip(paths.items(), widths, strict=True))
         encoder.layers_known[known] = encoder.layers_known[(*known[:2], tuple(paths))] = found
     return encoder.layers_known[known]
 
@@ -78,11 +81,12 @@ def _paths(encoder: Encoder, names: Sequence[str]) -> dict[str, str]:
     return paths
 
 
-def _widths(encoder: Encoder, paths: list[str], shape: tuple[int, ...]) -> list[int]:
-    """Numbers that each layer yields, found by a pass of two blank samples."""
+def _widths(encoder: Encoder, paths: list[str], shape: tuple[int, ...]) -> list[tuple[int, bool]]:
+    """Numbers that each layer yields, and whether they are pooled, found by a pass of two blank samples."""
     x = torch.zeros(2, *shape, dtype=encoder.dtype)
     with torch.no_grad(), encoder.scoring() as function:
-        return [part.shape[1] for part in _read(encoder.module, partial(called, function), paths, x)[1]]
+        found = _read(encoder.module, partial(called, function), paths, x)[1]
+    return [(part.shape[1], is_pooled) for part, is_pooled in found]
 
 
 def with_statistics(
@@ -92,20 +96,20 @@ def with_statistics(
     output, parts = _read(encoder.module, function, [layer.path for layer in layers], x)
     largest = torch.finfo(LAYER_DTYPES[dtype]).max
     # What is too large for these numbers stays the largest of them, and as odd as it was.
-    return output, torch.cat(parts, dim=1).clamp(-largest, largest).to(LAYER_DTYPES[dtype])
+    return output, torch.cat([part for part, _ in parts], dim=1).clamp(-largest, largest).to(LAYER_DTYPES[dtype])
 
 
 def _read(
     module: nn.Module, function: Callable[[Tensor], Tensor], paths: Sequence[str], x: Tensor
-) -> tuple[Tensor, list[Tensor]]:
+) -> tuple[Tensor, list[tuple[Tensor, bool]]]:
     with alone_with(module):  # hooks are of the module, and would tell one thread of another's samples
         output, caught = with_layers(module, filter(None, paths), lambda: function(x))
     caught[""] = x
     return output, [_statistics(caught, path, module, x) for path in paths]
 
 
-def _statistics(caught: dict[str, Any], path: str, module: nn.Module, x: Tensor) -> Tensor:
-    """Of one layer: mean and standard deviation over positions, (B, 2 C); a vector (B, C) as it is."""
+def _statistics(caught: dict[str, Any], path: str, module: nn.Module, x: Tensor) -> tuple[Tensor, bool]:
+    """Of one layer: mean and standard deviation over positions, (B, 2 C); a vector (B, C) as it is, and False."""
     if path not in caught:
         raise ValueError(f"layer {path!r} takes no part in the forward pass")
     value = first_tensor(caught[path])
@@ -117,5 +121,18 @@ def _statistics(caught: dict[str, Any], path: str, module: nn.Module, x: Tensor)
             "tokens (B, N, C) or feature maps (B, C, H, W): choose another"
         )
     value = value.to(torch.promote_types(value.dtype, torch.float32))
-    axes = position_axes(value, module, is_square=has_square_sides(x))
-    return torch.cat([value.mean(axes), value.std(axes, correction=0)], dim=1) if axes else value
+    axes = (2,) if _is_series(value, module) else position_axes(value, module, is_square=has_square_sides(x))
+    if not axes:
+        return value, False
+    return torch.cat([value.mean(axes), value.std(axes, correction=0)], dim=1), True
+
+
+def _is_series(value: Tensor, module: nn.Module) -> bool:
+    """Whether an output (B, C, T) has its channels first, as those of one-dimensional convolutions; tokens are last."""
+    if value.ndim != 3:
+        return False
+    convolutions = [part for part in module.modules() if isinstance(part, nn.Conv1d)]
+    channels = {n for part in convolutions for n in (part.in_channels, part.out_channels)}
+    features = {part.out_features for part in module.modules() if isinstance(part, nn.Linear)}
+    features |= {part.normalized_shape[-1] for part in module.modules() if isinstance(part, nn.LayerNorm)}
+    return value.shape[1] in channels and value.shape[2] not in features

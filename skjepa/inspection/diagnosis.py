@@ -19,9 +19,10 @@ from skjepa.extraction.extraction import Extraction
 from skjepa.inspection.findings import GAP, NO_SPECTRUM, Diagnosis, findings_at_fit, findings_of_new
 from skjepa.scores.densities import KNNDensity
 from skjepa.scores.known_rows import ROUNDING
-from skjepa.scores.layered import AnyScore
+from skjepa.scores.layered import AnyScore, LayeredScore, share_far_off
 
 _COPIES_AT_MOST = 32
+_FEWEST_FAR_OFF = 100  # samples to tell a share of some hundredths
 _FEWEST = 30  # samples to tell a gap from chance
 _N_WATCHED = 1000  # enough rows for the embeddings' statistics, and milliseconds beside any fit
 
@@ -57,6 +58,7 @@ def diagnose(model: AnyScore, extraction: Extraction, fitted: Diagnosis | None =
         **_embeddings(model, extraction),
         **_scores(model, extraction, at_fit=fitted is None),
         **_views(model, extraction),
+        far_off=_far_off(model, extraction) if fitted is None else 0.0,
     )
     findings = findings_at_fit(measured) if fitted is None else findings_of_new(measured, fitted)
     return replace(measured, findings=tuple(findings))
@@ -101,6 +103,13 @@ def _embeddings(model: AnyScore, extraction: Extraction) -> dict[str, Any]:
         "intrinsic_dim": neighbours.intrinsic_dim_,
         "fidelity": fidelity,
     }
+
+
+def _far_off(model: AnyScore, extraction: Extraction) -> float:
+    """Of tables, whose clean rows have long tails as well, it tells nothing; nor where the fit left samples out."""
+    if not isinstance(model, LayeredScore) or extraction.is_table or len(extraction) < _FEWEST_FAR_OFF:
+        return 0.0
+    return 0.0 if len(model.seen.embeddings) < len(extraction) else share_far_off(extraction)
 
 
 def near_copies(z: NDArray[np.float64]) -> float:

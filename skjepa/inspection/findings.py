@@ -21,6 +21,7 @@ DROWNED = 0.98  # Spearman of one term with the sum
 RELIABLE = 0.8  # reliability of the views together
 SEEDS_AGREE = 0.7  # mean Spearman of two seeds
 SHIFTED = 1.0  # standard deviations of the fit, beyond what chance allows
+FAR_OFF_SHARE = 0.09  # of the fit images; clean sets at hand have .04 to .07, those with a tenth of junk .12
 NEAR_COPIES = 0.1  # share of the samples, beyond what chance brings
 FEW = 5  # samples a dimension of the embedding
 GAP = 3.0  # times as far is the next neighbour that is no near copy
@@ -81,6 +82,8 @@ class Diagnosis:
         Root of the embeddings' total variance over the length of their mean; near 0 where all are the same.
     near_copies : float
         Share of the samples which a few others lie far closer to than all the rest, beyond what chance brings.
+    far_off : float
+        Share of the fit images whose hidden layers are far off to those of the other images; 0 of tables.
     participation_ratio : float
         Effective number of directions in which embeddings vary, in [1, K]; 0 where none does.
     normality : float
@@ -130,6 +133,7 @@ class Diagnosis:
     view_spearman: float | None = None
     view_icc: float | None = None
     near_copies: MayLack[float] = 0.0
+    far_off: MayLack[float] = 0.0
     findings: tuple[Finding, ...] = field(default=())
 
     def portable_check(self) -> None:
@@ -183,6 +187,14 @@ def findings_at_fit(d: Diagnosis) -> Iterator[Finding]:
             f"{d.near_copies:.0%} of the samples are near copies of a few others (frames, exposures, augmentations): "
             "they make a threshold from the same samples too strict, and new normal samples are flagged",
             "fit on one of each, or give fit groups=, one name for what belongs together, and calibration=",
+        )
+    if d.far_off > FAR_OFF_SHARE:
+        yield Finding(
+            "anomalies among the fit samples",
+            "warning",
+            f"{d.far_off:.0%} of the samples are far off to the hidden layers of the others, where {FAR_OFF_SHARE:.0%} "
+            "or less are usual: what is odd there is learned as normal",
+            "look at the samples that score lowest; take out what does not belong, or give trim=0.1",
         )
     if d.formula != "jepa" and d.n_samples < FEW * d.n_components:
         yield Finding(

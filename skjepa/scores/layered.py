@@ -27,7 +27,7 @@ from skjepa.scores.fit_samples import SeenSamples
 from skjepa.scores.layers import LayerChain
 from skjepa.scores.mahalanobis import ShrunkMahalanobis
 from skjepa.scores.model import ScoreModel, Terms, check_score_settings, fit_score_model
-from skjepa.scores.trimming import least_odd
+from skjepa.scores.trimming import least_odd, oddness_to_most
 
 OUTPUT = "output"
 """The embedding itself, the last layer of the chain."""
@@ -41,6 +41,9 @@ OUTPUT_WEIGHT = 0.5
 
 VOLUME_WEIGHT = 0.125
 """Of the terms of the Jacobian together, where backward passes were made."""
+
+FAR_OFF = 10.0
+"""Mean surprise of the layers, in nats, from which on a fit sample is far off."""
 
 DIRECTION, NEIGHBOURS = "direction", "neighbours"
 VOLUME, SPECTRUM = "volume given embedding", "spectrum given embedding"
@@ -278,6 +281,12 @@ def fit_score(
         layers = {name: np.asarray(rows, dtype=np.float64) for name, rows in _varying(extraction).items()}
         extraction = extraction[least_odd(layers, 1 - trim, is_unit, _mean_surprise)]
     return _fit_layered(extraction, settings)
+
+
+def share_far_off(extraction: Extraction) -> float:
+    """Share of images that are far off to the layers of three quarters of them, at least `FAR_OFF` nats."""
+    layers = {name: np.asarray(rows, dtype=np.float64) for name, rows in _varying(extraction).items()}
+    return float((oddness_to_most(layers, not extraction.is_table, _mean_surprise) > FAR_OFF).mean())
 
 
 def _mean_surprise(chain: LayerChain, found: Terms) -> NDArray[np.float64]:

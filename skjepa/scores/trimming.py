@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from skjepa.scores.layers import LayerChain, Rows
 
 _START = 0.5  # share of the samples that the first chain learns from
+_MOST = 0.75
 _STEPS = 3
 _FAR = 10.0  # deviations: beyond them a number is as odd as it can be
 _TO_DEVIATION = 1.4826  # of a normal distribution, from the median absolute deviation
@@ -31,17 +32,29 @@ def least_odd(layers: Rows, share: float, is_unit: bool, oddness: Oddness) -> ND
     is_unit : bool
         Of `LayerChain`.
     oddness : callable
-        What a fitted chain makes of layers, (n_samples,); higher = odder. Of the samples that it learned from it is
-        asked as of any others.
+        What a fitted chain makes of the surprises of its layers, (n_samples,); higher = odder.
     """
     n = len(next(iter(layers.values())))
     kept = _first(_distance_from_medians(layers), int(_START * n))
     for _ in range(_STEPS):
-        chain = LayerChain(is_unit=is_unit).fit({name: rows[kept] for name, rows in layers.items()})
-        odd = oddness(chain, chain.surprises(layers))
-        odd[kept] = oddness(chain, chain.fit_surprises)  # each as if it had been left out
-        kept = _first(odd, n - int(round((1 - share) * n, 9)))
+        kept = _first(_odd(layers, kept, is_unit, oddness), n - int(round((1 - share) * n, 9)))
     return kept
+
+
+def oddness_to_most(layers: Rows, is_unit: bool, oddness: Oddness) -> NDArray[np.float64]:
+    """How odd each sample is to the three quarters that look most like one another, (n_samples,)."""
+    n = len(next(iter(layers.values())))
+    kept = _first(_distance_from_medians(layers), int(_START * n))
+    kept = _first(_odd(layers, kept, is_unit, oddness), int(_MOST * n))
+    return _odd(layers, kept, is_unit, oddness)
+
+
+def _odd(layers: Rows, kept: NDArray[np.intp], is_unit: bool, oddness: Oddness) -> NDArray[np.float64]:
+    """Of all samples, to a chain of those that are kept, which are each judged as if it had been left out."""
+    chain = LayerChain(is_unit=is_unit).fit({name: rows[kept] for name, rows in layers.items()})
+    odd = oddness(chain, chain.surprises(layers))
+    odd[kept] = oddness(chain, chain.fit_surprises)
+    return odd
 
 
 def _first(values: NDArray[np.float64], n: int) -> NDArray[np.intp]:

@@ -271,3 +271,31 @@ def test_statistics_of_many_samples_stay_cheap():
     diagnosis = diagnosed(made(z, spectrum, 2500))
     assert diagnosis.n_samples == 2500
     assert diagnosis.participation_ratio == pytest.approx(K, rel=0.05)
+
+
+class TestAnomaliesAmongTheFitSamples:
+    NAME = "anomalies among the fit samples"
+
+    def extraction(self, n_junk):
+        rng = np.random.default_rng(0)
+        hidden = 3 + rng.normal(size=(400, 60))
+        hidden[:n_junk] = 3 + 6 * np.array([1, -1] * 30) + 0.05 * rng.normal(size=(n_junk, 60))
+        meta = {"input_shape": [3, 8, 8], "method": "forward"}
+        ids = np.array([str(i) for i in range(400)])
+        z = np.tanh((hidden - 3) @ rng.normal(size=(60, 5)) / 8) + 0.1 * rng.normal(size=(400, 5))
+        return Extraction(z, None, ids, meta, layers={"one": hidden})
+
+    def names(self, n_junk, **options):
+        detector = JEPAScoreDetector(method="forward", **options).fit(self.extraction(n_junk))
+        return [finding.name for finding in detector.diagnose().findings]
+
+    @pytest.mark.filterwarnings("ignore:.*near copies")
+    def test_a_tenth_is_said(self):
+        assert self.NAME in self.names(60)
+
+    def test_none_are_not(self):
+        assert self.NAME not in self.names(0)
+
+    @pytest.mark.filterwarnings("ignore:.*near copies")
+    def test_where_they_were_left_out_it_is_no_news(self):
+        assert self.NAME not in self.names(60, trim=0.2)

@@ -28,6 +28,7 @@ from skjepa import Encoder, Extraction, VectorJEPA, extract
 from skjepa.encoders.networks import build_network
 from skjepa.pretraining.augmentations import VectorViewOptions
 from skjepa.pretraining.loop import PretrainConfig, pretrain
+from skjepa.scores.layered import fit_score
 from skjepa.scores.model import ScoreModel, fit_score_model
 
 NAMES = ("mixture", "rings", "moons")
@@ -38,9 +39,10 @@ SCORES: dict[str, dict[str, Any]] = {
     "JEPA-SCORE alone": {"formula": "jepa", "reference": "knn"},
     "full formula, kNN (the default reference)": {"formula": "density", "reference": "knn"},
     "full formula, adaptive kernels": {"formula": "density", "reference": AdaptiveKernelDensity()},
-    "joint (the default)": {"formula": "joint", "reference": "knn"},
+    "five terms, without layers": {"formula": "joint", "reference": "knn"},
 }
-SHOWN = ("JEPA-SCORE alone", "full formula, adaptive kernels", "joint (the default)")
+DEFAULT = "joint (the default, no backward pass)"
+SHOWN = ("JEPA-SCORE alone", "full formula, adaptive kernels", DEFAULT)
 
 
 def info_nce(fit: NDArray, seed: int, epochs: int) -> Encoder:
@@ -98,7 +100,7 @@ def one_run(name: str, label: str, seed: int, epochs: int) -> dict[str, float]:
         return {BAR: max(spearman(kernel.score_samples(test), log_p) for kernel in kernels)}
     encoder = ENCODERS[label](fit, seed, epochs)
     learn, judge = extract(encoder, fit), extract(encoder, test)
-    return {score: spearman(fitted(learn, score).score_samples(judge), log_p) for score in SCORES}
+    return {score: spearman(scores_by(score, learn, judge), log_p) for score in (*SCORES, DEFAULT)}
 
 
 def samples(name: str, seed: int) -> tuple[Distribution, NDArray, NDArray]:
@@ -116,7 +118,16 @@ def trained(fit: NDArray, seed: int, output: Any, *, n_components: int, noise: f
 
 def fitted(learn: Extraction, score: str) -> ScoreModel:
     # Both singular values always count, and in float64 neither is noise: a floor of 1 % would cut the smaller one off.
-    return fit_score_model(learn, **SCORES[score], floor=1e-12 if "default" not in score else "auto", rank=None)
+    is_full = SCORES[score]["formula"] != "joint"
+    return fit_score_model(learn, **SCORES[score], floor=1e-12 if is_full else "auto", rank=None)
+
+
+def scores_by(score: str, learn: Extraction, judge: Extraction) -> NDArray:
+    """One score of samples; the default as users of vectors have it, from the forward pass alone."""
+    if score != DEFAULT:
+        return fitted(learn, score).score_samples(judge)
+    model = fit_score(learn.forward_only(), formula="joint", reference="knn", floor="auto", rank=None)
+    return model.score_samples(judge.forward_only())
 
 
 def summary(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
@@ -126,7 +137,10 @@ def summary(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     def judged(values: list[float]) -> dict[str, Any]:
         return interval(values) | {"above_bar": interval(v - b + ALLOWED for v, b in zip(values, bar, strict=True))}
 
-    measured = {label: {score: judged([run[score] for run in runs[label]]) for score in SCORES} for label in ENCODERS}
+    measured = {
+        label: {score: judged([run[score] for run in runs[label]]) for score in (*SCORES, DEFAULT)}
+        for label in ENCODERS
+    }
     return {BAR: interval(bar), "encoders": measured}
 
 
@@ -142,7 +156,7 @@ def draw(seed: int, epochs: int, path: Path) -> None:
         encoder = ENCODERS[SHOWN_ENCODER](scale.transform(fit), seed, epochs)
         learn, judge = extract(encoder, scale.transform(fit)), extract(encoder, scale.transform(grid))
         maps = {"true log p": law.log_density(grid)}
-        maps |= {score: fitted(learn, score).score_samples(judge) for score in SHOWN}
+        maps |= {score: scores_by(score, learn, judge) for score in SHOWN}
         for axis, (title, values) in zip(row, maps.items(), strict=True):
             ranks = rankdata(values).reshape(len(y), len(x))
             axis.pcolormesh(x, y, ranks, shading="nearest", cmap="viridis", rasterized=True)

@@ -49,7 +49,7 @@ class JEPAScoreDetector(ExplainingDetector):
         embedding and its distance to normal ones, and, where backward passes were made, the singular values given the
         embedding, see `skjepa.scores.LayeredScore`; without `layers` the five terms of `skjepa.scores.joint_weights`.
         "jepa": JEPA-SCORE, the log-volume alone (arXiv 2510.05949, Eq. 5). "density": log-volume + log q(z), the whole
-        change of variables. These two need backward passes and read no layers.
+        change of variables. These two need backward passes and do not use layers.
     reference : {"knn", "gaussian"} or estimator
         Model of log q(z); in "joint" with layers, of the term "neighbours": "knn" is there the mean distance to the
         nearest normal samples.

@@ -228,13 +228,13 @@ class MeasuringDetector(CalibratedDetector):
     def _measures(self, fitted: FittedScore | None) -> tuple[str | Directions, int | None, Any]:
         """Method, number of directions and layers of a pass: for a fitted model what its fit read.
 
-        For a fit, JEPA-SCORE and the density formula need passes, whatever they cost, and no layers.
+        For a fit, JEPA-SCORE and the density formula need passes, whatever they cost; they do not use layers, which
+        are read all the same, so that what one formula has measured serves the others.
         """
         method, n_directions = self.method, self.n_directions
         is_auto = isinstance(method, str) and method == "auto"
         if fitted is None:
-            is_joint = self.formula == "joint"
-            return "exact" if is_auto and not is_joint else method, n_directions, self.layers if is_joint else None
+            return "exact" if is_auto and self.formula != "joint" else method, n_directions, self.layers
         if is_auto:
             passed = PassMethod.parse(fitted.settings["method"])
             method, n_directions = passed.kind, passed.n_directions

@@ -156,8 +156,8 @@ class TestWhatIsMeasured:
             ({"layers": ["3"]}, "forward", ["3"]),
             ({"method": "exact"}, "exact", ["input", "1", "3"]),
             ({"method": "exact", "layers": None}, "exact", None),
-            ({"formula": "density"}, "exact", None),
-            ({"formula": "jepa"}, "exact", None),
+            ({"formula": "density"}, "exact", ["input", "1", "3"]),
+            ({"formula": "jepa", "layers": None}, "exact", None),
         ],
     )
     def test_by_the_parameters(self, options, method, layers):
@@ -202,7 +202,7 @@ class TestWhatIsMeasured:
     @pytest.mark.parametrize(
         ("first", "then", "method", "layers"),
         [
-            ({}, {"formula": "jepa"}, "exact", None),
+            ({}, {"formula": "jepa"}, "exact", ["input", "1", "3"]),
             ({"formula": "jepa"}, {"formula": "joint"}, "forward", ["input", "1", "3"]),
             ({}, {"layers": None}, "forward", None),
             ({}, {"layers": ["3"]}, "forward", ["3"]),

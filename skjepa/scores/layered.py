@@ -60,7 +60,7 @@ class Tail:
     Attributes
     ----------
     median, scale : float
-        `scale` is the 84 % quantile less the median; infinite where the values do not differ.
+        `scale` is the 84 % quantile less the median, and no less than rounding.
     """
 
     median: Annotated[float, Mark.FINITE]
@@ -276,26 +276,24 @@ def fit_score(
         return fit_score_model(extraction, formula=formula, **settings)
     if len(extraction) < 2:
         raise ValueError(f"fit needs at least 2 samples; got {len(extraction)} sample")
-    is_unit = not extraction.is_table
     if trim > 0:
-        layers = {name: np.asarray(rows, dtype=np.float64) for name, rows in _varying(extraction).items()}
-        extraction = extraction[least_odd(layers, 1 - trim, is_unit, _mean_surprise)]
+        extraction = extraction[least_odd(_varying(extraction), 1 - trim, not extraction.is_table, _mean_surprise)]
     return _fit_layered(extraction, settings)
 
 
 def share_far_off(extraction: Extraction) -> float:
     """Share of images that are far off to the layers of three quarters of them, at least `FAR_OFF` nats."""
-    layers = {name: np.asarray(rows, dtype=np.float64) for name, rows in _varying(extraction).items()}
-    return float((oddness_to_most(layers, not extraction.is_table, _mean_surprise) > FAR_OFF).mean())
+    odd = oddness_to_most(_varying(extraction), not extraction.is_table, _mean_surprise)
+    return float((odd > FAR_OFF).mean())
 
 
 def _mean_surprise(chain: LayerChain, found: Terms) -> NDArray[np.float64]:
     return np.mean([Tail.learn(chain.fit_surprises[name]).surprise(value) for name, value in found.items()], axis=0)
 
 
-def _varying(extraction: Extraction) -> dict[str, NDArray[Any]]:
+def _varying(extraction: Extraction) -> Terms:
     """The layers that differ between samples; the embedding where none does, for something must be compared."""
-    layers = layers_of(extraction)
+    layers = {name: np.asarray(rows, dtype=np.float64) for name, rows in layers_of(extraction).items()}
     varying = {
         name: rows
         for name, rows in layers.items()
@@ -306,29 +304,11 @@ def _varying(extraction: Extraction) -> dict[str, NDArray[Any]]:
 
 def _fit_layered(extraction: Extraction, settings: dict[str, Any]) -> LayeredScore:
     chain = LayerChain(is_unit=not extraction.is_table).fit(_varying(extraction))
-    z, is_table = extraction.embeddings, extraction.is_table
-    direction = normalize(z)
     model = LayeredScore(chain, None, None, None, None, None, None)
     unseen = {_term(name): value for name, value in chain.fit_surprises.items()}
-    if not is_table:
-        model.direction = ShrunkMahalanobis().fit(direction)
-        unseen[DIRECTION] = np.sqrt(model.direction.fit_distances_)
-    reference = settings["reference"]
-    if isinstance(reference, str) and reference == "knn":
-        model.neighbours_of = next(iter(chain.deviations)) if is_table else None
-        rows = chain.rows(layers_of(extraction))[model.neighbours_of] if model.neighbours_of else direction
-        model.neighbours = NearestRows(rows, _n_neighbors(len(rows)))
-        unseen[NEIGHBOURS] = model.neighbours.distances().mean(axis=1)
-    else:
-        density = GaussianDensity() if isinstance(reference, str) else clone(reference)
-        model.neighbours = density.fit(z)
-        unseen[NEIGHBOURS] = -np.asarray(out_of_fold_scores(model.neighbours, z), dtype=np.float64)
+    unseen |= _fit_output(model, extraction, settings["reference"])
     if extraction.singular_values is not None:
-        volumes = fit_score_model(extraction, formula="jepa", **settings)
-        s, log_sigma = volumes.volume(extraction), volumes.log_spectrum(extraction)
-        model.volume_model = volumes
-        model.conditional, model.spectrum = ConditionalDensity().fit(z, s), SpectrumDensity().fit(z, log_sigma)
-        unseen[VOLUME], unseen[SPECTRUM] = -model.conditional.fit_scores_, -model.spectrum.fit_scores_
+        unseen |= _fit_volume(model, extraction, settings)
     for name, value in unseen.items():
         if bad := int((~np.isfinite(value)).sum()):
             raise ValueError(f"the term {name!r} is not finite for {bad} of {len(value)} fit samples that are left out")
@@ -336,8 +316,34 @@ def _fit_layered(extraction: Extraction, settings: dict[str, Any]) -> LayeredSco
     model.weight = _weights(list(unseen))
     values = {name: -model.weight[name] * model.tails[name].surprise(value) for name, value in unseen.items()}
     first = model._surprises(extraction)[next(iter(unseen))]
-    model.seen = SeenSamples(z, first, values)
+    model.seen = SeenSamples(extraction.embeddings, first, values)
     return model
+
+
+def _fit_output(model: LayeredScore, extraction: Extraction, reference: Any) -> Terms:
+    """Learn where embeddings lie, of tables the rows; the values of fit samples that are left out, by term."""
+    z, found = extraction.embeddings, {}
+    rows = normalize(z)
+    if extraction.is_table:
+        model.neighbours_of = next(iter(model.chain.deviations))
+        rows = model.chain.rows(layers_of(extraction))[model.neighbours_of]
+    else:
+        model.direction = ShrunkMahalanobis().fit(rows)
+        found[DIRECTION] = np.sqrt(model.direction.fit_distances_)
+    if isinstance(reference, str) and reference == "knn":
+        model.neighbours = NearestRows(rows, _n_neighbors(len(rows)))
+        return found | {NEIGHBOURS: model.neighbours.distances().mean(axis=1)}
+    density = GaussianDensity() if isinstance(reference, str) else clone(reference)
+    model.neighbours, model.neighbours_of = density.fit(z), None
+    return found | {NEIGHBOURS: -np.asarray(out_of_fold_scores(model.neighbours, z), dtype=np.float64)}
+
+
+def _fit_volume(model: LayeredScore, extraction: Extraction, settings: dict[str, Any]) -> Terms:
+    """Learn which log-volume and singular values belong to an embedding; the values of samples left out, by term."""
+    model.volume_model = volumes = fit_score_model(extraction, formula="jepa", **settings)
+    z, s, log_sigma = extraction.embeddings, volumes.volume(extraction), volumes.log_spectrum(extraction)
+    model.conditional, model.spectrum = ConditionalDensity().fit(z, s), SpectrumDensity().fit(z, log_sigma)
+    return {VOLUME: -model.conditional.fit_scores_, SPECTRUM: -model.spectrum.fit_scores_}
 
 
 def _n_neighbors(n_samples: int) -> int:

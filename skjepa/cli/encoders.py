@@ -1,54 +1,61 @@
 """`skjepa encoders`: the encoders known to work, and what they cost."""
 
 import time
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from skjepa.cli.common import print_json
 from skjepa.cli.options import AsJson
 
+OnlySize = Annotated[int | None, typer.Option("--image-size", help="Only encoders at this side of the image.")]
+_SKETCH = 16
 
-def encoders(as_json: AsJson = False) -> None:
-    """List the encoders known to work, with what one exact score costs."""
+
+def encoders(image_size: OnlySize = None, as_json: AsJson = False) -> None:
+    """List the encoders known to work, with what a score costs by the forward pass alone, by a sketch and exactly."""
     from dataclasses import asdict
 
     from skjepa.encoders.catalog import encoder_costs
 
+    known = encoder_costs()
+    costs = [cost for cost in known if image_size in (None, cost.image_size)]
+    if not costs:
+        sizes = ", ".join(map(str, sorted({cost.image_size for cost in known})))
+        raise ValueError(f"no encoder is listed at {image_size} pixels; listed are {sizes}")
     rate = _matrix_rate()
     if as_json:
-        print_json({"encoders": [asdict(cost) for cost in encoder_costs()], "tflop_per_second_here": rate / 1e12})
+        print_json({"encoders": [asdict(cost) for cost in costs], "tflop_per_second_here": rate / 1e12})
         return
-    title = "Encoders known to work (any other timm name loads too)"
+    title = "Encoders known to work (any other timm name loads too); seconds per image"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))  # fits a terminal of 80 columns
-    table.add_column("name", no_wrap=True)
-    for heading in ("size", "K", "TFLOP", "seconds"):
-        table.add_column(heading, justify="right")
+    table.add_column("name", overflow="fold")
+    for heading in ("size", "K", "forward", "sketch", "exact"):
+        table.add_column(heading, justify="right", no_wrap=True)
     family = ""
-    for cost in encoder_costs():
+    for cost in costs:
         if cost.family != family:
             family = cost.family
             table.add_row(f"[bold]{family}[/bold]")
-        table.add_row(
-            cost.name,
-            f"{cost.image_size}" + ("" if cost.is_default_size else "*"),
-            str(cost.n_components),
-            _three_digits(cost.tflop_per_image),
-            _three_digits(cost.tflop_per_image * 1e12 / rate),
-        )
+        seconds = (cost.tflop(n) * 1e12 / rate for n in (0, _SKETCH, cost.n_components))
+        size = f"{cost.image_size}" + ("" if cost.is_default_size else "*")
+        table.add_row(cost.name, size, str(cost.n_components), *map(_two_digits, seconds))
     console = Console()
     console.print(table)
     console.print(
         "size: pixels a side, the encoder's own; * with image_size=, as in the published figures. K: length of the "
-        "embedding, and passes an image. TFLOP: of an exact score, one forward and K backward passes. seconds: of an "
-        f"image on this machine's CPU, at the {rate / 1e12:.2g} TFLOP/s that a float32 matrix product reached just "
-        "now; a lower bound, to divide by your GPU's advantage.",
+        "embedding. forward: --method forward, no backward pass, what large encoders and tables get by default. "
+        f"sketch: --method sketch --directions {_SKETCH}. exact: --method exact, K backward passes. Seconds are a "
+        f"lower bound for this machine's CPU, at the {rate / 1e12:.2g} TFLOP/s that a float32 matrix product reached "
+        "just now; divide by your GPU's advantage.",
         highlight=False,
     )
 
 
-def _three_digits(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+def _two_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}" if value >= 1e-3 else "< 0.001"
 
 
 def _matrix_rate() -> float:

@@ -65,10 +65,14 @@ class EncoderCost:
     forward_gflop: float
     backward_gflop: float
 
+    def tflop(self, n_passes: int) -> float:
+        """One forward pass and so many backward passes, K at most, in 10^12 floating-point operations."""
+        return (self.forward_gflop + min(n_passes, self.n_components) * self.backward_gflop) / 1000
+
     @property
     def tflop_per_image(self) -> float:
-        """One forward and K backward passes, in 10^12 floating-point operations."""
-        return (self.forward_gflop + self.n_components * self.backward_gflop) / 1000
+        """Of an exact score: one forward and K backward passes."""
+        return self.tflop(self.n_components)
 
 
 def encoder_costs() -> list[EncoderCost]:

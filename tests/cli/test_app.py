@@ -139,8 +139,20 @@ def test_debug_shows_the_traceback(folders):
 def test_encoders_lists_passes_and_cost(capsys):
     assert run("encoders") == 0
     shown = capsys.readouterr().out
-    for word in ("bundled", "I-JEPA", "DINOv2", "MetaCLIP", "DINOv3", "TFLOP"):
+    for word in ("bundled", "I-JEPA", "DINOv2", "MetaCLIP", "DINOv3", "forward", "sketch", "exact"):
         assert word in shown
+
+
+def test_encoders_of_one_size(capsys):
+    assert run("encoders", "--image-size", 224) == 0
+    shown = capsys.readouterr().out
+    row = next(line.split() for line in shown.splitlines() if line.startswith("vit_small_patch14_dinov2.lvd142m"))
+    forward, sketch, exact = (float(text.replace(",", "")) for text in row[3:])
+    assert row[1:3] == ["224*", "384"]
+    assert forward < sketch < exact
+    assert "bundled" not in shown  # it takes 32 pixels
+    assert run("encoders", "--image-size", 100) == 2
+    assert "listed are 32, 224" in capsys.readouterr().err
 
 
 def test_help_of_the_installed_command():

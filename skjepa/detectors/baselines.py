@@ -31,6 +31,7 @@ CONCATENATED, SUM = "concatenated", "sum"
 """In the place of a layer's name: all layers and the embedding side by side; of a Mahalanobis distance, the sum of that
 of each."""
 
+_OF_PASSES = {"method": None, "views": None, "transform": None, "seed": None}  # singular values are not looked at
 _DEPENDENT = 1e-12  # share of the largest variance
 
 
@@ -82,7 +83,8 @@ class OnEmbeddings(CalibratedDetector):
             return self._rows_of(X, reset=False)
         require_finite(X)
         if self._settings is not None:
-            require_same_settings(self._settings, X.meta, "the detector's fit and these samples")
+            expected, found = ({**of, **_OF_PASSES} for of in (self._settings, X.meta))
+            require_same_settings(expected, found, "the detector's fit and these samples")
         width = sum(block.shape[1] for block in self._blocks(X).values())
         if width != self.n_features_in_:
             raise ValueError(

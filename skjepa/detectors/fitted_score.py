@@ -36,7 +36,7 @@ class FittedScore:
         Of the score, of the samples learned from, each in ascending order.
     """
 
-    model: Annotated[AnyScore, "n K"]
+    model: Annotated[AnyScore, "n=m K"]  # of fewer samples, where a share was trimmed
     encoder: Annotated[Encoder, "d"] | None
     settings: Settings
     diagnosis: Annotated[Diagnosis, "n K"]
@@ -44,6 +44,8 @@ class FittedScore:
     terms: dict[str, Annotated[NDArray[np.float64], "n"]]
 
     def portable_check(self) -> None:
+        if self.model.seen is not None and len(self.model.seen.embeddings) > self.diagnosis.n_samples:
+            raise ValueError(f"the model has seen more than the {self.diagnosis.n_samples} samples of the diagnosis")
         if self.terms.keys() != self.model.term_names:
             raise ValueError(f"these are not the terms of {self.model.formula!r}: {', '.join(self.terms)}")
         if self.diagnosis.formula != self.model.formula:

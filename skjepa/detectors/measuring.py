@@ -156,6 +156,8 @@ class MeasuringDetector(CalibratedDetector):
             if X.n_features is not None:
                 self.n_features_in_ = X.n_features
             self.encoder_ = None
+            if self.formula == "joint" and not isinstance(self.layers, str):
+                X = X.narrowed(self.layers)
             return X.forward_only() if self._is_forward and X.singular_values is not None else X
         source = as_source(self._validated(X, reset=True))
         self._check_settings(source.ids, seed)
@@ -190,6 +192,9 @@ class MeasuringDetector(CalibratedDetector):
                 return self._extract(encoder, samples, seed, fitted=fitted, directions=fitted.directions, memory=memory)
         if fitted.settings["method"] == "forward" and samples.singular_values is not None:
             samples = samples.forward_only()  # it knows more than the fit did
+        layers = fitted.settings.get("layers") or []
+        if list(samples.layers) != list(layers) and set(layers) <= samples.layers.keys():
+            samples = samples.narrowed(layers or None)
         require_same_settings(fitted.settings, samples.meta, "the detector's fit and these samples")
         return samples
 
@@ -214,12 +219,14 @@ class MeasuringDetector(CalibratedDetector):
     ) -> Extraction:
         """The pass of a fitted model; without one, that of a fit."""
         method, n_directions, layers = self._measures(fitted)
+        dtype = None if fitted is None else fitted.settings.get("layers_dtype")
         return extract(
             encoder,
             source,
             method=method if directions is None else directions,
             n_directions=n_directions if directions is None else None,
             layers=layers,
+            layers_dtype=dtype or "float32",
             store=store,
             memory=memory if store is None else None,
             **self._options(seed),

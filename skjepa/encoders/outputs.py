@@ -1,6 +1,7 @@
 """Which layer of a module is the embedding, and how its output becomes one vector per sample."""
 
 import difflib
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -25,9 +26,13 @@ class LayerOutput(nn.Module):
 def with_layers(module: nn.Module, layers: Iterable[str], call: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Any]]:
     """What a call of the module returns, and what its named layers returned meanwhile; those not called are missing."""
     caught: dict[str, Any] = {}
+    this_thread = threading.get_ident()  # another may call the bare module meanwhile
 
     def keep(layer: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if threading.get_ident() != this_thread:
+                return
+            caught.pop(layer, None)  # of a layer that is called twice the last call counts, and so does its place
             # A copy: the next layer may work on it in place.
             caught[layer] = output.clone() if isinstance(output, Tensor) else output
 

@@ -20,6 +20,10 @@ MAX_STAGES = 8
 INPUT = "input"
 """The name of the rows themselves among the layers of an encoder of vectors."""
 
+RESERVED = (INPUT, "output")
+"""What scores call the rows and the embedding; a module of that name is read as ``"NAME (module)"``."""
+
+_PROBES = 5  # inputs: few networks have as many tokens or time steps, which may come first as well
 _FEW = 3  # ends of stages of different shape: fewer say that the network keeps one shape throughout
 
 
@@ -44,26 +48,34 @@ def stages(encoder: Encoder, shape: tuple[int, ...]) -> dict[str, str]:
         themselves is "".
     """
     if (declared := declared_stages(encoder)) is not None:
-        return declared
+        return {named(name): path for name, path in declared.items()}
     prefix, module = _inside(encoder)
     outputs = _outputs(encoder, shape)
     maps = {path: value for path, value in outputs.items() if path and value.shape[2:].numel() > 1}
     found = [path for path in _of_timm(module, prefix) if path in maps] or _ends(module, prefix, maps)
     if encoder.input_shape is not None:
-        return {path: path for path in _thinned(found, MAX_STAGES)}
+        return {named(path): path for path in _thinned(found, MAX_STAGES)}
     hidden = _hidden(module, prefix, outputs)
     if maps and hidden:  # what is called before any weights is the row itself in another shape
         called = list(outputs)
         hidden = [path for path in found if called.index(path) >= called.index(hidden[0])]
     hidden = [path for path in hidden if not _is_output(outputs, path)]
-    return {INPUT: ""} | {path: path for path in _thinned(hidden, MAX_STAGES - 1)}
+    return {INPUT: ""} | {named(path): path for path in _thinned(hidden, MAX_STAGES - 1)}
+
+
+def named(path: str) -> str:
+    """What a layer is called; not like the rows or the embedding."""
+    return f"{path} (module)" if path in RESERVED else path
 
 
 def declared_stages(encoder: Encoder) -> dict[str, str] | None:
-    """Name -> path of the stages that a module declares itself; None where it says nothing of them."""
+    """Name -> path of the stages that a module declares itself; None where its `stages`, if any, are something else."""
     prefix, module = _inside(encoder)
     declared = getattr(module, "stages", None)
-    return {name: prefix + path for name, path in declared.items()} if isinstance(declared, dict) else None
+    paths = {path for path, _ in module.named_modules()}
+    if not isinstance(declared, dict) or not all(isinstance(name, str) for name in (*declared, *declared.values())):
+        return None
+    return {name: prefix + path for name, path in declared.items()} if paths >= set(declared.values()) else None
 
 
 def _inside(encoder: Encoder) -> tuple[str, nn.Module]:
@@ -73,19 +85,19 @@ def _inside(encoder: Encoder) -> tuple[str, nn.Module]:
 
 
 def _outputs(encoder: Encoder, shape: tuple[int, ...]) -> dict[str, Tensor]:
-    """What each submodule returns for two random inputs, by path, in the order of the calls; "": the encoder's output.
+    """What each submodule returns for some random inputs, by path, in the order of the calls; "": the encoder's output.
 
     Less what is no tensor with a row per input.
     """
     paths = [path for path, _ in encoder.module.named_modules() if path]
-    x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0), dtype=encoder.dtype)
+    x = torch.randn(_PROBES, *shape, generator=torch.Generator().manual_seed(0), dtype=encoder.dtype)
     with torch.no_grad(), encoder.scoring() as function, alone_with(encoder.module):
         output, caught = with_layers(encoder.module, paths, lambda: called(function, x))
     tensors = {path: first_tensor(value) for path, value in caught.items()} | {"": output}
     return {
         path: value
         for path, value in tensors.items()
-        if isinstance(value, Tensor) and value.is_floating_point() and 2 <= value.ndim <= 4 and len(value) == 2
+        if isinstance(value, Tensor) and value.is_floating_point() and 2 <= value.ndim <= 4 and len(value) == _PROBES
     }
 
 
@@ -108,12 +120,12 @@ def _of_timm(module: nn.Module, prefix: str) -> list[str]:
 def _ends(module: nn.Module, prefix: str, maps: dict[str, Tensor]) -> list[str]:
     """The last child of each shape of feature map; where they have one or two shapes, the blocks of a transformer.
 
-    Of the outermost submodule whose children show either; else all that the one with most children shows.
+    Of the outermost submodule whose children show either, else of the one with most children.
     """
     order, parts = list(maps), dict(module.named_modules())
     rows = [sorted(row, key=order.index) for row in _rows_of_children(module, prefix, maps) if row]
     for row in sorted(rows, key=lambda row: row[0].count(".")):
-        ends = [list(run)[-1] for _, run in groupby(row, key=lambda path: maps[path].shape[1:])]
+        ends = _last_of_each_shape(row, maps)
         if len(ends) >= _FEW:
             return ends
         blocks = [path for path in row if any(parts[path.removeprefix(prefix)].children())]
@@ -121,7 +133,11 @@ def _ends(module: nn.Module, prefix: str, maps: dict[str, Tensor]) -> list[str]:
         kind, n = kinds.most_common(1)[0] if kinds else (None, 0)
         if n >= _FEW:
             return [path for path in blocks if type(parts[path.removeprefix(prefix)]) is kind]
-    return max(rows, key=len, default=[])
+    return _last_of_each_shape(max(rows, key=len, default=[]), maps)
+
+
+def _last_of_each_shape(row: list[str], maps: dict[str, Tensor]) -> list[str]:
+    return [list(run)[-1] for _, run in groupby(row, key=lambda path: maps[path].shape[1:])]
 
 
 def _rows_of_children(module: nn.Module, prefix: str, maps: dict[str, Tensor]) -> Iterator[list[str]]:

@@ -18,6 +18,7 @@ from skjepa.jacobian.pass_method import PassMethod
 from skjepa.jacobian.precision import PRECISIONS
 from skjepa.jacobian.volume import numerical_rank
 
+_NO_LAYERS: dict[str, Any] = {"layers": None, "layers_dtype": None}
 _NO_VIEWS = {"transform": None, "seed": None}
 
 
@@ -93,6 +94,21 @@ class Extraction:
             self.contents[index],
             {name: values[index] for name, values in self.layers.items()},
         )
+
+    def narrowed(self, layers: Sequence[str] | None) -> "Extraction":
+        """The same with these layers alone, in this order; None: without any.
+
+        Raises
+        ------
+        ValueError
+            One that it does not have.
+        """
+        if missing := [name for name in layers or () if name not in self.layers]:
+            known = ", ".join(map(repr, self.layers)) or "none"
+            raise ValueError(f"the Extraction has no layer {missing[0]!r}; it has {known}")
+        kept = {name: self.layers[name] for name in layers or ()}
+        told = {"layers": list(kept), "layers_dtype": self.meta.get("layers_dtype")} if kept else _NO_LAYERS
+        return replace(self, layers=kept, meta=self.meta | told)
 
     def forward_only(self) -> "Extraction":
         """What ``method="forward"`` would have yielded: the same without singular values."""

@@ -48,6 +48,7 @@ FAR_OFF = 10.0
 DIRECTION, NEIGHBOURS = "direction", "neighbours"
 VOLUME, SPECTRUM = "volume given embedding", "spectrum given embedding"
 _UPPER = float(norm.cdf(1))
+_FARTHEST = 1e8  # scales from the median: what is farther is as odd, and its surprise is a number
 
 
 @portable
@@ -74,7 +75,7 @@ class Tail:
 
     def surprise(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """-log P(a normal sample has a value so high or higher); 0.69 at the median."""
-        return -norm.logsf((values - self.median) / self.scale)
+        return -norm.logsf(np.clip((values - self.median) / self.scale, -_FARTHEST, _FARTHEST))
 
 
 @portable
@@ -230,6 +231,8 @@ def layers_of(extraction: Extraction, names: list[str] | None = None) -> dict[st
     ValueError
         A layer that it does not have.
     """
+    if OUTPUT in extraction.layers:
+        raise ValueError(f"a layer cannot be called {OUTPUT!r}, the name of the embedding")
     layers = {**extraction.layers, OUTPUT: extraction.embeddings}
     if missing := [name for name in names or () if name not in layers]:
         raise ValueError(

@@ -11,7 +11,15 @@ from sklearn.base import clone
 from sklearn.ensemble import IsolationForest
 from torch import nn
 
-from skjepa import EmbeddingDetector, JEPAScoreDetector, KNNDetector, MahalanobisDetector, extract, load_encoder
+from skjepa import (
+    EmbeddingDetector,
+    Extraction,
+    JEPAScoreDetector,
+    KNNDetector,
+    MahalanobisDetector,
+    extract,
+    load_encoder,
+)
 from skjepa.cli.app import main as command
 from skjepa.evaluation.benchmark import run_benchmark
 from skjepa.pyod import PyODDetector
@@ -192,3 +200,44 @@ def test_rows_need_no_backward_pass():
     assert made.predict(X + 9).tolist() == [-1] * 80
     own = JEPAScoreDetector(load_encoder(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)))).fit(X)
     assert own.models_[0].settings["layers"] == ["input", "1"]
+
+
+@pytest.mark.parametrize("options", [{}, {"calibration": 3, "target_fpr": 0.1}])
+def test_a_trimmed_detector_is_saved(options, tmp_path):
+    made = JEPAScoreDetector(method="forward", trim=0.1, **options).fit(NORMAL)
+    made.save(tmp_path / "d")
+    again = JEPAScoreDetector.load(tmp_path / "d")
+    np.testing.assert_array_equal(again.score_samples(ODD), made.score_samples(ODD))
+
+
+def test_layers_of_an_extraction_are_those_asked_for(passes):
+    normal, odd = passes
+    scores = {}
+    for layers in ("auto", None, ["stage 4"]):
+        made = JEPAScoreDetector(method="forward", layers=layers).fit(normal)
+        scores[str(layers)] = made.score_samples(odd)  # which holds more than that
+        np.testing.assert_allclose(made.score_samples(ODD), scores[str(layers)], rtol=1e-4)
+    assert len({float(values[0]) for values in scores.values()}) == 3
+    with pytest.raises(ValueError, match="no layer 'stage 9'; it has 'stage 1'"):
+        JEPAScoreDetector(layers=["stage 9"]).fit(normal)
+
+
+def test_half_precision_is_kept_for_what_comes_later():
+    encoder = load_encoder("bundled")
+    half = extract(encoder, NORMAL, method="forward", layers_dtype="float16")
+    made = JEPAScoreDetector(encoder, method="forward").fit(half)
+    assert made.extract(ODD).layers["stage 1"].dtype == np.float16
+    assert (made.predict(ODD) == -1).all()
+
+
+def test_baselines_do_not_ask_for_singular_values(passes):
+    normal, odd = passes
+    told = Extraction(odd.embeddings, None, odd.ids, {**odd.meta, "method": "exact"}, layers=odd.layers)
+    made = KNNDetector(layer="stage 2").fit(normal)
+    np.testing.assert_array_equal(made.score_samples(told), made.score_samples(odd))
+
+
+@pytest.mark.filterwarnings("ignore:all 5 scores are equal")
+def test_copies_of_one_image_leave_a_ranking():
+    made = JEPAScoreDetector(method="forward").fit(np.repeat(NORMAL[:1], 5, axis=0))
+    assert np.isfinite(made.score_samples(ODD)).all()

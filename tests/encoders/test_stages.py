@@ -9,6 +9,7 @@ from torch import nn
 
 from skjepa import VectorJEPA, load_encoder
 from skjepa.encoders.stages import INPUT, MAX_STAGES, stages
+from skjepa.extraction.batches.pooling import chosen_layers
 
 SIDE = 64
 IMAGE = (3, SIDE, SIDE)
@@ -96,3 +97,75 @@ def test_a_function_alone_has_none():
             return x.flatten(1)[:, :5]
 
     assert paths(Flat()) == []
+
+
+class Shared(nn.Module):
+    """One activation after every convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 8, 3, 2), nn.Conv2d(8, 16, 3, 2)
+        self.act, self.head = nn.ReLU(), nn.Linear(16, 2)
+
+    def forward(self, x):
+        for layer in (self.a, self.b, self.c):
+            x = self.act(layer(x))
+        return self.head(x.mean((2, 3)))
+
+
+def test_a_layer_that_is_called_again_stands_where_it_is_called_last():
+    assert paths(Shared()) == ["a", "b", "act"]
+
+
+class Named(nn.Module):
+    """Modules with the names that scores have for the rows and the embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.input, self.output, self.head = nn.Linear(6, 5), nn.Linear(5, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.output(self.input(x).tanh()).tanh())
+
+
+def test_modules_named_like_rows_and_embedding_are_told_apart():
+    encoder = load_encoder(Named())
+    found = chosen_layers(encoder, "auto", (6,))
+    assert [(layer.name, layer.path, layer.width) for layer in found] == [
+        ("input", "", 6),
+        ("input (module)", "input", 5),
+        ("output (module)", "output", 4),
+    ]
+    again = chosen_layers(load_encoder(Named()), [layer.name for layer in found], (6,))
+    assert again == found  # as a saved detector asks for them
+    with pytest.raises(ValueError, match=r"'output' is the embedding.*read as 'output \(module\)'"):
+        chosen_layers(encoder, ["output"], (6,))
+
+
+@pytest.mark.parametrize("stages", [{"a": 2}, {"a": nn.ReLU()}, {"a": "nowhere"}, {1: "0"}, ["0"]])
+def test_stages_that_mean_something_else(stages):
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8 * 31 * 31, 4))
+    net.stages = stages
+    assert paths(net) == ["1", "2"]
+
+
+def test_tokens_that_come_first_are_not_samples():
+    class Sequence(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.LSTM(8, 6)
+            self.head = nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.head(self.body(x.unflatten(1, (2, 8)).transpose(0, 1))[0][-1])
+
+    assert [layer.width for layer in chosen_layers(load_encoder(Sequence()), "auto", (16,))] == [16]
+
+
+def test_series_are_pooled_over_time_whatever_their_length():
+    for k in (4, 16, 32):  # 32 is the length after the first convolution, too
+        net = nn.Sequential(
+            nn.Unflatten(1, (1, 64)), nn.Conv1d(1, 8, 5, 2, 2), nn.SiLU(), nn.Flatten(), nn.Linear(256, k)
+        )
+        found = chosen_layers(load_encoder(net), ["1"], (64,))
+        assert found[0].width == 16

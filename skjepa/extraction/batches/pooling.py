@@ -12,7 +12,7 @@ from skjepa.encoders.encoder import Encoder
 from skjepa.encoders.in_use import alone_with
 from skjepa.encoders.outputs import has_square_sides, position_axes, require_layer, with_layers
 from skjepa.encoders.probe import called
-from skjepa.encoders.stages import INPUT, declared_stages, first_tensor, stages
+from skjepa.encoders.stages import INPUT, RESERVED, declared_stages, first_tensor, named, stages
 
 LAYER_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
@@ -57,7 +57,7 @@ def chosen_layers(encoder: Encoder, layers: Any, shape: tuple[int, ...]) -> tupl
     """
     if layers is None:
         return ()
-    if isinstance(layers, str) and layers != "auto":
+    if not isinstance(layers, str | list | tuple) or (isinstance(layers, str) and layers != "auto"):
         raise ValueError(f"layers must be 'auto', a list of layer names, or None; got {layers!r}")
     known = (encoder.fingerprint, shape, layers if isinstance(layers, str) else tuple(layers))
     if known not in encoder.layers_known:
@@ -72,10 +72,15 @@ def _paths(encoder: Encoder, names: Sequence[str]) -> dict[str, str]:
     """Of layers that were asked for by name."""
     if len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"layers must be different names; got {list(names)}")
-    paths = declared_stages(encoder) or {}
+    known = {named(name): path for name, path in (declared_stages(encoder) or {}).items()}
+    known |= {named(name): name for name in RESERVED}
     if encoder.input_shape is None:
-        paths.setdefault(INPUT, "")
-    paths = {name: paths.get(name, name) for name in names}
+        known[INPUT] = ""
+    for name in names:
+        if name in RESERVED and name not in known:
+            what = "the embedding, which every score has" if name != INPUT else "for vectors"
+            raise ValueError(f"layer {name!r} is {what}; a module of that name is read as {named(name)!r}")
+    paths = {name: known.get(name, name) for name in names}
     for path in filter(None, paths.values()):
         require_layer(encoder.module, path)
     return paths
@@ -121,16 +126,19 @@ def _statistics(caught: dict[str, Any], path: str, module: nn.Module, x: Tensor)
             "tokens (B, N, C) or feature maps (B, C, H, W): choose another"
         )
     value = value.to(torch.promote_types(value.dtype, torch.float32))
-    axes = (2,) if _is_series(value, module) else position_axes(value, module, is_square=has_square_sides(x))
+    axes = (2,) if _is_series(value, module, path) else position_axes(value, module, is_square=has_square_sides(x))
     if not axes:
         return value, False
     return torch.cat([value.mean(axes), value.std(axes, correction=0)], dim=1), True
 
 
-def _is_series(value: Tensor, module: nn.Module) -> bool:
+def _is_series(value: Tensor, module: nn.Module, path: str) -> bool:
     """Whether an output (B, C, T) has its channels first, as those of one-dimensional convolutions; tokens are last."""
     if value.ndim != 3:
         return False
+    kinds = [type(part) for part in module.get_submodule(path).modules()] if path else []
+    if any(issubclass(kind, nn.Conv1d | nn.BatchNorm1d) for kind in kinds):
+        return not any(issubclass(kind, nn.Linear | nn.LayerNorm) for kind in kinds)
     convolutions = [part for part in module.modules() if isinstance(part, nn.Conv1d)]
     channels = {n for part in convolutions for n in (part.in_channels, part.out_channels)}
     features = {part.out_features for part in module.modules() if isinstance(part, nn.Linear)}

@@ -602,7 +602,7 @@ def test_images_and_vectors_are_not_confused():
 
 @pytest.mark.parametrize("layers", ["auto", ["1"], None])
 def test_inputs_that_do_not_fit_are_the_encoders_error(layers):
-    with pytest.raises(EncoderError, match=r"fails on an input of shape \(2, 5\)"):
+    with pytest.raises(EncoderError, match=r"fails on an input of shape \(\d, 5\)"):
         extract(load_encoder(mlp(6, 4)), np.zeros((2, 5)), layers=layers)
 
 

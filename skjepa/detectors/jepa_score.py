@@ -47,7 +47,7 @@ class JEPAScoreDetector(ExplainingDetector):
     formula : {"joint", "density", "jepa"}
         Of the score. "joint": how surprising each hidden layer is given the one before it, the direction of the
         embedding and its distance to normal ones, and, where backward passes were made, the singular values given the
-        embedding, see `skjepa.scores.LayeredScore`; without `layers` the five terms of `skjepa.scores.joint_weights`.
+        embedding (docs/guide/scores.md); without `layers` the five terms of `skjepa.scores.joint_weights`.
         "jepa": JEPA-SCORE, the log-volume alone (arXiv 2510.05949, Eq. 5). "density": log-volume + log q(z), the whole
         change of variables. These two need backward passes and do not use layers.
     reference : {"knn", "gaussian"} or estimator

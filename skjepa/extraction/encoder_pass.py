@@ -87,7 +87,7 @@ def extract(
         m of a sketch; by default K / 4.
     layers : "auto", list of str, or None
         Hidden layers that are read in the forward pass, as mean and standard deviation of each channel over positions
-        or tokens. "auto": the ends of the encoder's stages, at most eight (`skjepa.encoders.stages`). A list: names as
+        or tokens. "auto": the ends of the encoder's stages, at most eight. A list: names as
         in ``encoder.module.named_modules()``, or those of "auto"; of vectors also "input", the rows themselves.
     layers_dtype : {"float32", "float16"}
         Of what is kept of them. A ViT-B keeps 48 KiB per sample in float32, half of that in float16.

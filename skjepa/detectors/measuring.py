@@ -131,13 +131,17 @@ class MeasuringDetector(CalibratedDetector):
         check_is_fitted(self)
         return self.models_[0]
 
+    def _method_is(self, name: str) -> bool:
+        """Whether `method` is this name, and no Directions."""
+        return isinstance(self.method, str) and self.method == name
+
     @property
     def _is_forward(self) -> bool:
-        return isinstance(self.method, str) and self.method == "forward"
+        return self._method_is("forward")
 
     @property
     def _learns_directions(self) -> bool:
-        return isinstance(self.method, str) and self.method == "subspace"
+        return self._method_is("subspace")
 
     @property
     def _is_own(self) -> bool:
@@ -239,7 +243,7 @@ class MeasuringDetector(CalibratedDetector):
         are read all the same, so that what one formula has measured serves the others.
         """
         method, n_directions = self.method, self.n_directions
-        is_auto = isinstance(method, str) and method == "auto"
+        is_auto = self._method_is("auto")
         if fitted is None:
             return "exact" if is_auto and self.formula != "joint" else method, n_directions, self.layers
         if is_auto:

@@ -4,7 +4,7 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -103,12 +103,18 @@ class Extraction:
         ValueError
             One that it does not have.
         """
-        if missing := [name for name in layers or () if name not in self.layers]:
-            known = ", ".join(map(repr, self.layers)) or "none"
-            raise ValueError(f"the Extraction has no layer {missing[0]!r}; it has {known}")
+        self.require_layers(layers or ())
         kept = {name: self.layers[name] for name in layers or ()}
         told = {"layers": list(kept), "layers_dtype": self.meta.get("layers_dtype")} if kept else _NO_LAYERS
         return replace(self, layers=kept, meta=self.meta | told)
+
+    def require_layers(self, names: Iterable[str]) -> None:
+        """Raise ValueError that names the first of these layers that there is not, and those that there are."""
+        if missing := [name for name in names if name not in self.layers]:
+            known = ", ".join(map(repr, self.layers)) or "none"
+            raise ValueError(
+                f"the Extraction has no layer {missing[0]!r}; it has {known}: extract it with the layers of the fit"
+            )
 
     def forward_only(self) -> "Extraction":
         """What ``method="forward"`` would have yielded: the same without singular values."""

@@ -234,11 +234,7 @@ def layers_of(extraction: Extraction, names: list[str] | None = None) -> dict[st
     if OUTPUT in extraction.layers:
         raise ValueError(f"a layer cannot be called {OUTPUT!r}, the name of the embedding")
     layers = {**extraction.layers, OUTPUT: extraction.embeddings}
-    if missing := [name for name in names or () if name not in layers]:
-        raise ValueError(
-            f"the Extraction has no layer {missing[0]!r}; it has {', '.join(map(repr, extraction.layers)) or 'none'}: "
-            "extract it with the layers of the fit"
-        )
+    extraction.require_layers(name for name in names or () if name != OUTPUT)
     return layers if names is None else {name: layers[name] for name in names}
 
 

@@ -7,9 +7,11 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from skjepa.cli.common import measured, print_json
+from skjepa.cli.bill import settle
+from skjepa.cli.common import measured, print_json, running
 from skjepa.cli.options import (
     AsJson,
+    Budget,
     Device,
     EncoderName,
     ImageSize,
@@ -23,6 +25,7 @@ from skjepa.cli.options import (
     ReadThreads,
     Scheduler,
     Weights,
+    Yes,
 )
 
 _stdout, _stderr = Console(), Console(stderr=True)
@@ -41,6 +44,8 @@ def bench(
     method: Method = "auto",
     directions: NDirections = None,
     layers: Layers = "auto",
+    budget: Budget = None,
+    yes: Yes = False,
     limit: Limit = None,
     drop_repeats: Annotated[
         bool, typer.Option("--drop-repeats", help="Leave out images found twice, instead of reporting them.")
@@ -63,6 +68,8 @@ def bench(
 
     Example: skjepa bench --id normal/ --ood digits/ textures/ --encoder bundled
     """
+    from skjepa.data.sources import folder_source
+    from skjepa.detectors.jepa_score import JEPAScoreDetector
     from skjepa.encoders.encoder import load_encoder
     from skjepa.evaluation.benchmark import run_benchmark
     from skjepa.extraction.processes.pools import workers
@@ -73,11 +80,18 @@ def bench(
         raise ValueError("give at least one folder of other images: --ood DIR")
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out} is a file: --out names a folder")
+    detector = JEPAScoreDetector(
+        load_encoder(encoder, image_size=image_size, weights=weights),
+        **measured(method, directions, layers),
+        **running(device, None, read_threads, on_error, quiet),
+    )
+    sources = [folder_source(folder).sample(limit, seed) for folder in (normal, *folders)]
     with workers(n_jobs, dask):
+        settle(detector, sources, budget=budget, yes=yes, quiet=quiet)
         result = run_benchmark(
             normal,
             short_names(folders),
-            encoder=load_encoder(encoder, image_size=image_size, weights=weights),
+            encoder=detector.encoder,
             fit=fit,
             calibration=calibration,
             limit=limit,
@@ -89,7 +103,9 @@ def bench(
             n_resamples=n_resamples,
             random_state=seed,
             progress=not quiet,
-            **measured(method, directions, layers),
+            method=detector.method,
+            n_directions=detector.n_directions,
+            layers=detector.layers,
         )
     written = result.save(out)
     code = 3 if any(result.settings["unreadable"].values()) else 0

@@ -20,12 +20,21 @@ Method = Annotated[
     str,
     typer.Option(
         help="Backward passes per image: 'forward' (none), 'exact' (all K), 'sketch' (--directions random ones), "
-        "'subspace' (as many learned ones), or 'auto' (exact up to K = 64, else forward)."
+        "'subspace' (as many learned ones), or 'auto' (exact up to K = 64 and 20 GFLOP, else forward)."
     ),
 ]
 NDirections = Annotated[
     int | None, typer.Option("--directions", help="Backward passes of 'sketch' and 'subspace' (default: K / 4).")
 ]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="Time that all images may take, such as 90s, 10m or 1.5h: 'auto' makes as many passes as fit, other "
+        "methods are refused where they take longer.",
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a run of more than a minute.")]
 Layers = Annotated[
     str, typer.Option(help="Hidden layers to read: 'auto' (ends of stages), 'none', or names with commas between.")
 ]

@@ -8,9 +8,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from skjepa.cli.bill import settle
 from skjepa.cli.common import measured, print_json, running
 from skjepa.cli.options import (
     AsJson,
+    Budget,
     Device,
     EncoderName,
     ImageSize,
@@ -24,6 +26,7 @@ from skjepa.cli.options import (
     Scheduler,
     StoreFolder,
     Weights,
+    Yes,
 )
 
 if TYPE_CHECKING:
@@ -76,6 +79,8 @@ def prune(
     method: Method = "auto",
     directions: NDirections = None,
     layers: Layers = "auto",
+    budget: Budget = None,
+    yes: Yes = False,
     store: StoreFolder = None,
     device: Device = "auto",
     memory_budget: MemoryBudget = None,
@@ -121,12 +126,16 @@ def prune(
             **measured(method, directions, layers),
             **running(device, memory_budget, read_threads, on_error, quiet),
         )
+        images = folder_source(source)
+        clean = None if normal is None else folder_source(normal)
         with workers(n_jobs, dask):
+            sources = [images] if clean is None else [images, clean]
+            settle(detector, sources, budget=budget, yes=yes, quiet=quiet, store=store)
             pruned = collection.prune(
-                folder_source(source),
+                images,
                 keep=keep,
                 target_fpr=alpha,
-                normal=None if normal is None else folder_source(normal),
+                normal=clean,
                 detector=detector,
                 per_class=per_class,
                 drop_copies=drop_copies,

@@ -9,10 +9,12 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from skjepa.cli.bill import settle, settle_fitted
 from skjepa.cli.common import measured, print_json, running
 from skjepa.cli.options import (
     Alpha,
     AsJson,
+    Budget,
     Contamination,
     Device,
     EncoderName,
@@ -33,6 +35,7 @@ from skjepa.cli.options import (
     StoreFolder,
     Views,
     Weights,
+    Yes,
 )
 
 if TYPE_CHECKING:
@@ -58,6 +61,8 @@ def fit(
     method: Method = "auto",
     directions: NDirections = None,
     layers: Layers = "auto",
+    budget: Budget = None,
+    yes: Yes = False,
     views: Views = 1,
     limit: Limit = None,
     store: StoreFolder = None,
@@ -95,7 +100,8 @@ def fit(
     )
     started = time.perf_counter()
     with workers(n_jobs, dask):
-        normal_pass = _fitted(detector, source, normal, store)
+        reason = settle(detector, [source], budget=budget, yes=yes, quiet=quiet, store=store)
+        normal_pass = _fitted(detector, source, normal, store, reason)
     detector.save(out)
     seconds = time.perf_counter() - started
     skipped = len(normal_pass.errors)
@@ -132,6 +138,8 @@ def score(
     method: Method = "auto",
     directions: NDirections = None,
     layers: Layers = "auto",
+    budget: Budget = None,
+    yes: Yes = False,
     views: Views = 1,
     limit: Limit = None,
     store: StoreFolder = None,
@@ -170,6 +178,7 @@ def score(
         if normal is None:
             assert saved is not None  # one of the two is given
             detector = common.saved_detector(saved, encoder, image_size, weights).set_params(**run)
+            settle_fitted(detector, list(sources.values()), budget=budget, yes=yes, quiet=quiet)
         else:
             detector = _unfitted(
                 encoder,
@@ -185,7 +194,10 @@ def score(
                 **run,
             )
             _warn_of_overlap(normal, tests)
-            normal_pass = _fitted(detector, _limited(folder_source(normal), limit, seed), normal, store)
+            normal_source = _limited(folder_source(normal), limit, seed)
+            measured_here = [normal_source, *sources.values()]
+            reason = settle(detector, measured_here, budget=budget, yes=yes, quiet=quiet, store=store)
+            normal_pass = _fitted(detector, normal_source, normal, store, reason)
         groups = []
         for name, source in sources.items():
             _stderr.print(f"score: {len(source)} images of {escape(name)}")
@@ -236,9 +248,12 @@ def _unfitted(
     )
 
 
-def _fitted(detector: "JEPAScoreDetector", source: "Source", folder: Path, store: Path | None) -> "Extraction":
+def _fitted(
+    detector: "JEPAScoreDetector", source: "Source", folder: Path, store: Path | None, reason: str | None
+) -> "Extraction":
     _stderr.print(f"fit: {len(source)} normal images of {escape(str(folder))}")
     normal_pass = detector.extract(source, store=store)
+    normal_pass.meta["method_reason"] = reason or normal_pass.meta.get("method_reason")
     detector.fit(normal_pass)
     return normal_pass
 

@@ -21,9 +21,9 @@ from skjepa.encoders.encoder import Encoder
 from skjepa.encoders.loading import require_known_source
 from skjepa.extraction.batches.options import RunOptions
 from skjepa.extraction.batches.views import Transform
-from skjepa.extraction.encoder_pass import METHODS
 from skjepa.extraction.extraction import Extraction
 from skjepa.extraction.learned_directions import learn_directions
+from skjepa.extraction.method_choice import METHODS
 from skjepa.inspection.diagnosis import diagnose
 from skjepa.inspection.terms import sorted_terms
 from skjepa.jacobian.directions import Directions, check_number_of_directions
@@ -58,8 +58,9 @@ class JEPAScoreDetector(ExplainingDetector):
     rank : int, optional
         Number of singular values that count, in every sample.
     method : {"auto", "forward", "exact", "subspace", "sketch"} or Directions
-        Backward passes per sample, see `skjepa.extract`. "auto": for images all K where that is at most 64, else none;
-        for vectors none, but all where `formula` needs them. "forward": none, one forward pass alone. "subspace": `fit`
+        Backward passes per sample, see `skjepa.extract`. "auto": for images all K where that is at most 64 and at most
+        20 GFLOP, else none; for vectors none; all K where `formula` needs them. `method_reason_` says what was chosen
+        and why. "forward": none, one forward pass alone. "subspace": `fit`
         learns `Directions` from the samples that are not held out, and every sample costs m passes instead of K.
         `Directions` from `skjepa.learn_directions` are frozen: made once, they and the extractions made with them serve
         many fits.
@@ -87,6 +88,10 @@ class JEPAScoreDetector(ExplainingDetector):
     memory : path or joblib.Memory, optional
         Folder that keeps every sample's embedding and singular values by its content: no image is measured twice, in a
         grid search say. Without effect on a `VectorJEPA`, trained anew by every fit.
+    time_budget : float, optional
+        Seconds that the pass over the fit samples may take, judged by two of them before it starts: "auto" makes as
+        many backward passes as fit into it, other methods that take longer are refused. Samples are scored by the
+        method of the fit, however long that takes.
     device, memory_budget, n_jobs, on_error
         Of the expensive pass. With ``on_error="skip"`` unreadable images are left out of `fit`; afterwards they score
         NaN and are labelled -1.
@@ -114,6 +119,8 @@ class JEPAScoreDetector(ExplainingDetector):
     calibration_scores_ : array or None
         Scores of normal samples by a model that has not seen them.
     n_samples_fit_ : int
+    method_reason_ : str or None
+        Why ``method="auto"`` chose the backward passes of the fit.
 
     Examples
     --------
@@ -149,6 +156,7 @@ class JEPAScoreDetector(ExplainingDetector):
         contamination: float = 0.1,
         target_fpr: float | None = None,
         calibration: float | None = None,
+        time_budget: float | None = None,
         device: str = "auto",
         memory_budget: int | None = None,
         memory: Any = None,
@@ -171,6 +179,7 @@ class JEPAScoreDetector(ExplainingDetector):
         self.contamination = contamination
         self.target_fpr = target_fpr
         self.calibration = calibration
+        self.time_budget = time_budget
         self.device = device
         self.memory_budget = memory_budget
         self.memory = memory
@@ -189,7 +198,8 @@ class JEPAScoreDetector(ExplainingDetector):
     @classmethod
     def from_portable_state(cls, state: dict[str, Any], given: dict[str, Any]) -> "JEPAScoreDetector":
         made = cls.__new__(cls)
-        made.__dict__.update({"layers": None, "trim": 0.0} | state)  # earlier versions read no layers
+        earlier = {"layers": None, "trim": 0.0, "time_budget": None}  # earlier versions read no layers
+        made.__dict__.update(earlier | state)
         if isinstance(made.encoder, str) and not is_auto(made.encoder):
             made.encoder = given.get("encoder", made.encoder)
             require_known_source(made.encoder)
@@ -235,6 +245,8 @@ class JEPAScoreDetector(ExplainingDetector):
                 )
         check_number("trim", self.trim, above=0.0, below=0.5, closed="<")
         check_number_of_directions(self.n_directions)
+        if self.time_budget is not None:
+            check_number("time_budget", self.time_budget, above=0.0)
         RunOptions.of(self)
         self._check_thresholds()
         self._check_size(ids, seed)

@@ -42,6 +42,7 @@ class MeasuringDetector(CalibratedDetector):
     formula: str
     views: Annotated[int, Above(0)]
     view_transform: Annotated[Any, Saved(None)]
+    time_budget: MayLack[Annotated[float, Above(0)] | None]
     device: str
     memory_budget: Annotated[int, Above(0)] | None
     memory: Annotated[Any, Saved(None)]
@@ -121,6 +122,10 @@ class MeasuringDetector(CalibratedDetector):
     @property
     def directions_(self) -> Directions | None:
         return self._first.directions or self._given_directions
+
+    @property
+    def method_reason_(self) -> str | None:
+        return self._first.settings.get("method_reason")
 
     @property
     def _given_directions(self) -> Directions | None:
@@ -233,7 +238,7 @@ class MeasuringDetector(CalibratedDetector):
             layers_dtype=dtype or "float32",
             store=store,
             memory=memory if store is None else None,
-            **self._options(seed),
+            **self._options(seed) | ({} if fitted is None else {"time_budget": None}),
         )
 
     def _measures(self, fitted: FittedScore | None) -> tuple[str | Directions, int | None, Any]:
@@ -252,11 +257,12 @@ class MeasuringDetector(CalibratedDetector):
         return method, n_directions, fitted.settings.get("layers")
 
     def _options(self, seed: int | None) -> dict[str, Any]:
-        """Of every expensive pass."""
+        """Of every expensive pass of a fit."""
         return {
             "views": self.views,
             "transform": self.view_transform,
             "random_state": seed,
+            "time_budget": self.time_budget,
             **RunOptions.of(self).keywords,
         }
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from skjepa._utils.hardware import is_out_of_memory
 from skjepa._utils.randomness import own_random_numbers
@@ -36,11 +37,15 @@ class Probe:
         D, entries of one input.
     graph_bytes : int
         Memory that the forward pass keeps for the backward passes, per sample.
+    gflop : float
+        Floating-point operations of the forward pass, per sample, in 10^9: of matrix products and convolutions, counted
+        from shapes, so that every machine finds the same. 0 where they cannot be counted.
     """
 
     n_components: int
     n_inputs: int
     graph_bytes: int
+    gflop: float
 
 
 def probe(function: Callable[[Tensor], Tensor], shape: tuple[int, ...], *, dtype: torch.dtype, device: str) -> Probe:
@@ -58,7 +63,7 @@ def probe(function: Callable[[Tensor], Tensor], shape: tuple[int, ...], *, dtype
         output, bytes_of_two = _call_and_count(function, pair)
         _check_output(output, pair, n_samples=2)
         with torch.no_grad():
-            again = called(function, torch.stack([first, second]))
+            again, gflop = call_and_count_operations(function, torch.stack([first, second]))
             others = [called(function, torch.stack(batch)) for batch in ([first, third], [third, second])]
     output = output.detach()
     if _differ(output, again, _REPEATED):
@@ -74,7 +79,7 @@ def probe(function: Callable[[Tensor], Tensor], shape: tuple[int, ...], *, dtype
     if _differ(output[0], alone[0].detach(), _REBATCHED):
         raise EncoderError(f"{_MIXES}: one sample's embedding changes with the size of its batch ({_HOW})")
     # The weights are kept once however many samples there are: the difference is what a sample costs.
-    return Probe(output.shape[1], first.numel(), max(0, bytes_of_two - bytes_of_one))
+    return Probe(output.shape[1], first.numel(), max(0, bytes_of_two - bytes_of_one), gflop)
 
 
 def _call_and_count(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, int]:
@@ -90,6 +95,25 @@ def _call_and_count(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Te
     # What small graphs inside the function saved is gone by now, and its memory may hold other tensors.
     storages = [tensor.untyped_storage() for reference in saved if (tensor := reference()) is not None]
     return output, sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def count_operations(
+    function: Callable[[Tensor], Tensor], shape: tuple[int, ...], *, dtype: torch.dtype, device: str
+) -> float:
+    """10^9 operations of a forward pass per sample, see `Probe`."""
+    with torch.no_grad(), own_random_numbers():
+        return call_and_count_operations(function, torch.zeros(2, *shape, dtype=dtype, device=device))[1]
+
+
+def call_and_count_operations(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, float]:
+    """Output, and 10^9 operations per sample."""
+    counter = FlopCounterMode(display=False)
+    try:
+        with counter:
+            output = called(function, x)
+    except EncoderError:  # compiled or traced modules may refuse to be watched
+        return called(function, x), 0.0
+    return output, counter.get_total_flops() / len(x) / 1e9
 
 
 def called(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """The expensive pass: encoder x data -> `Extraction`, by `extract`, or embeddings alone, by `embed`."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,39 +13,32 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skjepa import __version__
-from skjepa._utils import hardware
 from skjepa._utils.hardware import device_name
-from skjepa._utils.validation import check_choice, check_integer, seed_from
+from skjepa._utils.validation import check_choice, check_integer, check_number, seed_from
 from skjepa.data.images import ImageReadError
 from skjepa.data.sources import Source, as_source, known_by_content, noting_content
 from skjepa.encoders.derivative import require_derivative
 from skjepa.encoders.description import describe
-from skjepa.encoders.encoder import Encoder, FingerprintError, load_encoder
-from skjepa.encoders.probe import Probe, probe
+from skjepa.encoders.encoder import Encoder, load_encoder
+from skjepa.encoders.probe import probe
 from skjepa.extraction.batches.loader import first_input
 from skjepa.extraction.batches.measurement import Arrays, Measurement, Observer, scoring
 from skjepa.extraction.batches.options import RunOptions
 from skjepa.extraction.batches.pooling import LAYER_DTYPES, Layer, chosen_layers
-from skjepa.extraction.batches.sizing import bytes_per_sample
+from skjepa.extraction.batches.ready import forward_gflop, input_shape, ready, sample_bytes
 from skjepa.extraction.batches.views import Transform, default_transform
+from skjepa.extraction.bill import Bill
 from skjepa.extraction.extraction import Extraction
 from skjepa.extraction.loop import measuring, run_through
-from skjepa.extraction.processes.pools import Pool, active_pool
-from skjepa.extraction.resume import ResumedStore
+from skjepa.extraction.method_choice import Choice, begun_with, by_operations, by_time, check_method, output_directions
+from skjepa.extraction.processes.pools import active_pool, own_device
+from skjepa.extraction.resume import ResumedStore, first_positions
 from skjepa.extraction.store.settings import SETTINGS
 from skjepa.extraction.store.store import Store, cache_of, memory_folder, settings_of, stores_of
-from skjepa.jacobian.directions import (
-    DEFAULT_SHARE,
-    Directions,
-    check_number_of_directions,
-    random_directions,
-)
+from skjepa.jacobian.directions import Directions
 from skjepa.jacobian.pass_method import PassMethod
 
-METHODS = ("auto", "forward", "exact", "sketch")
-
-AUTO_PASSES = 64
-"""`method="auto"` makes at most so many backward passes per image, and none for vectors."""
+_FEW = 32  # samples that are measured without a look at what they will take
 
 
 def extract(
@@ -66,6 +59,7 @@ def extract(
     n_jobs: int | None = None,
     on_error: str = "raise",
     random_state: Any = None,
+    time_budget: float | None = None,
     progress: bool = False,
     observe: Observer | None = None,
 ) -> Extraction:
@@ -78,7 +72,8 @@ def extract(
     X : array, list, folder, Dataset or Source
         See `skjepa.data.as_source`.
     method : {"auto", "forward", "exact", "sketch"} or Directions
-        - "auto": "exact" for images where that takes at most 64 passes, or where there are views; else "forward";
+        - "auto": "exact" for images where that takes at most 64 passes and 20 GFLOP per image, or where there are
+          views; else "forward". ``meta["method_reason"]`` says why. With `time_budget`, what fits into it;
         - "forward": no singular values and no backward pass;
         - "exact": all R = min(K, D) singular values of the Jacobian J, by min(K, D) passes a view;
         - Directions U, from `skjepa.learn_directions`: those of U^T J, by m passes;
@@ -118,8 +113,13 @@ def extract(
         that names it, or a warning that does. Every other sample of the batch is kept in the store first.
     random_state : int, RandomState or Generator, optional
         Seeds the views and the sketch; None means 0, so that two runs agree.
+    time_budget : float, optional
+        Seconds that the pass may take on this machine, judged by two samples before it starts. "auto" makes as many
+        backward passes as fit into it: all K, 16, 4 or none. Any other method that takes longer is an error. A store
+        that was begun keeps its method.
     progress : bool
-        Show a bar with images per second and time left.
+        Show a bar with images per second and time left, and before it what the pass will take where that is more than
+        ten seconds. Without it, a warning says what takes more than ten minutes.
     observe : callable, optional
         Is given the Jacobians (B, K or m, D) of every batch and view before they are dropped: for what else is to be
         learned from them. A batch of views that runs out of memory is seen again in part.
@@ -135,6 +135,8 @@ def extract(
         Bad data, options or encoder; names the thing.
     SettingsMismatchError
         `store` was made with other settings.
+    TimeBudgetError
+        The pass would take longer than `time_budget`.
     MemoryError
         One sample alone does not fit.
     DeviceError
@@ -143,16 +145,20 @@ def extract(
     if isinstance(X, Extraction):
         raise TypeError("X is an Extraction already: pass it on instead of extracting it again")
     encoder = load_encoder(encoder)
-    _check_method(method, n_directions)
+    check_method(method, n_directions)
     run = RunOptions(device, memory_budget, n_jobs, on_error, progress)
     views = check_integer("views", views, minimum=1)
     source = as_source(X, ids=ids)
     pool = None if observe is not None else active_pool(device)
-    own = _own_device(device, pool)
+    own = own_device(device, pool)
     seed = seed_from(random_state)
-    shape = _input_shape(encoder, source)
+    shape = input_shape(encoder, source)
     check_choice("layers_dtype", layers_dtype, LAYER_DTYPES)
     has_views = views > 1 or transform is not None
+    is_auto = isinstance(method, str) and method == "auto"
+    is_timed = is_auto and time_budget is not None
+    if time_budget is not None:
+        check_number("time_budget", time_budget, above=0.0)
     if isinstance(method, str) and method == "forward" and has_views:
         raise ValueError(
             "views are of the Jacobian, which method='forward' does not measure: give views=1 and no transform, or "
@@ -175,37 +181,51 @@ def extract(
     is_kept = store is not None or cache_of(memory) is not None
     source = noting_content(known_by_content(source) if is_kept else source)
 
-    def described(n_components: int) -> tuple[dict[str, Any], Tensor | None]:
-        chosen_method = method
-        if isinstance(method, str) and method == "auto":
-            is_cheap = not source.is_vector and n_components <= AUTO_PASSES
-            chosen_method = "exact" if is_cheap or has_views else "forward"
-        name, directions = _output_directions(encoder, chosen_method, n_directions, n_components, seed)
-        described = _describe(encoder, shape, n_components, name, views, transform, seed, own)
+    gflop = cache(partial(forward_gflop, encoder, shape, own))
+
+    def described(n_components: int, choice: Choice | None) -> tuple[dict[str, Any], Tensor | None]:
         read: dict[str, Any] = {}
+        if choice is None and is_auto:
+            choice = by_operations(n_components, gflop, is_vector=source.is_vector, has_views=has_views)
+        if choice is not None:
+            read["method_reason"] = choice.reason
+        asked = (method, n_directions) if choice is None else (choice.method, choice.n_directions)
+        name, directions = output_directions(encoder, *asked, n_components, seed)
+        described = _describe(encoder, shape, n_components, name, views, transform, seed, own)
         if chosen:
             is_pooled = any(layer.is_pooled for layer in chosen)
             names = [layer.name for layer in chosen]
-            read = {"layers": names, "layers_dtype": layers_dtype, "layers_pooled": is_pooled}
+            read |= {"layers": names, "layers_dtype": layers_dtype, "layers_pooled": is_pooled}
         return described | read, directions
 
     with encoder.unchanging(), ExitStack() as stack:
         chosen = chosen_layers(encoder, layers, shape)
-        kept, meta = _what_is_kept(stack, encoder, shape, source, store, memory, described, by_name=by_name)
+        choice = begun_with(store) if is_timed else None
+        kept: ResumedStore | None = None
+        if choice is not None or not is_timed:
+            expected = partial(described, choice=choice)
+            kept, meta = _what_is_kept(stack, encoder, shape, source, store, memory, expected, by_name=by_name)
         if kept is not None and kept.is_complete:
             return _assemble(source, kept.rows, {}, meta, chosen)
-        function, probed = stack.enter_context(_ready(encoder, shape, own))
-        meta, directions = described(probed.n_components)
-        n_passes = probed.n_components if directions is None else directions.shape[1]
-        if meta["method"] == "forward":
-            n_passes = 0
-        else:
+        function = stack.enter_context(scoring(encoder, own))
+        # What it will take is said before the closer looks, which take seconds themselves with a large encoder.
+        todo = _left(source, kept)
+        bill = Bill(Measurement(encoder, 0, 0, views=views, run=run), function, source, todo, own, pool)
+        if is_auto and time_budget is not None and choice is None:
+            choice = by_time(bill.cost, time_budget, is_vector=source.is_vector, has_views=has_views)
+        if (progress or time_budget is not None or len(todo) > _FEW) and bill.look is not None:
+            bill.present(_passes(*described(bill.look.n_components, choice)), time_budget)
+        probed = probe(function, shape, dtype=encoder.dtype, device=own)
+        meta, directions = described(probed.n_components, choice)
+        n_passes = _passes(meta, directions)
+        if n_passes:
             sample = partial(first_input, encoder, source, own)
             require_derivative(encoder, function, shape, probed.n_components, own, sample)
         measurement = Measurement(
             encoder,
             n_passes,
-            _sample_bytes(encoder, probed, n_passes),
+            sample_bytes(encoder, probed, n_passes),
+            probed.gflop,
             directions,
             chosen,
             layers_dtype,
@@ -222,6 +242,18 @@ def extract(
         rows = run_through(source, measured, run, kept)
     meta["device"] = ", ".join(sorted(measured.devices)) or meta["device"]
     return _assemble(source, rows, measured.skipped, meta, chosen)
+
+
+def _passes(meta: dict[str, Any], directions: Tensor | None) -> int:
+    """Backward passes per view."""
+    if meta["method"] == "forward":
+        return 0
+    return meta["n_components"] if directions is None else directions.shape[1]
+
+
+def _left(source: Source, kept: ResumedStore | None) -> list[int]:
+    """Positions of the samples that are still to be measured."""
+    return [i for name, i in first_positions(source).items() if kept is None or name not in kept.rows]
 
 
 def _what_is_kept(
@@ -283,69 +315,14 @@ def embed(
     encoder = load_encoder(encoder)
     run = RunOptions(device, memory_budget, n_jobs, on_error, progress)
     source, pool = as_source(X), active_pool(device)
-    own = _own_device(device, pool)
-    with _ready(encoder, _input_shape(encoder, source), own) as (function, probed):
-        measurement = Measurement(encoder, 0, _sample_bytes(encoder, probed, 0), run=run)
+    own = own_device(device, pool)
+    with ready(encoder, input_shape(encoder, source), own) as (function, probed):
+        measurement = Measurement(encoder, 0, sample_bytes(encoder, probed, 0), run=run)
         measured = measuring(pool, measurement, function, source)
         rows = run_through(source, measured, run)
     _require_any(source, rows, measured.skipped)
     missing = (np.full(probed.n_components, np.nan),)
     return np.stack([rows.get(name, missing)[0] for name in source.ids.tolist()])
-
-
-@contextmanager
-def _ready(encoder: Encoder, shape: tuple[int, ...], device: str) -> Iterator[tuple[Callable[[Tensor], Tensor], Probe]]:
-    """The encoder as a function on the device, and what a look at it on inputs of this shape tells."""
-    with scoring(encoder, device) as function:
-        yield function, probe(function, shape, dtype=encoder.dtype, device=device)
-
-
-def _check_method(method: str | Directions, n_directions: int | None) -> None:
-    check_number_of_directions(n_directions)
-    if isinstance(method, Directions):
-        if n_directions not in (None, method.n_directions):
-            raise ValueError(f"method has {method.n_directions} directions, n_directions is {n_directions}")
-        return
-    if isinstance(method, str) and method == "subspace":
-        raise ValueError(
-            "method='subspace' learns its directions from normal samples, in a detector's fit; here pass what "
-            "learn_directions returns as method"
-        )
-    check_choice("method", method, METHODS)
-    if method != "sketch" and n_directions is not None:
-        taken = "takes all" if method == "exact" else "makes no backward pass"
-        raise ValueError(f"n_directions is for method='sketch'; method={method!r} {taken}")
-
-
-def _output_directions(
-    encoder: Encoder, method: str | Directions, n_directions: int | None, n_components: int, seed: int
-) -> tuple[str, Tensor | None]:
-    """What the method is called in the meta, and its cotangents (K, m) in the encoder's arithmetic."""
-    if isinstance(method, Directions):
-        if method.encoder not in (None, encoder.fingerprint):
-            raise FingerprintError(
-                f"the directions are of another encoder than {encoder.name!r}: fingerprint "
-                f"{str(method.encoder)[:12]}, expected {encoder.fingerprint[:12]}"
-            )
-        if len(method.components) != n_components:
-            raise ValueError(f"the directions are of {len(method.components)} outputs, the encoder has {n_components}")
-        chosen, name = method, method.method
-    elif method == "sketch":
-        m = n_directions or max(1, n_components // DEFAULT_SHARE)
-        chosen, name = random_directions(n_components, m, seed=seed), str(PassMethod("sketch", m))
-    else:
-        return method, None
-    return name, torch.from_numpy(chosen.components).to(encoder.dtype)
-
-
-def _input_shape(encoder: Encoder, source: Source) -> tuple[int, ...]:
-    if encoder.input_shape is None:
-        if not source.is_vector:
-            raise ValueError(f"{encoder.name} encodes vectors, X holds images; give load_encoder an image_size")
-        return np.shape(source.load(0))
-    if source.is_vector:
-        raise ValueError(f"{encoder.name} encodes images, X holds vectors (2-D numeric arrays are always vectors)")
-    return encoder.input_shape
 
 
 def _describe(encoder, shape, n_components: int, method, views, transform, seed, device) -> dict[str, Any]:
@@ -363,19 +340,6 @@ def _describe(encoder, shape, n_components: int, method, views, transform, seed,
         "device": device_name(device),
         "versions": {"skjepa": __version__, "torch": torch.__version__, "numpy": np.__version__},
     }
-
-
-def _sample_bytes(encoder: Encoder, probed: Probe, n_passes: int) -> int:
-    if n_passes == 0:  # no graph is kept, but all of its tensors at once are more than any moment holds
-        return probed.graph_bytes + 4 * probed.n_inputs * encoder.dtype.itemsize
-    return bytes_per_sample(probed.n_components, probed.n_inputs, probed.graph_bytes, encoder.dtype.itemsize)
-
-
-def _own_device(device: str, pool: Pool | None) -> str:
-    """Where this process looks at the encoder; it need not have the GPUs of a cluster."""
-    if pool is None:
-        return hardware.resolve_device(device)
-    return pool.device if pool.is_here else "cpu"
 
 
 def _require_any(source: Source, rows: dict[str, Arrays], skipped: dict[int, str]) -> None:

@@ -118,7 +118,8 @@ class Extraction:
 
     def forward_only(self) -> "Extraction":
         """What ``method="forward"`` would have yielded: the same without singular values."""
-        return replace(self, singular_values=None, meta=self.meta | {"method": "forward", "views": 1, **_NO_VIEWS})
+        forward = {"method": "forward", "method_reason": None, "views": 1, **_NO_VIEWS}
+        return replace(self, singular_values=None, meta=self.meta | forward)
 
     @property
     def spectra(self) -> NDArray[np.float64]:
@@ -138,7 +139,7 @@ class Extraction:
     @property
     def settings(self) -> Settings:
         """What must agree before these results are mixed with others, see `require_same_settings`."""
-        return cast(Settings, {key: self.meta.get(key) for key in ("encoder", *SETTINGS)})
+        return cast(Settings, {key: self.meta.get(key) for key in ("encoder", *SETTINGS, "method_reason")})
 
     @property
     def n_features(self) -> int | None:

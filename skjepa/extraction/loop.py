@@ -1,8 +1,9 @@
 """THE loop over the samples of a source: here or in other processes, kept as it goes, bad samples named, with a bar."""
 
+import time
 import warnings
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +14,13 @@ from skjepa._utils import hardware
 from skjepa._utils.hardware import default_budget
 from skjepa.data.sources import Source
 from skjepa.encoders.probe import EncoderError
-from skjepa.extraction.batches.measurement import Arrays, Here, Measurement, Observer
+from skjepa.extraction.batches.measurement import Arrays, Here, Measurement, Observer, ignored
 from skjepa.extraction.batches.options import RunOptions
-from skjepa.extraction.batches.sizing import batch_size
 from skjepa.extraction.processes.dispatch import Spread
 from skjepa.extraction.processes.pools import Pool
 from skjepa.extraction.resume import ResumedStore, first_positions
+
+_BEAT = 0.5  # seconds between two looks at a batch
 
 
 def measuring(
@@ -40,7 +42,7 @@ def measuring(
         function,
         source,
         device,
-        batch_size(budget, measurement.sample_bytes, is_vector=source.is_vector),
+        measurement.batch_size(budget, device, is_vector=source.is_vector),
         observe,
     )
 
@@ -64,6 +66,7 @@ def run_through(
             desc="JEPA-SCORE",
             disable=not run.progress,
         ) as bar,
+        _watched(measured, bar),
         closing(measured([first[name] for name in missing])) as batches,
     ):
         for positions, arrays in batches:
@@ -85,6 +88,24 @@ def run_through(
     if kept is not None and (unreadable := _news(source, measured.skipped, noted)):
         kept.append([], ([], [], None), unreadable)
     return rows
+
+
+@contextmanager
+def _watched(measured: Here | Spread, bar: tqdm) -> Iterator[None]:
+    """The bar shows the passes of a batch, which may take minutes, and that other processes are at work."""
+    shown = time.monotonic()
+
+    def show(done: int, n: int) -> None:
+        nonlocal shown
+        if time.monotonic() - shown >= _BEAT:
+            bar.set_postfix_str(f"pass {done} of {n}" if n else "")
+            shown = time.monotonic()
+
+    measured.on_pass = show
+    try:
+        yield
+    finally:
+        measured.on_pass = ignored
 
 
 def _news(source: Source, skipped: dict[int, str], noted: set[int]) -> dict[str, str]:

@@ -31,6 +31,7 @@ def jacobian(
     mode: str = "auto",
     directions: Tensor | None = None,
     copies: int = 1,
+    on_pass: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Outputs and Jacobians J of `function` at a batch of inputs, or U^T J for some output directions U.
 
@@ -48,6 +49,8 @@ def jacobian(
     copies : int
         In reverse mode, so many copies of the batch go through the function side by side and one pass yields a row for
         each: what small batches need to fill a machine. The graph takes the memory of so many batches.
+    on_pass : callable, optional
+        Called after each pass with the number of rows (in forward mode: columns) that are done, and of all.
 
     Returns
     -------
@@ -67,7 +70,7 @@ def jacobian(
     x = x.detach()
     with torch.enable_grad():
         if mode == "forward":
-            return _forward(function, x, directions)
+            return _forward(function, x, directions, on_pass)
         leaf = x.repeat(copies, *[1] * (x.ndim - 1)).requires_grad_(True)
         outputs = prepared(function)(leaf)
         if directions is not None:
@@ -75,12 +78,12 @@ def jacobian(
         n_passes = outputs.shape[1] if directions is None else directions.shape[1]
         if mode == "auto" and x[0].numel() < n_passes:
             try:
-                return _forward(function, x, directions)
+                return _forward(function, x, directions, on_pass)
             except (RuntimeError, NotImplementedError) as error:
                 # Not every operation has a forward-mode rule; every one that trains has a backward pass.
                 if is_out_of_memory(error):
                     raise
-        return outputs[: len(x)].detach(), _reverse(outputs, leaf, directions, n_passes, copies)
+        return outputs[: len(x)].detach(), _reverse(outputs, leaf, directions, n_passes, copies, on_pass)
 
 
 def worthwhile_copies(x: Tensor, n_passes: int, room: int) -> int:
@@ -110,7 +113,14 @@ def first_forward_pass() -> Iterator[None]:
     _HAS_COMPILED.append(True)
 
 
-def _reverse(outputs: Tensor, leaf: Tensor, directions: Tensor | None, n_rows: int, copies: int) -> Tensor:
+def _reverse(
+    outputs: Tensor,
+    leaf: Tensor,
+    directions: Tensor | None,
+    n_rows: int,
+    copies: int,
+    on_pass: Callable[[int, int], None] | None,
+) -> Tensor:
     n_samples = len(outputs) // copies
     rows = leaf.new_empty(n_samples, n_rows, leaf[0].numel())
     for start in range(0, n_rows, copies):
@@ -124,11 +134,16 @@ def _reverse(outputs: Tensor, leaf: Tensor, directions: Tensor | None, n_rows: i
                 of_copy[:] = directions[:, k]
         (gradient,) = torch.autograd.grad(outputs, leaf, cotangents, retain_graph=stop < n_rows)
         rows[:, start:stop] = gradient.reshape(copies, n_samples, -1)[: stop - start].transpose(0, 1)
+        if on_pass is not None:
+            on_pass(stop, n_rows)
     return rows
 
 
 def _forward(
-    function: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor | None = None
+    function: Callable[[Tensor], Tensor],
+    x: Tensor,
+    directions: Tensor | None = None,
+    on_pass: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     n_samples = len(x)
     columns = []
@@ -145,4 +160,6 @@ def _forward(
             if directions is not None:
                 derivatives = derivatives @ directions.to(derivatives)
             columns.append(derivatives.detach().unflatten(0, (len(units), n_samples)))
+            if on_pass is not None:
+                on_pass(sum(map(len, columns)), x[0].numel())
     return outputs[:n_samples].detach(), torch.cat(columns).permute(1, 2, 0).contiguous()

@@ -16,7 +16,7 @@ from skjepa.encoders.encoder import Encoder
 from skjepa.extraction.batches.loader import Loader
 from skjepa.extraction.batches.options import RunOptions
 from skjepa.extraction.batches.pooling import Layer, with_statistics
-from skjepa.extraction.batches.sizing import Halving
+from skjepa.extraction.batches.sizing import Halving, batch_size
 from skjepa.extraction.batches.views import Transform
 from skjepa.jacobian.precision import narrowed
 from skjepa.jacobian.rows import jacobian, worthwhile_copies
@@ -28,6 +28,8 @@ Arrays = tuple[NDArray[Any], ...]
 does not measure them."""
 Measured = Generator[tuple[list[int], Arrays], None, None]
 Observer = Callable[[Tensor], None]
+OnPass = Callable[[int, int], None]
+"""Is given how many backward passes of a batch are done, and how many there are; (0, 0) where only others know."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +43,8 @@ class Measurement:
         Backward passes a view: K, or m with directions; 0 for the forward pass alone.
     sample_bytes : int
         Memory that one sample of a batch takes.
+    sample_gflop : float
+        Operations of a sample's forward pass in 10^9, see `skjepa.encoders.probe.Probe`.
     directions : tensor of shape (K, m), optional
         Output directions in the place of all K.
     layers : tuple of Layer
@@ -56,6 +60,7 @@ class Measurement:
     encoder: Encoder
     n_passes: int
     sample_bytes: int
+    sample_gflop: float = 0.0
     directions: Tensor | None = None
     layers: tuple[Layer, ...] = ()
     layers_dtype: str = "float32"
@@ -65,7 +70,17 @@ class Measurement:
     run: RunOptions = field(default_factory=RunOptions)
     is_quiet: bool = False
 
-    def arrays(self, function: Callable[[Tensor], Tensor], device: str, observe: Observer | None = None) -> Callable:
+    def batch_size(self, budget: int, device: str, *, is_vector: bool) -> int:
+        """Samples of a batch that may take so many bytes on a device."""
+        return batch_size(budget, self.sample_bytes, is_vector=is_vector, gflop=self.sample_gflop, device=device)
+
+    def arrays(
+        self,
+        function: Callable[[Tensor], Tensor],
+        device: str,
+        observe: Observer | None = None,
+        on_pass: OnPass | None = None,
+    ) -> Callable:
         """Of inputs (B, ...), their views, and how many times B samples have room: what `Here` yields."""
         narrow = narrowed(function, self.encoder.precision, device)
 
@@ -76,7 +91,7 @@ class Measurement:
             copies = worthwhile_copies(x, self.n_passes, room)
             spectra = []
             for view in views or [x]:
-                _, jacobians = jacobian(narrow, view, directions=self.directions, copies=copies)
+                _, jacobians = jacobian(narrow, view, directions=self.directions, copies=copies, on_pass=on_pass)
                 spectra.append(_to_numpy(singular_values(jacobians)))
                 if observe is not None:
                     observe(jacobians)
@@ -107,6 +122,11 @@ class Here:
         To start with: a batch that runs out of memory is halved, see `skjepa.extraction.batches.sizing.Halving`.
     observe : callable, optional
         See `skjepa.extract`.
+
+    Attributes
+    ----------
+    on_pass : callable
+        For whoever shows how far a batch is: called after each backward pass with how many are done, and of how many.
     """
 
     def __init__(
@@ -120,7 +140,9 @@ class Here:
     ) -> None:
         encoder = measurement.encoder
         self.devices = {device_name(device)}
-        self.halving = Halving(measurement.arrays(function, device, observe), batch_size)
+        self.on_pass: OnPass = ignored
+        arrays = measurement.arrays(function, device, observe, lambda done, n: self.on_pass(done, n))
+        self.halving = Halving(arrays, batch_size)
         self.loader = Loader(
             source,
             encoder.preprocessing,
@@ -168,6 +190,10 @@ def scoring(encoder: Encoder, device: str) -> Iterator[Callable[[Tensor], Tensor
     # A caller's no_grad or inference_mode ends at this door.
     with torch.inference_mode(False), torch.enable_grad(), encoder.scoring(device) as function:
         yield function
+
+
+def ignored(done: int, n: int) -> None:
+    """Where nobody watches."""
 
 
 def _to_numpy(tensor: Tensor) -> NDArray[np.float64]:

@@ -16,15 +16,25 @@ ROWS_FOR_AN_IMAGE = 16
 """So many rows of a table take the place of one image: a pass of small networks is mostly its fixed cost."""
 
 
+MAX_GFLOP_ON_CPU = 50.0
+"""Of the forward pass of a batch, 10^9 operations: about a second of one core. Larger batches of large encoders are
+not faster there, and their results and the progress bar would only come later."""
+
+
 def bytes_per_sample(n_components: int, n_inputs: int, graph_bytes: int, itemsize: int) -> int:
     """Peak memory of one sample: its Jacobian, its Gram matrix in float64, the graph and the gradients flowing back."""
     rank = min(n_components, n_inputs)
     return n_components * n_inputs * itemsize + 3 * rank * rank * 8 + 2 * graph_bytes + 4 * n_inputs * itemsize
 
 
-def batch_size(budget: int, sample_bytes: int, *, is_vector: bool) -> int:
-    """Samples that fit into so many bytes: from 1 to `MAX_BATCH`, of rows `ROWS_FOR_AN_IMAGE` times so many."""
+def batch_size(budget: int, sample_bytes: int, *, is_vector: bool, gflop: float = 0.0, device: str = "cpu") -> int:
+    """Samples that fit into so many bytes: from 1 to `MAX_BATCH`, of rows `ROWS_FOR_AN_IMAGE` times so many.
+
+    On the CPU no more than `MAX_GFLOP_ON_CPU` allow, where a sample's forward pass takes `gflop`.
+    """
     largest = MAX_BATCH * ROWS_FOR_AN_IMAGE if is_vector else MAX_BATCH
+    if device == "cpu" and gflop > 0:
+        largest = min(largest, int(MAX_GFLOP_ON_CPU / gflop))
     return max(1, min(largest, budget // sample_bytes))
 
 

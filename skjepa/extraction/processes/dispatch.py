@@ -14,12 +14,12 @@ import torch
 
 from skjepa.data.images import ImageReadError
 from skjepa.data.sources import Source
-from skjepa.extraction.batches.measurement import Measured, Measurement
-from skjepa.extraction.batches.sizing import batch_size
+from skjepa.extraction.batches.measurement import Measured, Measurement, OnPass, ignored
 from skjepa.extraction.processes import worker
 from skjepa.extraction.processes.pools import Pool, losses
 
 _IN_FLIGHT = 2  # parts a task slot: one is measured, one lies ready
+_BEAT = 1.0  # seconds between two calls of `on_pass`
 _LOSSES = 2  # of a part: then it runs alone, to see whether it is the part that ends its workers
 
 
@@ -59,7 +59,8 @@ class Spread:
         self.pool, self.measurement, self.source = pool, measurement, source
         budget = measurement.run.memory_budget
         self.is_budget_given = budget is not None
-        self.batch_size = batch_size(budget or pool.budget(), measurement.sample_bytes, is_vector=source.is_vector)
+        self.batch_size = measurement.batch_size(budget or pool.budget(), pool.device, is_vector=source.is_vector)
+        self.on_pass: OnPass = ignored
         self.skipped: dict[int, str] = {}
         self.devices: set[str] = set()
 
@@ -86,7 +87,9 @@ class Spread:
                 part = todo.popleft()
                 waiting[self._submitted(key, self._pickled(part.positions, readers))] = part
             lost = []
-            for future in sorted(wait(waiting, return_when=FIRST_COMPLETED).done, key=_has_failed):  # keep, then raise
+            while not (done := wait(waiting, timeout=_BEAT, return_when=FIRST_COMPLETED).done):
+                self.on_pass(0, 0)
+            for future in sorted(done, key=_has_failed):  # keep, then raise
                 part = waiting.pop(future)
                 try:
                     outcome = future.result()

@@ -61,6 +61,13 @@ class Pool(Protocol):
         """Let go; `at_once` where work in flight is of no use any more."""
 
 
+def own_device(device: str, pool: "Pool | None") -> str:
+    """Where this process looks at the encoder; it need not have the GPUs of a cluster."""
+    if pool is None:
+        return hardware.resolve_device(device)
+    return pool.device if pool.is_here else "cpu"
+
+
 def active_pool(device: str) -> Pool | None:
     """The processes that `joblib.parallel_config` asks for; None where this process is to work alone.
 

@@ -27,7 +27,6 @@ from skjepa._utils.hardware import DeviceError, default_budget, device_name
 from skjepa.data.images import ImageReadError, path_as_text, read_image
 from skjepa.data.sources import Source
 from skjepa.extraction.batches.measurement import Arrays, Here, Measured, Measurement, scoring
-from skjepa.extraction.batches.sizing import batch_size
 
 _LOST_DEVICE = 70  # exit status: internal error, by the convention of sysexits.h
 _KEPT = 2  # measurements: a fit and what follows it often take turns
@@ -165,7 +164,7 @@ def run(expected: dict[str, str], key: str, parcel: bytes | str, part: bytes) ->
     size, is_gpu = order.batch_size, device.startswith("cuda")
     if order.is_limited:
         room = _ROOM.setdefault(key, budget(device, order.slots))  # of the first look: later this process has its share
-        size = min(size, batch_size(room, measurement.sample_bytes, is_vector=order.is_vector))
+        size = min(size, measurement.batch_size(room, device, is_vector=order.is_vector))
     # One batch at a time on a GPU, however many tasks the cluster gives this process.
     with _ON_GPU if is_gpu else nullcontext(), _threads(order), scoring(encoder, device) as function:
         measured = Here(measurement, function, source, device, size)

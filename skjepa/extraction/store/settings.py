@@ -24,7 +24,7 @@ LATER = ("layers", "layers_dtype")
 
 
 class Settings(TypedDict):
-    """`SETTINGS`, and the name of the encoder; None where an Extraction does not say."""
+    """`SETTINGS`, the name of the encoder, and why "auto" chose the method; None where an Extraction does not say."""
 
     encoder: str | None
     fingerprint: str | None
@@ -37,6 +37,7 @@ class Settings(TypedDict):
     seed: Annotated[int, Above(-1, below=2**32)] | None
     layers: NotRequired[list[str] | tuple[str, ...] | None]
     layers_dtype: NotRequired[str | None]
+    method_reason: NotRequired[str | None]
 
 
 class SettingsMismatchError(ValueError):

@@ -1,0 +1,185 @@
+"""The bill: what a command will take, the cheaper choices, and whether to go on."""
+
+import json
+import math
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from skjepa.data.sources import Source
+    from skjepa.detectors.jepa_score import JEPAScoreDetector
+    from skjepa.extraction.cost import PassCost
+    from skjepa.extraction.method_choice import Choice
+
+_stderr = Console(stderr=True)
+_TOLD_FROM, _ASKED_FROM = 10.0, 60.0  # seconds
+_UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+_VALUES = Path(__file__).with_name("value_of_passes.json")
+
+
+def settle(
+    detector: "JEPAScoreDetector",
+    sources: Sequence["Source"],
+    *,
+    budget: str | None,
+    yes: bool,
+    quiet: bool,
+    store: Path | None = None,
+) -> str | None:
+    """Show the bill of a command, ask whether to go on, and give a detector the method that fits the budget.
+
+    Parameters
+    ----------
+    detector : JEPAScoreDetector
+        Not fitted yet; with ``method="auto"`` and a budget, its method is set.
+    sources : sequence of Source
+        Everything that the command will measure.
+    budget : str, optional
+        Such as "10m", see `seconds_of`.
+    yes, quiet : bool
+        Whether nobody is asked; whether nothing is said either.
+    store : path, optional
+        That may have been begun: then its method is gone on with.
+
+    Returns
+    -------
+    str or None
+        Why the method was chosen by the budget.
+
+    Raises
+    ------
+    TimeBudgetError
+        The method takes longer than the budget.
+    typer.Abort
+        The user said no.
+    """
+    from skjepa.extraction.method_choice import begun_with, by_time
+
+    limit = None if budget is None else seconds_of(budget)
+    cost, needs_passes = _cost(detector, sources, detector.method), detector.formula != "joint"
+    choice = _without_clock(cost, detector)
+    is_chosen = limit is not None and detector.method == "auto"
+    if limit is not None and is_chosen:
+        choice = begun_with(store) or by_time(cost, limit, needs_passes=needs_passes)
+        detector.set_params(method=choice.method, n_directions=choice.n_directions)
+    _present(cost, passes_of(choice, cost.n_components), limit, yes=yes, quiet=quiet, needs_passes=needs_passes)
+    if is_chosen and not quiet:
+        _stderr.print(f"method {choice.method}: {choice.reason}", highlight=False, soft_wrap=True)
+    return choice.reason if is_chosen else None
+
+
+def settle_fitted(
+    detector: "JEPAScoreDetector", sources: Sequence["Source"], *, budget: str | None, yes: bool, quiet: bool
+) -> None:
+    """The same for a fitted detector, whose method is that of its fit."""
+    from skjepa.jacobian.pass_method import PassMethod
+
+    if detector.measures_per_model:
+        return
+    fitted = PassMethod.parse(detector.models_[0].settings["method"])
+    cost = _cost(detector, sources, fitted.kind)
+    n_passes = {"forward": 0, "exact": cost.n_components}.get(fitted.kind, fitted.n_directions or 0)
+    _present(cost, n_passes, None if budget is None else seconds_of(budget), yes=yes, quiet=quiet, is_fixed=True)
+
+
+def _cost(detector: "JEPAScoreDetector", sources: Sequence["Source"], method: Any) -> "PassCost":
+    from skjepa.extraction.estimate import estimate_cost
+
+    given = {name: getattr(detector, name) for name in ("views", "device", "memory_budget", "n_jobs")}
+    n_samples = sum(map(len, sources))
+    return estimate_cost(detector.encoder, sources[0], n_samples=n_samples, has_passes=method != "forward", **given)
+
+
+def _present(
+    cost: "PassCost",
+    n_passes: int,
+    limit: float | None,
+    *,
+    yes: bool,
+    quiet: bool,
+    needs_passes: bool = False,
+    is_fixed: bool = False,
+) -> None:
+    """Print the bill where it is long, refuse what the limit in seconds does not allow, and ask."""
+    if limit is not None:
+        cost.require(limit, n_passes)
+    seconds = cost.seconds(n_passes)
+    if seconds > _TOLD_FROM and not quiet:
+        _stderr.print(_table(cost, n_passes, needs_passes=needs_passes, is_fixed=is_fixed))
+        _stderr.print(_FIXED if is_fixed else _ADVICE, highlight=False)
+    if seconds > _ASKED_FROM and limit is None and not (yes or quiet) and sys.stdin.isatty():
+        typer.confirm("Go on?", default=True, abort=True, err=True)
+
+
+def seconds_of(budget: str) -> float:
+    """Seconds of "90s", "10m", "1.5h" or "2d"; a number alone is of seconds. Raises ValueError."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", budget.lower())
+    if found is None or (found[2] or "s") not in _UNITS or not float(found[1]):
+        raise ValueError(f"--budget is a time such as 90s, 10m or 1.5h; got {budget!r}")
+    return float(found[1]) * _UNITS[found[2] or "s"]
+
+
+def passes_of(choice: "Choice", n_components: int) -> int:
+    """Backward passes per image and view."""
+    from skjepa.jacobian.directions import DEFAULT_SHARE
+
+    if choice.method in ("forward", "exact"):
+        return 0 if choice.method == "forward" else n_components
+    return choice.n_directions or max(1, n_components // DEFAULT_SHARE)
+
+
+def _without_clock(cost: "PassCost", detector: "JEPAScoreDetector") -> "Choice":
+    """What the settings say, or what "auto" chooses by itself."""
+    from skjepa.extraction.method_choice import Choice, by_operations
+
+    if detector.method != "auto":
+        return Choice(str(detector.method), detector.n_directions, "as asked")
+    if detector.formula != "joint":
+        return Choice("exact", None, f"formula={detector.formula!r} needs backward passes")
+    return by_operations(cost.n_components, lambda: cost.gflop, is_vector=False, has_views=detector.views > 1)
+
+
+def _table(cost: "PassCost", n_passes: int, *, needs_passes: bool, is_fixed: bool) -> Table:
+    from skjepa.extraction.cost import duration
+    from skjepa.extraction.method_choice import offered
+
+    title = f"{cost.n_samples:,} images, about {duration(cost.seconds(n_passes))} on this machine"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))  # fits a terminal of 80 columns
+    for heading in ("", "choice", "passes", "per image", "total", "AUROC"):
+        table.add_column(heading, justify="left" if heading in ("", "choice") else "right", no_wrap=True)
+    numbers = {n for _, _, n in offered(cost.n_components) if (n or not needs_passes) and not is_fixed} | {n_passes}
+    for n in sorted(numbers, reverse=True):
+        if math.isnan(cost.seconds(n)):  # nobody asked for backward passes
+            continue
+        method = {0: "forward", cost.n_components: "exact"}.get(n, f"sketch --directions {n}")
+        per_image, total = duration(cost.seconds_per_sample(n)), duration(cost.seconds(n))
+        mark, change = ">" if n == n_passes else "", _change(n, cost.n_components)
+        table.add_row(mark, f"--method {method}", str(n), per_image, total, "-" if needs_passes else change)
+    return table
+
+
+def _change(n_passes: int, n_components: int) -> str:
+    """What so many passes change of the AUROC of all K, from encoder to encoder, by `benchmarks.render`."""
+    if n_passes == n_components:
+        return "reference"
+    changes = []
+    for by_passes in json.loads(_VALUES.read_text()).values():
+        measured = {int(n): auroc for n, auroc in by_passes.items()}
+        fewer = max(n for n in measured if n <= n_passes)  # as many are not measured of each encoder
+        changes.append(measured[fewer] - measured[max(measured)])
+    low, high = (f"{round(change, 3) + 0.0:+.3f}" for change in (min(changes), max(changes)))
+    return low if low == high else f"{low} to {high}"
+
+
+_FIXED = "The method is that of the fit; --limit scores fewer images, --yes does not ask."
+_ADVICE = (
+    "AUROC: change against all passes, on the encoders of docs/results/passes.md. --budget 10m chooses what fits, "
+    "--yes does not ask, --store keeps finished images for a next run."
+)

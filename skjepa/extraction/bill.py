@@ -1,0 +1,105 @@
+"""What a pass will take, said before it starts: in a line, as a warning, or as an error where there is a budget."""
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from skjepa.data.sources import Source
+from skjepa.extraction.batches.measurement import Measurement
+from skjepa.extraction.cost import FirstLook, PassCost, duration, first_look, measured_cost
+from skjepa.extraction.processes.pools import Pool
+
+TOLD_FROM = 10.0
+"""Seconds from which a pass with a progress bar says beforehand what it will take."""
+
+WARNED_FROM = 600.0
+"""Seconds from which a pass without a bar warns of what it will take."""
+
+
+@dataclass(eq=False)
+class Bill:
+    """The cost of one pass, measured when it is first asked for.
+
+    Parameters
+    ----------
+    measurement : Measurement
+    function : callable
+        What `skjepa.extraction.batches.measurement.scoring` yields on the device.
+    source : Source
+    positions : sequence of int
+        Of the samples that are still to be measured.
+    device : str
+    pool : Pool or None
+        Of the processes that share the samples.
+    """
+
+    measurement: Measurement
+    function: Callable[[Tensor], Tensor]
+    source: Source
+    positions: Sequence[int]
+    device: str
+    pool: Pool | None = None
+
+    @cached_property
+    def look(self) -> FirstLook | None:
+        """At the first sample that can be read; None where none is left, or none can be read."""
+        if not self.positions:
+            return None
+        return first_look(self.measurement, self.function, self.source, self.positions, self.device)
+
+    @cached_property
+    def cost(self) -> PassCost | None:
+        """Of any number of backward passes; None where there is no `look`."""
+        return self.measured(has_passes=True)
+
+    def present(self, n_passes: int, time_budget: float | None = None) -> None:
+        """Say what so many backward passes per view will take, where that is worth saying.
+
+        Raises
+        ------
+        TimeBudgetError
+            More than the budget in seconds.
+        """
+        cost = self.cost if n_passes else self.measured(has_passes=False)
+        if cost is None:
+            return
+        if time_budget is not None:
+            cost.require(time_budget, n_passes)
+        seconds, has_bar = cost.seconds(n_passes), self.measurement.run.progress
+        if has_bar and seconds > TOLD_FROM:
+            tqdm.write(f"JEPA-SCORE: {_line(cost, n_passes)}", file=sys.stderr)
+        elif time_budget is None and not has_bar and seconds > WARNED_FROM:
+            warnings.warn(f"this will take long: {_line(cost, n_passes)}", stacklevel=3)
+
+    def measured(self, *, has_passes: bool) -> PassCost | None:
+        """`cost`, or without backward passes that of the forward pass alone."""
+        if self.look is None:
+            return None
+        return measured_cost(
+            self.look,
+            self.measurement,
+            self.function,
+            self.source,
+            self.positions,
+            self.device,
+            n_workers=1 if self.pool is None else max(1, self.pool.slots()),
+            has_passes=has_passes,
+        )
+
+
+def _line(cost: PassCost, n_passes: int) -> str:
+    passes = f"{n_passes} backward passes" if n_passes else "the forward pass alone"
+    line = (
+        f"about {duration(cost.seconds(n_passes))} for {cost.n_samples} samples, "
+        f"{duration(cost.seconds_per_sample(n_passes))} each by {passes}"
+    )
+    if n_passes == 0:
+        return line
+    cheaper = [f"method='sketch', n_directions=16: {duration(cost.seconds(16))}"] if n_passes > 16 else []
+    cheaper.append(f"method='forward': {duration(cost.seconds(0))}")
+    return f"{line} (cheaper: {'; '.join(cheaper)})"

@@ -1,0 +1,70 @@
+"""`estimate_cost`: what a pass would take, before anything is started."""
+
+from typing import Any
+
+from skjepa._utils.validation import check_integer
+from skjepa.data.sources import as_source
+from skjepa.encoders.encoder import Encoder, load_encoder
+from skjepa.extraction.batches.measurement import Measurement, scoring
+from skjepa.extraction.batches.options import RunOptions
+from skjepa.extraction.batches.ready import input_shape
+from skjepa.extraction.bill import Bill
+from skjepa.extraction.cost import PassCost
+from skjepa.extraction.processes.pools import active_pool, own_device
+
+
+def estimate_cost(
+    encoder: Encoder | str,
+    X: Any,
+    *,
+    views: int = 1,
+    memory_budget: int | None = None,
+    device: str = "auto",
+    n_jobs: int | None = None,
+    n_samples: int | None = None,
+    has_passes: bool = True,
+) -> PassCost:
+    """Seconds that `extract` would take for any number of backward passes, measured on the first samples of X.
+
+    Parameters
+    ----------
+    encoder, X, views, memory_budget, device, n_jobs
+        As `extract` has them.
+    n_samples : int, optional
+        Number of samples that the pass is for; by default those of X.
+    has_passes : bool
+        False times the forward pass alone, which is quicker; backward passes then cost NaN.
+
+    Returns
+    -------
+    PassCost
+        ``cost.seconds(n_passes)``: 0 for ``method="forward"``, K (``cost.n_components``) for "exact", m for a sketch.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `extract`, and where none of the first samples can be read.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skjepa import estimate_cost
+    >>> cost = estimate_cost("bundled", np.zeros((20, 32, 32, 3), np.uint8), n_samples=1_000_000)
+    >>> cost.n_components
+    64
+    >>> cost.seconds(0) < cost.seconds(64)
+    True
+    """
+    encoder, source, pool = load_encoder(encoder), as_source(X), active_pool(device)
+    run, n_views = RunOptions(device, memory_budget, n_jobs), check_integer("views", views, minimum=1)
+    input_shape(encoder, source)
+    own = own_device(device, pool)
+    with encoder.unchanging(), scoring(encoder, own) as function:
+        measurement = Measurement(encoder, 0, 0, views=n_views, run=run)
+        cost = Bill(measurement, function, source, range(len(source)), own, pool).measured(has_passes=has_passes)
+    if cost is None:
+        raise ValueError(
+            f"the encoder cannot be timed on these {len(source)} samples: none of the first can be read, or the "
+            "encoder fails on them; extract says which"
+        )
+    return cost if n_samples is None else cost.of(check_integer("n_samples", n_samples, minimum=1))

@@ -10,9 +10,9 @@ from .encoders.encoder import load_encoder as load_encoder
 from .evaluation.benchmark import run_benchmark as run_benchmark
 from .evaluation.model_selection import NormalKFold as NormalKFold
 from .evaluation.model_selection import inlier_labels as inlier_labels
+from .extraction.cost.estimate import estimate_cost as estimate_cost
 from .extraction.encoder_pass import embed as embed
 from .extraction.encoder_pass import extract as extract
-from .extraction.estimate import estimate_cost as estimate_cost
 from .extraction.extraction import Extraction as Extraction
 from .extraction.layers import extract_layers as extract_layers
 from .extraction.learned_directions import learn_directions as learn_directions

@@ -15,8 +15,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     from skjepa.data.sources import Source
     from skjepa.detectors.jepa_score import JEPAScoreDetector
-    from skjepa.extraction.cost import PassCost
-    from skjepa.extraction.method_choice import Choice
+    from skjepa.extraction.cost.choice import Choice
+    from skjepa.extraction.cost.pass_cost import PassCost
 
 _stderr = Console(stderr=True)
 _TOLD_FROM, _ASKED_FROM = 10.0, 60.0  # seconds
@@ -60,7 +60,7 @@ def settle(
     typer.Abort
         The user said no.
     """
-    from skjepa.extraction.method_choice import begun_with, by_time
+    from skjepa.extraction.cost.choice import begun_with, by_time
 
     limit = None if budget is None else seconds_of(budget)
     cost, needs_passes = _cost(detector, sources, detector.method), detector.formula != "joint"
@@ -90,7 +90,7 @@ def settle_fitted(
 
 
 def _cost(detector: "JEPAScoreDetector", sources: Sequence["Source"], method: Any) -> "PassCost":
-    from skjepa.extraction.estimate import estimate_cost
+    from skjepa.extraction.cost.estimate import estimate_cost
 
     given = {name: getattr(detector, name) for name in ("views", "device", "memory_budget", "n_jobs")}
     n_samples = sum(map(len, sources))
@@ -137,7 +137,7 @@ def passes_of(choice: "Choice", n_components: int) -> int:
 
 def _without_clock(cost: "PassCost", detector: "JEPAScoreDetector") -> "Choice":
     """What the settings say, or what "auto" chooses by itself."""
-    from skjepa.extraction.method_choice import Choice, by_operations
+    from skjepa.extraction.cost.choice import Choice, by_operations
 
     if detector.method != "auto":
         return Choice(str(detector.method), detector.n_directions, "as asked")
@@ -147,8 +147,8 @@ def _without_clock(cost: "PassCost", detector: "JEPAScoreDetector") -> "Choice":
 
 
 def _table(cost: "PassCost", n_passes: int, *, needs_passes: bool, is_fixed: bool) -> Table:
-    from skjepa.extraction.cost import duration
-    from skjepa.extraction.method_choice import offered
+    from skjepa.extraction.cost.choice import offered
+    from skjepa.extraction.cost.pass_cost import duration
 
     title = f"{cost.n_samples:,} images, about {duration(cost.seconds(n_passes))} on this machine"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))  # fits a terminal of 80 columns

@@ -21,9 +21,9 @@ from skjepa.encoders.encoder import Encoder
 from skjepa.encoders.loading import require_known_source
 from skjepa.extraction.batches.options import RunOptions
 from skjepa.extraction.batches.views import Transform
+from skjepa.extraction.cost.choice import METHODS
 from skjepa.extraction.extraction import Extraction
 from skjepa.extraction.learned_directions import learn_directions
-from skjepa.extraction.method_choice import METHODS
 from skjepa.inspection.diagnosis import diagnose
 from skjepa.inspection.terms import sorted_terms
 from skjepa.jacobian.directions import Directions, check_number_of_directions

@@ -1,9 +1,9 @@
 from .batches.views import default_transform as default_transform
-from .cost import PassCost as PassCost
-from .cost import TimeBudgetError as TimeBudgetError
+from .cost.estimate import estimate_cost as estimate_cost
+from .cost.pass_cost import PassCost as PassCost
+from .cost.pass_cost import TimeBudgetError as TimeBudgetError
 from .encoder_pass import embed as embed
 from .encoder_pass import extract as extract
-from .estimate import estimate_cost as estimate_cost
 from .extraction import Extraction as Extraction
 from .layers import extract_layers as extract_layers
 from .learned_directions import learn_directions as learn_directions

@@ -27,10 +27,10 @@ from skjepa.extraction.batches.options import RunOptions
 from skjepa.extraction.batches.pooling import LAYER_DTYPES, Layer, chosen_layers
 from skjepa.extraction.batches.ready import forward_gflop, input_shape, ready, sample_bytes
 from skjepa.extraction.batches.views import Transform, default_transform
-from skjepa.extraction.bill import Bill
+from skjepa.extraction.cost.bill import Bill
+from skjepa.extraction.cost.choice import Choice, begun_with, by_operations, by_time, check_method, output_directions
 from skjepa.extraction.extraction import Extraction
 from skjepa.extraction.loop import measuring, run_through
-from skjepa.extraction.method_choice import Choice, begun_with, by_operations, by_time, check_method, output_directions
 from skjepa.extraction.processes.pools import active_pool, own_device
 from skjepa.extraction.resume import ResumedStore, first_positions
 from skjepa.extraction.store.settings import SETTINGS

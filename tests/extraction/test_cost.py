@@ -13,10 +13,11 @@ from torch import nn
 
 from skjepa import JEPAScoreDetector, estimate_cost, extract, load_encoder
 from skjepa.encoders.probe import probe
-from skjepa.extraction import PassCost, TimeBudgetError, bill, encoder_pass
+from skjepa.extraction import PassCost, TimeBudgetError, encoder_pass
 from skjepa.extraction.batches.sizing import MAX_BATCH, MAX_GFLOP_ON_CPU, batch_size
-from skjepa.extraction.cost import duration
-from skjepa.extraction.method_choice import AUTO_GFLOP, by_operations, by_time, offered
+from skjepa.extraction.cost import bill
+from skjepa.extraction.cost.choice import AUTO_GFLOP, by_operations, by_time, offered
+from skjepa.extraction.cost.pass_cost import duration
 
 IMAGES = np.random.default_rng(0).integers(0, 256, size=(40, 32, 32, 3), dtype=np.uint8)
 COST = PassCost(n_samples=100, n_components=384, forward=0.3, graph=0.4, backward=0.25, spectrum=1e-5)

@@ -8,8 +8,8 @@ from skjepa.encoders.encoder import Encoder, load_encoder
 from skjepa.extraction.batches.measurement import Measurement, scoring
 from skjepa.extraction.batches.options import RunOptions
 from skjepa.extraction.batches.ready import input_shape
-from skjepa.extraction.bill import Bill
-from skjepa.extraction.cost import PassCost
+from skjepa.extraction.cost.bill import Bill
+from skjepa.extraction.cost.pass_cost import PassCost
 from skjepa.extraction.processes.pools import active_pool, own_device
 
 

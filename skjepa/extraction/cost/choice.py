@@ -10,7 +10,7 @@ from torch import Tensor
 
 from skjepa._utils.validation import check_choice
 from skjepa.encoders.encoder import Encoder, FingerprintError
-from skjepa.extraction.cost import PassCost, duration
+from skjepa.extraction.cost.pass_cost import PassCost, duration
 from skjepa.extraction.store.store import settings_of
 from skjepa.jacobian.directions import DEFAULT_SHARE, Directions, check_number_of_directions, random_directions
 from skjepa.jacobian.pass_method import PassMethod

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from skjepa.data.sources import Source
 from skjepa.extraction.batches.measurement import Measurement
-from skjepa.extraction.cost import FirstLook, PassCost, duration, first_look, measured_cost
+from skjepa.extraction.cost.pass_cost import FirstLook, PassCost, duration, first_look, measured_cost
 from skjepa.extraction.processes.pools import Pool
 
 TOLD_FROM = 10.0
@@ -19,6 +19,9 @@ TOLD_FROM = 10.0
 
 WARNED_FROM = 600.0
 """Seconds from which a pass without a bar warns of what it will take."""
+
+
+_SLOW = 20.0  # GFLOP a second
 
 
 @dataclass(eq=False)
@@ -65,16 +68,24 @@ class Bill:
         TimeBudgetError
             More than the budget in seconds.
         """
+        has_bar = self.measurement.run.progress
+        if time_budget is None and not self._may_take(TOLD_FROM if has_bar else WARNED_FROM, n_passes):
+            return
         cost = self.cost if n_passes else self.measured(has_passes=False)
         if cost is None:
             return
         if time_budget is not None:
             cost.require(time_budget, n_passes)
-        seconds, has_bar = cost.seconds(n_passes), self.measurement.run.progress
+        seconds = cost.seconds(n_passes)
         if has_bar and seconds > TOLD_FROM:
             tqdm.write(f"JEPA-SCORE: {_line(cost, n_passes)}", file=sys.stderr)
         elif time_budget is None and not has_bar and seconds > WARNED_FROM:
             warnings.warn(f"this will take long: {_line(cost, n_passes)}", stacklevel=3)
+
+    def _may_take(self, seconds: float, n_passes: int) -> bool:
+        """Whether so many passes can take so long, by their operations on a slow machine: timing takes time as well."""
+        gflop = 0.0 if self.look is None else self.look.gflop * (1 + self.measurement.views * n_passes)
+        return len(self.positions) * gflop > seconds * _SLOW
 
     def measured(self, *, has_passes: bool) -> PassCost | None:
         """`cost`, or without backward passes that of the forward pass alone."""

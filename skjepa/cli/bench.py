@@ -46,6 +46,13 @@ def bench(
     layers: Layers = "auto",
     budget: Budget = None,
     yes: Yes = False,
+    passes: Annotated[
+        str,
+        typer.Option(
+            help="Numbers of backward passes to judge the default detector with as well, such as '0, 4, 16' (random "
+            "directions); 'none'; or 'auto' (these three, where all K passes are made anyway)."
+        ),
+    ] = "auto",
     limit: Limit = None,
     drop_repeats: Annotated[
         bool, typer.Option("--drop-repeats", help="Leave out images found twice, instead of reporting them.")
@@ -64,7 +71,7 @@ def bench(
     """Compare the default detector with its rivals: one folder is normal, the others are not.
 
     Splits never overlap, and images found twice are reported. Writes results.json, scores.parquet, table.md and
-    pictures. Sub-folders of the normal folder are taken for classes.
+    pictures, among them AUROC against seconds (pareto.png). Sub-folders of the normal folder are taken for classes.
 
     Example: skjepa bench --id normal/ --ood digits/ textures/ --encoder bundled
     """
@@ -106,6 +113,7 @@ def bench(
             method=detector.method,
             n_directions=detector.n_directions,
             layers=detector.layers,
+            passes=_numbers(passes),
         )
     written = result.save(out)
     code = 3 if any(result.settings["unreadable"].values()) else 0
@@ -122,3 +130,13 @@ def bench(
         _stderr.print(f"{len(result.repeats)} images found twice, {what}", highlight=False)
     _stdout.print(escape(f"{', '.join(path.name for path in written)} written to {out}"), soft_wrap=True)
     return code
+
+
+def _numbers(passes: str) -> list[int] | str | None:
+    """As `run_benchmark` takes them."""
+    if passes in ("auto", "none"):
+        return None if passes == "none" else "auto"
+    try:
+        return [int(number) for number in passes.split(",")]
+    except ValueError:
+        raise ValueError(f"--passes takes 'auto', 'none' or numbers such as '0, 4, 16'; got {passes!r}") from None

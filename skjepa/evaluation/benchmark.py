@@ -22,12 +22,12 @@ from skjepa.detectors.encoder_choice import frozen_encoder, is_trained_on, train
 from skjepa.detectors.jepa_score import JEPAScoreDetector
 from skjepa.encoders.encoder import Encoder
 from skjepa.evaluation.benchmark_result import BenchmarkResult
-from skjepa.extraction.encoder_pass import embed, extract
+from skjepa.evaluation.passes import Measured, checked_passes, measure, n_backward_passes, seconds_per_sample
 from skjepa.extraction.extraction import Extraction
 from skjepa.scores.flow import FlowDensity
 
 READS = ("extraction", "forward", "embeddings", "samples")
-_TIMED = 16
+OURS, FORWARD_ALONE = "skjepa", "skjepa, forward pass alone"
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def default_detectors(*, classes: bool = False, passes: bool = True) -> dict[str
         With JEPA-SCORE, which needs singular values, and so with the default detector both with and without them.
     """
     detectors = {
-        "skjepa": JEPAScoreDetector(),
-        "skjepa, forward pass alone": JEPAScoreDetector(method="forward"),
+        OURS: JEPAScoreDetector(),
+        FORWARD_ALONE: JEPAScoreDetector(method="forward"),
         "JEPA-SCORE": JEPAScoreDetector(formula="jepa"),
         "Mahalanobis": MahalanobisDetector(),
         "Mahalanobis++": MahalanobisDetector(normalize=True),
@@ -75,7 +75,7 @@ def default_detectors(*, classes: bool = False, passes: bool = True) -> dict[str
         "bits per pixel": ComplexityDetector(),
     }
     left_out = [] if classes else ["relative Mahalanobis"]
-    left_out += [] if passes else ["skjepa, forward pass alone", "JEPA-SCORE"]
+    left_out += [] if passes else [FORWARD_ALONE, "JEPA-SCORE"]
     return {name: made for name, made in detectors.items() if name not in left_out}
 
 
@@ -91,6 +91,7 @@ def run_benchmark(
     limit: int | None = None,
     on_repeats: str = "report",
     method: Any = "auto",
+    passes: Sequence[int] | str | None = "auto",
     n_resamples: int = 1000,
     random_state: int = 0,
     on_error: str = "raise",
@@ -118,6 +119,10 @@ def run_benchmark(
         What to do with samples that are found in two splits, or both among the normal samples and the outliers.
     method, extract_options
         Of the expensive pass, see `skjepa.extract`: layers, views, memory, device, n_jobs, memory_budget ...
+    passes : sequence of int, "auto" or None
+        Numbers of backward passes with which the default detector is judged as well: 0 is the forward pass alone, m
+        takes m random directions ("skjepa, 4 passes"), each by an extraction of its own. "auto": 0, 4 and 16 where all
+        K passes are made anyway and no `detectors` are given, else none.
     n_resamples : int
         Of the bootstrap.
     random_state : int
@@ -133,7 +138,7 @@ def run_benchmark(
     Raises
     ------
     ValueError, TypeError
-        Nothing to compare, bad shares, a split without samples.
+        Nothing to compare, bad shares, a split without samples, more passes than the encoder has outputs.
 
     Examples
     --------
@@ -149,6 +154,9 @@ def run_benchmark(
     """
     check_choice("on_repeats", on_repeats, ("report", "drop"))
     seed = check_integer("random_state", random_state, minimum=0)
+    numbers = checked_passes(passes)
+    if detectors is not None and numbers == "auto":
+        numbers = None
     groups = _groups(normal, outliers, fit, calibration, limit, seed)
     labels = classes_of(groups["fit"]) if isinstance(classes, str) else checked_classes(classes, len(groups["fit"]))
     entries = {} if detectors is None else _entries(detectors)
@@ -157,23 +165,25 @@ def run_benchmark(
         groups = _nonempty(without_repeats(groups, found), "every sample of {} is also among the normal samples")
     chosen = _encoder(encoder, groups["fit"], seed)
     options: dict[str, Any] = {"method": method, "random_state": seed, **extract_options}
-    passes, groups = _extractions(chosen, groups, on_error=on_error, progress=progress, **options)
-    if labels is not None and on_error == "skip":
-        labels = labels[passes["fit"].measured]
+    measured = measure(chosen, groups, numbers, on_error=on_error, progress=progress, **options)
+    unreadable = {name: len(source) - len(measured.kept[name]) for name, source in groups.items()}
+    groups = _nonempty({n: groups[n][kept] for n, kept in measured.kept.items()}, "no sample of {} can be read")
+    labels = None if labels is None else labels[measured.kept["fit"]]
+    whole = measured.whole["fit"]
     if detectors is None:
-        has_passes = passes["fit"].singular_values is not None
+        has_passes = whole.singular_values is not None
         entries = _entries(default_detectors(classes=labels is not None, passes=has_passes))
-    timed = _seconds(chosen, groups["fit"], **{key: value for key, value in options.items() if key != "memory"})
+    timed = seconds_per_sample(chosen, groups["fit"], list(measured.fewer), **options)
     scores, costs = {}, {}
-    for name, entry in entries.items():
-        scores[name], costs[name] = _judge(entry, groups, passes, labels, timed)
+    for name, (entry, extractions, cost) in _ways(entries, numbers, measured, timed).items():
+        scores[name], costs[name] = _judge(entry, groups, extractions, labels, cost)
     settings = {
-        "encoder": passes["fit"].meta.get("encoder"),
-        **{key: passes["fit"].meta.get(key) for key in ("fingerprint", "method", "views", "precision", "n_components")},
+        "encoder": whole.meta.get("encoder"),
+        **{key: whole.meta.get(key) for key in ("fingerprint", "method", "views", "precision", "n_components")},
         "seed": seed,
         "n_resamples": n_resamples,
         "repeats": on_repeats,
-        "unreadable": {name: len(passed.errors) for name, passed in passes.items()},
+        "unreadable": unreadable,
     }
     return BenchmarkResult(settings, groups, scores, costs, found, next(iter(entries)), n_resamples)
 
@@ -222,28 +232,18 @@ def _encoder(encoder: Any, source: Source, seed: int) -> Encoder:
     return trained_encoder(encoder, source, seed) if is_trained_on(encoder, source) else frozen_encoder(encoder)
 
 
-def _extractions(
-    encoder: Encoder, groups: dict[str, Source], **options: Any
-) -> tuple[dict[str, Extraction], dict[str, Source]]:
-    """Of every group; and the groups, less what could not be read."""
-    passes = {name: extract(encoder, source, **options) for name, source in groups.items()}
-    readable = {}
-    for name, source in groups.items():
-        readable[name] = source[passes[name].measured]
-    return passes, _nonempty(readable, "no sample of {} can be read")
-
-
-def _seconds(encoder: Encoder, source: Source, **options: Any) -> dict[str, float]:
-    """An image's seconds in the encoder, measured on a few: a memory would make the whole pass look free."""
-    few = source[:_TIMED]
-    embed(encoder, few[:1])  # the first call pays for what later ones find warm
-    started = time.perf_counter()
-    embed(encoder, few)
-    forward = time.perf_counter()
-    extract(encoder, few, **options)
-    whole = time.perf_counter() - forward
-    one_pass = (forward - started) / len(few)
-    return {"samples": 0.0, "embeddings": one_pass, "forward": one_pass, "extraction": whole / len(few)}
+def _ways(
+    entries: dict[str, Entry], numbers: Any, measured: Measured, timed: Mapping[Any, float]
+) -> dict[str, tuple[Entry, dict[str, Extraction], Mapping[Any, float]]]:
+    """Every detector with what it is shown and what that costs; other numbers of passes follow the first detector."""
+    first, *others = entries
+    ways = {first: (entries[first], measured.whole, timed)}
+    for m, extractions in measured.fewer.items():
+        cost = {**timed, "extraction": timed[m]}
+        ways[f"{OURS}, {m} passes"] = (Entry(JEPAScoreDetector(), "extraction"), extractions, cost)
+    if isinstance(numbers, list) and 0 in numbers and measured.whole["fit"].singular_values is not None:
+        ways[FORWARD_ALONE] = (Entry(JEPAScoreDetector(method="forward"), "forward"), measured.whole, timed)
+    return ways | {name: (entries[name], measured.whole, timed) for name in others}
 
 
 def _judge(
@@ -251,7 +251,7 @@ def _judge(
     groups: dict[str, Source],
     passes: dict[str, Extraction],
     labels: NDArray | None,
-    timed: dict[str, float],
+    timed: Mapping[Any, float],
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, float]]:
     """One detector's scores of every group but the one it is fitted on, and what they cost."""
     detector = clone(entry.detector, safe=False)
@@ -264,9 +264,7 @@ def _judge(
         for name in names
     }
     n_scored = sum(len(part) for part in scores.values())
-    sigma = passes["fit"].singular_values
-    n_backward = 0 if sigma is None else int(np.prod(sigma.shape[1:]))
-    n_passes = {"samples": 0, "embeddings": 1, "forward": 1, "extraction": 1 + n_backward}
+    n_passes = {"samples": 0, "embeddings": 1, "forward": 1, "extraction": 1 + n_backward_passes(passes["fit"])}
     return scores, {
         "passes_per_sample": n_passes[entry.reads],
         "seconds_per_sample": timed[entry.reads] + (time.perf_counter() - fitted) / n_scored,

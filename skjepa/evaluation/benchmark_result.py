@@ -29,6 +29,7 @@ from skjepa.evaluation.comparison import (
     paired_tests,
 )
 from skjepa.evaluation.metrics import METRICS, detection_metrics, observed_false_positives
+from skjepa.evaluation.pareto import pareto_figure, pareto_front
 from skjepa.evaluation.plotting import gallery_figure, ranks_figure, roc_figure, save_figure
 
 ALPHAS = (0.01, 0.05, 0.1)
@@ -166,6 +167,11 @@ class BenchmarkResult:
         mean_rank = {name: row["mean_rank"] for name, row in found["detectors"].items()}
         return ranks_figure(mean_rank, found["critical_difference"])
 
+    def pareto(self) -> Figure:
+        """Mean AUROC over the sets against milliseconds per sample, with the line of those worth their seconds."""
+        seconds, auroc = _cost_and_value(self.summary)
+        return pareto_figure(seconds, auroc, n_sets=len(self.sets))
+
     def gallery(self, detector: str | None = None, *, alpha: float = 0.05) -> Figure:
         """Histograms of one detector's scores, its conformal threshold, the most and the least typical test images."""
         name = self.reference if detector is None else detector
@@ -182,7 +188,7 @@ class BenchmarkResult:
         )
 
     def save(self, folder: str | os.PathLike) -> list[Path]:
-        """Write results.json, scores.parquet, table.md and the pictures roc.png, gallery.png and ranks.png.
+        """Write results.json, scores.parquet, table.md and the pictures roc.png, gallery.png, pareto.png and ranks.png.
 
         There is no ranks.png of one detector or one set.
         """
@@ -192,7 +198,7 @@ class BenchmarkResult:
         with written_whole(table) as partial:
             partial.write_text(self.to_markdown() + "\n")
         written = [self.to_json(folder / "results.json"), self.to_parquet(folder / "scores.parquet"), table]
-        pictures = {"roc": self.roc, "gallery": self.gallery} | (
+        pictures = {"roc": self.roc, "gallery": self.gallery, "pareto": self.pareto} | (
             {"ranks": self.ranks} if min(len(self.scores), len(self.sets)) > 1 else {}
         )
         return written + [save_figure(draw(), folder / f"{name}.png") for name, draw in pictures.items()]
@@ -206,11 +212,28 @@ class BenchmarkResult:
 
 
 def auroc_table(summary: Mapping[str, Any]) -> str:
-    """AUROC by detector and set; its mean with the 95 % interval, the mean rank, and how far the reference is ahead."""
+    """AUROC by detector and set; its mean with the 95 % interval, the mean rank, how far the reference is ahead, cost.
+
+    The last column says which detectors are on the Pareto front of mean AUROC and seconds, see `pareto_front`.
+    """
     tests = {test["rival"]: test for test in summary["paired_tests"]}
     sets = list(next(iter(summary["detectors"].values()))["sets"])
     best = max(row["mean"]["auroc"]["value"] for row in summary["detectors"].values())
-    rows = [["AUROC", *sets, "mean (95 %)", "rank", f"{summary['reference']} ahead by", "p (Holm)", "passes", "ms"]]
+    rows = [
+        [
+            "AUROC",
+            *sets,
+            "mean (95 %)",
+            "rank",
+            f"{summary['reference']} ahead by",
+            "p (Holm)",
+            "passes",
+            "ms",
+            "Pareto",
+        ]
+    ]
+    seconds, auroc = _cost_and_value(summary)
+    front = dict(zip(seconds, pareto_front(list(seconds.values()), list(auroc.values())).tolist(), strict=True))
     for name, row in summary["detectors"].items():
         mean, test = row["mean"]["auroc"], tests.get(name)
         shown = f"{mean['value']:.3f} ({mean['low']:.3f} to {mean['high']:.3f})"
@@ -224,6 +247,7 @@ def auroc_table(summary: Mapping[str, Any]) -> str:
                 "" if test is None else _p_value(test["adjusted_p_value"]),
                 f"{row['passes_per_sample']:.0f}",
                 f"{1000 * row['seconds_per_sample']:.3g}",
+                "yes" if front[name] else "",
             ]
         )
     return markdown(rows)
@@ -249,6 +273,13 @@ def _paired_tests(shared: SharedNormals, reference: str) -> list[dict[str, Any]]
     """A set of one outlier has no variance: what follows from it is None."""
     tests = [asdict(test) for test in paired_tests(shared, reference)]
     return [{key: value if isinstance(value, str) else _or_none(value) for key, value in t.items()} for t in tests]
+
+
+def _cost_and_value(summary: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds per sample and mean AUROC of every detector."""
+    rows = summary["detectors"]
+    seconds = {name: row["seconds_per_sample"] for name, row in rows.items()}
+    return seconds, {name: row["mean"]["auroc"]["value"] for name, row in rows.items()}
 
 
 def _nominal(row: Mapping[str, Any]) -> str:

@@ -62,6 +62,11 @@ def test_both_ways_to_name_folders(folders, capsys):
         (["--ood", "absent"], "no folder "),
         (["--ood", "noise", "--fit", "0.9", "--calibration", "0.1"], "leave 0 for test"),
         (["--ood", "noise", "noise"], "a folder is given twice"),
+        (
+            ["--ood", "noise", "--passes", "few"],
+            "--passes takes 'auto', 'none' or numbers such as '0, 4, 16'; got 'few'",
+        ),
+        (["--ood", "noise", "--passes", "17"], "passes of 17 random directions: the encoder has 16 outputs"),
         (["--ood", "noise", "--out", "normal/00.png"], "is a file: --out names a folder"),
     ],
 )
@@ -72,6 +77,21 @@ def test_bad_input_is_one_sentence(folders, monkeypatch, capsys, arguments, mess
     assert message in " ".join(shown.split())
     assert "Traceback" not in shown
     assert not (folders / "benchmark-output").exists()
+
+
+@pytest.mark.parametrize(
+    ("passes", "expected"), [("auto", {"4"}), ("none", set()), ("0, 4, 8", {"forward pass alone", "4", "8"})]
+)
+def test_numbers_of_passes(folders, capsys, passes, expected):
+    out = folders / "out"
+    arguments = ["--id", folders / "normal", "--ood", folders / "noise", "--out", out, "--resamples", 10, "-q"]
+    assert run(*arguments, "--passes", passes, "--memory", folders / "kept") == 0
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[0].endswith("| Pareto |")
+    assert (out / "pareto.png").stat().st_size > 5000
+    found = json.loads((out / "results.json").read_text())["detectors"]
+    ours = {name.removeprefix("skjepa, ").removesuffix(" passes") for name in found if "," in name}
+    assert ours == expected
 
 
 def test_unreadable_images(folders, capsys):

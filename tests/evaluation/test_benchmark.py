@@ -74,7 +74,7 @@ def test_a_run_by_hand(encoder):
 )
 def test_what_a_detector_is_shown(encoder, reads, kind, method, n_passes, monkeypatch):
     encoding = {"extraction": 3000.0, "forward": 1000.0, "embeddings": 1000.0, "samples": 0.0}
-    monkeypatch.setattr(benchmark, "_seconds", lambda *args, **options: encoding)
+    monkeypatch.setattr(benchmark, "seconds_per_sample", lambda *args, **options: encoding)
     Spy.seen.clear()
     entries, options = {"spy": Entry(Spy(), reads)}, {"encoder": encoder, "method": method}
     result = run_benchmark(rows(20), {"far": rows(7, 3.0, seed=1)}, entries, **options)
@@ -117,7 +117,42 @@ def test_images_with_class_folders_and_default_detectors(tmp_path, image_encoder
     assert result.costs["Mahalanobis"]["passes_per_sample"] == 1
     assert result.costs["skjepa"]["passes_per_sample"] == 17
     written = {path.name for path in result.save(tmp_path / "out")}
-    assert written == {"results.json", "scores.parquet", "table.md", "roc.png", "gallery.png"}  # ranks of one set
+    assert written == {
+        "results.json",
+        "scores.parquet",
+        "table.md",
+        "roc.png",
+        "gallery.png",
+        "pareto.png",
+    }  # one set: no ranks
+
+
+def test_numbers_of_passes_in_one_run(image_encoder):
+    normal, noise = random_images(40), np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
+    splits = {"fit": normal[:24], "calibration": normal[24:30], "test": normal[30:]}
+    rivals = {"skjepa": JEPAScoreDetector(), "kNN": KNNDetector()}
+    options = {"encoder": image_encoder, "n_resamples": 10}
+    result = run_benchmark(splits, {"noise": noise}, rivals, passes=(4, 0, 16, 4), **options)
+    # 16 are all of them, which the default has made already.
+    assert result.detectors == ["skjepa", "skjepa, 4 passes", "skjepa, forward pass alone", "kNN"]
+    assert [result.costs[name]["passes_per_sample"] for name in result.detectors] == [17, 5, 1, 1]
+    fit, foreign = (extract(image_encoder, X, method="sketch", n_directions=4) for X in (splits["fit"], noise))
+    by_hand = JEPAScoreDetector().fit(fit).score_samples(foreign)
+    np.testing.assert_allclose(result.scores["skjepa, 4 passes"]["noise"], by_hand, rtol=1e-6)
+    assert run_benchmark(splits, {"noise": noise}, rivals, **options).detectors == ["skjepa", "kNN"]
+    options["method"] = "forward"
+    result = run_benchmark(splits, {"noise": noise}, rivals, passes=(0, 4), **options)
+    assert result.detectors == ["skjepa", "skjepa, 4 passes", "kNN"]
+
+
+@pytest.mark.parametrize(("method", "expected"), [("exact", [4]), ("forward", []), ("auto", [4])])
+def test_automatic_numbers_of_passes(image_encoder, method, expected, monkeypatch):
+    monkeypatch.setattr(benchmark, "default_detectors", lambda **_: {"skjepa": JEPAScoreDetector()})
+    noise = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
+    options = {"encoder": image_encoder, "n_resamples": 5, "method": method}
+    result = run_benchmark(random_images(40), {"noise": noise}, **options)
+    assert result.detectors == ["skjepa", *(f"skjepa, {m} passes" for m in expected)]
+    assert run_benchmark(random_images(40), {"noise": noise}, passes=None, **options).detectors == ["skjepa"]
 
 
 def test_repeated_samples_are_reported_or_dropped(encoder):
@@ -156,9 +191,11 @@ def test_unreadable_images_are_left_out_for_everyone(tmp_path, image_encoder):
     options = {"encoder": image_encoder, "n_resamples": 20}
     with pytest.warns(UserWarning, match=r"02\.png"):
         result = run_benchmark(
-            tmp_path / "normal", {"foreign": tmp_path / "foreign"}, rivals, on_error="skip", **options
+            tmp_path / "normal", {"foreign": tmp_path / "foreign"}, rivals, on_error="skip", passes=[4], **options
         )
-    assert {name: len(scores["foreign"]) for name, scores in result.scores.items()} == {"kNN": 4, "bits per pixel": 4}
+    n_scored = {name: len(scores["foreign"]) for name, scores in result.scores.items()}
+    assert n_scored == {"kNN": 4, "skjepa, 4 passes": 4, "bits per pixel": 4}
+    assert result.settings["unreadable"] == {"fit": 0, "calibration": 0, "test": 0, "foreign": 1}
     with pytest.raises(ValueError, match=r"02\.png"):
         run_benchmark(tmp_path / "normal", {"foreign": tmp_path / "foreign"}, rivals, **options)
 
@@ -173,6 +210,9 @@ def test_unreadable_images_are_left_out_for_everyone(tmp_path, image_encoder):
         ({"detectors": {"a": Entry(KNN(), "pixels")}}, "reads of 'a' must be one of"),
         ({"normal": {"fit": rows(9), "test": rows(9)}}, "splits of one's own are 'fit', 'calibration', 'test'"),
         ({"classes": [1, 2]}, "one a fit sample"),
+        ({"passes": "all"}, "passes must be 'auto', None or numbers"),
+        ({"passes": [4, -1]}, "passes must be an integer >= 0|passes must be"),
+        ({"passes": [2, 4]}, "passes of 4 random directions: the encoder has 3 outputs"),
         ({"on_repeats": "keep"}, "on_repeats must be one of"),
         ({"outliers": {"same": rows(40)}, "on_repeats": "drop"}, "every sample of same is also among the normal"),
     ],

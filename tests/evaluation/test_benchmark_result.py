@@ -54,6 +54,10 @@ def test_markdown(tmp_path):
     first, second = result_of().to_markdown().split("\n\n")
     assert first.splitlines()[0].startswith("| AUROC | near | far | mean (95 %) | rank | ours ahead by |")
     assert first.count("**") == 2
+    assert [line.split("|")[-2].strip() for line in first.splitlines()[2:]] == [
+        "yes",
+        "",
+    ]  # costs alike, ours is better
     assert "nominal 1% (too few to calibrate)" in second
     assert "nominal 5% (expected " in second
 
@@ -80,5 +84,8 @@ def test_pictures():
     assert "theirs, threshold for 0.05 of normal samples" in gallery.subfigs[0].axes[0].get_title()
     text = " ".join(t.get_text() for t in result.ranks().axes[0].texts)
     assert "1.00  " in text
+    diamonds = result.pareto().axes[0].lines[-1].get_xydata()
+    mean = result.summary["detectors"]["ours"]["mean"]["auroc"]["value"]
+    assert diamonds == pytest.approx(np.array([[10.0, mean]]))  # milliseconds
     with pytest.raises(ValueError, match="two detectors"):
         result_of(("ours",)).ranks()

@@ -66,7 +66,7 @@ def test_both_ways_to_name_folders(folders, capsys):
             ["--ood", "noise", "--passes", "few"],
             "--passes takes 'auto', 'none' or numbers such as '0, 4, 16'; got 'few'",
         ),
-        (["--ood", "noise", "--passes", "17"], "passes of 17 random directions: the encoder has 16 outputs"),
+        (["--ood", "noise", "--passes", "65"], "passes of 65 random directions: the encoder has 64 outputs"),
         (["--ood", "noise", "--out", "normal/00.png"], "is a file: --out names a folder"),
     ],
 )
@@ -80,7 +80,7 @@ def test_bad_input_is_one_sentence(folders, monkeypatch, capsys, arguments, mess
 
 
 @pytest.mark.parametrize(
-    ("passes", "expected"), [("auto", {"4"}), ("none", set()), ("0, 4, 8", {"forward pass alone", "4", "8"})]
+    ("passes", "expected"), [("auto", {"4", "16"}), ("none", set()), ("0, 4, 8", {"forward pass alone", "4", "8"})]
 )
 def test_numbers_of_passes(folders, capsys, passes, expected):
     out = folders / "out"

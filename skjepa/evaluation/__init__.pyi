@@ -17,6 +17,8 @@ from .metrics import detection_metrics as detection_metrics
 from .metrics import observed_false_positives as observed_false_positives
 from .model_selection import NormalKFold as NormalKFold
 from .model_selection import inlier_labels as inlier_labels
+from .pareto import pareto_figure as pareto_figure
+from .pareto import pareto_front as pareto_front
 from .plotting import Thumbnail as Thumbnail
 from .plotting import ranks_figure as ranks_figure
 from .plotting import roc_figure as roc_figure

@@ -121,7 +121,7 @@ def _label(
                 break
         taken.append(box)
         if abs(offset[0]) > _GAP:
-            arrow = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+            arrow = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 2, "shrinkB": 3}
             axes.annotate("", points[i], offset, textcoords="offset points", arrowprops=arrow)
 
 

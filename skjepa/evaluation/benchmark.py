@@ -153,6 +153,11 @@ def run_benchmark(
     1.0
     """
     check_choice("on_repeats", on_repeats, ("report", "drop"))
+    if "time_budget" in extract_options:
+        raise TypeError(
+            "run_benchmark takes no time_budget, for all its groups are measured alike: choose method= and "
+            "n_directions= by what skjepa.estimate_cost says"
+        )
     seed = check_integer("random_state", random_state, minimum=0)
     numbers = checked_passes(passes)
     if detectors is not None and numbers == "auto":

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binom
 from sklearn.neighbors import NearestNeighbors
 
 from skjepa._utils.statistics import spearman
@@ -24,6 +25,7 @@ from skjepa.scores.layered import AnyScore, LayeredScore, share_far_off
 _COPIES_AT_MOST = 32
 _FEWEST_FAR_OFF = 100  # samples to tell a share of some hundredths
 _FEWEST = 30  # samples to tell a gap from chance
+_CHANCE = 1e-3  # probability of as many gaps by chance
 _N_WATCHED = 1000  # enough rows for the embeddings' statistics, and milliseconds beside any fit
 
 
@@ -116,7 +118,7 @@ def near_copies(z: NDArray[np.float64]) -> float:
     """Share of the samples with near copies: after at most 32 others (a tenth of all) the next is `GAP` times as far.
 
     By chance that is so for a share of about ``GAP ** -d`` where embeddings fill d dimensions, told from neighbours
-    farther away; 0 where no more than three times that share has a gap.
+    farther away; 0 where no more samples have a gap than would by chance at three times that share.
     """
     z = distinct_rows(z)  # of exact copies is told elsewhere
     n = len(z)
@@ -133,7 +135,8 @@ def near_copies(z: NDArray[np.float64]) -> float:
     far, half = distances[:, -1], distances[:, distances.shape[1] // 2]
     growth = float(np.median(np.log(np.maximum(far, 1e-300)) - np.log(np.maximum(half, 1e-300))))
     dimension = np.log(distances.shape[1] / (distances.shape[1] // 2 + 1)) / growth if growth > 0 else np.inf
-    return share if share > 3 * GAP ** -max(dimension, 1.0) else 0.0
+    by_chance = min(1.0, 3 * GAP ** -max(dimension, 1.0))
+    return share if share * len(some) > binom.isf(_CHANCE, len(some), by_chance) else 0.0
 
 
 def distinct_rows(z: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -234,3 +234,8 @@ def test_source_of_samples_for_images(image_encoder):
         n_resamples=10,
     )
     assert all(isinstance(X, Source) for _, X, _ in Spy.seen)
+
+
+def test_a_time_budget_is_refused(encoder):
+    with pytest.raises(TypeError, match=r"run_benchmark takes no time_budget.*estimate_cost"):
+        run_benchmark(rows(40), {"far": rows(10, 9)}, encoder=encoder, time_budget=5)

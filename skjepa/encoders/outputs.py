@@ -23,8 +23,21 @@ class LayerOutput(nn.Module):
         return pooled(caught[self.layer], self.module, self.layer, is_square=has_square_sides(x))
 
 
-def with_layers(module: nn.Module, layers: Iterable[str], call: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Any]]:
-    """What a call of the module returns, and what its named layers returned meanwhile; those not called are missing."""
+def _copied(_layer: str, output: Any) -> Any:
+    """A copy, where it is a tensor: the next layer may work on it in place."""
+    return output.clone() if isinstance(output, Tensor) else output
+
+
+def with_layers(
+    module: nn.Module,
+    layers: Iterable[str],
+    call: Callable[[], Tensor],
+    kept: Callable[[str, Any], Any] = _copied,
+) -> tuple[Tensor, dict[str, Any]]:
+    """What a call of the module returns, and what its named layers returned meanwhile; those not called are missing.
+
+    `kept` makes of a layer's name and output what is kept of it, before the next layer sees the output.
+    """
     caught: dict[str, Any] = {}
     this_thread = threading.get_ident()  # another may call the bare module meanwhile
 
@@ -33,8 +46,7 @@ def with_layers(module: nn.Module, layers: Iterable[str], call: Callable[[], Ten
             if threading.get_ident() != this_thread:
                 return
             caught.pop(layer, None)  # of a layer that is called twice the last call counts, and so does its place
-            # A copy: the next layer may work on it in place.
-            caught[layer] = output.clone() if isinstance(output, Tensor) else output
+            caught[layer] = kept(layer, output)
 
         return hook
 

@@ -71,6 +71,41 @@ def test_mean_and_deviation_of_each_channel():
     net.float()
 
 
+class Shifted(nn.Module):
+    """Maps far from zero beside their spread, as a tuple, as a map and as a vector; the layers after work in place."""
+
+    def __init__(self, *, channels_last):
+        super().__init__()
+        self.channels_last = channels_last
+        self.pair, self.map, self.vector = Pair(), nn.Identity(), nn.Identity()
+
+    def forward(self, x):
+        maps = self.pair(300 + x * torch.tensor([1.0, 0.1, 0.0]).view(3, 1, 1))[0]
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        maps = self.map(maps.mul_(2).contiguous(memory_format=layout))
+        vector = self.vector(maps.add_(1).mean((2, 3)))
+        return vector.mul_(3) - 900
+
+
+class Pair(nn.Module):
+    def forward(self, x):
+        return x, None
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_statistics_are_those_of_float64_before_the_next_layer_works_in_place(channels_last):
+    images = np.random.default_rng(1).integers(0, 256, size=(3, 40, 40, 3), dtype=np.uint8)
+    own = load_encoder(Shifted(channels_last=channels_last).eval(), image_size=40)
+    found = extract(own, images, method="forward", layers=["pair", "map", "vector"])
+    x = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255).float()
+    maps = (300 + x * torch.tensor([1.0, 0.1, 0.0]).view(3, 1, 1)).double()  # rounded as the network rounds them
+    for name, factor in (("pair", 1), ("map", 2)):
+        mean, deviation = factor * maps.mean((2, 3)), factor * maps.std((2, 3), correction=0)
+        np.testing.assert_allclose(found.layers[name][:, :3], mean, rtol=3e-7)
+        np.testing.assert_allclose(found.layers[name][:, 3:], deviation, rtol=1e-5, atol=2e-4)
+    np.testing.assert_allclose(found.layers["vector"], 2 * maps.mean((2, 3)) + 1, rtol=3e-7)
+
+
 @pytest.mark.parametrize(
     ("layers", "error", "message"),
     [

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,13 @@ class Layer:
     name: str
     path: str
     width: int
+    is_pooled: bool
+
+
+class _Statistics(NamedTuple):
+    """Of one layer: mean and standard deviation over positions, (B, 2 C); a vector (B, C) as it is, and False."""
+
+    values: Tensor
     is_pooled: bool
 
 
@@ -91,7 +98,7 @@ def _widths(encoder: Encoder, paths: list[str], shape: tuple[int, ...]) -> list[
     x = torch.zeros(2, *shape, dtype=encoder.dtype)
     with torch.no_grad(), encoder.scoring() as function:
         found = _read(encoder.module, partial(called, function), paths, x)[1]
-    return [(part.shape[1], is_pooled) for part, is_pooled in found]
+    return [(part.values.shape[1], part.is_pooled) for part in found]
 
 
 def with_statistics(
@@ -101,35 +108,52 @@ def with_statistics(
     output, parts = _read(encoder.module, function, [layer.path for layer in layers], x)
     largest = torch.finfo(LAYER_DTYPES[dtype]).max
     # What is too large for these numbers stays the largest of them, and as odd as it was.
-    return output, torch.cat([part for part, _ in parts], dim=1).clamp(-largest, largest).to(LAYER_DTYPES[dtype])
+    return output, torch.cat([part.values for part in parts], dim=1).clamp(-largest, largest).to(LAYER_DTYPES[dtype])
 
 
 def _read(
     module: nn.Module, function: Callable[[Tensor], Tensor], paths: Sequence[str], x: Tensor
-) -> tuple[Tensor, list[tuple[Tensor, bool]]]:
+) -> tuple[Tensor, list[_Statistics]]:
+    def kept(path: str, output: Any) -> Any:
+        """The statistics at once: a copy of a large map, to pool later, costs as much as they do."""
+        value = first_tensor(output)
+        return _statistics(value, path, module, x) if _is_readable(value, len(x)) else value
+
     with alone_with(module):  # hooks are of the module, and would tell one thread of another's samples
-        output, caught = with_layers(module, filter(None, paths), lambda: function(x))
-    caught[""] = x
-    return output, [_statistics(caught, path, module, x) for path in paths]
+        output, caught = with_layers(module, filter(None, paths), lambda: function(x), kept)
+    if "" in paths:
+        caught[""] = kept("", x)
+    for path in paths:
+        _require_statistics(caught, path, len(x))
+    return output, [caught[path] for path in paths]
 
 
-def _statistics(caught: dict[str, Any], path: str, module: nn.Module, x: Tensor) -> tuple[Tensor, bool]:
-    """Of one layer: mean and standard deviation over positions, (B, 2 C); a vector (B, C) as it is, and False."""
+def _is_readable(value: Any, n_samples: int) -> bool:
+    return isinstance(value, Tensor) and 2 <= value.ndim <= 4 and len(value) == n_samples
+
+
+def _require_statistics(caught: dict[str, Any], path: str, n_samples: int) -> None:
     if path not in caught:
         raise ValueError(f"layer {path!r} takes no part in the forward pass")
-    value = first_tensor(caught[path])
-    if not isinstance(value, Tensor):
-        raise TypeError(f"layer {path!r} returns {type(value).__name__}, not a tensor; choose another")
-    if not 2 <= value.ndim <= 4 or len(value) != len(x):
+    value = caught[path]
+    if isinstance(value, Tensor):
         raise ValueError(
-            f"layer {path!r} returns shape {tuple(value.shape)} for {len(x)} samples; a layer must return (B, C), "
+            f"layer {path!r} returns shape {tuple(value.shape)} for {n_samples} samples; a layer must return (B, C), "
             "tokens (B, N, C) or feature maps (B, C, H, W): choose another"
         )
-    value = value.to(torch.promote_types(value.dtype, torch.float32))
+    if not isinstance(value, _Statistics):
+        raise TypeError(f"layer {path!r} returns {type(value).__name__}, not a tensor; choose another")
+
+
+def _statistics(value: Tensor, path: str, module: nn.Module, x: Tensor) -> _Statistics:
     axes = (2,) if _is_series(value, module, path) else position_axes(value, module, is_square=has_square_sides(x))
+    wide = value.to(torch.promote_types(value.dtype, torch.float32))
     if not axes:
-        return value, False
-    return torch.cat([value.mean(axes), value.std(axes, correction=0)], dim=1), True
+        return _Statistics(wide.clone(), False)
+    # torch.std and torch.var_mean take ten times as long on a CPU, mostly where channels come last.
+    mean = wide.mean(axes, keepdim=True)
+    deviation = (wide - mean).square_().mean(axes).sqrt_()
+    return _Statistics(torch.cat([mean.flatten(1), deviation], dim=1), True)
 
 
 def _is_series(value: Tensor, module: nn.Module, path: str) -> bool:

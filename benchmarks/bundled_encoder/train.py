@@ -4,13 +4,17 @@
 
 CIFAR10_DIR holds train/<class>/*.jpg or .png. The run is checkpointed after every epoch; `--resume` continues it and
 gives the same weights as an uninterrupted run. `--after RUN.pt` starts from the weights of a complete run, as a second
-stage with a schedule of its own (and another `--seed`). DIR/encoder.safetensors is usable from the first epoch on; OUT
+stage with a schedule of its own (and another `--seed`). `--seconds` trains as many epochs, with the whole schedule, as
+so much time takes: two epochs tell how long one lasts. DIR/encoder.safetensors is usable from the first epoch on; OUT
 receives the weights of the complete run, their scored output whitened on the training images.
 """
 
 import argparse
 import json
 import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -54,7 +58,31 @@ def earlier_epochs(checkpoint: Path) -> list[int]:
     return [*training.get("earlier_epochs", []), int(training["epochs_done"])]
 
 
-def main() -> None:
+class _FirstEpochs(Exception):
+    """Two epochs are done."""
+
+
+def within(seconds: float, train: Callable[..., object], config: PretrainConfig) -> int:
+    """Train for so long, decay included; returns the epochs. Until the decay begins nothing depends on their number."""
+    ends = [time.perf_counter()]
+
+    def stop_after_two(record: dict[str, float]) -> None:
+        ends.append(time.perf_counter())
+        if record["epoch"] == 2:
+            raise _FirstEpochs
+
+    with suppress(_FirstEpochs):
+        train(replace(config, epochs=1_000_000), resume=False, then=stop_after_two)
+    # Epochs of views in full size take longer; the file at the end takes a few seconds.
+    per_pixel = (IMAGE_SIZE / config.view_size) ** 2 if config.view_size else 1.0
+    of_an_epoch = (ends[2] - ends[1]) * (1 + config.full_size_share * (per_pixel - 1))
+    left = 0.95 * (seconds - (ends[2] - ends[0]))
+    epochs = max(3, 2 + int(left / of_an_epoch))
+    train(replace(config, epochs=epochs), resume=True)
+    return epochs
+
+
+def main(arguments_given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -64,41 +92,56 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--after", type=Path, help="checkpoint of an earlier stage")
-    arguments = parser.parse_args()
+    parser.add_argument("--seconds", type=float, help="in the place of --epochs")
+    parser.add_argument("--limit", type=int, help="images, to try the script")
+    arguments = parser.parse_args(arguments_given)
+    if arguments.seconds is not None and arguments.resume:
+        parser.error("--seconds begins a run: --resume goes on with one of so many --epochs")
 
     config = recipe(arguments.epochs, arguments.seed)
     directory = arguments.checkpoint_dir
     for folder in (directory, arguments.out):
         folder.mkdir(parents=True, exist_ok=True)
-    images, _ = read_class_folders(arguments.data / "train")
+    started = time.perf_counter()
+    images = read_class_folders(arguments.data / "train")[0][: arguments.limit]
     torch.manual_seed(config.seed)
     network = build_network("convnet", **NETWORK)
 
-    def save(path: Path, epochs_done: float, **more: float) -> None:
+    def save(path: Path, config: PretrainConfig, epochs_done: float, **more: float) -> None:
         training = {"data": "CIFAR-10 train", "images": len(images), "epochs_done": epochs_done, **more}
         if arguments.after is not None:
             training["earlier_epochs"] = earlier_epochs(arguments.after)
         metadata = {"image_size": IMAGE_SIZE, "mean": MEAN, "std": STD, "training": training | asdict(config)}
         save_network(network, path, metadata=metadata)
 
-    def keep(_, record: dict[str, float]) -> None:
-        save(directory / "encoder.safetensors", record["epoch"])
-        with (directory / "log.jsonl").open("a") as log:
-            print(json.dumps(record), file=log)
+    def train(config: PretrainConfig, *, resume: bool, then: Callable[[dict[str, float]], None] | None = None) -> None:
+        def keep(_, record: dict[str, float]) -> None:
+            save(directory / "encoder.safetensors", config, record["epoch"])
+            with (directory / "log.jsonl").open("a") as log:
+                print(json.dumps(record), file=log)
+            if then is not None:
+                then(record)
 
-    pretrain(
-        network,
-        images,
-        config,
-        device=arguments.device,
-        checkpoint=directory / "run.pt",
-        resume=arguments.resume,
-        initial_checkpoint=arguments.after,
-        on_epoch=keep,
-        progress=True,
-    )
+        pretrain(
+            network,
+            images,
+            config,
+            device=arguments.device,
+            checkpoint=directory / "run.pt",
+            resume=resume,
+            initial_checkpoint=arguments.after,
+            on_epoch=keep,
+            progress=True,
+        )
+
+    if arguments.seconds is None:
+        train(config, resume=arguments.resume)
+    else:
+        left = arguments.seconds - (time.perf_counter() - started)
+        config = replace(config, epochs=within(left, train, config))
     trained = whiten_head(network.head, embed(network, images, config))
-    save(arguments.out / "encoder.safetensors", config.epochs, participation_ratio_before_whitening=round(trained, 2))
+    ratio = round(trained, 2)
+    save(arguments.out / "encoder.safetensors", config, config.epochs, participation_ratio_before_whitening=ratio)
 
 
 if __name__ == "__main__":

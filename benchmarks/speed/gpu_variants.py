@@ -5,10 +5,11 @@ the largest entry, stands beside each time.
 """
 
 import argparse
+import copy
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -47,10 +48,15 @@ def measure(rows: Any, chosen: argparse.Namespace, vit: Callable, fastest: Calla
     plan += [(main, batch, True) for batch in (batches[1:] if chosen.quick else reversed(batches))]
     for precision, batch, is_compiled in plan:
         x = images[:batch].contiguous()
-        with vit(precision, quick=chosen.quick).scoring(chosen.device) as function:
-            narrow = narrowed(function, precision, chosen.device)
-            own = jacobian(narrow, x)[1]
-            for name, way in (compiled_ways(on_gpu) if is_compiled else ways(batch, on_gpu)).items():
+        encoder = vit(precision, quick=chosen.quick)
+        with encoder.scoring(chosen.device) as function:
+            own = jacobian(narrowed(function, precision, chosen.device), x)[1]
+            chosen_ways, called = ways(batch, on_gpu), function
+            if is_compiled:  # the module itself: how an encoder guards it would break the compiled graph
+                chosen_ways, called = compiled_ways(on_gpu), copy.deepcopy(encoder.module).to(chosen.device)
+                called.requires_grad_(False)
+            narrow = narrowed(called, precision, chosen.device)
+            for name, way in chosen_ways.items():
                 names = {"way": name, "precision": precision, "batch": batch}
                 rows.add(partial(timed_and_compared, way, narrow, x, own, fastest), **names)
 
@@ -91,14 +97,10 @@ def rows_of(outputs: Tensor, leaf: Tensor) -> Tensor:
     return rows
 
 
-_COMPILED: dict[Function, Function] = {}
-
-
+@cache
 def once_compiled(function: Function) -> Function:
     """The compiled function, the same at every call: compiling takes a minute."""
-    if function not in _COMPILED:
-        _COMPILED[function] = torch.compile(function, dynamic=False)
-    return _COMPILED[function]
+    return torch.compile(function, dynamic=False)
 
 
 def compiled(function: Function, x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from benchmarks.render.gpu import TABLES, tables_of
 from benchmarks.speed import gpu
 
 
@@ -86,6 +87,35 @@ def test_rows_that_fail_keep_their_place(tmp_path):
     assert found[2]["error"] == "no time was left"
 
 
+def test_page_has_what_was_measured_and_says_what_was_not():
+    timed = {"precision": "bfloat16", "batch": 1}
+    exact = [
+        {"way": "skjepa", "ms": 20.0, **timed},
+        {"way": "skjepa", "ms": 10.0, **timed, "batch": 32},
+        {"way": "skjepa", "error": "CUDA out of memory", **timed, "batch": 64},
+        {"way": "Listing 1", "ms": 2000.0, **timed},
+        {"way": "parts", "precision": "bfloat16", "passes_ms": 9.0, "singular_values_ms": 1.0, "batch": 32},
+    ]
+    ways = [
+        {"way": "skjepa", "ms": 10.0, "largest_difference": 0.0, **timed},
+        {"way": "torch.compile", "ms": 5.0, "largest_difference": 1e-3, **timed},
+    ]
+    page = tables_of(
+        {
+            "stamp": {"device": "cuda", "gpu": "a GPU", "date": "2030-01-01T00:00:00+00:00"},
+            "steps": {
+                "exact": {"state": "done", "results": {"rows": exact, "floor_ms": {"bfloat16": 8.0}}},
+                "variants": {"state": "out of time", "results": {"rows": ways}},
+                "memory": {"state": "failed", "error": "no such device"},
+            },
+        }
+    )
+    assert "| skjepa | bfloat16 | 20.00 | 10.00 (batch 32) | 1.25 | 200.00 |" in page
+    assert "| torch.compile | bfloat16 | 1 | 5.00 | 0.50 | 1e-03 |" in page
+    assert "`variants` did not end well: out of time" in page
+    assert "Memory" not in page
+
+
 @pytest.mark.slow
 def test_every_step_runs_on_the_cpu(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["gpu", "--device", "cpu", "--quick", "--out", str(tmp_path), "--minutes", "8"])
@@ -95,3 +125,5 @@ def test_every_step_runs_on_the_cpu(tmp_path, monkeypatch):
     rows = [row for outcome in steps.values() for row in outcome["results"].get("rows", [])]
     assert len(rows) > 20
     assert not [row for row in rows if "error" in row]
+    page = tables_of(json.loads((tmp_path / "gpu.json").read_text()))
+    assert all(caption in page for caption, _ in TABLES.values())

@@ -13,26 +13,25 @@ def forward_table() -> str:
         "batch",
         "layers",
         "bare encoder, ms",
-        "measured batch, ms",
-        "ratio",
-        f"at most {found['bar']:g}",
+        "ratio of a batch, processor",
+        "ratio of a batch, clock",
     ]
-    return markdown([[*heading, "whole call, ms", "ratio of the call", "fixed, ms per call"], *rows])
+    return markdown(
+        [[*heading, f"at most {found['bar']:g}", "ratio of a call, processor", "fixed, ms per call"], *rows]
+    )
 
 
 def forward_row(name: str, measured: dict, bar: float) -> list[str]:
-    ways = measured["ways"]
-    ratio = ways["measured batch"]["ratio"]
+    bare, batch, call = (measured["ways"][way] for way in ("bare encoder", "measured batch", "whole call"))
     return [
         name,
         str(measured["batch"]),
         str(len(measured["layers"])),
-        f"{ways['bare encoder']['ms_per_image']:.2f}",
-        f"{ways['measured batch']['ms_per_image']:.2f}",
-        spread(ratio),
-        "met" if ratio["median"] <= bar else "**not met**",
-        f"{ways['whole call']['ms_per_image']:.2f}",
-        spread(ways["whole call"]["ratio"]),
+        f"{bare['processor_ms_per_image']:.2f}",
+        spread(batch["processor_ratio"]),
+        spread(batch["ratio"]),
+        "met" if batch["processor_ratio"]["median"] <= bar else "**not met**",
+        spread(call["processor_ratio"]),
         f"{measured['fixed_ms_of_a_call']:.0f}",
     ]
 

@@ -9,7 +9,8 @@ trains the bundled encoder, whose checkpoint and weights lie in FOLDER/encoder. 
 `cifar10.zip`.
 
 On a GPU, and without `--quick`, the results are written to benchmarks/results/gpu.json as well; where only FOLDER comes
-back from the machine, copy FOLDER/gpu.json there. `--device cpu --quick` tries the script itself, with tiny shapes.
+back from the machine, copy FOLDER/gpu.json there. `--device cpu --quick` tries the script itself, with tiny shapes. The
+tests need what the extra `test` installs; nothing else needs more than the package.
 """
 
 import argparse

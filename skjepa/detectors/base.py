@@ -24,7 +24,7 @@ from skjepa.detectors.conformal import (
     cross_conformal_margin,
     cross_conformal_p_values,
 )
-from skjepa.detectors.fitting import all_or_nothing, groups_in_mind, groups_of, validated
+from skjepa.detectors.fitting import all_or_nothing, apart_in_mind, groups_in_mind, groups_of, validated
 from skjepa.detectors.held_out import (
     apart_by_content,
     check_number_of_samples,
@@ -136,10 +136,10 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
             apart = groups if groups is not None else names if len(once) > 1 else samples.ids
             self._check_size(apart, seed)
             held_out = held_out_parts(apart, self.calibration, seed)
-            learned = [
-                self._learn(samples[~part], None if labels is None else labels[~part], seed)
-                for part in held_out or [np.zeros(len(samples), dtype=bool)]
-            ]
+            learned = []
+            for part in held_out or [np.zeros(len(samples), dtype=bool)]:
+                with apart_in_mind(apart[~part]):
+                    learned.append(self._learn(samples[~part], None if labels is None else labels[~part], seed))
             self.models_ = [model for model, _ in learned]
             unseen = [self._score(model, samples[part]) for model, part in zip(self.models_, held_out, strict=False)]
             self._set_thresholds(unseen, samples, learned[0][1])

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,18 @@ from torch import Tensor
 from skjepa.data.sources import Source, holds_vectors
 from skjepa.extraction.extraction import Extraction
 from skjepa.inspection.findings import GROUPS_ARE_GIVEN
+
+APART: ContextVar[NDArray | None] = ContextVar("apart", default=None)
+"""Names of what belongs together among the samples that `_learn` is given, for what is judged within a fit."""
+
+
+@contextmanager
+def apart_in_mind(names: NDArray) -> Iterator[None]:
+    token = APART.set(names)
+    try:
+        yield
+    finally:
+        APART.reset(token)
 
 
 @contextmanager

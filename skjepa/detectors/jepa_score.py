@@ -15,8 +15,9 @@ from skjepa.detectors.encoder_choice import (
     is_trained_on,
     trained_encoder,
 )
-from skjepa.detectors.explaining import ExplainingDetector
 from skjepa.detectors.fitted_score import FittedScore, warn_if_collapsed, warn_of_near_copies
+from skjepa.detectors.fitting import APART
+from skjepa.detectors.mapping import MappingDetector
 from skjepa.encoders.encoder import Encoder
 from skjepa.encoders.loading import require_known_source
 from skjepa.extraction.batches.options import RunOptions
@@ -36,7 +37,7 @@ from skjepa.scores.model import check_score_settings
 
 
 @portable
-class JEPAScoreDetector(ExplainingDetector):
+class JEPAScoreDetector(MappingDetector):
     """Anomaly detector on the embeddings and the Jacobian spectrum of an encoder.
 
     Parameters
@@ -68,6 +69,11 @@ class JEPAScoreDetector(ExplainingDetector):
         m of "subspace" and "sketch"; by default K / 4.
     layers : "auto", list of str, or None
         Hidden layers that "joint" reads in the forward pass, see `skjepa.extract`. None: the embedding alone.
+    local : bool
+        Whether "joint" also reads what each position of a picture shows, and learns what is normal there: for defects
+        that are small in a picture. The oddest positions are a term of the score, `anomaly_map` shows the surprise of
+        each position, and `spots` gives those that normal pictures lack (docs/guide/local-defects.md). Takes some
+        hundred kilobytes per picture during `fit`.
     trim : float in [0, 0.5)
         For fit samples among which there may be anomalies: so large a share of them, those that score lowest at a
         first fit by their layers, is left out of a second fit, from which the detector learns. They count among the
@@ -150,6 +156,7 @@ class JEPAScoreDetector(ExplainingDetector):
         method: str | Directions = "auto",
         n_directions: int | None = None,
         layers: Any = "auto",
+        local: bool = False,
         trim: float = 0.0,
         views: int = 1,
         view_transform: Transform | None = None,
@@ -173,6 +180,7 @@ class JEPAScoreDetector(ExplainingDetector):
         self.method = method
         self.n_directions = n_directions
         self.layers = layers
+        self.local = local
         self.trim = trim
         self.views = views
         self.view_transform = view_transform
@@ -198,7 +206,7 @@ class JEPAScoreDetector(ExplainingDetector):
     @classmethod
     def from_portable_state(cls, state: dict[str, Any], given: dict[str, Any]) -> "JEPAScoreDetector":
         made = cls.__new__(cls)
-        earlier = {"layers": None, "trim": 0.0, "time_budget": None}  # earlier versions read no layers
+        earlier = {"layers": None, "local": False, "trim": 0.0, "time_budget": None}  # earlier versions lack them
         made.__dict__.update(earlier | state)
         if isinstance(made.encoder, str) and not is_auto(made.encoder):
             made.encoder = given.get("encoder", made.encoder)
@@ -243,6 +251,10 @@ class JEPAScoreDetector(ExplainingDetector):
                     f"formula={self.formula!r} sums logarithms of singular values, and method='forward' measures none: "
                     "give method='exact' or 'sketch', or formula='joint'"
                 )
+        if not isinstance(self.local, bool | np.bool_):
+            raise TypeError(f"local must be True or False; got {self.local!r}")
+        if self.local and (self.formula != "joint" or self.layers is None):
+            raise ValueError("local=True reads hidden layers: give formula='joint' and layers='auto', or local=False")
         check_number("trim", self.trim, above=0.0, below=0.5, closed="<")
         check_number_of_directions(self.n_directions)
         if self.time_budget is not None:
@@ -272,6 +284,7 @@ class JEPAScoreDetector(ExplainingDetector):
             rank=self.rank,
             directions=given,
             trim=self.trim,
+            apart=APART.get(),
         )
         terms = model.terms(extraction)
         scores = np.sum(list(terms.values()), axis=0)

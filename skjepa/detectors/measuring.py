@@ -22,7 +22,9 @@ from skjepa.detectors.encoder_choice import (
 )
 from skjepa.detectors.fitted_score import FittedScore
 from skjepa.encoders.encoder import Encoder
+from skjepa.encoders.stages import POSITIONS
 from skjepa.extraction.batches.options import RunOptions
+from skjepa.extraction.batches.pooling import is_positions
 from skjepa.extraction.encoder_pass import embed, extract
 from skjepa.extraction.extraction import Extraction, require_finite
 from skjepa.extraction.store.settings import require_same_settings
@@ -39,6 +41,7 @@ class MeasuringDetector(CalibratedDetector):
     method: str | Directions
     n_directions: Annotated[int, Above(0)] | None
     layers: MayLack[Annotated[Any, Saved(str | list[str] | tuple[str, ...] | None)]]
+    local: MayLack[bool]
     formula: str
     views: Annotated[int, Above(0)]
     view_transform: Annotated[Any, Saved(None)]
@@ -165,8 +168,8 @@ class MeasuringDetector(CalibratedDetector):
             if X.n_features is not None:
                 self.n_features_in_ = X.n_features
             self.encoder_ = None
-            if self.formula == "joint" and not isinstance(self.layers, str):
-                X = X.narrowed(self.layers)
+            if self.formula == "joint":
+                X = self._narrowed(X)
             return X.forward_only() if self._is_forward and X.singular_values is not None else X
         source = as_source(self._validated(X, reset=True))
         self._check_settings(source.ids, seed)
@@ -180,6 +183,14 @@ class MeasuringDetector(CalibratedDetector):
             samples = self._extract(self.encoder_, source, seed, memory=self.memory)
         self._check_size(samples.ids, seed)  # some may have been skipped
         return samples
+
+    def _narrowed(self, extraction: Extraction) -> Extraction:
+        """With the layers that this detector reads."""
+        positions = [name for name in extraction.layers if is_positions(name)]
+        if isinstance(self.layers, str):
+            others = [name for name in extraction.layers if name not in positions]
+            return extraction.narrowed(others) if positions and not self.local else extraction
+        return extraction.narrowed([*self.layers, *positions] if self.local and self.layers else self.layers)
 
     def _readable(self, encoder: Encoder, source: Source) -> Source:
         """The samples that can be read, found by one forward pass each."""
@@ -228,7 +239,7 @@ class MeasuringDetector(CalibratedDetector):
     ) -> Extraction:
         """The pass of a fitted model; without one, that of a fit."""
         method, n_directions, layers = self._measures(fitted)
-        dtype = None if fitted is None else fitted.settings.get("layers_dtype")
+        dtype = ("float16" if self.local else None) if fitted is None else fitted.settings.get("layers_dtype")
         return extract(
             encoder,
             source,
@@ -250,11 +261,17 @@ class MeasuringDetector(CalibratedDetector):
         method, n_directions = self.method, self.n_directions
         is_auto = self._method_is("auto")
         if fitted is None:
-            return "exact" if is_auto and self.formula != "joint" else method, n_directions, self.layers
+            return "exact" if is_auto and self.formula != "joint" else method, n_directions, self._layers_of_fit
         if is_auto:
             passed = PassMethod.parse(fitted.settings["method"])
             method, n_directions = passed.kind, passed.n_directions
         return method, n_directions, fitted.settings.get("layers")
+
+    @property
+    def _layers_of_fit(self) -> Any:
+        if not self.local or self.layers is None:
+            return self.layers
+        return [*([self.layers] if isinstance(self.layers, str) else self.layers), POSITIONS]
 
     def _options(self, seed: int | None) -> dict[str, Any]:
         """Of every expensive pass of a fit."""

@@ -20,8 +20,11 @@ MAX_STAGES = 8
 INPUT = "input"
 """The name of the rows themselves among the layers of an encoder of vectors."""
 
-RESERVED = (INPUT, "output")
-"""What scores call the rows and the embedding; a module of that name is read as ``"NAME (module)"``."""
+POSITIONS = "positions"
+"""The name under which the positions of several layers are asked for."""
+
+RESERVED = (INPUT, "output", POSITIONS)
+"""What scores call the rows, the embedding and positions; a module of that name is read as ``"NAME (module)"``."""
 
 _PROBES = 5  # inputs: few networks have as many tokens or time steps, which may come first as well
 _FEW = 3  # ends of stages of different shape: fewer say that the network keeps one shape throughout
@@ -54,13 +57,13 @@ def stages(encoder: Encoder, shape: tuple[int, ...]) -> dict[str, str]:
     maps = {path: value for path, value in outputs.items() if path and value.shape[2:].numel() > 1}
     found = [path for path in _of_timm(module, prefix) if path in maps] or _ends(module, prefix, maps)
     if encoder.input_shape is not None:
-        return {named(path): path for path in _thinned(found, MAX_STAGES)}
+        return {named(path): path for path in thinned(found, MAX_STAGES)}
     hidden = _hidden(module, prefix, outputs)
     if maps and hidden:  # what is called before any weights is the row itself in another shape
         called = list(outputs)
         hidden = [path for path in found if called.index(path) >= called.index(hidden[0])]
     hidden = [path for path in hidden if not _is_output(outputs, path)]
-    return {INPUT: ""} | {named(path): path for path in _thinned(hidden, MAX_STAGES - 1)}
+    return {INPUT: ""} | {named(path): path for path in thinned(hidden, MAX_STAGES - 1)}
 
 
 def named(path: str) -> str:
@@ -173,7 +176,7 @@ def _is_output(outputs: dict[str, Tensor], path: str) -> bool:
     return "" in outputs and outputs[path].shape == outputs[""].shape and torch.equal(outputs[path], outputs[""])
 
 
-def _thinned(paths: list[str], most: int) -> list[str]:
+def thinned(paths: list[str], most: int) -> list[str]:
     """At most so many, at even distances, the last one among them."""
     if len(paths) <= most:
         return paths

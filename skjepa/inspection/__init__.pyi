@@ -1,3 +1,4 @@
+from .anomaly_maps import AnomalyMaps as AnomalyMaps
 from .diagnosis import intraclass_correlation as intraclass_correlation
 from .findings import Diagnosis as Diagnosis
 from .findings import Finding as Finding

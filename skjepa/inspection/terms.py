@@ -17,6 +17,7 @@ MEANING = {
     "density": "few fit samples have an embedding near this one",
     "direction": "the embedding points where those of few fit samples do, whatever its length",
     "neighbours": "the nearest fit samples are far away",
+    "local": "some places of the picture are unlike the same places of normal samples (`anomaly_map` shows where)",
     "volume given embedding": "the log-volume is not that of normal samples with such an embedding",
     "spectrum given embedding": "the singular values are not in the proportions of normal samples with such an "
     "embedding",

@@ -6,14 +6,14 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 from sklearn.base import clone
 from sklearn.preprocessing import normalize
 
+from skjepa.extraction.batches.pooling import is_positions
 from skjepa.extraction.extraction import Extraction
 from skjepa.jacobian.directions import Correction, Directions
 from skjepa.persistence.folder import portable
-from skjepa.persistence.schema import Above, Mark, Saved
+from skjepa.persistence.schema import Above, MayLack, Saved
 from skjepa.scores.densities import (
     ROUNDING,
     AnyDensity,
@@ -25,8 +25,10 @@ from skjepa.scores.densities import (
 )
 from skjepa.scores.fit_samples import SeenSamples
 from skjepa.scores.layers import LayerChain
+from skjepa.scores.local import LocalModel, image_values, positions_of
 from skjepa.scores.mahalanobis import ShrunkMahalanobis
 from skjepa.scores.model import ScoreModel, Terms, check_score_settings, fit_score_model
+from skjepa.scores.tail import UPPER, Tail
 from skjepa.scores.trimming import least_odd, oddness_to_most
 
 OUTPUT = "output"
@@ -42,40 +44,14 @@ OUTPUT_WEIGHT = 0.5
 VOLUME_WEIGHT = 0.125
 """Of the terms of the Jacobian together, where backward passes were made."""
 
+LOCAL_WEIGHT = 1.0
+"""Of the oddest positions of a picture, where positions are read."""
+
 FAR_OFF = 10.0
 """Mean surprise of the layers, in nats, from which on a fit sample is far off."""
 
-DIRECTION, NEIGHBOURS = "direction", "neighbours"
+DIRECTION, NEIGHBOURS, LOCAL = "direction", "neighbours", "local"
 VOLUME, SPECTRUM = "volume given embedding", "spectrum given embedding"
-_UPPER = float(norm.cdf(1))
-_FARTHEST = 1e8  # scales from the median: what is farther is as odd, and its surprise is a number
-
-
-@portable
-@dataclass(frozen=True)
-class Tail:
-    """How unusual a value is among those of fit samples that were left out, in nats.
-
-    A normal distribution is laid through their median and their 84 % quantile, which outliers among them hardly move.
-
-    Attributes
-    ----------
-    median, scale : float
-        `scale` is the 84 % quantile less the median, and no less than rounding.
-    """
-
-    median: Annotated[float, Mark.FINITE]
-    scale: Annotated[float, Above(0)]
-
-    @classmethod
-    def learn(cls, values: NDArray[np.float64]) -> "Tail":
-        median, upper = (float(np.quantile(values, share)) for share in (0.5, _UPPER))
-        # Equal up to rounding: then nothing is unusual that rounding may bring.
-        return cls(median, max(upper - median, 1e-6 * (abs(median) + float(np.abs(values).max())), 1e-300))
-
-    def surprise(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """-log P(a normal sample has a value so high or higher); 0.69 at the median."""
-        return -norm.logsf(np.clip((values - self.median) / self.scale, -_FARTHEST, _FARTHEST))
 
 
 @portable
@@ -86,11 +62,12 @@ class LayeredScore:
     With r(E) = -log P(E' >= E), `Tail`, of a value E among those of fit samples that were left out,
 
         score = -[ mean over layers of r(c_l)  +  1/2 mean(r(direction), r(neighbours))
-                   +  1/8 mean(r(-log q(s given z)), r(-log q(sigma given z))) ]
+                   +  1/8 mean(r(-log q(s given z)), r(-log q(sigma given z)))  +  r(local) ]
 
     c_l: `LayerChain`, whose last layer is the embedding z. Direction: Mahalanobis distance of z / norm z. Neighbours:
-    mean distance from z / norm z to the nearest fit samples, sqrt(n) of n, from 5 to 50. The last bracket: what
-    the singular values sigma and their log-volume s are, given z, where backward passes were made. Of tables the only
+    mean distance from z / norm z to the nearest fit samples, sqrt(n) of n, from 5 to 50. The third: what
+    the singular values sigma and their log-volume s are, given z, where backward passes were made. Local: the log of
+    the mean distance of the oddest positions, `LocalModel`, where positions were read. Of tables the only
     term beside the chain is the mean distance from the rows themselves to their nearest.
 
     Attributes
@@ -112,6 +89,8 @@ class LayeredScore:
         What each surprise counts.
     seen : SeenSamples
         The fit samples, which are scored as if each had been left out.
+    local : LocalModel or None
+        Of each position of a picture; None where positions were not read.
     """
 
     formula: ClassVar[str] = "joint"
@@ -125,6 +104,7 @@ class LayeredScore:
     tails: dict[str, Tail] = field(default_factory=dict)
     weight: dict[str, Annotated[float, Above(-1)]] = field(default_factory=dict)
     seen: Annotated[Any, Saved(SeenSamples), "n K"] = None
+    local: MayLack[Annotated[LocalModel, "n"] | None] = None
 
     @property
     def term_names(self) -> set[str]:
@@ -154,7 +134,7 @@ class LayeredScore:
     @staticmethod
     def moments(values: NDArray[np.float64]) -> tuple[float, float]:
         """Median, and half the distance from the 16 % to the 84 % quantile: surprises have long tails."""
-        low, median, high = np.quantile(values, [1 - _UPPER, 0.5, _UPPER])
+        low, median, high = np.quantile(values, [1 - UPPER, 0.5, UPPER])
         return float(median), float(high - low) / 2
 
     @property
@@ -202,6 +182,8 @@ class LayeredScore:
             z, volumes = extraction.embeddings, self._volumes
             found[VOLUME] = -self.conditional.score_samples(z, volumes.volume(extraction))
             found[SPECTRUM] = -self.spectrum.score_samples(z, volumes.log_spectrum(extraction))
+        if self.local is not None:
+            found[LOCAL] = image_values(self.local.log_distances(positions_of(extraction)[1]))
         return found
 
     def portable_check(self) -> None:
@@ -213,6 +195,7 @@ class LayeredScore:
         if len(set(parts)) > 1:
             raise ValueError("volume_model, conditional and spectrum go together")
         expected |= set() if parts[0] else {VOLUME, SPECTRUM}
+        expected |= set() if self.local is None else {LOCAL}
         if self.tails.keys() != expected:
             raise ValueError(f"these are not the terms of the layers: {', '.join(self.tails)}")
         if self.neighbours_of not in (None, *self.chain.deviations):
@@ -235,7 +218,7 @@ def layers_of(extraction: Extraction, names: list[str] | None = None) -> dict[st
         raise ValueError(f"a layer cannot be called {OUTPUT!r}, the name of the embedding")
     layers = {**extraction.layers, OUTPUT: extraction.embeddings}
     extraction.require_layers(name for name in names or () if name != OUTPUT)
-    return layers if names is None else {name: layers[name] for name in names}
+    return {name: layers[name] for name in (names or layers) if not is_positions(name)}
 
 
 def fit_score(
@@ -247,6 +230,7 @@ def fit_score(
     rank: int | None,
     directions: Directions | None = None,
     trim: float = 0.0,
+    apart: NDArray | None = None,
 ) -> AnyScore:
     """Learn the score of a formula from normal samples; "joint" reads the hidden layers where there are any.
 
@@ -260,6 +244,8 @@ def fit_score(
     trim : float in [0, 0.5)
         Share of the samples, those that look least like the others, that the fit leaves out, see
         `skjepa.scores.trimming`.
+    apart : array of shape (n_samples,), optional
+        Names of what belongs together, for a local model: no member of a group is judged by a model of the others.
 
     Raises
     ------
@@ -276,8 +262,9 @@ def fit_score(
     if len(extraction) < 2:
         raise ValueError(f"fit needs at least 2 samples; got {len(extraction)} sample")
     if trim > 0:
-        extraction = extraction[least_odd(_varying(extraction), 1 - trim, not extraction.is_table, _mean_surprise)]
-    return _fit_layered(extraction, settings)
+        kept = least_odd(_varying(extraction), 1 - trim, not extraction.is_table, _mean_surprise)
+        extraction, apart = extraction[kept], None if apart is None else apart[kept]
+    return _fit_layered(extraction, settings, apart)
 
 
 def share_far_off(extraction: Extraction) -> float:
@@ -301,13 +288,17 @@ def _varying(extraction: Extraction) -> Terms:
     return varying or {OUTPUT: layers[OUTPUT]}
 
 
-def _fit_layered(extraction: Extraction, settings: dict[str, Any]) -> LayeredScore:
+def _fit_layered(extraction: Extraction, settings: dict[str, Any], apart: NDArray | None) -> LayeredScore:
     chain = LayerChain(is_unit=not extraction.is_table).fit(_varying(extraction))
     model = LayeredScore(chain, None, None, None, None, None, None)
     unseen = {_term(name): value for name, value in chain.fit_surprises.items()}
     unseen |= _fit_output(model, extraction, settings["reference"])
     if extraction.singular_values is not None:
         unseen |= _fit_volume(model, extraction, settings)
+    if any(map(is_positions, extraction.layers)):
+        grid, rows = positions_of(extraction)
+        model.local = LocalModel().fit(rows, grid, apart)
+        unseen[LOCAL] = model.local.image_surprises
     for name, value in unseen.items():
         if bad := int((~np.isfinite(value)).sum()):
             raise ValueError(f"the term {name!r} is not finite for {bad} of {len(value)} fit samples that are left out")
@@ -351,10 +342,12 @@ def _n_neighbors(n_samples: int) -> int:
 
 def _weights(names: list[str]) -> dict[str, float]:
     """What each surprise counts: of each group of terms the mean counts what the group does."""
-    groups = {DIRECTION: OUTPUT_WEIGHT, NEIGHBOURS: OUTPUT_WEIGHT, VOLUME: VOLUME_WEIGHT, SPECTRUM: VOLUME_WEIGHT}
-    counted = {name: groups.get(name, 1.0) for name in names}
-    members = list(counted.values())
-    return {name: whole / members.count(whole) for name, whole in counted.items()}
+    outputs, volumes, local = (DIRECTION, NEIGHBOURS), (VOLUME, SPECTRUM), (LOCAL,)
+    layers = tuple(name for name in names if name not in (*outputs, *volumes, *local))
+    groups = {layers: 1.0, outputs: OUTPUT_WEIGHT, volumes: VOLUME_WEIGHT, local: LOCAL_WEIGHT}
+    present = {group: [name for name in names if name in group] for group in groups}
+    weight = {name: groups[group] / len(members) for group, members in present.items() for name in members}
+    return {name: weight[name] for name in names}
 
 
 def _term(layer: str) -> str:

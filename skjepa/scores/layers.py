@@ -1,6 +1,7 @@
 """How surprising each layer of an encoder is, given the layer before it: Gaussians of pooled statistics, chained."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated
 
@@ -16,6 +17,26 @@ _CONSTANT = 1e-3  # share of a layer's median deviation: a channel that varies b
 _LARGEST = 1e60  # of rows that are compared: what is larger is as odd, and its square is a number
 
 Rows = dict[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class LinearPart:
+    """What the statistics f of one layer add to a surprise: ``slope @ f - constant`` of each sample.
+
+    Attributes
+    ----------
+    layer : str
+    slope : array of shape (n_samples, p)
+    constant : array of shape (n_samples,)
+    """
+
+    layer: str
+    slope: NDArray[np.float64]
+    constant: NDArray[np.float64]
+
+    def scaled(self, factor: NDArray[np.float64], less: NDArray[np.float64] | float = 0.0) -> "LinearPart":
+        """``factor * (slope @ f - constant - less)``, with a factor of each sample."""
+        return LinearPart(self.layer, factor[:, None] * self.slope, factor * (self.constant + less))
 
 
 @portable
@@ -80,6 +101,39 @@ class LayerChain:
                 for (name, fitted), before in zip(self.joined.items(), names, strict=False)
             },
         )
+
+    def linear_parts(self, layers: Mapping[str, NDArray]) -> dict[str, list[LinearPart]]:
+        """c_l of each layer as a sum of parts that are linear in statistics, at these samples.
+
+        A squared distance is the inner product of a slope, S^-1 (u - mean), with u - mean; u is the statistics over
+        their deviations and, where `is_unit`, over the length of the row.
+        """
+        rows, names = self.rows(layers), list(self.deviations)
+        lengths = {name: self._lengths(layers[name], name) for name in names}
+
+        def part(name: str, slope: NDArray, location: NDArray, spread: float) -> LinearPart:
+            return LinearPart(name, slope / spread / self.deviations[name] / lengths[name][:, None], slope @ location)
+
+        alone = {
+            name: part(name, fitted.slopes(rows[name]), fitted.location_, 1.0) for name, fitted in self.alone.items()
+        }
+        root = np.sqrt(np.maximum(self.alone[names[0]].distances(rows[names[0]]), 1e-300))
+        found = {names[0]: [alone[names[0]].scaled(1 / root)]}
+        for before, name in pairwise(names):
+            fitted, width = self.joined[name], len(self.deviations[before])
+            slopes = fitted.slopes(self._both(rows, before, name))
+            found[name] = [
+                part(name, slopes[:, width:], fitted.location_[width:], self.spreads[name]),
+                part(before, slopes[:, :width], fitted.location_[:width], self.spreads[before]),
+                alone[before].scaled(np.full(len(root), -1.0)),
+            ]
+        return found
+
+    def _lengths(self, values: NDArray, name: str) -> NDArray[np.float64]:
+        if not self.is_unit:
+            return np.ones(len(values))
+        length = np.linalg.norm(np.asarray(values, dtype=np.float64) / self.deviations[name], axis=1)
+        return np.where(length > 0, length, 1.0)  # as scikit-learn's normalize leaves rows of zeros
 
     def rows(self, layers: Mapping[str, NDArray]) -> Rows:
         """u_l of each layer, (n_samples, p)."""

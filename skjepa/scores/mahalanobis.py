@@ -76,6 +76,18 @@ class ShrunkMahalanobis(BaseEstimator):
             found = found + self.other_precision_ * np.maximum(rest, 0.0)
         return found
 
+    def slopes(self, X: ArrayLike) -> NDArray[np.float64]:
+        """S^-1 (x - mean) of each row, with S the covariance, (n, p): half the gradient of the squared distance.
+
+        Its inner product with x - mean is the squared distance: so the distance is a sum over columns.
+        """
+        centred = np.asarray(X, dtype=np.float64) - self.location_
+        along = centred @ self.axes_
+        found = (along * self.precisions_) @ self.axes_.T
+        if self.other_precision_:
+            found += self.other_precision_ * (centred - along @ self.axes_.T)
+        return found
+
 
 def _principal(centred: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The largest variances and their axes, (r,) and (p, r), r at most `MAX_AXES`; from the smaller Gram matrix."""

@@ -1,9 +1,9 @@
-"""Hidden layers as numbers: the mean and standard deviation of each channel over positions or tokens."""
+"""Hidden layers as numbers: the mean and standard deviation of each channel over positions or tokens, or positions."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,15 @@ from skjepa.encoders.encoder import Encoder
 from skjepa.encoders.in_use import alone_with
 from skjepa.encoders.outputs import has_square_sides, position_axes, require_layer, with_layers
 from skjepa.encoders.probe import called
-from skjepa.encoders.stages import INPUT, RESERVED, declared_stages, first_tensor, named, stages
+from skjepa.encoders.stages import INPUT, POSITIONS, RESERVED, declared_stages, first_tensor, named, stages
+from skjepa.extraction.batches.positions import (
+    LayerPositions,
+    chosen_grid,
+    is_series,
+    layer_tensor,
+    on_grid,
+    positions_of,
+)
 
 LAYER_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
@@ -31,19 +39,18 @@ class Layer:
         Numbers per sample: 2 C of a feature map or of tokens with C channels, C of a vector.
     is_pooled : bool
         Whether it has positions or tokens.
+    of : tuple of str
+        Paths of the layers that are brought to one grid of positions, instead of one that is pooled.
+    grid : (int, int) or None
+        Its rows and columns.
     """
 
     name: str
     path: str
     width: int
     is_pooled: bool
-
-
-class _Statistics(NamedTuple):
-    """Of one layer: mean and standard deviation over positions, (B, 2 C); a vector (B, C) as it is, and False."""
-
-    values: Tensor
-    is_pooled: bool
+    of: tuple[str, ...] = ()
+    grid: tuple[int, int] | None = None
 
 
 def chosen_layers(encoder: Encoder, layers: Any, shape: tuple[int, ...]) -> tuple[Layer, ...]:
@@ -68,11 +75,46 @@ def chosen_layers(encoder: Encoder, layers: Any, shape: tuple[int, ...]) -> tupl
         raise ValueError(f"layers must be 'auto', a list of layer names, or None; got {layers!r}")
     known = (encoder.fingerprint, shape, layers if isinstance(layers, str) else tuple(layers))
     if known not in encoder.layers_known:
-        paths = stages(encoder, shape) if isinstance(layers, str) else _paths(encoder, layers)
+        plain, has_positions = _without_positions(layers)
+        paths = stages(encoder, shape) if plain == "auto" else _paths(encoder, plain)
         widths = [] if not paths else _widths(encoder, list(paths.values()), shape)
         found = tuple(Layer(name, path, *width) for (name, path), width in zip(paths.items(), widths, strict=True))
-        encoder.layers_known[known] = encoder.layers_known[(*known[:2], tuple(paths))] = found
+        if has_positions:
+            found = (*found, _grid_of(encoder, found, shape))
+        names = tuple(layer.name for layer in found)
+        encoder.layers_known[known] = encoder.layers_known[(*known[:2], names)] = found
     return encoder.layers_known[known]
+
+
+def _without_positions(layers: str | Sequence[str]) -> tuple[Any, bool]:
+    """The layers that are pooled, "auto" or a list, and whether positions are read, too."""
+    if isinstance(layers, str):
+        return layers, False
+    pooled = [name for name in layers if not is_positions(name)]
+    return ("auto" if pooled == ["auto"] else pooled), len(pooled) < len(layers)
+
+
+def is_positions(name: Any) -> bool:
+    """Whether a name is that of positions on a grid: as they are asked for, or as results have them, with the grid."""
+    return isinstance(name, str) and name.split(" ")[0] == POSITIONS and not name.endswith("(module)")
+
+
+def _grid_of(encoder: Encoder, layers: Sequence[Layer], shape: tuple[int, ...]) -> Layer:
+    """The positions of these layers on one grid, as a layer of their own."""
+    x = torch.zeros(2, *shape, dtype=encoder.dtype)
+    with torch.no_grad(), encoder.scoring() as function:
+        _, found, _ = with_positions(encoder.module, partial(called, function), layers, x)
+    grid, names = chosen_grid({name: part.grid for name, part in found.items() if part.grid is not None})
+    if grid is None:
+        raise ValueError(
+            f"{encoder.name} has no feature maps or tokens on a grid among its layers "
+            f"({', '.join(layer.name for layer in layers) or 'none'}), so that nothing can be placed in a picture: "
+            "take an encoder of images that has, or name such layers"
+        )
+    width = on_grid([found[name] for name in names], grid).shape[1]
+    paths = {layer.name: layer.path for layer in layers}
+    name = f"{POSITIONS} {grid[0]}x{grid[1]}"
+    return Layer(name, "", width, True, tuple(paths[part] for part in names), grid)
 
 
 def _paths(encoder: Encoder, names: Sequence[str]) -> dict[str, str]:
@@ -97,74 +139,56 @@ def _widths(encoder: Encoder, paths: list[str], shape: tuple[int, ...]) -> list[
     """Numbers that each layer yields, and whether they are pooled, found by a pass of two blank samples."""
     x = torch.zeros(2, *shape, dtype=encoder.dtype)
     with torch.no_grad(), encoder.scoring() as function:
-        found = _read(encoder.module, partial(called, function), paths, x)[1]
-    return [(part.values.shape[1], part.is_pooled) for part in found]
+        _, caught = _caught(encoder.module, partial(called, function), paths, x)
+    found = [_statistics(caught, path, encoder.module, x) for path in paths]
+    return [(part.shape[1], is_pooled) for part, is_pooled in found]
 
 
 def with_statistics(
     encoder: Encoder, function: Callable[[Tensor], Tensor], layers: Sequence[Layer], x: Tensor, dtype: str
 ) -> tuple[Tensor, Tensor]:
     """Embeddings (B, K) and the statistics of all layers side by side, (B, sum of widths), from one forward pass."""
-    output, parts = _read(encoder.module, function, [layer.path for layer in layers], x)
+    paths = [path for layer in layers for path in (layer.of or (layer.path,))]
+    output, caught = _caught(encoder.module, function, paths, x)
+    parts = [_numbers(caught, layer, encoder.module, x) for layer in layers]
     largest = torch.finfo(LAYER_DTYPES[dtype]).max
     # What is too large for these numbers stays the largest of them, and as odd as it was.
-    return output, torch.cat([part.values for part in parts], dim=1).clamp(-largest, largest).to(LAYER_DTYPES[dtype])
+    return output, torch.cat(parts, dim=1).clamp(-largest, largest).to(LAYER_DTYPES[dtype])
 
 
-def _read(
+def with_positions(
+    module: nn.Module, function: Callable[[Tensor], Tensor], layers: Sequence[Layer], x: Tensor
+) -> tuple[Tensor, dict[str, LayerPositions], Tensor | None]:
+    """Embeddings (B, K), the positions of each layer by its name, and those on one grid where they are among `layers`.
+
+    From one forward pass.
+    """
+    paths = [path for layer in layers for path in (layer.of or (layer.path,))]
+    output, caught = _caught(module, function, paths, x)
+    each = {layer.name: positions_of(caught, layer.path, module, x) for layer in layers if layer.grid is None}
+    on_one = [_numbers(caught, layer, module, x) for layer in layers if layer.grid is not None]
+    return output, each, on_one[0] if on_one else None
+
+
+def _caught(
     module: nn.Module, function: Callable[[Tensor], Tensor], paths: Sequence[str], x: Tensor
-) -> tuple[Tensor, list[_Statistics]]:
-    def kept(path: str, output: Any) -> Any:
-        """The statistics at once: a copy of a large map, to pool later, costs as much as they do."""
-        value = first_tensor(output)
-        return _statistics(value, path, module, x) if _is_readable(value, len(x)) else value
-
+) -> tuple[Tensor, dict[str, Any]]:
+    """The output, and what the layers returned by path; "" is the input."""
     with alone_with(module):  # hooks are of the module, and would tell one thread of another's samples
-        output, caught = with_layers(module, filter(None, paths), lambda: function(x), kept)
-    if "" in paths:
-        caught[""] = kept("", x)
-    for path in paths:
-        _require_statistics(caught, path, len(x))
-    return output, [caught[path] for path in paths]
+        output, caught = with_layers(module, dict.fromkeys(filter(None, paths)), lambda: function(x))
+    return output, {**caught, "": x}
 
 
-def _is_readable(value: Any, n_samples: int) -> bool:
-    return isinstance(value, Tensor) and 2 <= value.ndim <= 4 and len(value) == n_samples
+def _numbers(caught: dict[str, Any], layer: Layer, module: nn.Module, x: Tensor) -> Tensor:
+    if layer.grid is not None:
+        return on_grid([positions_of(caught, path, module, x) for path in layer.of], layer.grid)
+    return _statistics(caught, layer.path, module, x)[0]
 
 
-def _require_statistics(caught: dict[str, Any], path: str, n_samples: int) -> None:
-    if path not in caught:
-        raise ValueError(f"layer {path!r} takes no part in the forward pass")
-    value = caught[path]
-    if isinstance(value, Tensor):
-        raise ValueError(
-            f"layer {path!r} returns shape {tuple(value.shape)} for {n_samples} samples; a layer must return (B, C), "
-            "tokens (B, N, C) or feature maps (B, C, H, W): choose another"
-        )
-    if not isinstance(value, _Statistics):
-        raise TypeError(f"layer {path!r} returns {type(value).__name__}, not a tensor; choose another")
-
-
-def _statistics(value: Tensor, path: str, module: nn.Module, x: Tensor) -> _Statistics:
-    axes = (2,) if _is_series(value, module, path) else position_axes(value, module, is_square=has_square_sides(x))
-    wide = value.to(torch.promote_types(value.dtype, torch.float32))
+def _statistics(caught: dict[str, Any], path: str, module: nn.Module, x: Tensor) -> tuple[Tensor, bool]:
+    """Of one layer: mean and standard deviation over positions, (B, 2 C); a vector (B, C) as it is, and False."""
+    value = layer_tensor(first_tensor(caught.get(path)), path, x, is_missing=path not in caught)
+    axes = (2,) if is_series(value, module, path) else position_axes(value, module, is_square=has_square_sides(x))
     if not axes:
-        return _Statistics(wide.clone(), False)
-    # torch.std and torch.var_mean take ten times as long on a CPU, mostly where channels come last.
-    mean = wide.mean(axes, keepdim=True)
-    deviation = (wide - mean).square_().mean(axes).sqrt_()
-    return _Statistics(torch.cat([mean.flatten(1), deviation], dim=1), True)
-
-
-def _is_series(value: Tensor, module: nn.Module, path: str) -> bool:
-    """Whether an output (B, C, T) has its channels first, as those of one-dimensional convolutions; tokens are last."""
-    if value.ndim != 3:
-        return False
-    kinds = [type(part) for part in module.get_submodule(path).modules()] if path else []
-    if any(issubclass(kind, nn.Conv1d | nn.BatchNorm1d) for kind in kinds):
-        return not any(issubclass(kind, nn.Linear | nn.LayerNorm) for kind in kinds)
-    convolutions = [part for part in module.modules() if isinstance(part, nn.Conv1d)]
-    channels = {n for part in convolutions for n in (part.in_channels, part.out_channels)}
-    features = {part.out_features for part in module.modules() if isinstance(part, nn.Linear)}
-    features |= {part.normalized_shape[-1] for part in module.modules() if isinstance(part, nn.LayerNorm)}
-    return value.shape[1] in channels and value.shape[2] not in features
+        return value, False
+    return torch.cat([value.mean(axes), value.std(axes, correction=0)], dim=1), True

@@ -1,0 +1,141 @@
+"""Where a sample is odd: the surprises of hidden layers shared out among positions, or among the columns of a table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from skjepa.extraction.batches.positions import LayerPositions
+from skjepa.extraction.position_pass import PositionBatch
+from skjepa.scores.layered import OUTPUT, LayeredScore
+from skjepa.scores.layers import LinearPart
+from skjepa.scores.shares import layer_shares
+
+SMOOTHING = 1 / 14
+"""Standard deviation of the smoothing of maps, as a share of the sides of the encoder's input."""
+
+_FINEST = 28  # cells a side: finer grids are brought to this before they are summed
+
+
+@dataclass(frozen=True, eq=False)
+class AnomalyMaps:
+    """What each position or column adds to the surprises of hidden layers; higher = more anomalous.
+
+    For every sample the sum of all shares and `outside` is the sum over layers of weight (r - log 2), with r the
+    surprise of the layer (`skjepa.scores.LayeredScore`): minus the terms "layer ..." of the score, less a constant.
+    Of samples that the detector was fitted on the surprises are those of samples that it has seen.
+
+    Attributes
+    ----------
+    shares : dict of layer -> array of shape (n_samples, rows, columns), or (n_samples, d) of the columns of a table
+        In nats. Of each layer that has a grid of positions; "input" of a table.
+    outside : array of shape (n_samples,)
+        What cannot be placed: the embedding, class tokens, hidden layers of networks of vectors.
+    input_size : (int, int) or None
+        Height and width of what the encoder receives; None of vectors.
+    """
+
+    shares: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    outside: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    input_size: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.outside)
+
+    @property
+    def total(self) -> NDArray[np.float64]:
+        """All shares and what is outside, (n_samples,), in nats."""
+        sums = [values.reshape(len(values), -1).sum(axis=1) for values in self.shares.values()]
+        return np.sum([self.outside, *sums], axis=0)
+
+    def combined(self) -> NDArray[np.float64]:
+        """The shares of all layers on one grid, smoothed, in nats per cell; (n_samples, rows, columns)."""
+        if not self.shares:
+            raise ValueError("no layer has a grid of positions: the encoder yields no feature maps or tokens to map")
+        rows, columns = (min(_FINEST, max(values.shape[k] for values in self.shares.values())) for k in (1, 2))
+        total = np.sum([resampled(values, (rows, columns)) for values in self.shares.values()], axis=0)
+        return smoothed(total)
+
+
+def maps_of_batch(models: Sequence[LayeredScore], batch: PositionBatch, input_size: tuple | None) -> AnomalyMaps:
+    """The maps of some samples; of several models their mean."""
+    layers = batch.statistics | {OUTPUT: batch.embeddings}
+    shares: dict[str, NDArray] = {}
+    outside = np.zeros(len(batch.places))
+    for model in models:
+        for name, parts in layer_shares(model, {name: layers[name] for name in model.chain.deviations}).items():
+            placed, rest = _spread(parts, batch.layers.get(name), layers[name], is_table=input_size is None)
+            outside += rest / len(models)
+            if placed is not None:
+                shares[name] = shares.get(name, 0.0) + placed / len(models)
+    return AnomalyMaps(shares, outside, input_size)
+
+
+def joined(parts: Sequence[AnomalyMaps]) -> AnomalyMaps:
+    """The maps of all samples of several batches."""
+    shares = {name: np.concatenate([part.shares[name] for part in parts]) for name in parts[0].shares}
+    return AnomalyMaps(shares, np.concatenate([part.outside for part in parts]), parts[0].input_size)
+
+
+def _spread(
+    parts: Sequence[LinearPart], layer: LayerPositions | None, statistics: NDArray, *, is_table: bool
+) -> tuple[NDArray[np.float64] | None, NDArray[np.float64]]:
+    """What lies on the grid of a layer, or in the columns of a table, and the sum of what does not."""
+    slope = np.sum([part.slope for part in parts], axis=0)
+    constant = np.sum([part.constant for part in parts], axis=0)
+    if layer is not None and layer.is_vector and is_table and parts[0].layer == "input":
+        columns = slope * statistics
+        return columns - constant[:, None] / columns.shape[1], np.zeros(len(columns))
+    if layer is None or layer.grid is None:
+        return None, (slope * statistics).sum(axis=1) - constant
+    found = position_shares(layer.values, slope, statistics, constant)
+    n = layer.n_outside
+    return found[:, n:].reshape(len(found), *layer.grid), found[:, :n].sum(axis=1)
+
+
+def position_shares(values: Tensor, slope: NDArray, statistics: NDArray, constant: NDArray) -> NDArray[np.float64]:
+    """``slope @ statistics - constant`` shared out among positions, (B, P), to whose sum it is equal.
+
+    With m and s the mean and the standard deviation of a channel over P positions, position p counts x_p for P m and
+    (x_p - m)^2 / s for P s.
+
+    Parameters
+    ----------
+    values : tensor of shape (B, P, C)
+    slope, statistics : arrays of shape (B, 2 C)
+    constant : array of shape (B,)
+    """
+    n_positions = values.shape[1]
+    mean, spread = np.hsplit(np.asarray(statistics), 2)
+    of_mean, of_spread = np.hsplit(slope, 2)
+    of_square = np.divide(of_spread, spread, out=np.zeros_like(of_spread), where=spread > 0)
+
+    def column(numbers: NDArray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(numbers)).to(values.device, values.dtype)
+
+    centred = values - column(mean)[:, None]
+    found = torch.bmm(centred, column(of_mean)[:, :, None]) + torch.bmm(centred**2, column(of_square)[:, :, None])
+    level = (of_mean * mean).sum(axis=1) - constant
+    return (found[:, :, 0].cpu().double().numpy() + level[:, None]) / n_positions
+
+
+def resampled(maps: NDArray, grid: tuple[int, int]) -> NDArray[np.float64]:
+    """Maps (n, rows, columns) of amounts per cell on another grid: mean over finer cells, linear between coarser ones.
+
+    Their sum stays, but for what linear interpolation moves at the border.
+    """
+    rows, columns = maps.shape[1:]
+    tensor = torch.from_numpy(np.ascontiguousarray(maps, dtype=np.float64))[:, None]
+    if (rows, columns) != grid:
+        tensor = torch.nn.functional.interpolate(tensor, grid, mode="bilinear", antialias=True, align_corners=False)
+    return tensor[:, 0].numpy() * (rows * columns) / (grid[0] * grid[1])
+
+
+def smoothed(maps: NDArray[np.float64], share: float = SMOOTHING) -> NDArray[np.float64]:
+    """Maps (n, rows, columns) after a Gaussian filter of so large a share of their sides."""
+    _, rows, columns = maps.shape
+    return gaussian_filter(maps, (0, share * rows, share * columns), mode="nearest")

@@ -1,0 +1,239 @@
+"""How unlike normal samples each position of a picture is: a Gaussian at every cell of a grid, and what it is worth."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import KFold
+
+from skjepa.extraction.batches.pooling import is_positions
+from skjepa.extraction.extraction import Extraction
+from skjepa.persistence.folder import portable
+from skjepa.persistence.schema import Above
+from skjepa.scores.tail import Tail
+
+MAX_AXES = 100
+"""Of the channels at a position, whitened principal axes."""
+
+OWN_SHARE = 0.5
+"""Of a position's covariance, its own; the rest is the mean of all positions."""
+
+TOP_SHARE = 0.03
+"""Of the positions of a picture, the oddest, whose mean distance is the odd thing about the picture."""
+
+_FOLDS = 5
+_LEAST = 1e-3  # share of the median deviation of channels, or of the mean variance along axes
+_LEVELS = 2048  # quantiles that are kept of the distances of normal positions
+_CHUNK = 256  # samples that are compared at a time
+
+
+class PositionGaussians:
+    """Squared Mahalanobis distances of each position's channels from those of normal samples at the same position.
+
+    Channels are divided by their deviations over all positions and samples, and brought to at most `MAX_AXES` whitened
+    principal axes; each position has its own mean, and a covariance that is half its own and half the mean over
+    positions.
+
+    Parameters
+    ----------
+    positions : array of shape (n_samples, P, C)
+    """
+
+    def __init__(self, positions: NDArray) -> None:
+        n, n_positions, n_channels = positions.shape
+        total, squares = np.zeros(n_channels), np.zeros((n_channels, n_channels))
+        for chunk in _chunks(positions):
+            rows = chunk.reshape(-1, n_channels)
+            total += rows.sum(axis=0, dtype=np.float64)
+            squares += rows.T @ rows
+        count = n * n_positions
+        self.center = (total / count).astype(np.float32)
+        covariance = squares / count - np.outer(total, total) / count**2
+        deviations = np.sqrt(np.maximum(np.diag(covariance), 0))
+        varying = deviations[deviations > 0]
+        deviations = np.maximum(deviations, _LEAST * np.median(varying) if len(varying) else 1.0)
+        variances, vectors = np.linalg.eigh(covariance / np.outer(deviations, deviations))
+        chosen = slice(-1, -1 - min(MAX_AXES, n_channels), -1)
+        variances = np.maximum(variances[chosen], _LEAST * max(variances.mean(), 1e-12))
+        self.axes = (vectors[:, chosen] / deviations[:, None] / np.sqrt(variances)).astype(np.float32)
+        z = np.concatenate([self.reduced(chunk) for chunk in _chunks(positions)])
+        self.means = z.mean(axis=0)
+        z = (z - self.means).transpose(1, 0, 2)
+        own = z.transpose(0, 2, 1) @ z / n
+        shared = own.mean(axis=0)
+        least = _LEAST * np.trace(shared) / len(shared) + 1e-12
+        blended = OWN_SHARE * own + (1 - OWN_SHARE) * shared + least * np.eye(len(shared))
+        self.factors = np.linalg.cholesky(np.linalg.inv(blended.astype(np.float64))).astype(np.float32)
+
+    def reduced(self, positions: NDArray) -> NDArray[np.float32]:
+        return (positions.astype(np.float32, copy=False) - self.center) @ self.axes
+
+    def distances(self, positions: NDArray) -> NDArray[np.float32]:
+        """(n_samples, P)."""
+        return np.concatenate([_distances(self, chunk) for chunk in _chunks(positions)])
+
+
+def _distances(model: Any, positions: NDArray) -> NDArray[np.float32]:
+    z = ((positions - model.center) @ model.axes - model.means).transpose(1, 0, 2)
+    return np.einsum("pnk,pnk->np", along := z @ model.factors, along)
+
+
+def _chunks(positions: NDArray) -> Iterator[NDArray[np.float32]]:
+    for start in range(0, len(positions), _CHUNK):
+        yield positions[start : start + _CHUNK].astype(np.float32)
+
+
+@portable
+class LocalModel:
+    """A `PositionGaussians`, and how far the positions of normal samples lie that it was not fitted on.
+
+    Attributes
+    ----------
+    grid : (int, int)
+        Rows and columns of positions.
+    center : array of shape (C,)
+    axes : array of shape (C, k)
+    means : array of shape (P, k)
+    triangles : array of shape (P, k (k + 1) / 2), float16
+        Lower triangles of the Cholesky factors of the inverse covariances.
+    tail : Tail
+        Of the log distance of a position.
+    quantiles : array of shape (q,)
+        Of the log distances of all positions of normal samples, at `levels`, ascending.
+    levels : array of shape (q,)
+        Share of these that lie at or above a quantile.
+    hottest : array of shape (n_samples,)
+        The largest log distance in each normal sample, ascending.
+    image_surprises : array of shape (n_samples,)
+        `image_values` of each.
+    """
+
+    grid: tuple[Annotated[int, Above(0)], ...]
+    center: Annotated[NDArray[np.float32], "C"]
+    axes: Annotated[NDArray[np.float32], "C k"]
+    means: Annotated[NDArray[np.float32], "P k"]
+    triangles: Annotated[NDArray[np.float16], "P t"]
+    tail: Tail
+    quantiles: Annotated[NDArray[np.float64], "q"]
+    levels: Annotated[NDArray[np.float64], "q", Above(0)]
+    hottest: Annotated[NDArray[np.float64], "n"]
+    image_surprises: Annotated[NDArray[np.float64], "n"]
+
+    def fit(self, rows: NDArray, grid: tuple[int, int], apart: NDArray | None = None) -> "LocalModel":
+        """Learn from positions, (n_samples, P * C), of normal samples.
+
+        Parameters
+        ----------
+        rows : array of shape (n_samples, P * C)
+        grid : (int, int)
+        apart : array of shape (n_samples,), optional
+            Names of what belongs together, none of which is judged by a model of the others; by default each sample
+            stands for itself.
+        """
+        positions = rows.reshape(len(rows), grid[0] * grid[1], -1)
+        model = PositionGaussians(positions)
+        self.grid = (int(grid[0]), int(grid[1]))
+        self.center, self.axes, self.means = model.center, model.axes, model.means
+        self.triangles = model.factors[:, *np.tril_indices(model.factors.shape[1])].astype(np.float16)
+        unseen = _log(_out_of_fold(positions, np.arange(len(rows)) if apart is None else apart))
+        self.tail = Tail.learn(unseen.ravel())
+        self.levels, self.quantiles = _thinned(unseen.ravel())
+        self.hottest = np.sort(unseen.max(axis=1))
+        self.image_surprises = image_values(unseen)
+        return self
+
+    @cached_property
+    def factors(self) -> NDArray[np.float32]:
+        k = self.axes.shape[1]
+        whole = np.zeros((len(self.triangles), k, k), dtype=np.float32)
+        whole[:, *np.tril_indices(k)] = self.triangles
+        return whole
+
+    def log_distances(self, rows: NDArray) -> NDArray[np.float64]:
+        """Log of the squared distance at each position, (n_samples, P), of positions (n_samples, P * C)."""
+        n_positions, expected = len(self.means), len(self.means) * len(self.center)
+        if rows.shape[1] != expected:
+            raise ValueError(f"the local model is of {expected} numbers per sample, these are {rows.shape[1]}")
+        positions = rows.reshape(len(rows), n_positions, -1)
+        if not len(positions):
+            return np.empty((0, n_positions))
+        return _log(np.concatenate([_distances(self, chunk) for chunk in _chunks(positions)]))
+
+    def surprises(self, log_distances: NDArray) -> NDArray[np.float64]:
+        """How unusual each is for a position of a normal sample, in nats; higher = more anomalous."""
+        return self.tail.surprise(log_distances)
+
+    def patch_p_values(self, log_distances: NDArray) -> NDArray[np.float64]:
+        """Share of positions of normal samples that lie as far or farther; small = unlike normal data."""
+        place = np.searchsorted(self.quantiles, log_distances, side="right")
+        return self.levels[np.maximum(place - 1, 0)]
+
+    def image_wide_p_values(self, log_distances: NDArray) -> NDArray[np.float64]:
+        """Share of normal samples whose hottest position lies as far or farther, and the one at hand."""
+        n = len(self.hottest)
+        return (1 + n - np.searchsorted(self.hottest, log_distances, side="left")) / (n + 1)
+
+    def portable_state(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in LocalModel.__annotations__}
+
+    def portable_check(self) -> None:
+        n_positions, k = self.means.shape
+        if len(self.grid) != 2 or self.grid[0] * self.grid[1] != n_positions:
+            raise ValueError(f"a grid {self.grid} does not have {n_positions} positions")
+        if self.triangles.shape[1] != k * (k + 1) // 2:
+            raise ValueError(f"triangles of {k} axes have {k * (k + 1) // 2} numbers, not {self.triangles.shape[1]}")
+        if (np.diff(self.quantiles) < 0).any() or (np.diff(self.hottest) < 0).any():
+            raise ValueError("quantiles and hottest ascend")
+
+
+def image_values(log_distances: NDArray) -> NDArray[np.float64]:
+    """Of each sample the log of the mean distance of its oddest positions, `TOP_SHARE` of them; (n_samples,)."""
+    n_top = max(1, round(TOP_SHARE * log_distances.shape[1]))
+    top = np.partition(log_distances, -n_top, axis=1)[:, -n_top:]
+    most = top.max(axis=1)
+    return most + np.log(np.exp(top - most[:, None]).mean(axis=1))
+
+
+def positions_of(extraction: Extraction) -> tuple[tuple[int, int], NDArray[Any]]:
+    """The grid of an Extraction, rows and columns, and the channels at each of its cells, (n_samples, P * C).
+
+    Raises
+    ------
+    ValueError
+        It has no positions.
+    """
+    for name, rows in extraction.layers.items():
+        if is_positions(name):
+            down, across = name.split(" ")[1].split("x")
+            return (int(down), int(across)), rows
+    raise ValueError("the Extraction has no positions, which a local model is of: extract it with the detector itself")
+
+
+def _out_of_fold(positions: NDArray, apart: NDArray) -> NDArray[np.float32]:
+    """Distances of all positions, each sample judged by a model that has seen nothing of its group."""
+    names = np.unique(apart)
+    found = np.empty(positions.shape[:2], dtype=np.float32)
+    if len(names) < 2 or len(positions) < 3:
+        return PositionGaussians(positions).distances(positions)
+    folds = KFold(min(_FOLDS, len(names)), shuffle=True, random_state=0)
+    for _, held in folds.split(names):
+        is_held = np.isin(apart, names[held])
+        found[is_held] = PositionGaussians(positions[~is_held]).distances(positions[is_held])
+    return found
+
+
+def _log(distances: NDArray) -> NDArray[np.float64]:
+    return np.log(np.maximum(distances.astype(np.float64), 1e-30))
+
+
+def _thinned(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Levels and quantiles: of all values the highest, and so many more that their levels are even on a log scale.
+
+    The level of a value is (1 + how many are as high or higher) / (n + 1), that of lower ones 1.
+    """
+    ordered = np.sort(values)[::-1]
+    n = len(ordered)
+    ranks = np.unique(np.round(np.geomspace(1, n, _LEVELS)).astype(int))
+    return (ranks[::-1] + 1) / (n + 1), ordered[ranks - 1][::-1]

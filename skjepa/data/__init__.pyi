@@ -7,3 +7,5 @@ from .sources import as_source as as_source
 from .sources import folder_source as folder_source
 from .splits import repeats as repeats
 from .splits import split_source as split_source
+from .tiles import TiledPictures as TiledPictures
+from .tiles import tile_pictures as tile_pictures

@@ -83,7 +83,7 @@ class PictureMap:
             raise ValueError(NEEDS_LOCAL)
         return np.exp(self.placement.to_picture(np.log(self.p_values)))
 
-    def overlay(self, image: object) -> Image.Image:
+    def overlay(self, image: object, *, legend: bool = True) -> Image.Image:
         """The picture with its map in red and its spots in boxes, above a legend of what the colours mean.
 
         With a local model a colour means a p-value, the same in all pictures: none above 0.05, the deepest at 0.0001.
@@ -93,19 +93,21 @@ class PictureMap:
         ----------
         image : PIL image, array (H, W, 3) or tensor (3, H, W)
             The picture that the map is of.
+        legend : bool
         """
         picture = as_picture(image).convert("RGB")
         times = max(1, -(-_SMALLEST // max(picture.size)))
         picture = picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
         depth = np.kron(self._depth(), np.ones((times, times), dtype=np.float32))[..., None] * _STRONGEST
         mixed = (1 - depth) * np.asarray(picture) + depth * _COLOUR
-        shown = Image.new("RGB", (picture.width, picture.height + _STRIP), "white")
+        shown = Image.new("RGB", (picture.width, picture.height + (_STRIP if legend else 0)), "white")
         shown.paste(Image.fromarray(mixed.round().astype(np.uint8)))
         pen = ImageDraw.Draw(shown)
         for spot in self.spots:
             left, top, right, bottom = (times * side for side in spot.box)
             pen.rectangle((left, top, right - 1, bottom - 1), outline=(255, 221, 0), width=2)
-        self._draw_legend(pen, picture.width, picture.height)
+        if legend:
+            self._draw_legend(pen, picture.width, picture.height)
         return shown
 
     def _depth(self) -> NDArray[np.float32]:

@@ -48,6 +48,7 @@ class Card:
     status: str
     reason: str = ""
     neighbours: list[tuple[str, str]] = field(default_factory=list)
+    overlay: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def render(
         threshold=threshold_in_words(results),
         histogram=_histogram(results),
         galleries=galleries,
+        has_overlays=any(card.overlay for part in galleries for card in part.cards),
         maps=[found.name for found in results.maps],
         diagnosis=results.about.diagnosed,
         verdicts=list(diagnosis_in_words(results.about.diagnosed)) if results.about.diagnosed else [],
@@ -121,18 +123,21 @@ class _Pictures:
         self._known: dict[Any, str] = {}
 
     def of(self, i: int, side: int) -> str:
-        return self._get((int(i), side), lambda: self._results.image(int(i)))
+        return self._get((int(i), side), lambda: self._results.image(int(i)), side)
+
+    def with_map(self, i: int, side: int) -> str:
+        return self._get((int(i), "map"), lambda: self._results.map_picture(int(i)), side)
 
     def of_normal(self, name: str) -> str:
-        return self._get((name, SMALL), lambda: self._results.normal_image(name))
+        return self._get((name, SMALL), lambda: self._results.normal_image(name), SMALL)
 
-    def _get(self, key: tuple[Any, int], load: Callable[[], Image.Image | None]) -> str:
+    def _get(self, key: tuple[Any, Any], load: Callable[[], Image.Image | None], side: int) -> str:
         if key not in self._known:
             try:
                 image = load()
             except _UNREADABLE:
                 image = None
-            self._known[key] = "" if image is None else data_uri(image, key[1])
+            self._known[key] = "" if image is None else data_uri(image, side)
         return self._known[key]
 
 
@@ -180,6 +185,7 @@ def _card(results: Results, pictures: _Pictures, i: int) -> Card:
         status_of(results, i),
         results.reasons[i] if results.reasons else "",
         [(name, pictures.of_normal(name)) for name in names],
+        pictures.with_map(i, LARGE),
     )
 
 

@@ -48,7 +48,8 @@ def report(
 
     Summary and threshold in words, histogram, galleries of the most atypical, the borderline and the most typical
     samples, map of the embeddings (principal axes; UMAP too where umap-learn is installed), diagnosis of the encoder in
-    words, near-duplicates, and a table to search and sort.
+    words, near-duplicates, and a table to search and sort. Of a detector with ``local=True`` the most atypical images
+    show where they are odd.
 
     Parameters
     ----------
@@ -115,6 +116,8 @@ def report(
         maps=[] if surroundings is None else _maps(surroundings, z),
         about=about_detector(detector),
     )
+    if source is not None:
+        results = _with_maps(results, detector, source, gallery)
     return write_report(results, path, title=title, gallery=gallery, duplicates=duplicates)
 
 
@@ -152,7 +155,7 @@ def report_of_table(
     table, path = Path(table), check_output(path, (".html", ".htm"))
     results = results_of_table(table, images=images, normal=normal)
     if detector is not None:
-        results = _looked_up(results, detector, normal, progress)
+        results = _looked_up(results, detector, normal, progress, gallery)
     return write_report(
         results,
         path,
@@ -184,7 +187,7 @@ def write_report(
     return path
 
 
-def _looked_up(results: Results, detector: Any, normal: Any, progress: bool) -> Results:
+def _looked_up(results: Results, detector: Any, normal: Any, progress: bool, gallery: int) -> Results:
     """Neighbours, maps and diagnosis from the detector itself."""
 
     def load(i: int) -> Image.Image:
@@ -196,6 +199,7 @@ def _looked_up(results: Results, detector: Any, normal: Any, progress: bool) -> 
     folder = results.about.normal_folder if normal is None else os.fspath(normal)
     normal_source = folder_source(folder) if folder else None
     everyone = Source(results.ids, load)
+    results = _with_maps(results, detector, everyone, gallery)
     z = embed(detector.fitted_encoder(everyone), everyone, device=detector.device, on_error="skip", progress=progress)
     surroundings = _surroundings(detector, normal_source, normal_source)
     about = about_detector(detector, folders=results.about.folders, normal_folder=folder or "")
@@ -203,6 +207,16 @@ def _looked_up(results: Results, detector: Any, normal: Any, progress: bool) -> 
         return replace(results, about=about)
     nearest = None if surroundings.ids is None else surroundings.nearest(z)
     return replace(results, nearest=nearest, maps=_maps(surroundings, z), about=about)
+
+
+def _with_maps(results: Results, detector: Any, source: Source, gallery: int) -> Results:
+    """With pictures of where the most atypical images are odd; one forward pass each, where the model is local."""
+    if source.is_vector or not getattr(detector, "local", False):
+        return results
+    places = results.ranked[:gallery]
+    found = zip(places.tolist(), detector.picture_maps(source[places]), strict=True)
+    shown = {i: own.overlay(source.load(i), legend=False) for i, own in found if own is not None}
+    return replace(results, map_picture=shown.get)
 
 
 def _measured(detector: Any, X: Any, store: Any) -> Extraction | None:

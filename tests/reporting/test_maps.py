@@ -56,7 +56,8 @@ def test_score_writes_maps_of_flagged_images(tmp_path, options):
     told = json.loads((tmp_path / "maps" / SPOTS).read_text())
     first = next(image for image in told["images"] if image["id"] == "0.png")
     assert (first["width"], first["height"]) == (40, 40)
-    assert Image.open(tmp_path / "maps" / first["overlay"]).width == 280
+    with Image.open(tmp_path / "maps" / first["overlay"]) as overlay:
+        assert overlay.width == 280
     if options:
         left, top, right, bottom = first["spots"][0]["box"]
         assert left <= 14 <= right

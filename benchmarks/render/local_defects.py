@@ -1,0 +1,87 @@
+"""The tables of docs/guide/local-defects.md."""
+
+from typing import Any
+
+from benchmarks.common.markdown import number, read
+from skjepa.evaluation.benchmark_result import markdown
+
+_WAYS = {
+    "additive": "`JEPAScoreDetector()`, its shares",
+    "ours": "`JEPAScoreDetector(local=True)`",
+    "padim": "PaDiM of anomalib",
+    "patchcore": "PatchCore of anomalib, 1 % of the patches",
+}
+
+
+def maps_table() -> str:
+    rows = [["", "side", "folds", "image AUROC", "pixel AUROC", "PRO (FPR 0.3)", "good with a spot", "spots that hit"]]
+    for side, way, found in _measured():
+        spots = found.get("spots", {})
+        shares = [f"{spots[name]:.1%}" if spots else "" for name in ("good", "hits")]
+        cells = [_interval(found[name]) for name in ("image_auroc", "pixel_auroc", "pro")]
+        rows.append([_WAYS[way], side, str(found["folds"]), *cells, *shares])
+    return markdown(rows)
+
+
+def kinds_table() -> str:
+    measured = _measured()
+    kinds = list(measured[0][2]["image_auroc_by_kind"])
+    rows = [["image AUROC", "side", *kinds]]
+    rows += [
+        [_WAYS[way], side, *(number(found["image_auroc_by_kind"][kind]) for kind in kinds)]
+        for side, way, found in measured
+    ]
+    return markdown(rows)
+
+
+def flags_table() -> str:
+    rows = [["new good pictures flagged at 5 %", "side", "flagged", "with a spot"]]
+    bounds = []
+    for side, parts in _sides():
+        if "calibrated" in parts:
+            found = parts["calibrated"]
+            shares = found["flagged"]
+            for by in ("by tile", "by picture"):
+                rows.append([f"calibrated {by}", side, f"{shares[by]:.1%}", f"{shares[f'spots {by}']:.1%}"])
+            low, high = found["binomial"]
+            bounds.append(f"95 % of binomial counts of {found['n']} at 5 % lie between {low:.1%} and {high:.1%}.")
+    return "\n\n".join([markdown(rows), *bounds[:1]])
+
+
+def growth_table() -> str:
+    rows = [["normal pictures", "side", "image AUROC", "s of the fit after the pass", "MB of the local model"]]
+    for side, parts in _sides():
+        for n, found in parts.get("growth", {}).get("by_n", {}).items():
+            seconds, size = found["fit_seconds"], found["megabytes"]["local"]
+            rows.append([n, side, number(found["auroc"]), number(seconds, 1), number(size, 1)])
+    return markdown(rows)
+
+
+def cost_table() -> str:
+    rows = [["per picture, one core", "side", "ms", "of the time of an embedding"]]
+    for side, parts in _sides():
+        found = parts.get("cost", {})
+        for name, value in found.get("milliseconds", {}).items():
+            rows.append([name, side, number(value, 1), f"{found['of_embedding'][name]:.0%}"])
+    return markdown(rows)
+
+
+def _sides() -> list[tuple[str, dict[str, Any]]]:
+    return [(side, parts) for side, parts in read("tiles").items() if side.isdigit()]
+
+
+def _measured() -> list[tuple[str, str, dict[str, Any]]]:
+    return [(side, way, parts[way]) for side, parts in _sides() for way in _WAYS if way in parts]
+
+
+def _interval(found: dict[str, float]) -> str:
+    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+
+
+LOCAL_DEFECTS = {
+    "tiles-maps": maps_table,
+    "tiles-kinds": kinds_table,
+    "tiles-flags": flags_table,
+    "tiles-growth": growth_table,
+    "tiles-cost": cost_table,
+}

@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skjepa.encoders.encoder import Encoder
+from skjepa.extraction.batches.pooling import is_positions
 from skjepa.extraction.extraction import Extraction
 from skjepa.extraction.store.settings import Settings
 from skjepa.inspection.findings import GROUPS_ARE_GIVEN, Diagnosis
 from skjepa.jacobian.directions import Directions
 from skjepa.persistence.folder import portable
-from skjepa.scores.layered import AnyScore
+from skjepa.scores.layered import OUTPUT, AnyScore, LayeredScore
 
 
 @portable
@@ -54,6 +55,12 @@ class FittedScore:
         counted = 0 if spectrum is None else min(self.model.rank, self.diagnosis.n_singular_values)
         if spectrum is not None and spectrum.coef_.shape[1] != counted:
             raise ValueError(f"{counted} singular values are counted, the spectrum has {spectrum.coef_.shape[1]}")
+        if isinstance(self.model, LayeredScore):
+            read = self.settings.get("layers") or ()
+            if missing := [name for name in self.model.chain.deviations if name not in (OUTPUT, *read)]:
+                raise ValueError(f"the model is of layers that the settings do not name: {missing[0]!r}")
+            if (self.model.local is not None) != any(map(is_positions, read)):
+                raise ValueError("a local model goes with positions among the layers of the settings")
         if self.settings["n_components"] not in (None, self.diagnosis.n_components):
             raise ValueError(f"settings have n_components = {self.settings['n_components']}")
 

@@ -22,8 +22,6 @@ from skjepa.scores.local import LocalModel
 class MappingDetector(ExplainingDetector):
     """A detector that says where a sample is odd."""
 
-    local: bool
-
     def anomaly_map(self, X: Any) -> NDArray[np.floating] | list[NDArray[np.float32] | None]:
         """Where samples are odd, in the coordinates of the pictures as given; higher = more anomalous.
 

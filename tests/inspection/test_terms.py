@@ -63,7 +63,7 @@ def test_fit_samples_have_p_values_of_every_size(encoder, X):
 
 
 def test_every_term_has_a_meaning():
-    layered = JEPAScoreDetector().fit(random_images(20)).model_.term_names
+    layered = JEPAScoreDetector(local=True).fit(random_images(20)).model_.term_names
     layers = {f"layer {name}" for name in ("stage 1", "stage 2", "stage 3", "stage 4", "output")}
     assert layered > layers
     assert set(MEANING) == set(JOINT_WEIGHTS) | (layered - layers)

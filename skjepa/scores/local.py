@@ -1,6 +1,7 @@
 """How unlike normal samples each position of a picture is: a Gaussian at every cell of a grid, and what it is worth."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -30,6 +31,29 @@ _LEVELS = 2048  # quantiles that are kept of the distances of normal positions
 _CHUNK = 256  # samples that are compared at a time
 
 
+@dataclass(frozen=True)
+class Moments:
+    """Sums over all positions of some samples: the number of rows of channels, their sum and that of their products."""
+
+    count: int
+    total: NDArray[np.float64]
+    products: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, positions: NDArray) -> "Moments":
+        n, n_positions, n_channels = positions.shape
+        total, products = np.zeros(n_channels), np.zeros((n_channels, n_channels))
+        for chunk in _chunks(positions):
+            rows = chunk.reshape(-1, n_channels)
+            total += rows.sum(axis=0, dtype=np.float64)
+            products += rows.T @ rows
+        return cls(n * n_positions, total, products)
+
+    @classmethod
+    def sum(cls, parts: Sequence["Moments"]) -> "Moments":
+        return cls(*(sum(getattr(part, name) for part in parts) for name in ("count", "total", "products")))
+
+
 class PositionGaussians:
     """Squared Mahalanobis distances of each position's channels from those of normal samples at the same position.
 
@@ -40,18 +64,16 @@ class PositionGaussians:
     Parameters
     ----------
     positions : array of shape (n_samples, P, C)
+    moments : Moments, optional
+        Of these positions, where they are known already.
     """
 
-    def __init__(self, positions: NDArray) -> None:
-        n, n_positions, n_channels = positions.shape
-        total, squares = np.zeros(n_channels), np.zeros((n_channels, n_channels))
-        for chunk in _chunks(positions):
-            rows = chunk.reshape(-1, n_channels)
-            total += rows.sum(axis=0, dtype=np.float64)
-            squares += rows.T @ rows
-        count = n * n_positions
-        self.center = (total / count).astype(np.float32)
-        covariance = squares / count - np.outer(total, total) / count**2
+    def __init__(self, positions: NDArray, moments: Moments | None = None) -> None:
+        n, _, n_channels = positions.shape
+        moments = moments or Moments.of(positions)
+        mean = moments.total / moments.count
+        self.center = mean.astype(np.float32)
+        covariance = moments.products / moments.count - np.outer(mean, mean)
         deviations = np.sqrt(np.maximum(np.diag(covariance), 0))
         varying = deviations[deviations > 0]
         deviations = np.maximum(deviations, _LEAST * np.median(varying) if len(varying) else 1.0)
@@ -134,11 +156,13 @@ class LocalModel:
             stands for itself.
         """
         positions = rows.reshape(len(rows), grid[0] * grid[1], -1)
-        model = PositionGaussians(positions)
+        folds = _folds(np.arange(len(rows)) if apart is None else apart)
+        moments = [Moments.of(positions[held]) for held in folds]
+        model = PositionGaussians(positions, Moments.sum(moments))
         self.grid = (int(grid[0]), int(grid[1]))
         self.center, self.axes, self.means = model.center, model.axes, model.means
         self.triangles = model.factors[:, *np.tril_indices(model.factors.shape[1])].astype(np.float16)
-        unseen = _log(_out_of_fold(positions, np.arange(len(rows)) if apart is None else apart))
+        unseen = _log(_out_of_fold(positions, folds, moments))
         self.tail = Tail.learn(unseen.ravel())
         self.levels, self.quantiles = _thinned(unseen.ravel())
         self.hottest = np.sort(unseen.max(axis=1))
@@ -213,16 +237,23 @@ def positions_of(extraction: Extraction) -> tuple[tuple[int, int], NDArray[Any]]
     raise ValueError("the Extraction has no positions, which a local model is of: extract it with the detector itself")
 
 
-def _out_of_fold(positions: NDArray, apart: NDArray) -> NDArray[np.float32]:
-    """Distances of all positions, each sample judged by a model that has seen nothing of its group."""
+def _folds(apart: NDArray) -> list[NDArray[np.bool_]]:
+    """Which samples each fold holds out; those of one name go together. One fold of all where there is one name."""
     names = np.unique(apart)
-    found = np.empty(positions.shape[:2], dtype=np.float32)
-    if len(names) < 2 or len(positions) < 3:
+    if len(names) < 2 or len(apart) < 3:
+        return [np.ones(len(apart), dtype=bool)]
+    folds = KFold(min(_FOLDS, len(names)), shuffle=True, random_state=0).split(names)
+    return [np.isin(apart, names[held]) for _, held in folds]
+
+
+def _out_of_fold(positions: NDArray, folds: list[NDArray[np.bool_]], moments: list[Moments]) -> NDArray[np.float32]:
+    """Distances of all positions, each sample judged by a model that has seen nothing of its fold."""
+    if len(folds) < 2:
         return PositionGaussians(positions).distances(positions)
-    folds = KFold(min(_FOLDS, len(names)), shuffle=True, random_state=0)
-    for _, held in folds.split(names):
-        is_held = np.isin(apart, names[held])
-        found[is_held] = PositionGaussians(positions[~is_held]).distances(positions[is_held])
+    found = np.empty(positions.shape[:2], dtype=np.float32)
+    for i, held in enumerate(folds):
+        others = Moments.sum([own for j, own in enumerate(moments) if j != i])
+        found[held] = PositionGaussians(positions[~held], others).distances(positions[held])
     return found
 
 

@@ -1,18 +1,22 @@
 """What a fit learned, whether it is sound, and why a sample scores as it does."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from skjepa.detectors.measuring import MeasuringDetector
 from skjepa.extraction.batches.options import RunOptions
+from skjepa.extraction.extraction import Extraction
+from skjepa.inspection.anomaly_maps import column_shares
 from skjepa.inspection.diagnosis import diagnose
 from skjepa.inspection.findings import Diagnosis
 from skjepa.inspection.terms import Explanation, explain_terms
 from skjepa.inspection.volume_maps import VolumeExplainer, learn_volume_explainer
 from skjepa.jacobian.directions import Correction
-from skjepa.scores.layered import AnyScore, LayeredScore
+from skjepa.scores.layered import AnyScore, LayeredScore, layers_of
 
 
 class ExplainingDetector(MeasuringDetector):
@@ -97,7 +101,7 @@ class ExplainingDetector(MeasuringDetector):
         """
         check_is_fitted(self)
         samples = self._read(X)
-        terms, ids = [], np.array([])
+        terms, columns, ids = [], [], np.array([])
         for fitted in self.models_:
             measured = self._measured(fitted, samples)
             found, ids = fitted.model.terms(measured), measured.ids
@@ -105,8 +109,14 @@ class ExplainingDetector(MeasuringDetector):
                 found = {name: measured.aligned(values) for name, values in found.items()}
                 ids = measured.all_ids
             terms.append(found)
+            columns.append(_columns_of(fitted.model, measured, is_whole=measured is X))
         scores = np.stack([np.sum(list(found.values()), axis=0) for found in terms])
-        return explain_terms(ids, self._combine(scores) - self.offset_, terms, [m.terms for m in self.models_])
+        told = explain_terms(ids, self._combine(scores) - self.offset_, terms, [m.terms for m in self.models_])
+        shares = [own for own in columns if own is not None]
+        if not shares:
+            return told
+        names = getattr(self, "feature_names_in_", None)
+        return replace(told, columns=np.mean(shares, axis=0), column_names=None if names is None else list(names))
 
     def volume_explainer(self, X: Any, *, patch_size: int | None = None, **options: Any) -> VolumeExplainer:
         """Learn heat maps of the volume term from normal images: 2 K passes an image, beside and not in `fit`.
@@ -138,3 +148,11 @@ class ExplainingDetector(MeasuringDetector):
         given = RunOptions.of(self, on_error="raise", progress=False).keywords | options
         learned: dict[str, Any] = {"floor": self.floor_, "rank": self.rank_} if hasattr(self, "floor_") else {}
         return learn_volume_explainer(encoder, X, patch_size=patch_size, **learned, **given)
+
+
+def _columns_of(model: AnyScore, measured: Extraction, *, is_whole: bool) -> NDArray[np.float64] | None:
+    """Of a table, what each column adds; None of images and of scores that do not read the rows."""
+    if not isinstance(model, LayeredScore) or not measured.is_table:
+        return None
+    shares = column_shares(model, layers_of(measured, list(model.chain.deviations)))
+    return shares if shares is None or is_whole else measured.aligned(shares)

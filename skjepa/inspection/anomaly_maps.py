@@ -1,6 +1,6 @@
 """Where a sample is odd: the surprises of hidden layers shared out among positions, or among the columns of a table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from skjepa.encoders.stages import INPUT
 from skjepa.extraction.batches.positions import LayerPositions
 from skjepa.extraction.position_pass import PositionBatch
 from skjepa.scores.layered import OUTPUT, LayeredScore
@@ -75,6 +76,20 @@ def maps_of_batch(models: Sequence[LayeredScore], batch: PositionBatch, input_si
     return AnomalyMaps(shares, outside, input_size)
 
 
+def column_shares(model: LayeredScore, layers: Mapping[str, NDArray]) -> NDArray[np.float64] | None:
+    """What each column of a table adds to the surprises of the layers, (n_samples, d); None where no layer is the rows.
+
+    Parameters
+    ----------
+    model : LayeredScore
+    layers : dict of name -> array of shape (n_samples, p)
+        Of a table, the embedding under the name "output".
+    """
+    if INPUT not in model.chain.deviations:
+        return None
+    return _by_column(layer_shares(model, layers)[INPUT], layers[INPUT])
+
+
 def joined(parts: Sequence[AnomalyMaps]) -> AnomalyMaps:
     """The maps of all samples of several batches."""
     shares = {name: np.concatenate([part.shares[name] for part in parts]) for name in parts[0].shares}
@@ -85,16 +100,26 @@ def _spread(
     parts: Sequence[LinearPart], layer: LayerPositions | None, statistics: NDArray, *, is_table: bool
 ) -> tuple[NDArray[np.float64] | None, NDArray[np.float64]]:
     """What lies on the grid of a layer, or in the columns of a table, and the sum of what does not."""
-    slope = np.sum([part.slope for part in parts], axis=0)
-    constant = np.sum([part.constant for part in parts], axis=0)
-    if layer is not None and layer.is_vector and is_table and parts[0].layer == "input":
-        columns = slope * statistics
-        return columns - constant[:, None] / columns.shape[1], np.zeros(len(columns))
+    if is_table and parts[0].layer == INPUT:
+        return _by_column(parts, statistics), np.zeros(len(statistics))
+    slope, constant = _summed(parts)
     if layer is None or layer.grid is None:
         return None, (slope * statistics).sum(axis=1) - constant
     found = position_shares(layer.values, slope, statistics, constant)
     n = layer.n_outside
     return found[:, n:].reshape(len(found), *layer.grid), found[:, :n].sum(axis=1)
+
+
+def _summed(parts: Sequence[LinearPart]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The slopes of all parts of a layer, (n_samples, p), and all that is subtracted, (n_samples,)."""
+    slope = np.sum([part.slope for part in parts], axis=0)
+    return slope, np.sum([part.offset.sum(axis=1) + part.constant for part in parts], axis=0)
+
+
+def _by_column(parts: Sequence[LinearPart], rows: NDArray) -> NDArray[np.float64]:
+    """Each column against what is usual of it; what belongs to no column is shared out evenly."""
+    shares = np.sum([part.slope * rows - part.offset for part in parts], axis=0)
+    return shares - np.sum([part.constant for part in parts], axis=0)[:, None] / rows.shape[1]
 
 
 def position_shares(values: Tensor, slope: NDArray, statistics: NDArray, constant: NDArray) -> NDArray[np.float64]:

@@ -58,6 +58,10 @@ class Explanation:
         judge fit samples as if they had not seen them, but it is the fit samples all the same: the promise of
         `JEPAScoreDetector.p_values`, on samples held out, is not made here. Of a sample of the fit it counts itself.
 
+    columns : array of shape (n_samples, d), or None
+        Of a table, what each column adds to the surprises of the layers in nats; higher = more anomalous.
+    column_names : list of str, or None
+
     Rows of samples that could not be read are NaN. `str` of an Explanation is its words, a line a sample.
     """
 
@@ -67,6 +71,8 @@ class Explanation:
     parts: Terms
     deviations: Terms
     p_values: Terms
+    columns: NDArray[np.float64] | None = None
+    column_names: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -94,7 +100,22 @@ class Explanation:
             least = self._of(ordered[0], i)
             return f"{name}: score {self.score[i]:.2f}, {verdict}; no term is unusual, least normal {least}"
         told = [f"{self._of(term, i)}: {meaning(term)}" for term in unusual]
-        return f"{name}: score {self.score[i]:.2f}, {verdict}; " + "; ".join(told)
+        return f"{name}: score {self.score[i]:.2f}, {verdict}; " + "; ".join([*told, *self._told_of_columns(i)])
+
+    def oddest_columns(self, i: int) -> list[str]:
+        """Names of the columns of sample `i` that add at least half as much as the one that adds most; at most three.
+
+        The oddest first; empty where there are no columns, or none adds anything.
+        """
+        if self.columns is None or not (most := float(self.columns[i].max())) > 0:
+            return []
+        order = [j for j in np.argsort(-self.columns[i], kind="stable") if self.columns[i][j] >= most / 2]
+        names = self.column_names or [f"column {j}" for j in range(self.columns.shape[1])]
+        return [str(names[j]) for j in order[:_SHORT]]
+
+    def _told_of_columns(self, i: int) -> list[str]:
+        names = self.oddest_columns(i)
+        return [f"odd most of all: {', '.join(names)}"] if names else []
 
     def _of(self, term: str, i: int) -> str:
         part, deviation, p = self.parts[term][i], self.deviations[term][i], self.p_values[term][i]

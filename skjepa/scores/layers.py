@@ -21,22 +21,25 @@ Rows = dict[str, NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class LinearPart:
-    """What the statistics f of one layer add to a surprise: ``slope @ f - constant`` of each sample.
+    """What the statistics f of one layer add to a surprise: sum of ``slope * f - offset`` less `constant`, per sample.
 
     Attributes
     ----------
     layer : str
-    slope : array of shape (n_samples, p)
+    slope, offset : arrays of shape (n_samples, p)
+        The offset is the slope times what is usual of the statistic, so that a usual one adds nothing.
     constant : array of shape (n_samples,)
     """
 
     layer: str
     slope: NDArray[np.float64]
+    offset: NDArray[np.float64]
     constant: NDArray[np.float64]
 
     def scaled(self, factor: NDArray[np.float64], less: NDArray[np.float64] | float = 0.0) -> "LinearPart":
-        """``factor * (slope @ f - constant - less)``, with a factor of each sample."""
-        return LinearPart(self.layer, factor[:, None] * self.slope, factor * (self.constant + less))
+        """The part less a number, times a factor of each sample."""
+        by_row = factor[:, None]
+        return LinearPart(self.layer, by_row * self.slope, by_row * self.offset, factor * (self.constant + less))
 
 
 @portable
@@ -112,7 +115,8 @@ class LayerChain:
         lengths = {name: self._lengths(layers[name], name) for name in names}
 
         def part(name: str, slope: NDArray, location: NDArray, spread: float) -> LinearPart:
-            return LinearPart(name, slope / spread / self.deviations[name] / lengths[name][:, None], slope @ location)
+            raw = slope / spread / self.deviations[name] / lengths[name][:, None]
+            return LinearPart(name, raw, slope * location, np.zeros(len(slope)))
 
         alone = {
             name: part(name, fitted.slopes(rows[name]), fitted.location_, 1.0) for name, fitted in self.alone.items()

@@ -133,16 +133,21 @@ def test_an_extraction_with_positions_serves_both_detectors(local, plain):
 def test_columns_of_a_table_have_shares_that_add_up():
     torch.manual_seed(0)
     encoder = load_encoder(nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 4)))
-    rng = np.random.default_rng(0)
-    detector = JEPAScoreDetector(encoder).fit(rng.normal(size=(200, 6)))
-    new = rng.normal(size=(4, 6))
-    new[0, 3] = 9
+    rng, usual = np.random.default_rng(0), np.array([0.0, 100, -5, 3, 1000, 7])  # far from 0, and still usual
+    detector = JEPAScoreDetector(encoder).fit(usual + rng.normal(size=(200, 6)))
+    new = usual + rng.normal(size=(4, 6))
+    new[0, 3] += 9
 
     found = detector.anomaly_map(new)
     assert found.shape == (4, 6)
     assert found[0].argmax() == 3
     maps = detector.additive_maps(new)
-    np.testing.assert_allclose(maps.total, expected_total(detector, new), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(maps.total, expected_total(detector, new), rtol=1e-6, atol=1e-6)
+
+    explained = detector.explain(new)
+    np.testing.assert_allclose(explained.columns, found)
+    assert explained.oddest_columns(0) == ["column 3"]
+    assert "odd most of all: column 3" in explained.words(0)
 
 
 def test_what_cannot_be_mapped_is_said(plain):

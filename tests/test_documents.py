@@ -21,6 +21,7 @@ SNIPPETS = [
         "docs/results/benchmark.md",
         "docs/guide/curation.md",
         "docs/guide/explain.md",
+        "docs/guide/local-defects.md",
         "docs/results/fewer-passes.md",
         "docs/guide/model_selection.md",
         "docs/guide/pretraining.md",

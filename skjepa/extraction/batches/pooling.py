@@ -1,9 +1,9 @@
 """Hidden layers as numbers: the mean and standard deviation of each channel over positions or tokens, or positions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from skjepa.encoders.stages import INPUT, POSITIONS, RESERVED, declared_stages, 
 from skjepa.extraction.batches.positions import (
     LayerPositions,
     chosen_grid,
+    is_readable,
     is_series,
     layer_tensor,
     on_grid,
@@ -23,6 +24,23 @@ from skjepa.extraction.batches.positions import (
 )
 
 LAYER_DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+class _Statistics(NamedTuple):
+    """Of one layer: mean and standard deviation over positions, (B, 2 C); a vector (B, C) as it is, and False."""
+
+    values: Tensor
+    is_pooled: bool
+
+
+class _Read(NamedTuple):
+    """What is kept of a layer: statistics at once, for a copy of a large map, to pool later, costs as much as they do.
+
+    The output is kept where positions are read of it, or where it has no statistics.
+    """
+
+    statistics: _Statistics | None
+    output: Any
 
 
 @dataclass(frozen=True)
@@ -139,18 +157,22 @@ def _widths(encoder: Encoder, paths: list[str], shape: tuple[int, ...]) -> list[
     """Numbers that each layer yields, and whether they are pooled, found by a pass of two blank samples."""
     x = torch.zeros(2, *shape, dtype=encoder.dtype)
     with torch.no_grad(), encoder.scoring() as function:
-        _, caught = _caught(encoder.module, partial(called, function), paths, x)
-    found = [_statistics(caught, path, encoder.module, x) for path in paths]
-    return [(part.shape[1], is_pooled) for part, is_pooled in found]
+        _, reads = _read(encoder.module, partial(called, function), x, pooled=paths)
+    found = [_pooled(reads, path, x) for path in paths]
+    return [(part.values.shape[1], part.is_pooled) for part in found]
 
 
 def with_statistics(
     encoder: Encoder, function: Callable[[Tensor], Tensor], layers: Sequence[Layer], x: Tensor, dtype: str
 ) -> tuple[Tensor, Tensor]:
     """Embeddings (B, K) and the statistics of all layers side by side, (B, sum of widths), from one forward pass."""
-    paths = [path for layer in layers for path in (layer.of or (layer.path,))]
-    output, caught = _caught(encoder.module, function, paths, x)
-    parts = [_numbers(caught, layer, encoder.module, x) for layer in layers]
+    placed = [path for layer in layers for path in layer.of]
+    pooled = [layer.path for layer in layers if layer.grid is None]
+    output, reads = _read(encoder.module, function, x, pooled=pooled, placed=placed)
+    parts = [
+        _pooled(reads, layer.path, x).values if layer.grid is None else _on_grid(reads, layer, encoder.module, x)
+        for layer in layers
+    ]
     largest = torch.finfo(LAYER_DTYPES[dtype]).max
     # What is too large for these numbers stays the largest of them, and as odd as it was.
     return output, torch.cat(parts, dim=1).clamp(-largest, largest).to(LAYER_DTYPES[dtype])
@@ -164,31 +186,60 @@ def with_positions(
     From one forward pass.
     """
     paths = [path for layer in layers for path in (layer.of or (layer.path,))]
-    output, caught = _caught(module, function, paths, x)
-    each = {layer.name: positions_of(caught, layer.path, module, x) for layer in layers if layer.grid is None}
-    on_one = [_numbers(caught, layer, module, x) for layer in layers if layer.grid is not None]
+    output, reads = _read(module, function, x, placed=paths)
+    each = {layer.name: positions_of(_outputs(reads), layer.path, module, x) for layer in layers if layer.grid is None}
+    on_one = [_on_grid(reads, layer, module, x) for layer in layers if layer.grid is not None]
     return output, each, on_one[0] if on_one else None
 
 
-def _caught(
-    module: nn.Module, function: Callable[[Tensor], Tensor], paths: Sequence[str], x: Tensor
-) -> tuple[Tensor, dict[str, Any]]:
-    """The output, and what the layers returned by path; "" is the input."""
+def _read(
+    module: nn.Module,
+    function: Callable[[Tensor], Tensor],
+    x: Tensor,
+    *,
+    pooled: Collection[str] = (),
+    placed: Collection[str] = (),
+) -> tuple[Tensor, dict[str, _Read]]:
+    """The output, and what is kept of layers by path: of those `pooled` statistics, of those `placed` a copy."""
+
+    def kept(path: str, output: Any) -> _Read:
+        value, statistics = first_tensor(output), None
+        if path in pooled and is_readable(value, len(x)):
+            statistics = _statistics(value, path, module, x)
+        if path in placed:
+            return _Read(statistics, value.clone() if isinstance(value, Tensor) else value)
+        return _Read(statistics, None if statistics is not None else value)
+
+    paths = dict.fromkeys((*pooled, *placed))
     with alone_with(module):  # hooks are of the module, and would tell one thread of another's samples
-        output, caught = with_layers(module, dict.fromkeys(filter(None, paths)), lambda: function(x))
-    return output, {**caught, "": x}
+        output, reads = with_layers(module, filter(None, paths), lambda: function(x), kept)
+    if "" in paths:
+        reads[""] = kept("", x)
+    return output, reads
 
 
-def _numbers(caught: dict[str, Any], layer: Layer, module: nn.Module, x: Tensor) -> Tensor:
-    if layer.grid is not None:
-        return on_grid([positions_of(caught, path, module, x) for path in layer.of], layer.grid)
-    return _statistics(caught, layer.path, module, x)[0]
+def _pooled(reads: dict[str, _Read], path: str, x: Tensor) -> _Statistics:
+    if path not in reads or reads[path].statistics is None:
+        layer_tensor(reads[path].output if path in reads else None, path, x, is_missing=path not in reads)
+        raise AssertionError("refused above")
+    return cast(_Statistics, reads[path].statistics)
 
 
-def _statistics(caught: dict[str, Any], path: str, module: nn.Module, x: Tensor) -> tuple[Tensor, bool]:
-    """Of one layer: mean and standard deviation over positions, (B, 2 C); a vector (B, C) as it is, and False."""
-    value = layer_tensor(first_tensor(caught.get(path)), path, x, is_missing=path not in caught)
+def _on_grid(reads: dict[str, _Read], layer: Layer, module: nn.Module, x: Tensor) -> Tensor:
+    assert layer.grid is not None
+    return on_grid([positions_of(_outputs(reads), path, module, x) for path in layer.of], layer.grid)
+
+
+def _outputs(reads: dict[str, _Read]) -> dict[str, Any]:
+    return {path: read.output for path, read in reads.items()}
+
+
+def _statistics(value: Tensor, path: str, module: nn.Module, x: Tensor) -> _Statistics:
     axes = (2,) if is_series(value, module, path) else position_axes(value, module, is_square=has_square_sides(x))
+    wide = value.to(torch.promote_types(value.dtype, torch.float32))
     if not axes:
-        return value, False
-    return torch.cat([value.mean(axes), value.std(axes, correction=0)], dim=1), True
+        return _Statistics(wide.clone(), False)
+    # torch.std and torch.var_mean take ten times as long on a CPU, mostly where channels come last.
+    mean = wide.mean(axes, keepdim=True)
+    deviation = (wide - mean).square_().mean(axes).sqrt_()
+    return _Statistics(torch.cat([mean.flatten(1), deviation], dim=1), True)

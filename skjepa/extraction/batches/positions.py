@@ -139,12 +139,17 @@ def layer_tensor(value: Any, path: str, x: Tensor, *, is_missing: bool = False) 
         raise ValueError(f"layer {path!r} takes no part in the forward pass")
     if not isinstance(value, Tensor):
         raise TypeError(f"layer {path!r} returns {type(value).__name__}, not a tensor; choose another")
-    if not 2 <= value.ndim <= 4 or len(value) != len(x):
+    if not is_readable(value, len(x)):
         raise ValueError(
             f"layer {path!r} returns shape {tuple(value.shape)} for {len(x)} samples; a layer must return (B, C), "
             "tokens (B, N, C) or feature maps (B, C, H, W): choose another"
         )
     return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+def is_readable(value: Any, n_samples: int) -> bool:
+    """Whether a layer's output is a tensor with a row per sample: (B, C), tokens (B, N, C) or maps (B, C, H, W)."""
+    return isinstance(value, Tensor) and 2 <= value.ndim <= 4 and len(value) == n_samples
 
 
 def is_series(value: Tensor, module: nn.Module, path: str) -> bool:

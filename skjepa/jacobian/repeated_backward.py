@@ -10,10 +10,10 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.grad import conv2d_input
 from torch.overrides import TorchFunctionMode
 
-_FEW_CHANNELS = 4  # of an input: kernels for the gradient of a convolution are made for many
+from skjepa.jacobian import input_gradients
+
 _MANY_TOKENS = 8
 _LONGEST_KEPT = 2048  # tokens whose attention weights, a square matrix a head, are kept
 
@@ -180,7 +180,7 @@ def _conv2d(
     def convolved(x: Tensor) -> Tensor:
         return func(x, weight, bias, **how)
 
-    few = _has_few_channels(weight, groups)
+    few = input_gradients.has_few_channels(weight, groups)
     output: Any = _Convolution.apply(input, weight, how, convolved) if few else convolved(input)
     # For a batch normalisation that may follow.
     output._convolution = (input, weight, how, (input._version, output._version))
@@ -196,12 +196,8 @@ def _is_watched(tensor: Tensor) -> bool:
     return bool(tensor._backward_hooks) or tensor.retains_grad
 
 
-def _has_few_channels(weight: Tensor, groups: int) -> bool:
-    return groups == 1 and weight.shape[1] <= _FEW_CHANNELS
-
-
 def _linear(func: Callable, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
-    tokens = input.ndim == 3 and input.shape[1] >= _MANY_TOKENS and not input.is_cuda
+    tokens = input.ndim >= 3 and input.shape[1:-1].numel() >= _MANY_TOKENS and not input.is_cuda
     if not tokens or not input.requires_grad or _depend(weight, bias):
         return None
     return _Tokens.apply(input, func, weight, bias)
@@ -266,45 +262,36 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx, input, weight, how, output_of):
         output = output_of(input)
-        ctx.save_for_backward(weight.to(output.dtype))
-        ctx.shape, ctx.how, ctx.dtype = input.shape, how, input.dtype
+        ctx.below = input_gradients.of_convolution(weight.to(output.dtype), input.shape, how)
+        ctx.dtype = input.dtype
         return output
 
     @staticmethod
     def backward(ctx, gradient):
         _refuse_second_derivatives()
-        (weight,) = ctx.saved_tensors
-        if _has_few_channels(weight, ctx.how["groups"]):
-            # A matrix product at every output position, and the sum where patches overlap.
-            patches = weight.flatten(1).mT @ gradient.flatten(2)
-            how = {name: value for name, value in ctx.how.items() if name != "groups"}
-            below = F.fold(patches, ctx.shape[2:], kernel_size=weight.shape[2:], **how)
-        else:
-            below = conv2d_input(ctx.shape, weight, gradient, **ctx.how)
-        return below.to(ctx.dtype), None, None, None
+        return ctx.below(gradient).to(ctx.dtype), None, None, None
 
 
 class _Tokens(torch.autograd.Function):
-    """A linear layer of tokens (B, N, C)."""
+    """A linear layer of tokens (B, N, C), or of positions (B, H, W, C)."""
 
     @staticmethod
     def forward(ctx, input, func, weight, bias):
         output = func(input, weight, bias)
-        ctx.save_for_backward(weight.to(output.dtype))
-        ctx.dtype, ctx.dense = input.dtype, False
+        ctx.product = input_gradients.of_linear(weight.to(output.dtype))
+        ctx.width, ctx.dtype, ctx.dense = weight.shape[1], input.dtype, False
         return output
 
     @staticmethod
     def backward(ctx, gradient):
         _refuse_second_derivatives()
-        (weight,) = ctx.saved_tensors
         if not ctx.dense:
             # Which tokens the output reads is a matter of the network: where the first pass finds most of them
             # reached, later passes do not look.
             reached = gradient.abs().amax(-1) != 0
             ctx.dense = int(reached.sum()) > reached.numel() // 2
         if ctx.dense:
-            return (gradient @ weight).to(ctx.dtype), None, None, None
-        below = gradient.new_zeros(*gradient.shape[:2], weight.shape[1], dtype=ctx.dtype)
-        below[reached] = (gradient[reached] @ weight).to(ctx.dtype)
+            return ctx.product(gradient).to(ctx.dtype), None, None, None
+        below = gradient.new_zeros(*gradient.shape[:-1], ctx.width, dtype=ctx.dtype)
+        below[reached] = ctx.product(gradient[reached]).to(ctx.dtype)
         return below, None, None, None

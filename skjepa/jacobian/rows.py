@@ -122,7 +122,7 @@ def _reverse(
     on_pass: Callable[[int, int], None] | None,
 ) -> Tensor:
     n_samples = len(outputs) // copies
-    rows = leaf.new_empty(n_samples, n_rows, leaf[0].numel())
+    rows = torch.empty(n_samples, n_rows, *leaf.shape[1:], dtype=leaf.dtype, device=leaf.device)
     for start in range(0, n_rows, copies):
         stop = min(start + copies, n_rows)
         cotangents = torch.zeros_like(outputs)
@@ -133,10 +133,11 @@ def _reverse(
             else:
                 of_copy[:] = directions[:, k]
         (gradient,) = torch.autograd.grad(outputs, leaf, cotangents, retain_graph=stop < n_rows)
-        rows[:, start:stop] = gradient.reshape(copies, n_samples, -1)[: stop - start].transpose(0, 1)
+        # One copy, whatever the layout of the gradient.
+        rows[:, start:stop] = gradient.unflatten(0, (copies, n_samples))[: stop - start].transpose(0, 1)
         if on_pass is not None:
             on_pass(stop, n_rows)
-    return rows
+    return rows.flatten(2)
 
 
 def _forward(

@@ -1,0 +1,177 @@
+"""Gradients of linear layers with respect to their input, from kernels that are fast when many passes share a weight.
+
+A gradient with respect to the input is linear in the gradient of the output and needs nothing of the input but its
+shape: `torch.nn.grad.conv2d_input` and torch's own rule pass the whole input to the kernel all the same.
+"""
+
+import functools
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_FEW_CHANNELS = 4  # of an input: kernels for the gradient of a convolution are made for many
+_ROWS_FOR_A_MATRIX = 16  # of a batch: to build the matrix of a convolution takes as long as some passes
+_LARGEST_MATRIX = 2**22
+_LAST = torch.channels_last
+_WORTHWHILE = 2**23  # multiplications of a product, below which the call costs more than it gains
+_CLEARLY_FASTER = 1.25
+
+
+def has_few_channels(weight: Tensor, groups: int) -> bool:
+    """Whether a convolution has so few input channels, as stems have, that its gradient is better taken by phases."""
+    return groups == 1 and weight.shape[1] <= _FEW_CHANNELS
+
+
+def of_convolution(weight: Tensor, shape: torch.Size, how: dict[str, Any]) -> Callable[[Tensor], Tensor]:
+    """Maps the gradient at the output of a two-dimensional convolution to that at its input.
+
+    Parameters
+    ----------
+    weight : Tensor of shape (C_out, C_in / groups, k_h, k_w)
+    shape : torch.Size
+        Of the input, (B, C_in, H, W).
+    how : dict
+        ``stride``, ``padding`` and ``dilation``, each a pair, and ``groups``.
+
+    Returns
+    -------
+    callable
+        (B, C_out, H_out, W_out) -> (B, C_in, H, W)
+    """
+    stride, padding, dilation = how["stride"], how["padding"], how["dilation"]
+    if has_few_channels(weight, how["groups"]) and dilation == (1, 1):
+        if stride != (1, 1):
+            return _by_phases(weight, shape, stride, padding)
+        if shape[2] % 2 == shape[3] % 2 == 0 and max(padding) < min(weight.shape[2:]):
+            return _by_blocks(weight, shape, padding)
+    if how["groups"] == 1 and dilation == (1, 1) and _is_small(weight, shape):
+        return _by_matrix(weight, shape, stride, padding)
+    sizes = zip(shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+    uncovered = [(size + 2 * p - d * (k - 1) - 1) % s for size, k, s, p, d in sizes]
+    return partial(F.conv_transpose2d, weight=weight, output_padding=uncovered, **how)
+
+
+def _by_phases(weight: Tensor, shape: torch.Size, stride: Any, padding: Any) -> Callable[[Tensor], Tensor]:
+    """Of a convolution with a stride: pixels at equal distance from their patches are so many channels of another.
+
+    With stride s each s x s block of the input becomes s^2 C_in channels of one pixel, and the gradient a convolution
+    without stride whose kernel has k / s taps.
+    """
+    (height, width), kernel_size = shape[2:], weight.shape[2:]
+    taps = [-(-k // s) for k, s in zip(kernel_size, stride, strict=True)]
+    rim = [m * s - k for m, s, k in zip(taps, stride, kernel_size, strict=True)]
+    split = F.pad(weight, (0, rim[1], 0, rim[0])).unflatten(3, (taps[1], stride[1])).unflatten(2, (taps[0], stride[0]))
+    kernel = _channels_last(split.flip(2, 4).permute(1, 3, 5, 0, 2, 4).flatten(0, 2))
+    before = [m - 1 for m in taps]
+
+    def below(gradient: Tensor) -> Tensor:
+        image = _unfolded(F.conv2d(gradient, kernel, padding=before), stride)
+        bottom, right = height + padding[0] - image.shape[2], width + padding[1] - image.shape[3]
+        if max(bottom, right) > 0:  # pixels that no patch covers
+            image = F.pad(image, (0, max(right, 0), 0, max(bottom, 0)))
+        return image[:, :, padding[0] : padding[0] + height, padding[1] : padding[1] + width]
+
+    return below
+
+
+def _by_blocks(weight: Tensor, shape: torch.Size, padding: Any) -> Callable[[Tensor], Tensor]:
+    """Of a convolution without stride: four pixels at a time, whose channels fill the registers that three leave empty.
+
+    The kernel is the flipped one at each of the four places that it has in a block of 2 x 2 pixels.
+    """
+    flipped = weight.flip(2, 3).transpose(0, 1)
+    places = [F.pad(flipped, (right, 1 - right, down, 1 - down)) for down in (0, 1) for right in (0, 1)]
+    kernel = _channels_last(torch.stack(places, dim=1).flatten(0, 1))
+    before = [k - 1 - p for k, p in zip(weight.shape[2:], padding, strict=True)]
+    return lambda gradient: _unfolded(F.conv2d(gradient, kernel, stride=2, padding=before), (2, 2))
+
+
+def _is_small(weight: Tensor, shape: torch.Size) -> bool:
+    """Whether the image has fewer pixels than the kernel has taps: most of them fall beside it."""
+    pixels = shape[2:].numel()
+    is_worthwhile = shape[0] >= _ROWS_FOR_A_MATRIX and weight.shape[:2].numel() * pixels**2 <= _LARGEST_MATRIX
+    return is_worthwhile and pixels < weight.shape[2:].numel() and weight.is_contiguous(memory_format=_LAST)
+
+
+def _by_matrix(weight: Tensor, shape: torch.Size, stride: Any, padding: Any) -> Callable[[Tensor], Tensor]:
+    """Of a convolution of a small image: the matrix of all its output entries and all its input entries."""
+    n_out, (height, width) = len(weight), shape[2:]
+    k_h, k_w = weight.shape[2:]
+    h_out, w_out = ((n + 2 * p - k) // s + 1 for n, k, s, p in zip(shape[2:], weight.shape[2:], stride, padding))
+    matrix = weight.new_zeros(h_out, w_out, n_out, height, width, shape[1])
+    for i in range(h_out):
+        for j in range(w_out):
+            top, left = i * stride[0] - padding[0], j * stride[1] - padding[1]
+            rows, columns = (slice(max(-first, 0), n - first) for first, n in ((top, height), (left, width)))
+            inside = weight[:, :, rows, columns].permute(0, 2, 3, 1)
+            covered = matrix[i, j, :, max(top, 0) : top + k_h, max(left, 0) : left + k_w]
+            covered.copy_(inside)
+    product = of_linear(matrix.flatten(3).flatten(0, 2))
+
+    def below(gradient: Tensor) -> Tensor:
+        image = product(gradient.permute(0, 2, 3, 1).flatten(1))
+        return image.view(-1, height, width, shape[1]).permute(0, 3, 1, 2)
+
+    return below
+
+
+def _unfolded(phases: Tensor, block: Any) -> Tensor:
+    """(B, C b_h b_w, H, W) -> (B, C, H b_h, W b_w)."""
+    split = phases.unflatten(1, (-1, *block)).permute(0, 1, 4, 2, 5, 3)
+    return split.flatten(4, 5).flatten(2, 3)
+
+
+def _channels_last(kernel: Tensor) -> Tensor:
+    return kernel.contiguous(memory_format=_LAST)
+
+
+def of_linear(weight: Tensor) -> Callable[[Tensor], Tensor]:
+    """Maps the gradient at the output of a linear layer, (..., C_out), to that at its input, (..., C_in).
+
+    On some processors torch's matrix products of float32 reach half the rate of its convolutions: MKL takes AVX2 where
+    oneDNN takes AVX-512. A product is a convolution of one pixel as well, and goes there where that is clearly faster.
+    """
+    if (
+        weight.dtype != torch.float32
+        or weight.device.type != "cpu"
+        or not convolutions_are_faster(torch.get_num_threads())
+    ):
+        return lambda gradient: gradient @ weight
+    kernel = weight[:, :, None, None]
+
+    def below(gradient: Tensor) -> Tensor:
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        if len(rows) * weight.numel() < _WORTHWHILE:
+            return gradient @ weight
+        return _by_convolution(rows, kernel).view(*gradient.shape[:-1], -1)
+
+    return below
+
+
+def _by_convolution(rows: Tensor, kernel: Tensor) -> Tensor:
+    """(n, C_out) rows times a (C_out, C_in, 1, 1) kernel, the rows as pixels of one image."""
+    pixels = rows.contiguous().view(1, 1, *rows.shape).permute(0, 3, 1, 2)
+    return F.conv_transpose2d(pixels, kernel)[0, :, 0].mT
+
+
+@functools.cache
+def convolutions_are_faster(n_threads: int) -> bool:
+    """Whether this processor multiplies float32 matrices clearly faster by convolutions: a few milliseconds, once."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    rows, weight = torch.ones(512, 512), torch.ones(512, 512)
+    ways = (lambda: rows @ weight, lambda: _by_convolution(rows, weight[:, :, None, None]))
+    with torch.no_grad():
+        seconds = [min(_seconds(way) for _ in range(7)) for way in ways]
+    return seconds[0] > _CLEARLY_FASTER * seconds[1]
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start

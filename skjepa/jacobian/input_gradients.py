@@ -102,7 +102,8 @@ def _by_matrix(weight: Tensor, shape: torch.Size, stride: Any, padding: Any) -> 
     """Of a convolution of a small image: the matrix of all its output entries and all its input entries."""
     n_out, (height, width) = len(weight), shape[2:]
     k_h, k_w = weight.shape[2:]
-    h_out, w_out = ((n + 2 * p - k) // s + 1 for n, k, s, p in zip(shape[2:], weight.shape[2:], stride, padding))
+    sizes = zip(shape[2:], weight.shape[2:], stride, padding, strict=True)
+    h_out, w_out = ((n + 2 * p - k) // s + 1 for n, k, s, p in sizes)
     matrix = weight.new_zeros(h_out, w_out, n_out, height, width, shape[1])
     for i in range(h_out):
         for j in range(w_out):
@@ -136,11 +137,8 @@ def of_linear(weight: Tensor) -> Callable[[Tensor], Tensor]:
     On some processors torch's matrix products of float32 reach half the rate of its convolutions: MKL takes AVX2 where
     oneDNN takes AVX-512. A product is a convolution of one pixel as well, and goes there where that is clearly faster.
     """
-    if (
-        weight.dtype != torch.float32
-        or weight.device.type != "cpu"
-        or not convolutions_are_faster(torch.get_num_threads())
-    ):
+    narrow = weight.dtype == torch.float32 and weight.device.type == "cpu"
+    if not narrow or not convolutions_are_faster(torch.get_num_threads()):
         return lambda gradient: gradient @ weight
     kernel = weight[:, :, None, None]
 

@@ -97,7 +97,8 @@ def test_float64_and_slices_of_a_gradient(monkeypatch):
 def test_whether_convolutions_are_faster_is_asked_once():
     input_gradients.convolutions_are_faster.cache_clear()
     answers = {input_gradients.convolutions_are_faster(1) for _ in range(3)}
-    assert len(answers) == 1 and input_gradients.convolutions_are_faster.cache_info().misses == 1
+    assert len(answers) == 1
+    assert input_gradients.convolutions_are_faster.cache_info().misses == 1
 
 
 def test_positions_of_an_image():

@@ -66,7 +66,7 @@ def _by_phases(weight: Tensor, shape: torch.Size, stride: Any, padding: Any) -> 
     taps = [-(-k // s) for k, s in zip(kernel_size, stride, strict=True)]
     rim = [m * s - k for m, s, k in zip(taps, stride, kernel_size, strict=True)]
     split = F.pad(weight, (0, rim[1], 0, rim[0])).unflatten(3, (taps[1], stride[1])).unflatten(2, (taps[0], stride[0]))
-    kernel = _channels_last(split.flip(2, 4).permute(1, 3, 5, 0, 2, 4).flatten(0, 2))
+    kernel = _laid_out_as(weight, split.flip(2, 4).permute(1, 3, 5, 0, 2, 4).flatten(0, 2))
     before = [m - 1 for m in taps]
 
     def below(gradient: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def _by_blocks(weight: Tensor, shape: torch.Size, padding: Any) -> Callable[[Ten
     """
     flipped = weight.flip(2, 3).transpose(0, 1)
     places = [F.pad(flipped, (right, 1 - right, down, 1 - down)) for down in (0, 1) for right in (0, 1)]
-    kernel = _channels_last(torch.stack(places, dim=1).flatten(0, 1))
+    kernel = _laid_out_as(weight, torch.stack(places, dim=1).flatten(0, 1))
     before = [k - 1 - p for k, p in zip(weight.shape[2:], padding, strict=True)]
     return lambda gradient: _unfolded(F.conv2d(gradient, kernel, stride=2, padding=before), (2, 2))
 
@@ -127,8 +127,9 @@ def _unfolded(phases: Tensor, block: Any) -> Tensor:
     return split.flatten(4, 5).flatten(2, 3)
 
 
-def _channels_last(kernel: Tensor) -> Tensor:
-    return kernel.contiguous(memory_format=_LAST)
+def _laid_out_as(weight: Tensor, kernel: Tensor) -> Tensor:
+    is_last = weight.is_contiguous(memory_format=_LAST)
+    return kernel.contiguous(memory_format=_LAST if is_last else torch.contiguous_format)
 
 
 def of_linear(weight: Tensor) -> Callable[[Tensor], Tensor]:

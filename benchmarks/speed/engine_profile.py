@@ -87,7 +87,7 @@ def rates() -> dict[str, dict[str, float]]:
         kernel = b[:, :, None, None]
         ways = {
             "matrix product": lambda a=a, b=b: a @ b,
-            "convolution": partial(input_gradients._by_convolution, a, kernel),
+            "convolution": partial(input_gradients.product_by_convolution, a, kernel),
         }
         seconds = side_by_side(ways, 300)
         found[name] = {way: 2 * 2056 * 1536 * 384 / median(times) / 1e9 for way, times in seconds.items()}
@@ -153,7 +153,7 @@ def kernels() -> list[dict[str, Any]]:
             kernel = weight[:, :, None, None]
             ways = {
                 "matrix product": lambda g=gradient, w=weight: g @ w,
-                "convolution": partial(input_gradients._by_convolution, gradient, kernel),
+                "convolution": partial(input_gradients.product_by_convolution, gradient, kernel),
             }
             taken = partial(input_gradients.of_linear(weight), gradient)
             found.append({"part": name, "layout": "", **compared(taken, ways, precision)})

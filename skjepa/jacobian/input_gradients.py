@@ -123,8 +123,9 @@ def _by_matrix(weight: Tensor, shape: torch.Size, stride: Any, padding: Any) -> 
 
 def _unfolded(phases: Tensor, block: Any) -> Tensor:
     """(B, C b_h b_w, H, W) -> (B, C, H b_h, W b_w)."""
-    split = phases.unflatten(1, (-1, *block)).permute(0, 1, 4, 2, 5, 3)
-    return split.flatten(4, 5).flatten(2, 3)
+    n, _, height, width = phases.shape
+    split = phases.reshape(n, -1, *block, height, width).permute(0, 1, 4, 2, 5, 3)
+    return split.reshape(n, -1, height * block[0], width * block[1])
 
 
 def _laid_out_as(weight: Tensor, kernel: Tensor) -> Tensor:
@@ -147,12 +148,12 @@ def of_linear(weight: Tensor) -> Callable[[Tensor], Tensor]:
         rows = gradient.reshape(-1, gradient.shape[-1])
         if len(rows) * weight.numel() < _WORTHWHILE:
             return gradient @ weight
-        return _by_convolution(rows, kernel).view(*gradient.shape[:-1], -1)
+        return product_by_convolution(rows, kernel).view(*gradient.shape[:-1], -1)
 
     return below
 
 
-def _by_convolution(rows: Tensor, kernel: Tensor) -> Tensor:
+def product_by_convolution(rows: Tensor, kernel: Tensor) -> Tensor:
     """(n, C_out) rows times a (C_out, C_in, 1, 1) kernel, the rows as pixels of one image."""
     pixels = rows.contiguous().view(1, 1, *rows.shape).permute(0, 3, 1, 2)
     return F.conv_transpose2d(pixels, kernel)[0, :, 0].mT
@@ -164,7 +165,7 @@ def convolutions_are_faster(n_threads: int) -> bool:
     if not torch.backends.mkldnn.is_available():
         return False
     rows, weight = torch.ones(512, 512), torch.ones(512, 512)
-    ways = (lambda: rows @ weight, lambda: _by_convolution(rows, weight[:, :, None, None]))
+    ways = (lambda: rows @ weight, lambda: product_by_convolution(rows, weight[:, :, None, None]))
     with torch.no_grad():
         seconds = [min(_seconds(way) for _ in range(7)) for way in ways]
     return seconds[0] > _CLEARLY_FASTER * seconds[1]

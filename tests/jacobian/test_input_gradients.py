@@ -77,8 +77,10 @@ def test_convolutions_of_images_smaller_than_their_kernel(name):
 def test_linear_layers(monkeypatch, shape, faster):
     monkeypatch.setattr(input_gradients, "convolutions_are_faster", lambda n_threads: faster)
     taken = []
-    by_convolution = input_gradients._by_convolution
-    monkeypatch.setattr(input_gradients, "_by_convolution", lambda *args: taken.append(1) or by_convolution(*args))
+    by_convolution = input_gradients.product_by_convolution
+    monkeypatch.setattr(
+        input_gradients, "product_by_convolution", lambda *args: taken.append(1) or by_convolution(*args)
+    )
     gradient, weight = randn(*shape, dtype=torch.float32), randn(96, 160, dtype=torch.float32, seed=1)
     below = input_gradients.of_linear(weight)(gradient)
     torch.testing.assert_close(below.double(), gradient.double() @ weight.double(), rtol=1e-5, atol=1e-4)

@@ -1,0 +1,50 @@
+"""Tables of docs/results/speed.md that say where the time of an exact score goes and what was tried."""
+
+from benchmarks.common.markdown import number, read
+from skjepa.evaluation.benchmark_result import markdown
+
+
+def profile_table() -> str:
+    """Shares of the time by kind of operation, and the rate of the arithmetic."""
+    found = read("engine_profile_cpu")
+    cases = found["profiles"]
+    heading = [f"{c['encoder']}, batch {c['batch']}, {c['precision']}" for c in cases]
+    kinds = [[kind, *(f"{c['shares'][kind]:.0%}" for c in cases)] for kind in cases[0]["shares"]]
+    rates = {
+        "GFLOP/s, all the time": [f"{c['gflops']:.0f}" for c in cases],
+        "GFLOP/s of convolutions and products": [f"{c['gflops_of_products']:.0f}" for c in cases],
+        "GFLOP/s of a large product, torch's": [
+            f"{found['rates'][c['precision']]['matrix product']:.0f}" for c in cases
+        ],
+        "GFLOP/s of the same as a convolution": [f"{found['rates'][c['precision']]['convolution']:.0f}" for c in cases],
+    }
+    rows = [
+        ["ms per image", *(number(c["ms"], 1) for c in cases)],
+        *kinds,
+        *([name, *row] for name, row in rates.items()),
+    ]
+    return markdown([["", *heading], *([*row] for row in rows)])
+
+
+def tried_table() -> str:
+    """Every way that was tried of a part, as a multiple of the time of the way taken."""
+    found = read("engine_profile_cpu")
+    rows = []
+    for case in found["kernels"]:
+        ways = ", ".join(f"{way} {ratio:.2f}" for way, ratio in case["times_as_long"].items())
+        rows.append([case["part"], case["precision"], case["layout"], f"{case['ms']:.2f}", ways])
+    for case in found["stacked"]:
+        ways = ", ".join(f"{way} {ratio:.2f}" for way, ratio in case["times_as_long"].items())
+        rows.append(
+            [
+                f"{case['encoder']}, whole scores, batch {case['batch']}",
+                case["precision"],
+                "",
+                f"{case['ms']:.2f}",
+                ways,
+            ]
+        )
+    return markdown([["part of a pass", "precision", "layout", "ms, as taken", "times as long by other ways"], *rows])
+
+
+ENGINE = {"speed-profile": profile_table, "speed-tried": tried_table}

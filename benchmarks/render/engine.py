@@ -10,40 +10,26 @@ def profile_table() -> str:
     cases = found["profiles"]
     heading = [f"{c['encoder']}, batch {c['batch']}, {c['precision']}" for c in cases]
     kinds = [[kind, *(f"{c['shares'][kind]:.0%}" for c in cases)] for kind in cases[0]["shares"]]
-    rates = {
-        "GFLOP/s, all the time": [f"{c['gflops']:.0f}" for c in cases],
-        "GFLOP/s of convolutions and products": [f"{c['gflops_of_products']:.0f}" for c in cases],
-        "GFLOP/s of a large product, torch's": [
-            f"{found['rates'][c['precision']]['matrix product']:.0f}" for c in cases
-        ],
-        "GFLOP/s of the same as a convolution": [f"{found['rates'][c['precision']]['convolution']:.0f}" for c in cases],
-    }
+    of_products = [found["rates"][c["precision"]] for c in cases]
     rows = [
         ["ms per image", *(number(c["ms"], 1) for c in cases)],
         *kinds,
-        *([name, *row] for name, row in rates.items()),
+        ["GFLOP/s, all the time", *(f"{c['gflops']:.0f}" for c in cases)],
+        ["GFLOP/s of convolutions and products", *(f"{c['gflops_of_products']:.0f}" for c in cases)],
+        ["GFLOP/s of a large product, torch's", *(f"{rates['matrix product']:.0f}" for rates in of_products)],
+        ["GFLOP/s of the same as a convolution", *(f"{rates['convolution']:.0f}" for rates in of_products)],
     ]
-    return markdown([["", *heading], *([*row] for row in rows)])
+    return markdown([["", *heading], *rows])
 
 
 def tried_table() -> str:
     """Every way that was tried of a part, as a multiple of the time of the way taken."""
     found = read("engine_profile_cpu")
     rows = []
-    for case in found["kernels"]:
+    for case in [*found["kernels"], *found["stacked"]]:
         ways = ", ".join(f"{way} {ratio:.2f}" for way, ratio in case["times_as_long"].items())
-        rows.append([case["part"], case["precision"], case["layout"], f"{case['ms']:.2f}", ways])
-    for case in found["stacked"]:
-        ways = ", ".join(f"{way} {ratio:.2f}" for way, ratio in case["times_as_long"].items())
-        rows.append(
-            [
-                f"{case['encoder']}, whole scores, batch {case['batch']}",
-                case["precision"],
-                "",
-                f"{case['ms']:.2f}",
-                ways,
-            ]
-        )
+        part = case.get("part") or f"{case['encoder']}, whole scores, batch {case['batch']}"
+        rows.append([part, case["precision"], case.get("layout", ""), f"{case['ms']:.2f}", ways])
     return markdown([["part of a pass", "precision", "layout", "ms, as taken", "times as long by other ways"], *rows])
 
 

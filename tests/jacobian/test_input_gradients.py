@@ -25,6 +25,8 @@ CONVOLUTIONS = {
     "many": (6, 8, (3, 3), {"stride": (2, 2), "padding": (1, 1)}),
     "many, dilated, uncovered": (6, 8, (3, 2), {"stride": (3, 2), "dilation": (2, 3)}),
     "many, pointwise with a stride": (6, 8, (1, 1), {"stride": (2, 2)}),
+    "many, pointwise": (6, 8, (1, 1), {}),
+    "many, pointwise and padded": (6, 8, (1, 1), {"padding": (1, 2)}),
     "grouped": (6, 9, (3, 3), {"groups": 3, "padding": (2, 0)}),
     "each channel alone": (6, 6, (5, 5), {"groups": 6, "padding": (2, 2)}),
 }
@@ -42,6 +44,8 @@ def test_convolutions(name, channels_last, size):
         weight = weight.contiguous(memory_format=torch.channels_last)
     output = F.conv2d(x, weight, **how)
     gradient = randn(*output.shape, seed=2)
+    if channels_last:
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
     (expected,) = torch.autograd.grad(output, x, gradient)
     below = input_gradients.of_convolution(weight, x.shape, how)
     torch.testing.assert_close(below(gradient), expected, rtol=1e-12, atol=1e-12)
@@ -85,6 +89,19 @@ def test_linear_layers(monkeypatch, shape, faster):
     below = input_gradients.of_linear(weight)(gradient)
     torch.testing.assert_close(below.double(), gradient.double() @ weight.double(), rtol=1e-5, atol=1e-4)
     assert bool(taken) == (faster and shape != (9, 96))
+
+
+def test_pointwise_convolutions_by_pixels(monkeypatch):
+    monkeypatch.setattr(input_gradients, "convolutions_are_faster", lambda n_threads: True)
+    weight = randn(64, 96, 1, 1, dtype=torch.float32)
+    gradient = randn(3, 64, 20, 30, dtype=torch.float32, seed=1)
+    how = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
+    below = input_gradients.of_convolution(weight, torch.Size((3, 96, 20, 30)), how)
+    expected = torch.einsum("bohw,oi->bihw", gradient.double(), weight[:, :, 0, 0].double())
+    for layout in (torch.contiguous_format, torch.channels_last):
+        found = below(gradient.contiguous(memory_format=layout))
+        assert found.is_contiguous(memory_format=layout)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
 
 
 def test_float64_and_slices_of_a_gradient(monkeypatch):

@@ -8,10 +8,12 @@ all of them; the fastest round counts. The floor is the arithmetic of the K back
 matrix products that this machine sustains for some seconds in the same run: torch's own, and the faster of these and
 of products as convolutions of one pixel, which on some processors run at twice that rate.
 
-Writes benchmarks/results/exact_speed_<device>.json, or --out.
+Writes benchmarks/results/exact_speed_<device>.json, or --out. With --only, the other encoders stay as the file has
+them: each was compared in one run, and its floor taken from that run's rates.
 """
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -40,6 +42,7 @@ from skjepa.jacobian.spectrum import singular_values
 from skjepa.jacobian.volume import PAPER_FLOOR, log_volume
 
 SEED = 0
+ENCODERS = ["bundled", "ResNet-14", "ViT-S/14"]
 VIT = "vit_small_patch14_dinov2.lvd142m"
 SUSTAINED = 5.0  # seconds of products of one shape
 PROJECTED = 8  # the projection trick takes K / 8 random directions of the output
@@ -106,29 +109,30 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options.add_argument("--threads", type=int, help="of torch on the CPU; by default all")
-    options.add_argument("--only", nargs="+", choices=["bundled", "ResNet-14", "ViT-S/14"])
+    options.add_argument("--only", nargs="+", choices=ENCODERS)
     options.add_argument("--quick", action="store_true", help="one round, no ViT on a CPU: a minute")
     options.add_argument("--out", type=Path)
     chosen = options.parse_args()
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
-    names = chosen.only or ["bundled", "ResNet-14", "ViT-S/14"]
+    names = chosen.only or ENCODERS
     if chosen.quick and chosen.device == "cpu":
         names = [name for name in names if name != "ViT-S/14"]
     fastest, sustained, by_convolution = matrix_rates(chosen.device)
     rates = sustained, {name: max(rate, by_convolution.get(name, 0)) for name, rate in sustained.items()}
     results = {name: compare(name, chosen.device, rates, 1 if chosen.quick else rounds(name)) for name in names}
-    default = record.RESULTS / f"exact_speed_{torch.device(chosen.device).type}.json"
+    path = chosen.out or record.RESULTS / f"exact_speed_{torch.device(chosen.device).type}.json"
+    before = json.loads(path.read_text())["encoders"] if chosen.only and path.exists() else {}
     settings = {"device": chosen.device, "threads": torch.get_num_threads(), "quick": chosen.quick}
     if chosen.device.startswith("cuda"):
         settings["gpu"] = torch.cuda.get_device_name(chosen.device)
     record.write(
-        chosen.out or default,
+        path,
         {
             "matrix_gflops": sustained,
             "fastest_gflops": fastest,
             "convolution_gflops": by_convolution,
-            "encoders": results,
+            "encoders": {name: {**before, **results}[name] for name in ENCODERS if name in before or name in results},
         },
         seed=SEED,
         **settings,

@@ -23,7 +23,8 @@ def prepared(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]
 
     - Smooth activations (GELU, SiLU ...) keep their derivative: a pass multiplies.
     - Batch normalisation in eval mode is a factor a channel, which the convolution before it takes into its weights.
-    - A convolution of few channels (a stem, a patch embedding) goes back by a matrix product.
+    - Convolutions with a batch normalisation or few channels (a stem, a patch embedding), and linear layers of tokens,
+      go back by kernels whose weights are laid out once.
     - On the CPU, attention keeps its weights instead of computing them again in every pass, and a linear layer of
       tokens leaves out those that no gradient reaches: behind a class token, all others.
 

@@ -1,12 +1,12 @@
 """Where the time of an exact score goes, and what other ways of doing it were worth.
 
-    python -m benchmarks.speed.engine_profile [--only profile kernels ...] [--threads 2]
+    python -m benchmarks.speed.engine_profile [--only profiles kernels ...]
 
-Three parts. "rates": GFLOP/s of a float32 and a bfloat16 matrix product by torch, and by a convolution of one pixel.
+On one thread, in seconds of its processor, which other work on the machine disturbs less than the clock. Four parts. "rates": GFLOP/s of a float32 and a bfloat16 matrix product by torch, and by a convolution of one pixel.
 "profiles": share of the time by kind of operation, and the GFLOP/s at which the counted arithmetic of the passes runs,
-over all the time and over the time of products and convolutions alone. "tried": each part of a pass by the kernel that
-`skjepa.jacobian.input_gradients` takes and by others, one after the other in every round, and whole scores with the
-cotangents stacked by `torch.vmap`; the median of the ratios counts, above 1 where the way taken is faster.
+over all the time and over the time of products and convolutions alone. "kernels": each part of a pass by the kernel that
+`skjepa.jacobian.input_gradients` takes and by others, one after the other in every round. "stacked": whole scores with
+the cotangents stacked by `torch.vmap`. The median of the ratios counts, above 1 where the way taken is faster.
 
 Writes benchmarks/results/engine_profile_cpu.json; a part that is left out keeps what the file has.
 """
@@ -66,17 +66,15 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = {"rates": rates, "profiles": profiles, "kernels": kernels, "stacked": stacked}
     options.add_argument("--only", nargs="+", choices=list(parts), default=list(parts))
-    options.add_argument("--threads", type=int, help="of torch; by default all")
     chosen = options.parse_args()
-    if chosen.threads:
-        torch.set_num_threads(chosen.threads)
+    torch.set_num_threads(1)
     found = json.loads(PATH.read_text()) if PATH.exists() else {}
     found.pop("stamp", None)
     torch.manual_seed(SEED)
     for part in chosen.only:
         found[part] = parts[part]()
         print(json.dumps(found[part], indent=1))
-    record.write(PATH, found, seed=SEED, threads=torch.get_num_threads())
+    record.write(PATH, found, seed=SEED, threads=1)
 
 
 def rates() -> dict[str, dict[str, float]]:
@@ -98,9 +96,9 @@ def side_by_side(ways: dict[str, Callable[[], object]], n_rounds: int) -> dict[s
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(n_rounds + 1):
         for way, call in ways.items():
-            start = time.perf_counter()
+            start = time.process_time()
             call()
-            seconds[way].append(time.perf_counter() - start)
+            seconds[way].append(time.process_time() - start)
     return {way: times[1:] for way, times in seconds.items()}  # the first one warms up
 
 

@@ -2,11 +2,14 @@
 
     python -m benchmarks.speed.engine_profile [--only profiles kernels ...]
 
-On one thread, in seconds of its processor, which other work on the machine disturbs less than the clock. Four parts. "rates": GFLOP/s of a float32 and a bfloat16 matrix product by torch, and by a convolution of one pixel.
-"profiles": share of the time by kind of operation, and the GFLOP/s at which the counted arithmetic of the passes runs,
-over all the time and over the time of products and convolutions alone. "kernels": each part of a pass by the kernel that
-`skjepa.jacobian.input_gradients` takes and by others, one after the other in every round. "stacked": whole scores with
-the cotangents stacked by `torch.vmap`. The median of the ratios counts, above 1 where the way taken is faster.
+On one thread, in seconds of its processor, which other work on the machine disturbs less than the clock. Four parts:
+
+- rates: GFLOP/s of a float32 and a bfloat16 matrix product by torch, and by a convolution of one pixel.
+- profiles: share of the time by kind of operation, and the GFLOP/s at which the counted arithmetic of the passes runs,
+  over all the time and over the time of products and convolutions alone.
+- kernels: each part of a pass by the kernel that `skjepa.jacobian.input_gradients` takes and by others, one after the
+  other in every round. The median of the ratios counts, above 1 where the way taken is faster.
+- stacked: in the same way, whole scores with the cotangents stacked by `torch.vmap`.
 
 Writes benchmarks/results/engine_profile_cpu.json; a part that is left out keeps what the file has.
 """

@@ -185,9 +185,9 @@ def convolutions_are_faster(n_threads: int) -> bool:
     """Whether this processor multiplies float32 matrices clearly faster by convolutions: a few milliseconds, once."""
     if not torch.backends.mkldnn.is_available():
         return False
-    rows, weight = torch.ones(512, 512), torch.ones(512, 512)
+    rows = weight = torch.ones(512, 512, dtype=torch.float32, device="cpu")
     ways = (lambda: rows @ weight, lambda: product_by_convolution(rows, weight[:, :, None, None]))
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
         seconds = [min(_seconds(way) for _ in range(7)) for way in ways]
     return seconds[0] > _CLEARLY_FASTER * seconds[1]
 

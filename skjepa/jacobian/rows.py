@@ -122,7 +122,7 @@ def _reverse(
     on_pass: Callable[[int, int], None] | None,
 ) -> Tensor:
     n_samples = len(outputs) // copies
-    rows = torch.empty(n_samples, n_rows, *leaf.shape[1:], dtype=leaf.dtype, device=leaf.device)
+    rows = leaf.new_empty(n_samples, n_rows, *leaf.shape[1:])
     for start in range(0, n_rows, copies):
         stop = min(start + copies, n_rows)
         cotangents = torch.zeros_like(outputs)

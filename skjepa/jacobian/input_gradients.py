@@ -5,7 +5,6 @@ shape: `torch.nn.grad.conv2d_input` and torch's own rule pass the whole input to
 """
 
 import functools
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from skjepa._utils.hardware import processor
+
 _FEW_CHANNELS = 4  # of an input: kernels for the gradient of a convolution are made for many
 _ROWS_FOR_A_MATRIX = 16  # of a batch: to build the matrix of a convolution takes as long as some passes
 _LARGEST_MATRIX = 2**22
 _LAST = torch.channels_last
 _WORTHWHILE = 2**23  # multiplications of a product, below which the call costs more than it gains
-_CLEARLY_FASTER = 1.25
 
 
 def has_few_channels(weight: Tensor, groups: int) -> bool:
@@ -151,7 +151,7 @@ def of_linear(weight: Tensor) -> Callable[[Tensor], Tensor]:
     """Maps the gradient at the output of a linear layer, (..., C_out), to that at its input, (..., C_in).
 
     On some processors torch's matrix products of float32 reach half the rate of its convolutions: MKL takes AVX2 where
-    oneDNN takes AVX-512. A product is a convolution of one pixel as well, and goes there where that is clearly faster.
+    oneDNN takes AVX-512. A product is a convolution of one pixel as well, and goes there on such a processor.
     """
     if not _takes_convolutions(weight):
         return lambda gradient: gradient @ weight
@@ -168,7 +168,7 @@ def of_linear(weight: Tensor) -> Callable[[Tensor], Tensor]:
 
 def _takes_convolutions(weight: Tensor) -> bool:
     is_single = weight.dtype == torch.float32 and weight.device.type == "cpu"
-    return is_single and convolutions_are_faster(torch.get_num_threads())
+    return is_single and convolutions_are_faster()
 
 
 def product_by_convolution(rows: Tensor, kernel: Tensor) -> Tensor:
@@ -181,18 +181,10 @@ def product_by_convolution(rows: Tensor, kernel: Tensor) -> Tensor:
 
 
 @functools.cache
-def convolutions_are_faster(n_threads: int) -> bool:
-    """Whether this processor multiplies float32 matrices clearly faster by convolutions: a few milliseconds, once."""
-    if not torch.backends.mkldnn.is_available():
-        return False
-    rows = weight = torch.ones(512, 512, dtype=torch.float32, device="cpu")
-    ways = (lambda: rows @ weight, lambda: product_by_convolution(rows, weight[:, :, None, None]))
-    with torch.no_grad(), torch.autocast("cpu", enabled=False):
-        seconds = [min(_seconds(way) for _ in range(7)) for way in ways]
-    return seconds[0] > _CLEARLY_FASTER * seconds[1]
+def convolutions_are_faster() -> bool:
+    """Whether this processor multiplies float32 matrices faster by convolutions: one of AMD's with AVX-512.
 
-
-def _seconds(call: Callable[[], object]) -> float:
-    start = time.thread_time()  # of this thread: others on the machine disturb it less than the clock
-    call()
-    return time.thread_time() - start
+    Told from its name and not by the clock: two runs have to take the same way, for the ways round differently.
+    """
+    has_avx512 = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return has_avx512 and "AMD" in processor()

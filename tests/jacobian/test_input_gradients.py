@@ -79,7 +79,7 @@ def test_convolutions_of_images_smaller_than_their_kernel(name):
 @pytest.mark.parametrize("faster", [False, True])
 @pytest.mark.parametrize("shape", [(1, 700, 96), (2, 20, 30, 96), (9, 96), (700, 96)])
 def test_linear_layers(monkeypatch, shape, faster):
-    monkeypatch.setattr(input_gradients, "convolutions_are_faster", lambda n_threads: faster)
+    monkeypatch.setattr(input_gradients, "convolutions_are_faster", lambda: faster)
     taken = []
     by_convolution = input_gradients.product_by_convolution
     monkeypatch.setattr(
@@ -92,7 +92,7 @@ def test_linear_layers(monkeypatch, shape, faster):
 
 
 def test_pointwise_convolutions_by_pixels(monkeypatch):
-    monkeypatch.setattr(input_gradients, "convolutions_are_faster", lambda n_threads: True)
+    monkeypatch.setattr(input_gradients, "convolutions_are_faster", lambda: True)
     weight = randn(64, 96, 1, 1, dtype=torch.float32)
     gradient = randn(3, 64, 20, 30, dtype=torch.float32, seed=1)
     how = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
@@ -105,7 +105,7 @@ def test_pointwise_convolutions_by_pixels(monkeypatch):
 
 
 def test_float64_and_slices_of_a_gradient(monkeypatch):
-    monkeypatch.setattr(input_gradients, "convolutions_are_faster", lambda n_threads: True)
+    monkeypatch.setattr(input_gradients, "convolutions_are_faster", lambda: True)
     weight = randn(96, 160)
     gradient = randn(700, 192)[:, ::2]
     assert torch.equal(input_gradients.of_linear(weight)(gradient), gradient @ weight)
@@ -113,11 +113,15 @@ def test_float64_and_slices_of_a_gradient(monkeypatch):
     torch.testing.assert_close(narrow.double(), gradient @ weight, rtol=1e-5, atol=1e-4)
 
 
-def test_whether_convolutions_are_faster_is_asked_once():
-    input_gradients.convolutions_are_faster.cache_clear()
-    answers = {input_gradients.convolutions_are_faster(1) for _ in range(3)}
-    assert len(answers) == 1
-    assert input_gradients.convolutions_are_faster.cache_info().misses == 1
+@pytest.mark.parametrize(
+    ("name", "capability", "faster"),
+    [("AMD EPYC", "AVX512", True), ("AMD EPYC", "AVX2", False), ("Intel(R) Xeon(R)", "AVX512", False)],
+)
+def test_the_way_is_told_by_the_processor(monkeypatch, name, capability, faster):
+    # By the clock two runs could take different ways, and their scores would differ by rounding.
+    monkeypatch.setattr(input_gradients, "processor", lambda: name)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert input_gradients.convolutions_are_faster.__wrapped__() is faster
 
 
 def test_positions_of_an_image():

@@ -47,6 +47,7 @@ NAMES = {
     "ViT-S/14": VIT,
     "ConvNeXt-T": "convnext_tiny",
 }
+BATCHES = {"bundled": MAX_BATCH, "EfficientNet-Lite0": MAX_BATCH // 2, "ViT-S/14": 8, "ConvNeXt-T": 8}
 SIDE = 224
 CALL_BATCHES = 5  # of the small encoder in a whole call: one takes less time than the call's fixed part varies
 BARE, MEASURED, CALL = "bare encoder", "measured batch", "whole call"
@@ -66,7 +67,7 @@ def main() -> None:
     results = {}
     for name in chosen.only or NAMES:
         encoder = encoder_of(name, chosen.weights if name == "EfficientNet-Lite0" else None)
-        batch = 4 if chosen.quick else MAX_BATCH if name == "bundled" else MAX_BATCH // 2
+        batch = 4 if chosen.quick else BATCHES[name]
         n_rounds = 2 if chosen.quick else {"bundled": 20, "EfficientNet-Lite0": 10}.get(name, 5)
         results[name] = compare(encoder, batch, n_rounds, chosen.device)
         print(

@@ -59,7 +59,7 @@ from skjepa.evaluation.comparison import SharedNormals, bootstrap, delong
 
 PASSES = (4, 16)
 ALPHA = 0.05
-FULL, QUICK = Sizes(1000, 500, 600, 250), Sizes(200, 60, 100, 40)
+FULL, QUICK = Sizes(1000, 400, 800, 300), Sizes(200, 60, 100, 40)
 OF_OTHERS = {"lite0": Sizes(200, 100, 100, 20), "vit-tiny": Sizes(150, 60, 80, 15)}
 SIDES = {"lite0": SIDE, "vit-tiny": 96}
 N_TIMED, ROUNDS = 8, 3
@@ -72,6 +72,7 @@ def main() -> None:
     options.add_argument("--encoder", default="bundled", help="a name of skjepa, a file, or vit-tiny or lite0")
     options.add_argument("--weights", type=Path, help="of lite0")
     options.add_argument("--most", type=int, help="no more random directions than these, in the place of all K")
+    options.add_argument("--no-hidden", action="store_true", help="leave out the passes at hidden stages")
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--resamples", type=int, default=500)
     options.add_argument("--cache", type=Path, help="keep what is measured here, and resume: 8 K^2 bytes an image")
@@ -85,7 +86,7 @@ def main() -> None:
         sets = (photographs if chosen.encoder == "lite0" else small_images)(folder, sizes, chosen.seed)
     ways, n_components = ways_of_output(encoder, sets.groups, PASSES, chosen.most, chosen.cache)
     reference = list(ways)[-1]
-    if not is_other:
+    if not (is_other or chosen.no_hidden):
         ways[f"{N_HIDDEN * 3} passes at hidden stages"] = way_of_hidden(encoder, sets.groups, ways[FORWARD].scores)
     results = {
         "n_components": n_components,

@@ -55,8 +55,8 @@ def ways_of_output(
     Every image is measured once, by all K directions or the most; what fewer of them see follows from its Gram matrix.
     Of a sketch of the most directions the first m are a sketch of m.
     """
-    widest: dict[str, Any] = {"method": "exact"} if most is None else {"method": "sketch", "n_directions": most}
-    measured = measure(encoder, groups, cache, **widest)
+    sketch = {} if most is None else {"method": "sketch", "n_directions": most}
+    measured = measure(encoder, groups, cache, **sketch)
     n_rows = measured["fit"].grams.shape[1]
     ways = {
         FORWARD: Way(0, extracting(method="forward"), judged({n: m.exact.forward_only() for n, m in measured.items()}))
@@ -66,7 +66,7 @@ def ways_of_output(
         seen = {name: part.seen_by(components, str(PassMethod("sketch", m))) for name, part in measured.items()}
         ways[f"{m} passes"] = Way(m, extracting(method="sketch", n_directions=m), judged(seen))
     whole = {name: part.exact for name, part in measured.items()}
-    ways[f"{n_rows} passes"] = Way(n_rows, extracting(**widest), judged(whole))
+    ways[f"{n_rows} passes"] = Way(n_rows, extracting(**sketch or {"method": "exact"}), judged(whole))
     return ways, whole["fit"].meta["n_components"]
 
 

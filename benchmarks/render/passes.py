@@ -71,7 +71,7 @@ def _share(row: dict, way: str, reference: str) -> str:
     return "" if way == reference else f"{row['differ']:.1%}"
 
 
-ENCODERS = {"bundled": "value_of_passes", "lite0": "value_of_passes_lite0", "vit": "value_of_passes_vit"}
+ENCODERS = {"bundled": "value_of_passes"}
 PAGE: dict[str, Callable[[], str]] = {
     f"passes-{encoder}-{table.__name__.replace('_', '-')}": partial(table, name)
     for encoder, name in ENCODERS.items()

@@ -1,5 +1,6 @@
 """README and examples are run as a reader would run them."""
 
+import json
 import re
 import runpy
 import tempfile
@@ -125,3 +126,7 @@ def test_tables_are_those_of_the_measured_json():
     for document, tables in render.TABLES.items():
         text = (ROOT / document).read_text()
         assert render.rendered(text, {name: table() for name, table in tables.items()}) == text, document
+
+
+def test_the_bill_has_the_measured_auroc():
+    assert json.loads(render.AUROC_OF_PASSES.read_text()) == render.passes.of_the_command_line()

@@ -7,6 +7,7 @@ A table stands between `<!-- name -->` and `<!-- /name -->`.
 """
 
 import argparse
+import json
 import re
 import shutil
 import tempfile
@@ -34,6 +35,7 @@ from skjepa.evaluation.benchmark_result import markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = IMAGES / "demo.png"
+AUROC_OF_PASSES = ROOT / "skjepa" / "cli" / "value_of_passes.json"
 
 
 def main() -> None:
@@ -41,6 +43,7 @@ def main() -> None:
     options.add_argument("--demo", action="store_true")
     if options.parse_args().demo:
         keep_demo()
+    AUROC_OF_PASSES.write_text(json.dumps(passes.of_the_command_line(), indent=1) + "\n")
     for document, tables in TABLES.items():
         path = ROOT / document
         path.write_text(rendered(path.read_text(), {name: table() for name, table in tables.items()}))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from statistics import fmean
 
 from benchmarks.common.markdown import read
 from skjepa.evaluation.benchmark_result import markdown
@@ -72,6 +73,22 @@ def _share(row: dict, way: str, reference: str) -> str:
 
 
 ENCODERS = {"bundled": "value_of_passes"}
+TRAINED = ("bundled", "lite0")  # AUROC of random weights says nothing of other encoders
+
+
+def of_the_command_line() -> dict[str, dict[str, float]]:
+    """Encoder -> number of passes -> mean AUROC over all sets: what `skjepa.cli.bill` says that fewer passes lose."""
+    found = {encoder: read(ENCODERS[encoder]) for encoder in TRAINED if encoder in ENCODERS}
+    return {
+        encoder: {
+            str(cost["passes"]): round(fmean(row[way]["auroc"] for row in result["sets"].values()), 4)
+            for way, cost in result["ways"].items()
+            if way in result["normal"]
+        }
+        for encoder, result in found.items()
+    }
+
+
 PAGE: dict[str, Callable[[], str]] = {
     f"passes-{encoder}-{table.__name__.replace('_', '-')}": partial(table, name)
     for encoder, name in ENCODERS.items()

@@ -9,7 +9,8 @@ the exact log-volume is predicted by ridge regression
 - of what the sketch lacks on z and the log singular values: the correction of skjepa.learn_directions ("sketch");
 - of the same on these and on the hidden layers that the forward pass reads, means and logarithms of deviations, so
   scaled that both groups have the same variance ("layers added");
-- of what the first leaves out of fold on the layers alone, added to it ("control variate");
+- of what the first leaves out of fold on the layers alone, added to it ("control variate", the correction where there
+  are layers);
 - by the mean of the first and the second ("half");
 - on z and the layers, without directions ("layers alone").
 
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
-from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import VotingRegressor
 from sklearn.linear_model import RidgeCV
@@ -43,6 +44,7 @@ from benchmarks.common.grams import Measured, measure
 from benchmarks.common.image_sets import folders_of
 from skjepa import Extraction, load_encoder
 from skjepa.extraction.learned_directions import N_EXACT
+from skjepa.jacobian.control_variate import TwoStageRidge, activations, deviation_floors
 from skjepa.jacobian.directions import random_directions
 from skjepa.jacobian.volume import log_volume
 from skjepa.scores.densities import ConditionalDensity, SpectrumDensity
@@ -51,7 +53,6 @@ from skjepa.scores.model import AUTO_FLOOR
 
 M = (4, 8, 16, 32)
 FULL, QUICK = Sizes(1000, 400, 800, 300), Sizes(120, 60, 40, 15)
-FLOOR_OF_DEVIATIONS = 1e-2  # of the median of a layer: what lies below is as good as constant
 Values = dict[str, NDArray[np.float64]]
 """By name of the set."""
 
@@ -87,7 +88,8 @@ def judge(measured: dict[str, Measured], seeds: int, n_exact: int) -> Iterator[d
     fit = measured["fit"].exact
     floor = AUTO_FLOOR * float(np.median(fit.spectra[..., 0]))
     exact = {name: log_volume(part.exact.spectra, floor=floor)[:, 0] for name, part in measured.items()}
-    layers = {name: activations(part.exact, fit) for name, part in measured.items()}
+    floors = deviation_floors(fit.layers)
+    layers = {name: activations(part.exact.layers, floors, len(part.exact)) for name, part in measured.items()}
     forward = scored({name: part.exact.forward_only() for name, part in measured.items()})
     logs = {name: np.log(np.maximum(part.exact.spectra[:, 0], floor)) for name, part in measured.items()}
     joint = default(forward, measured, exact, logs)
@@ -117,32 +119,6 @@ def folds() -> KFold:
     return KFold(5, shuffle=True, random_state=0)
 
 
-def activations(extraction: Extraction, fit: Extraction) -> NDArray[np.float64]:
-    """Means and logarithms of deviations of all layers side by side."""
-    columns = []
-    for name, values in extraction.layers.items():
-        mean, deviation = np.split(values.astype(np.float64), 2, axis=1)
-        least = FLOOR_OF_DEVIATIONS * float(np.median(np.split(fit.layers[name], 2, axis=1)[1]))
-        columns += [mean, np.log(np.maximum(deviation, least))]
-    return np.hstack(columns)
-
-
-class ControlVariate(RegressorMixin, BaseEstimator):
-    """Ridge regression on the first columns, and of what it leaves out of fold on the others."""
-
-    def __init__(self, n_first: int) -> None:
-        self.n_first = n_first
-
-    def fit(self, X: NDArray[np.float64], y: NDArray[np.float64]) -> "ControlVariate":
-        first, others = X[:, : self.n_first], X[:, self.n_first :]
-        left = y - cross_val_predict(ridge(), first, y, cv=folds())
-        self.first_, self.second_ = ridge().fit(first, y), ridge().fit(others, left)
-        return self
-
-    def predict(self, X: NDArray[np.float64]) -> NDArray[np.float64]:
-        return self.first_.predict(X[:, : self.n_first]) + self.second_.predict(X[:, self.n_first :])
-
-
 def ridge() -> Any:
     return make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(-2, 6, 17)))
 
@@ -157,7 +133,7 @@ def models(n_sketch: int, logs: Values, n_components: int) -> dict[str, tuple[An
     return {
         "sketch": (sketch, raw),
         "layers added": (added, raw),
-        "control variate": (ControlVariate(n_sketch), raw),
+        "control variate": (TwoStageRidge(n_sketch), raw),
         "half": (VotingRegressor([("sketch", sketch), ("added", added)]), raw),
         "layers alone": (make_pipeline(ColumnTransformer(alone), ridge()), nothing),
     }

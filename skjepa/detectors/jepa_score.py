@@ -234,7 +234,7 @@ class JEPAScoreDetector(MappingDetector):
             correction, directions = fitted.model.correction, fitted.directions or self._given_directions
             if correction is None:
                 continue
-            if directions is None or len(correction.coef) != sum(directions.components.shape):
+            if directions is None or not directions.has_made(correction):
                 raise ValueError("the correction is not one of the directions")
 
     def _check_settings(self, ids: NDArray[np.str_], seed: int) -> None:
@@ -273,7 +273,8 @@ class JEPAScoreDetector(MappingDetector):
                 self.encoder_ = self.encoder_ or encoder
             used = encoder or self._frozen()
             if self._learns_directions:
-                learned = learn_directions(used, samples, self.n_directions, **self._options(seed))
+                options = self._options(seed) | {"layers": self.layers}
+                learned = learn_directions(used, samples, self.n_directions, **options)
             extraction = self._extract(used, samples, seed, directions=learned, memory=self._memory_of(encoder))
         given = self._given_directions or learned
         model = fit_score(

@@ -67,13 +67,14 @@ def learn_directions(
     random_state : int, RandomState or Generator, optional
         Seeds the draw, the directions and the views.
     **options
-        Of `extract`: views, transform, device, memory_budget, n_jobs, on_error, progress.
+        Of `extract`: layers, views, transform, device, memory_budget, n_jobs, on_error, progress. Hidden layers, where
+        there are any, help the correction of samples whose layers are read as well.
 
     Returns
     -------
     Directions
-        For ``extract(..., method=)`` and ``JEPAScoreDetector(method=)``. It keeps no sample, only the embeddings and
-        singular values of those that were measured.
+        For ``extract(..., method=)`` and ``JEPAScoreDetector(method=)``. It keeps no sample, only the embeddings,
+        hidden layers and singular values of those that were measured.
 
     Raises
     ------
@@ -103,20 +104,22 @@ def learn_directions(
     _require_enough(len(chosen), n_directions or 1)
     kinds: dict[str, type[_NoGram | _EachGram | _MeanGram]] = {"learned": _EachGram, "principal": _MeanGram}
     grams = kinds.get(choice, _NoGram)()
-    exact = extract(encoder, chosen, layers=None, random_state=seed, observe=grams.add, **options)
+    exact = extract(encoder, chosen, random_state=seed, observe=grams.add, **options)
     n_directions = check_number_of_directions(n_directions, exact.embeddings.shape[1])
     assert n_directions is not None  # K is known
     _require_enough(len(exact), n_directions)
     components = grams.directions(exact, n_directions, seed)
     bare = Directions(components, encoder.fingerprint)
     readable = chosen[np.isin(chosen.ids, exact.ids)]
-    seen = extract(encoder, readable, layers=None, random_state=seed, method=bare, **options)
+    seen = extract(encoder, readable, random_state=seed, method=bare, **{**options, "layers": None})
+    has_deviations = exact.meta.get("layers_pooled", False)  # layers of tables have none
     return replace(
         bare,
         embeddings=exact.embeddings,
         singular_values=exact.spectra,
         subspace_values=seen.spectra,
         view_settings=ViewSettings(views=exact.meta["views"], transform=exact.meta["transform"]),
+        layers={name: values.astype(np.float32) for name, values in exact.layers.items() if has_deviations},
     )
 
 

@@ -61,11 +61,13 @@ def jepa_score(
             raise TypeError(f"{', '.join(options)}: an Extraction keeps the settings it was made with")
         extraction = X
     else:
-        extraction = extract(encoder, X, **{"layers": None, **options})
+        method = options.get("method")
+        layers = list(method.layers) if isinstance(method, Directions) else None
+        extraction = extract(encoder, X, **{"layers": layers or None, **options})
     directions = options.get("method")
     if isinstance(directions, Directions) and directions.n_exact:
-        correction = directions.correction(floor, rank)
-        scores = combine_views(correction.log_volume(extraction.embeddings, extraction.spectra))
+        correction = directions.correction(floor, rank, extraction.layers)
+        scores = combine_views(correction.log_volume(extraction.embeddings, extraction.spectra, extraction.layers))
         return extraction.aligned(scores)
     if PassMethod.parse(extraction.meta.get("method")).kind == "subspace":
         raise ValueError(

@@ -1,22 +1,21 @@
 """Fewer passes: m output directions in the place of all K, and a regression that tells what they leave out."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.linear_model import RidgeCV
-from sklearn.model_selection import GroupKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.model_selection import cross_val_predict
 
 from skjepa._utils.statistics import affine, spearman
 from skjepa._utils.validation import check_integer
+from skjepa.jacobian.control_variate import TwoStageRidge, activations, deviation_floors, folds
 from skjepa.jacobian.pass_method import PassMethod
 from skjepa.jacobian.volume import PAPER_FLOOR, log_volume
 from skjepa.persistence.folder import portable
-from skjepa.persistence.schema import Above, Mark
+from skjepa.persistence.schema import Above, Mark, MayLack
 
 DEFAULT_SHARE = 4
 """m = K / 4 where no number of directions is given; docs/results/fewer-passes.md has the curve."""
@@ -26,9 +25,6 @@ MIN_EXACT = 50
 
 EXACT_A_DIRECTION = 3
 
-_N_FOLDS = 5
-_ALPHAS = np.logspace(-2, 4, 13)
-
 
 @portable
 @dataclass(frozen=True, eq=False)
@@ -36,18 +32,21 @@ class Correction:
     r"""Exact log-volume from an embedding z and the m singular values of U^T J, by ridge regression.
 
     The regression is of what the log-volume of U^T J lacks, on z and on the logarithms of the singular values, so that
-    with m = K nothing is changed.
+    with m = K nothing is changed. Where hidden layers were read, a second one tells from them what the first leaves.
 
     Attributes
     ----------
     floor, rank : float, int
         Of the log-volume that is predicted, and of that of U^T J.
-    intercept, coef : float, array of shape (K + m,)
-        What is added to the log-volume of U^T J: affine in (z, log singular values).
+    intercept, coef : float, array of shape (K + m + W,)
+        What is added to the log-volume of U^T J: affine in z, log singular values, and of each layer the means and the
+        logarithms of deviations of its channels.
     residual_ : float
         Root mean square of exact less predicted log-volume, in nats, out of fold.
     spearman_ : float
         Rank correlation of exact and predicted, out of fold.
+    deviation_floors : dict of layer -> float
+        The layers that are used, and what their deviations are at the least; empty where none are.
     """
 
     floor: Annotated[float, Above(0)]
@@ -56,12 +55,29 @@ class Correction:
     coef: Annotated[NDArray[np.float64], "features", Above(-1e100, below=1e100)]
     residual_: float
     spearman_: float
+    deviation_floors: MayLack[dict[str, Annotated[float, Above(0)]]] = field(default_factory=dict)
 
-    def log_volume(self, embeddings: ArrayLike, sigma: ArrayLike) -> NDArray[np.float64]:
-        """Predicted exact log-volume in nats, (n, V), of embeddings (n, K) and singular values of U^T J, (n, V, m)."""
+    @classmethod
+    def from_portable_state(cls, state: dict[str, Any], given: dict[str, Any]) -> "Correction":
+        return cls(**state)  # those of earlier versions lack the last attribute
+
+    def log_volume(
+        self, embeddings: ArrayLike, sigma: ArrayLike, layers: Mapping[str, NDArray[Any]] | None = None
+    ) -> NDArray[np.float64]:
+        """Predicted exact log-volume in nats, (n, V).
+
+        Parameters
+        ----------
+        embeddings : array of shape (n, K)
+        sigma : array of shape (n, V, m)
+            Singular values of U^T J.
+        layers : dict of layer -> array of shape (n, 2 C), optional
+            Those of `skjepa.Extraction`, where the correction uses some.
+        """
         sigma = np.asarray(sigma, dtype=np.float64)
         raw = log_volume(sigma, floor=self.floor, rank=self.rank)
-        return raw + self.intercept + _features(embeddings, sigma, self.floor) @ self.coef
+        rows = _features(embeddings, sigma, self.floor, layers or {}, self.deviation_floors)
+        return raw + self.intercept + rows @ self.coef
 
 
 class ViewSettings(TypedDict):
@@ -89,6 +105,8 @@ class Directions:
         have no correction.
     singular_values, subspace_values : arrays of shape (n, V, R) and (n, V, m), or None
         Of J, and of U^T J.
+    layers : dict of layer -> array of shape (n, 2 C)
+        Hidden layers of those samples, as `skjepa.Extraction` has them; empty where none were read.
     view_settings : dict or None
         ``views`` and ``transform`` of those samples, as the meta of their extraction has them.
     """
@@ -99,6 +117,11 @@ class Directions:
     singular_values: Annotated[NDArray[np.float64], "s V R"] | None = None
     subspace_values: Annotated[NDArray[np.float64], "s V m"] | None = None
     view_settings: ViewSettings | None = None
+    layers: MayLack[dict[str, Annotated[NDArray[np.float32], "s _"]]] = field(default_factory=dict)
+
+    @classmethod
+    def from_portable_state(cls, state: dict[str, Any], given: dict[str, Any]) -> "Directions":
+        return cls(**state)  # those of earlier versions lack the last attribute
 
     @property
     def n_directions(self) -> int:
@@ -134,7 +157,9 @@ class Directions:
     def __deepcopy__(self, memo: dict) -> "Directions":
         return self
 
-    def correction(self, floor: float = PAPER_FLOOR, rank: int | None = None) -> Correction:
+    def correction(
+        self, floor: float = PAPER_FLOOR, rank: int | None = None, layers: Mapping[str, Any] | None = None
+    ) -> Correction:
         """Learn the exact log-volume at a floor and rank from z and U^T J: cheap, no pass.
 
         Parameters
@@ -142,6 +167,8 @@ class Directions:
         floor : float
         rank : int, optional
             As of `skjepa.jacobian.log_volume`; by default all R.
+        layers : dict of layer -> array, optional
+            Of samples to come: hidden layers are used if these have all that the directions were learned with.
 
         Raises
         ------
@@ -153,16 +180,24 @@ class Directions:
         rank = self.singular_values.shape[2] if rank is None else rank
         exact = log_volume(self.singular_values, floor=floor, rank=rank)
         raw = log_volume(self.subspace_values, floor=floor, rank=rank)
-        features = _features(self.embeddings, self.subspace_values, floor)
+        floors = deviation_floors(self.layers) if self.layers.keys() <= set(layers or ()) else {}
+        features = _features(self.embeddings, self.subspace_values, floor, self.layers, floors)
         lacking, rows = (exact - raw).ravel(), features.reshape(-1, features.shape[-1])
-        regression = make_pipeline(StandardScaler(), RidgeCV(alphas=_ALPHAS))
         samples = np.repeat(np.random.default_rng(0).permutation(len(exact)), exact.shape[1])
-        folds = GroupKFold(min(_N_FOLDS, len(exact)))  # the views of a sample are not independent
-        predicted = raw.ravel() + cross_val_predict(regression, rows, lacking, groups=samples, cv=folds)
-        regression.fit(rows, lacking)
+        regression = TwoStageRidge(sum(self.components.shape))
+        known = {"params": {"samples": samples}, "groups": samples, "cv": folds(samples)}
+        predicted = raw.ravel() + cross_val_predict(regression, rows, lacking, **known)
+        regression.fit(rows, lacking, samples=samples)
         intercept, coef = affine(regression, rows.shape[1])
         residual = float(np.sqrt(np.mean((exact.ravel() - predicted) ** 2)))
-        return Correction(floor, rank, intercept, coef, residual, spearman(exact.ravel(), predicted))
+        return Correction(floor, rank, intercept, coef, residual, spearman(exact.ravel(), predicted), floors)
+
+    def has_made(self, correction: Correction) -> bool:
+        """Whether a correction is of so many directions and layers as these have."""
+        if not correction.deviation_floors.keys() <= self.layers.keys():
+            return False
+        n_activations = sum(self.layers[name].shape[1] for name in correction.deviation_floors)
+        return len(correction.coef) == sum(self.components.shape) + n_activations
 
 
 def random_directions(n_components: int, n_directions: int, *, seed: int = 0) -> Directions:
@@ -214,8 +249,15 @@ def check_number_of_directions(n_directions: Any, n_components: int | None = Non
     return n_directions
 
 
-def _features(embeddings: ArrayLike, sigma: NDArray[np.float64], floor: float) -> NDArray[np.float64]:
-    """Embedding and log singular values of each view side by side, (n, V, K + m)."""
-    z = np.asarray(embeddings, dtype=np.float64)[:, None]
+def _features(
+    embeddings: ArrayLike,
+    sigma: NDArray[np.float64],
+    floor: float,
+    layers: Mapping[str, NDArray[Any]],
+    floors: Mapping[str, float],
+) -> NDArray[np.float64]:
+    """Embedding, log singular values and activations of each view side by side, (n, V, K + m + W)."""
+    z = np.asarray(embeddings, dtype=np.float64)
     logs = np.log(np.maximum(sigma, floor))
-    return np.concatenate([np.broadcast_to(z, (*logs.shape[:2], z.shape[2])), logs], axis=2)
+    parts = (z[:, None], logs, activations(layers, floors, len(z))[:, None])
+    return np.concatenate([np.broadcast_to(part, (*logs.shape[:2], part.shape[2])) for part in parts], axis=2)

@@ -105,7 +105,8 @@ class ScoreModel:
     def volumes(self, extraction: Extraction) -> NDArray[np.float64]:
         """Log-volume of each view in nats, (n_samples, V)."""
         if self.correction is not None:
-            return self.correction.log_volume(extraction.embeddings, extraction.spectra)
+            extraction.require_layers(self.correction.deviation_floors)
+            return self.correction.log_volume(extraction.embeddings, extraction.spectra, extraction.layers)
         return log_volume(extraction.spectra, floor=self.floor, rank=self.rank)
 
     def volume(self, extraction: Extraction) -> NDArray[np.float64]:
@@ -238,7 +239,7 @@ def fit_score_model(
     floor = _learn_floor(sigma, floor)
     model = ScoreModel(formula, floor, _learn_rank(sigma, floor, rank))
     if directions is not None and directions.n_exact:
-        model.correction = directions.correction(floor, model.rank)
+        model.correction = directions.correction(floor, model.rank, extraction.layers)
     warn_if_floor_is_noise(sigma, floor=floor, rank=model.rank, eps=extraction.eps)
     if formula == "jepa":
         return model

@@ -1,0 +1,77 @@
+"""What hidden layers tell of the log-volume that a few directions do not: a regression on what a first one leaves."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+N_FOLDS = 5
+_ALPHAS = np.logspace(-2, 4, 13)
+_ALPHAS_OF_LAYERS = np.logspace(-2, 6, 17)
+_SMALL = 1e-2  # of the mean of a layer's deviations: what lies below is as good as constant
+
+
+class TwoStageRidge(RegressorMixin, BaseEstimator):
+    """Ridge regression on the first columns, and of what it leaves out of fold on the others.
+
+    The first is learned as if there were no others, so that these change nothing but what it cannot tell. One
+    regression on all of them leans on the others even where they are wrong, far from the samples that it was learned
+    from (benchmarks/accuracy/activations.py).
+
+    Parameters
+    ----------
+    n_first : int
+        Columns of the first stage. Where there are no others, there is no second.
+    """
+
+    def __init__(self, n_first: int) -> None:
+        self.n_first = n_first
+
+    def fit(self, X: ArrayLike, y: ArrayLike, samples: ArrayLike | None = None) -> "TwoStageRidge":
+        """Learn from rows (n, p) and targets (n,); equal numbers in `samples` (n,) mark rows of one sample."""
+        rows, target = np.asarray(X), np.asarray(y)
+        samples = np.arange(len(rows)) if samples is None else np.asarray(samples)
+        first, others = rows[:, : self.n_first], rows[:, self.n_first :]
+        self.stages_ = [_ridge(_ALPHAS).fit(first, target)]
+        if others.shape[1]:
+            unseen = cross_val_predict(_ridge(_ALPHAS), first, target, groups=samples, cv=folds(samples))
+            self.stages_.append(_ridge(_ALPHAS_OF_LAYERS).fit(others, target - unseen))
+        return self
+
+    def predict(self, X: ArrayLike) -> NDArray[np.float64]:
+        rows = np.asarray(X)
+        parts = (rows[:, : self.n_first], rows[:, self.n_first :])
+        return np.sum([stage.predict(part) for stage, part in zip(self.stages_, parts, strict=False)], axis=0)
+
+
+def folds(samples: NDArray[np.integer]) -> GroupKFold:
+    """Rows of one sample, its views, are not independent and stay together."""
+    return GroupKFold(min(N_FOLDS, len(np.unique(samples))))
+
+
+def deviation_floors(layers: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+    """Of each layer that has means and deviations of its channels, the least deviation that counts.
+
+    Layers of another kind, vectors, are left out: those whose later half is negative somewhere.
+    """
+    deviations = {name: values[:, values.shape[1] // 2 :].astype(np.float64) for name, values in layers.items()}
+    return {name: float(_SMALL * found.mean()) or 1.0 for name, found in deviations.items() if (found >= 0).all()}
+
+
+def activations(layers: Mapping[str, NDArray[Any]], floors: Mapping[str, float], n_samples: int) -> NDArray[np.float64]:
+    """Means and logarithms of deviations of these layers side by side, (n_samples, W): of none, (n_samples, 0)."""
+    columns = [np.empty((n_samples, 0))]
+    for name, floor in floors.items():
+        mean, deviation = np.split(np.asarray(layers[name], dtype=np.float64), 2, axis=1)
+        columns += [mean, np.log(np.maximum(deviation, floor))]
+    return np.hstack(columns)
+
+
+def _ridge(alphas: NDArray[np.float64]) -> Any:
+    return make_pipeline(StandardScaler(), RidgeCV(alphas=alphas))

@@ -44,7 +44,7 @@ from skjepa.jacobian.volume import PAPER_FLOOR, log_volume
 SEED = 0
 ENCODERS = ["bundled", "ResNet-14", "ViT-S/14"]
 VIT = "vit_small_patch14_dinov2.lvd142m"
-SUSTAINED = 5.0  # seconds of products of one shape
+SUSTAINED = 3.0  # seconds of products of one shape
 PROJECTED = 8  # the projection trick takes K / 8 random directions of the output
 
 

@@ -44,7 +44,7 @@ OUTPUT_WEIGHT = 0.5
 VOLUME_WEIGHT = 0.125
 """Of the terms of the Jacobian together, where backward passes were made."""
 
-LOCAL_WEIGHT = 4.0
+LOCAL_WEIGHT = 8.0
 """Of the oddest positions of a picture, where positions are read: whoever reads them looks for what is small."""
 
 FAR_OFF = 10.0
@@ -62,7 +62,7 @@ class LayeredScore:
     With r(E) = -log P(E' >= E), `Tail`, of a value E among those of fit samples that were left out,
 
         score = -[ mean over layers of r(c_l)  +  1/2 mean(r(direction), r(neighbours))
-                   +  1/8 mean(r(-log q(s given z)), r(-log q(sigma given z)))  +  4 r(local) ]
+                   +  1/8 mean(r(-log q(s given z)), r(-log q(sigma given z)))  +  8 r(local) ]
 
     c_l: `LayerChain`, whose last layer is the embedding z. Direction: Mahalanobis distance of z / norm z. Neighbours:
     mean distance from z / norm z to the nearest fit samples, sqrt(n) of n, from 5 to 50. The third: what

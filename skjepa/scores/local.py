@@ -15,7 +15,7 @@ from skjepa.persistence.folder import portable
 from skjepa.persistence.schema import Above
 from skjepa.scores.tail import Tail
 
-MAX_AXES = 128
+MAX_AXES = 150
 """Of the channels at a position, whitened principal axes."""
 
 OWN_SHARE = 0.5

@@ -7,7 +7,9 @@ from skjepa.evaluation.benchmark_result import markdown
 def profile_table() -> str:
     """Shares of the time by kind of operation, and the rate of the arithmetic."""
     found = read("engine_profile_cpu")
-    cases = found["profiles"]
+    cases = found.get("profiles", [])
+    if not cases:
+        return "(not measured yet: `python -m benchmarks.speed.engine_profile --only profiles stacked`)"
     heading = [f"{c['encoder']}, batch {c['batch']}, {c['precision']}" for c in cases]
     kinds = [[kind, *(f"{c['shares'][kind]:.0%}" for c in cases)] for kind in cases[0]["shares"]]
     of_products = [found["rates"][c["precision"]] for c in cases]
@@ -26,7 +28,7 @@ def tried_table() -> str:
     """Every way that was tried of a part, as a multiple of the time of the way taken."""
     found = read("engine_profile_cpu")
     rows = []
-    for case in [*found["kernels"], *found["stacked"]]:
+    for case in [*found["kernels"], *found.get("stacked", [])]:
         ways = ", ".join(f"{way} {ratio:.2f}" for way, ratio in case["times_as_long"].items())
         part = case.get("part") or f"{case['encoder']}, whole scores, batch {case['batch']}"
         rows.append([part, case["precision"], case.get("layout", ""), f"{case['ms']:.2f}", ways])

@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-PADIM_LAYERS = ("blocks.1", "blocks.2", "blocks.4")
-"""Of EfficientNet-Lite0: strides 4, 8 and 16, as layer1, layer2 and layer3 of the ResNets that PaDiM was made with."""
-PATCHCORE_LAYERS = ("blocks.2", "blocks.4")
+BACKBONE = "tf_efficientnet_lite0"
+PADIM_LAYERS = (1, 2, 3)
+"""Of timm's feature maps: strides 4, 8 and 16, as layer1, layer2 and layer3 of the ResNets that PaDiM was made with."""
+PATCHCORE_LAYERS = (2, 3)
 """Strides 8 and 16, as its layer2 and layer3."""
 PADIM_FEATURES = 100
 _BATCH = 16
@@ -28,8 +29,8 @@ def padim(module: nn.Module, train: Sequence[Tensor], test: Sequence[Tensor], se
     from anomalib.models.image.padim.torch_model import PadimModel
 
     torch.manual_seed(seed)
-    model = PadimModel(module, list(PADIM_LAYERS), pre_trained=False, n_features=PADIM_FEATURES)
-
+    model = PadimModel(BACKBONE, list(PADIM_LAYERS), pre_trained=False, n_features=PADIM_FEATURES)
+    _give_weights(model, module)
     return _scored(model, train, test, model.fit, lambda: (model.gaussian.mean, model.gaussian.inv_covariance))
 
 
@@ -38,8 +39,15 @@ def patchcore(module: nn.Module, train: Sequence[Tensor], test: Sequence[Tensor]
     from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
     torch.manual_seed(seed)
-    model = PatchcoreModel(list(PATCHCORE_LAYERS), module, pre_trained=False)
+    model = PatchcoreModel(list(PATCHCORE_LAYERS), BACKBONE, pre_trained=False)
+    _give_weights(model, module)
     return _scored(model, train, test, lambda: model.subsample_embedding(share), lambda: (model.memory_bank,))
+
+
+def _give_weights(model: Any, module: nn.Module) -> None:
+    """anomalib builds the network by its name; it has the first stages of ours, under the same names."""
+    network, weights = model.feature_extractor.feature_extractor, module.state_dict()
+    network.load_state_dict({name: weights[name] for name in network.state_dict()})
 
 
 def _scored(

@@ -1,0 +1,5 @@
+"""A detector in production: streams, drift, what to do after a shift."""
+
+from skjepa._lazy import doors
+
+__getattr__, __dir__, __all__ = doors(__name__, __file__)

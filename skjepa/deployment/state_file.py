@@ -1,0 +1,64 @@
+"""What a monitor knows, as one JSON file: written whole or not at all, and looked at before it is believed."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skjepa._utils.files import written_whole
+
+FORMAT = 1
+
+
+def write_state(path: str | os.PathLike, kind: str, state: dict[str, Any]) -> Path:
+    """Write the state of an object of class `kind`; no NaN."""
+    path = Path(path)
+    text = json.dumps({"format": FORMAT, "class": kind, **state}, allow_nan=False)
+    with written_whole(path) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def read_state(path: str | os.PathLike, kind: str, names: set[str]) -> dict[str, Any]:
+    """What `write_state` wrote, with exactly these names.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        No such file; no JSON, another class or format, or other names.
+    """
+    try:
+        state = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no file {path}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(state, dict) or state.pop("class", None) != kind:
+        raise ValueError(f"{path} holds no {kind}")
+    if (found := state.pop("format", None)) != FORMAT:
+        raise ValueError(f"{path} is of format {found!r}; this version reads {FORMAT}")
+    if state.keys() != names:
+        raise ValueError(
+            f"{path} is damaged: it should hold {', '.join(sorted(names))}; got {', '.join(sorted(state))}"
+        )
+    return state
+
+
+def numbers_of(name: str, values: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Finite numbers of a state, of that shape; -1 stands for any length.
+
+    Raises
+    ------
+    ValueError
+    """
+    try:
+        array = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be numbers") from None
+    fits = array.ndim == len(shape) and all(a in (b, -1) or b == -1 for a, b in zip(array.shape, shape, strict=True))
+    if not fits or not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite numbers of shape {shape}; got shape {array.shape}")
+    return array

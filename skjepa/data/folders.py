@@ -102,7 +102,7 @@ def image_files(root: Path) -> list[Path]:
     ValueError
         There are none.
     """
-    found = sorted(_files_below(root))
+    found = sorted(files_below(root))
     files = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
     others = Counter(file.suffix.lower() or "no ending" for file in found if file.suffix.lower() not in IMAGE_SUFFIXES)
     others = Counter({suffix: n for suffix, n in others.items() if suffix not in _NO_PICTURES})
@@ -119,7 +119,7 @@ def image_files(root: Path) -> list[Path]:
     return files
 
 
-def _files_below(root: Path) -> Iterator[Path]:
+def files_below(root: Path) -> Iterator[Path]:
     """Files that are neither hidden nor of a system; linked folders are followed, but for those that lead back."""
     way: dict[str, set[str]] = {os.fspath(root): {os.path.realpath(root)}}
     for parent, folders, names in os.walk(root, onerror=_raise, followlinks=True):

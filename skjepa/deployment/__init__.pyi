@@ -1,6 +1,10 @@
 from .drift import DriftAlarm as DriftAlarm
 from .drift import DriftMonitor as DriftMonitor
 from .score_monitor import ScoreMonitor as ScoreMonitor
+from .shift import AdaptiveLevel as AdaptiveLevel
+from .shift import effective_size as effective_size
+from .shift import likelihood_ratio as likelihood_ratio
+from .shift import weighted_p_values as weighted_p_values
 from .stream_values import normal_values as normal_values
 from .stream_values import stream_values as stream_values
 from .stream_values import term_p_values as term_p_values

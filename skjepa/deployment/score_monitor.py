@@ -1,5 +1,6 @@
 """From scores to an alarm: each sample is ranked among the calibration samples and all samples before it."""
 
+import math
 import os
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Mapping
@@ -100,7 +101,7 @@ class ScoreMonitor:
         self.monitor.reset()
         self._earliest: list[list[float]] = [[] for _ in self._normal]
         self._since_start: list[list[float]] = [[] for _ in self._normal]
-        self._rank_anew()
+        self._rank_anew(with_earliest=False)
         self.p_values = {name: np.zeros(0) for name in self.monitor.streams}
 
     @property
@@ -134,20 +135,17 @@ class ScoreMonitor:
         rows = by_stream(values, self.monitor.streams)
         if np.isinf(rows).any():
             raise ValueError("values must be finite, or NaN for a sample that could not be read")
-        alarms, p = [], np.full(rows.shape, np.nan)
-        for i, row in enumerate(rows):
-            p[i] = self._ranked(row)
-            alarms += self.monitor.update(dict(zip(self.monitor.streams, p[i], strict=True)))
+        ranked = [self._ranked(row, self.monitor.n + i) for i, row in enumerate(rows)]
+        p = np.array(ranked, dtype=np.float64).reshape(rows.shape)
         self.p_values = dict(zip(self.monitor.streams, p.T, strict=True))
-        return alarms
+        return self.monitor.update(self.p_values)
 
-    def _ranked(self, row: NDArray[np.float64]) -> NDArray[np.float64]:
-        """P-values of one sample, (n_streams,), which joins those that later ones are ranked among."""
-        n = self.monitor.n
+    def _ranked(self, row: NDArray[np.float64], n: int) -> list[float]:
+        """P-values of sample number n, one a stream; it joins those that later ones are ranked among."""
         if n and n % self.monitor.horizon == 0:
             self._since_start = [[] for _ in self._normal]
-            self._rank_anew()
-        p = np.full(len(row), np.nan)
+            self._rank_anew(with_earliest=True)
+        p = [math.nan] * len(row)
         for j, (value, part) in enumerate(zip(row.tolist(), self._parts(n), strict=True)):
             if value == value:  # not NaN
                 known = self._known[j]
@@ -167,10 +165,13 @@ class ScoreMonitor:
             self._drawn, self._block = np.random.default_rng([self._seed, block]).random(shape), block
         return self._drawn[n % _BLOCK].tolist()
 
-    def _rank_anew(self) -> None:
-        """Rank what comes among normal values and those since the last start."""
+    def _rank_anew(self, *, with_earliest: bool) -> None:
+        """Rank what comes among normal values and those since the last start.
+
+        `with_earliest`: after the first start, so that the earliest values are not among those since the last.
+        """
         self._known = [
-            sorted([*normal.tolist(), *([] if self.monitor.n < self.monitor.horizon else first), *since])
+            sorted([*normal.tolist(), *(first if with_earliest else []), *since])
             for normal, first, since in zip(self._normal, self._earliest, self._since_start, strict=True)
         ]
 
@@ -206,7 +207,7 @@ class ScoreMonitor:
         made.monitor, made._earliest, made._since_start = inner, lists["first"], lists["since_start"]
         if any(len(values) > inner.horizon for values in made._since_start):
             raise ValueError(f"since_start holds more than {inner.horizon} values of a stream")
-        made._rank_anew()
+        made._rank_anew(with_earliest=inner.n > inner.horizon)
         return made
 
 

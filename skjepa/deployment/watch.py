@@ -107,7 +107,7 @@ class FolderWatch:
         self._tell_missed(table.rows)
 
     def look(self, should_stop: Callable[[], bool] = lambda: False) -> int:
-        """Score what is new, the oldest first, until all is scored or `should_stop` says so; how many rows that made."""
+        """Score what is new, the oldest first, until `should_stop` says so; returns how many rows that made."""
         new, before = self.new_files(), len(self.ids)
         for begin in range(0, len(new), BATCH):
             if should_stop():

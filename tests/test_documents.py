@@ -29,6 +29,7 @@ SNIPPETS = [
         "docs/guide/pyod.md",
         "docs/guide/reports.md",
         "docs/guide/scores.md",
+        "docs/guide/streams.md",
         "docs/start.md",
         "docs/theory/derivation.md",
         "docs/guide/thresholds.md",

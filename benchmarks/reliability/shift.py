@@ -2,12 +2,12 @@
 
     python -m benchmarks.reliability.shift --data FOLDER [--cache FOLDER]
 
-CIFAR-10 test images by the bundled encoder: 1,500 are fitted on, 500 are calibrated on, 500 normal ones come after the
-shift, and all are different images. Shifts are of two kinds: other shares of the same classes, which the calibration
-samples hold, and other conditions, which they do not.
-Weights come from all 500 and the calibration samples, each judged out of fold. Beside them: plain p-values, a
-calibration with 100 fresh images, and the adaptive level with every label given 50 images late. Writes
-benchmarks/results/shift.json.
+CIFAR-10 test images by the bundled encoder: 1,500 are fitted on, 500 are calibrated on, 500 normal ones come after
+the shift, and all are different images. Shifts are of two kinds: other shares of the same classes, which the
+calibration samples hold, and other conditions, which they do not. Among the new images are 25 digits (MNIST), to see
+whether what is odd is still flagged. Weights come from all of them and the calibration samples, each judged out of
+fold. Beside them: plain p-values, a calibration with 100 fresh images, and the adaptive level with every label given
+50 images late. Writes benchmarks/results/shift.json.
 """
 
 import argparse
@@ -17,16 +17,18 @@ from typing import Any
 import joblib
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from benchmarks.common import record
-from benchmarks.common.image_sets import drawn, folders_of
+from benchmarks.common.image_sets import drawn, folders_of, reencoded
 from benchmarks.common.stream_sets import CHANGES, fitted
+from skjepa import JEPAScoreDetector
 from skjepa.deployment.shift import AdaptiveLevel, effective_size, likelihood_ratio, weighted_p_values
 from skjepa.detectors.conformal import conformal_p_values
 
 ALPHA = 0.05
-FIT, CALIBRATION, NEW, FRESH, LATE = 1500, 500, 500, 100, 50
-DRAWS = 30
+FIT, CALIBRATION, NEW, FRESH, LATE, FOREIGN = 1500, 500, 500, 100, 50, 25
+DRAWS, POOL = 30, 4000
 VEHICLES = ("airplane", "automobile", "ship", "truck")
 Measured = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -39,7 +41,7 @@ def main() -> None:
     options.add_argument("--out", type=Path, default=record.RESULTS / "shift.json")
     chosen = options.parse_args()
     measured = joblib.Memory(chosen.cache, verbose=0).cache(measured_pools)
-    pools, is_vehicle = measured(chosen.data, chosen.seed)
+    pools, foreign, is_vehicle = measured(chosen.data, chosen.seed)
     shifts = {
         "none": ("as they are", None),
         "vehicles 80 % instead of 40 %": ("as they are", 0.8),
@@ -50,43 +52,54 @@ def main() -> None:
     }
     results = {}
     for name, (pool, share) in shifts.items():
-        rows = [one_draw(pools, pool, is_vehicle, share, seed) for seed in range(DRAWS)]
+        seen = pools[pool], foreign[pool], pools["as they are"]
+        rows = [one_draw(*seen, is_vehicle, share, seed) for seed in range(DRAWS)]
         results[name] = {key: summary([row[key] for row in rows]) for key in rows[0]}
         print(name, results[name], flush=True)
-    sizes = {"calibration": CALIBRATION, "new": NEW, "fresh": FRESH, "labels_late": LATE}
+    sizes = {"calibration": CALIBRATION, "new": NEW, "fresh": FRESH, "labels_late": LATE, "foreign": FOREIGN}
     record.write(chosen.out, {"shifts": results}, seed=chosen.seed, alpha=ALPHA, draws=DRAWS, **sizes)
 
 
-def measured_pools(data: Path, seed: int) -> tuple[dict[str, Measured], NDArray[np.bool_]]:
-    """Scores and embeddings of the same images as they are and under each change, and which show vehicles."""
-    n_pool = 4000
+def measured_pools(data: Path, seed: int) -> tuple[dict[str, Measured], dict[str, Measured], NDArray[np.bool_]]:
+    """Scores and embeddings of the same images as they are and under each change; of digits; and who shows vehicles."""
     with folders_of(data) as folder:
-        images, classes = drawn(folder / "cifar10/test", FIT + n_pool, np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        images, classes = drawn(folder / "cifar10/test", FIT + POOL, rng)
+        digits = [reencoded(image) for image in drawn(folder / "mnist", 500, rng)[0]]
     detector = fitted("bundled", images[:FIT])
-    pools = {}
-    for name, edit in {"as they are": lambda image: image, **CHANGES}.items():
-        extraction = detector.extract([edit(image) for image in images[FIT:]])
-        pools[name] = detector.score_samples(extraction), extraction.embeddings
-    return pools, np.isin(classes[FIT:], VEHICLES)
+    edits = {"as they are": lambda image: image, **CHANGES}
+    pools = {name: judged(detector, [edit(image) for image in images[FIT:]]) for name, edit in edits.items()}
+    foreign = {name: judged(detector, [edit(image) for image in digits]) for name, edit in edits.items()}
+    return pools, foreign, np.isin(classes[FIT:], VEHICLES)
+
+
+def judged(detector: JEPAScoreDetector, images: list[Image.Image]) -> Measured:
+    extraction = detector.extract(images)
+    return detector.score_samples(extraction), extraction.embeddings
 
 
 def one_draw(
-    pools: dict[str, Measured], pool: str, is_vehicle: NDArray[np.bool_], share: float | None, seed: int
+    pool: Measured, foreign: Measured, before: Measured, is_vehicle: NDArray[np.bool_], share: float | None, seed: int
 ) -> dict[str, float]:
-    """Share of new normal images flagged by each way, and what the weights are worth."""
+    """Share of new normal images, and of digits among them, flagged by each way; what the weights are worth."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(is_vehicle))
     calibration, others = order[:CALIBRATION], order[CALIBRATION:]
     new = with_share(others, is_vehicle, share, NEW + FRESH)
     new, fresh = new[:NEW], new[NEW:]
-    (known, z_known), (scores, z) = pools["as they are"], pools[pool]
-    w, v = likelihood_ratio(z_known[calibration], z[new], random_state=seed)
-    plain = conformal_p_values(known[calibration], scores[new])
+    digits = rng.choice(len(foreign[0]), FOREIGN, replace=False)
+    known, z_known = (values[calibration] for values in before)
+    scores, z = (np.concatenate([values[new], odd[digits]]) for values, odd in zip(pool, foreign, strict=True))
+    w, v = likelihood_ratio(z_known, z, random_state=seed)
+    ways = {
+        "plain": conformal_p_values(known, scores),
+        "weighted": weighted_p_values(known, scores, w, v),
+        "fresh": conformal_p_values(pool[0][fresh], scores),
+    }
     return {
-        "plain": flagged(plain),
-        "weighted": flagged(weighted_p_values(known[calibration], scores[new], w, v)),
-        "fresh": flagged(conformal_p_values(scores[fresh], scores[new])),
-        "adaptive": adaptive(plain),
+        **{way: flagged(p[:NEW]) for way, p in ways.items()},
+        **{f"{way}, digits": flagged(p[NEW:]) for way, p in ways.items()},
+        "adaptive": adaptive(ways["plain"][:NEW]),
         "effective_size": effective_size(w),
     }
 

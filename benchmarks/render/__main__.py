@@ -29,6 +29,7 @@ from benchmarks.render import (
     passes,
     reliability,
     scaling,
+    streams,
     theory,
     vectors,
 )
@@ -184,6 +185,9 @@ TABLES = {
     "docs/guide/scaling.md": scaling.SCALING,
     "docs/guide/scores.md": {"joint-forms": joint_forms_table, **passes.SCORES},
     "docs/results/speed.md": cost.SPEED | engine.ENGINE | forward.FORWARD | gpu.GPU,
+    "docs/guide/scores.md": {"joint-forms": joint_forms_table, **passes.PASSES},
+    "docs/results/speed.md": cost.SPEED,
+    "docs/guide/streams.md": streams.STREAMS,
     "docs/guide/thresholds.md": {"thresholds-contamination": contamination_table},
     "docs/guide/vectors.md": vectors.VECTORS,
     "docs/theory/convergence.md": theory.CONVERGENCE,

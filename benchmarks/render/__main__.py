@@ -185,8 +185,6 @@ TABLES = {
     "docs/guide/scaling.md": scaling.SCALING,
     "docs/guide/scores.md": {"joint-forms": joint_forms_table, **passes.SCORES},
     "docs/results/speed.md": cost.SPEED | engine.ENGINE | forward.FORWARD | gpu.GPU,
-    "docs/guide/scores.md": {"joint-forms": joint_forms_table, **passes.PASSES},
-    "docs/results/speed.md": cost.SPEED,
     "docs/guide/streams.md": streams.STREAMS,
     "docs/guide/thresholds.md": {"thresholds-contamination": contamination_table},
     "docs/guide/vectors.md": vectors.VECTORS,

@@ -33,6 +33,7 @@ from skjepa.detectors.held_out import (
     held_out_parts,
     joined_by_copies,
 )
+from skjepa.detectors.judgement import Judgement
 from skjepa.encoders.encoder import load_encoder
 from skjepa.extraction.extraction import Extraction
 from skjepa.persistence.folder import read_instance, write_folder
@@ -203,7 +204,25 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
 
     def predict(self, X: Any) -> NDArray[np.int64]:
         """+1 for normal, -1 for anomalous samples (and for images that could not be read); (n_samples,)."""
-        return np.where(self.decision_function(X) >= 0, 1, -1)
+        return _labels_of(self.decision_function(X))
+
+    def judge(self, X: Any) -> Judgement:
+        """Scores, decisions, p-values and labels from one pass over the samples.
+
+        Parameters
+        ----------
+        X : images, vectors or Extraction
+
+        Returns
+        -------
+        Judgement
+            What `score_samples`, `decision_function`, `p_values` and `predict` return.
+        """
+        by_model = self._scores_of(X)
+        scores = self._combine(by_model)
+        decisions = scores - self.offset_
+        p_values = None if self.calibration_scores_ is None else self._p_values_of(by_model)
+        return Judgement(scores, decisions, p_values, _labels_of(decisions))
 
     def calibrate(self, X: Any, target_fpr: float | None = None) -> "CalibratedDetector":
         """Take threshold and p-values from fresh normal samples, which the detector must not have seen before.
@@ -252,9 +271,13 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
                 "p-values need normal samples that were not learned from: fit with calibration=0.2, say, or call "
                 "calibrate(X_normal)"
             )
+        return self._p_values_of(self._scores_of(X))
+
+    def _p_values_of(self, by_model: NDArray[np.float64]) -> NDArray[np.float64]:
+        assert self.calibration_scores_ is not None  # asked by the caller
         if self._fold_scores is None or not self.is_cross_calibrated:
-            return conformal_p_values(self.calibration_scores_, self.score_samples(X))
-        return cross_conformal_p_values(self._fold_scores, self._scores_of(X))
+            return conformal_p_values(self.calibration_scores_, self._combine(by_model))
+        return cross_conformal_p_values(self._fold_scores, by_model)
 
     @property
     def is_cross_calibrated(self) -> bool:
@@ -371,6 +394,10 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
     def _check_size(self, ids: NDArray[np.str_], seed: int) -> None:
         """Whether different samples are enough to learn from and to calibrate with, before anything dear is done."""
         check_number_of_samples(ids, self.target_fpr, self.calibration, seed)
+
+
+def _labels_of(decisions: NDArray[np.float64]) -> NDArray[np.int64]:
+    return np.where(decisions >= 0, 1, -1)
 
 
 def _table_of(samples: Samples) -> NDArray | None:

@@ -33,6 +33,8 @@ from skjepa.jacobian.pass_method import PassMethod
 from skjepa.persistence.schema import Above, MayLack, Saved, Unfitted
 from skjepa.pretraining.tables import VectorJEPA
 
+_FEW = 8  # samples, for which reading large weights whole would take as long as the forward pass
+
 
 class MeasuringDetector(CalibratedDetector):
     """A detector that scores Extractions and makes them itself, with the encoder and the directions of its fit."""
@@ -117,7 +119,8 @@ class MeasuringDetector(CalibratedDetector):
     def _fitted_encoder(self, source: Source) -> Iterator[Encoder]:
         """The encoder of the fit, compared with what the fit saw; inside, its weights are not looked at again."""
         encoder = encoder_of_fit(self.encoder_, self.encoder, source, estimator="detector", act="score")
-        with encoder.unchanging():
+        is_brief = len(source) <= _FEW and self.memory is None
+        with encoder.unchanging(at_a_glance=is_brief):
             expected = self.models_[0].settings["fingerprint"]
             require_fingerprint(encoder.fingerprint, expected, f"encoder {encoder.name!r}")
             yield encoder

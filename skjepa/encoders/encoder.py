@@ -1,5 +1,6 @@
 """`Encoder`: a frozen module, what its input looks like, and a fingerprint. `load_encoder` makes one from anything."""
 
+import json
 import os
 import threading
 import uuid
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from skjepa._utils.validation import check_choice, check_integer
-from skjepa.encoders.description import code_and_state, describe, plain_attributes
+from skjepa.encoders.description import code_and_state, describe, plain_attributes, without_addresses
 from skjepa.encoders.fingerprint import content_of, fingerprint_of
 from skjepa.encoders.in_use import alone_with, in_eval_mode
 from skjepa.encoders.loading import (
@@ -30,11 +31,12 @@ from skjepa.encoders.loading import (
 )
 from skjepa.encoders.outputs import LayerOutput, MethodOutput, with_output
 from skjepa.encoders.preprocessing import Preprocessing
+from skjepa.encoders.silent_changes import READ_AT_ONCE, WeightsWatch, bytes_of, can_be_watched
 from skjepa.jacobian.precision import PRECISIONS, arithmetic
 from skjepa.persistence.folder import NotHereError, is_portable, portable
 from skjepa.persistence.schema import Record, Saved, declared_by
 
-_THREADS = ("_hashed", "_held")
+_THREADS = ("_hashed", "_held", "_watched")
 _WHOLE = ("auto", "pooled", "projected")  # outputs for which the module's own is the embedding
 
 
@@ -107,6 +109,7 @@ class Encoder:
         self._own_number: str | None = None
         self.checked: set[tuple] = set()  # what `require_derivative` has looked at
         self.layers_known: dict[tuple, Any] = {}  # what `chosen_layers` has found
+        self.probes: dict[tuple, Any] = {}  # what `skjepa.encoders.probe.probe` has told
         self._settings = settings
         self._recipe = recipe
         self._share_among_threads()
@@ -114,6 +117,7 @@ class Encoder:
     def _share_among_threads(self) -> None:
         self._hashed = ("", "")  # content, and the fingerprint that it has
         self._held = threading.local()
+        self._watched: tuple[WeightsWatch, str] | None = None  # and the fingerprint
 
     @property
     def dtype(self) -> torch.dtype:
@@ -142,11 +146,26 @@ class Encoder:
 
     def _fingerprint_now(self) -> str:
         with alone_with(self.module):
-            settings = {**self._settings, "precision": self.precision, **self._described()}
+            settings = self._all_settings()
             content = content_of(self.module, settings)
             if content != self._hashed[0]:
                 self._hashed = (content, fingerprint_of(self.module, settings))
             return self._hashed[1]
+
+    def _fingerprint_at_a_glance(self) -> str:
+        """The fingerprint, of large weights as of the last time that all of them were read: see `WeightsWatch`."""
+        with alone_with(self.module):
+            if bytes_of(self.module) <= READ_AT_ONCE or not can_be_watched(self.module):
+                return self._fingerprint_now()
+            about = json.dumps(self._all_settings(), sort_keys=True, default=str)
+            about += without_addresses(repr(self.module))
+            if self._watched is None or not self._watched[0].sees_no_change(self.module, about):
+                watch = WeightsWatch(self.module, about)  # first: what changes from here on, it will see
+                self._watched = watch, self._fingerprint_now()
+            return self._watched[1]
+
+    def _all_settings(self) -> dict[str, Any]:
+        return {**self._settings, "precision": self.precision, **self._described()}
 
     def _described(self) -> dict[str, Any]:
         """What a module keeps beside weights, as it is now; a number of its own where that cannot be told."""
@@ -170,12 +189,19 @@ class Encoder:
         return {**described, "unknown": self._own_number}
 
     @contextmanager
-    def unchanging(self) -> Iterator[None]:
-        """Context of one call: this thread looks at the weights once, at the start, and `fingerprint` repeats it."""
+    def unchanging(self, *, at_a_glance: bool = False) -> Iterator[None]:
+        """Context of one call: this thread looks at the weights once, at the start, and `fingerprint` repeats it.
+
+        Parameters
+        ----------
+        at_a_glance : bool
+            Of more than 16 MiB of weights read a part, see `skjepa.encoders.silent_changes.WeightsWatch`: for a call
+            that takes no longer than to read them all, and keeps nothing.
+        """
         if hasattr(self._held, "fingerprint"):  # inside another call
             yield
             return
-        self._held.fingerprint = self._fingerprint_now()
+        self._held.fingerprint = self._fingerprint_at_a_glance() if at_a_glance else self._fingerprint_now()
         try:
             yield
         finally:

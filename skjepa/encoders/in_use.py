@@ -98,7 +98,7 @@ def settled_attributes(part: nn.Module) -> dict[str, Any]:
 
 def _uses(module: nn.Module) -> list[tuple[nn.Module, _Use]]:
     with _FINDING:
-        uses = [(part, _USES.setdefault(part, _Use())) for part in module.modules()]
+        uses = [(part, _USES.get(part) or _USES.setdefault(part, _Use())) for part in module.modules()]
     return sorted(uses, key=lambda pair: pair[1].serial)
 
 

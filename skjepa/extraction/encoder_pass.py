@@ -20,12 +20,11 @@ from skjepa.data.sources import Source, as_source, known_by_content, noting_cont
 from skjepa.encoders.derivative import require_derivative
 from skjepa.encoders.description import describe
 from skjepa.encoders.encoder import Encoder, load_encoder
-from skjepa.encoders.probe import probe
 from skjepa.extraction.batches.loader import first_input
 from skjepa.extraction.batches.measurement import Arrays, Measurement, Observer, scoring
 from skjepa.extraction.batches.options import RunOptions
 from skjepa.extraction.batches.pooling import LAYER_DTYPES, Layer, chosen_layers
-from skjepa.extraction.batches.ready import forward_gflop, input_shape, ready, sample_bytes
+from skjepa.extraction.batches.ready import forward_gflop, input_shape, probed_once, ready, sample_bytes
 from skjepa.extraction.batches.views import Transform, default_transform
 from skjepa.extraction.cost.bill import Bill
 from skjepa.extraction.cost.choice import Choice, begun_with, by_operations, by_time, check_method, output_directions
@@ -215,7 +214,7 @@ def extract(
             choice = by_time(bill.cost, time_budget, is_vector=source.is_vector, has_views=has_views)
         if (progress or time_budget is not None or len(todo) > _FEW) and bill.look is not None:
             bill.present(_passes(*described(bill.look.n_components, choice)), time_budget)
-        probed = probe(function, shape, dtype=encoder.dtype, device=own)
+        probed = probed_once(encoder, function, shape, own)
         meta, directions = described(probed.n_components, choice)
         n_passes = _passes(meta, directions)
         if n_passes:

@@ -20,6 +20,14 @@ def ready(encoder: Encoder, shape: tuple[int, ...], device: str) -> Iterator[tup
         yield function, probe(function, shape, dtype=encoder.dtype, device=device)
 
 
+def probed_once(encoder: Encoder, function: Callable[[Tensor], Tensor], shape: tuple[int, ...], device: str) -> Probe:
+    """What `probe` tells, asked once of an encoder as it is, inputs of one shape and a device."""
+    known = (encoder.fingerprint, shape, device)
+    if known not in encoder.probes:
+        encoder.probes[known] = probe(function, shape, dtype=encoder.dtype, device=device)
+    return encoder.probes[known]
+
+
 def forward_gflop(encoder: Encoder, shape: tuple[int, ...], device: str) -> float:
     """10^9 operations of a forward pass per sample, see `skjepa.encoders.probe.Probe`, without the whole look."""
     with scoring(encoder, device) as function:

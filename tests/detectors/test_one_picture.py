@@ -1,0 +1,109 @@
+"""One sample at a time: what is looked at once, everything from one pass, and memory that stays."""
+
+import gc
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from oracles import conv_net, random_images
+from PIL import Image
+from torch.nn import functional
+
+from skjepa import JEPAScoreDetector, KNNDetector, MahalanobisDetector, extract, load_encoder
+
+IMAGES = random_images(40)
+
+
+@pytest.fixture(scope="module")
+def detector():
+    encoder = load_encoder(conv_net(), image_size=32)
+    return JEPAScoreDetector(encoder, method="forward", calibration=0.4, target_fpr=0.1).fit(IMAGES)
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """Samples in each call of the encoder from now on."""
+    call, calls = functional.conv2d, []
+
+    def counted(x, weight, *args):
+        if weight.shape[1] == 3:
+            calls.append(len(x))
+        return call(x, weight, *args)
+
+    monkeypatch.setattr(functional, "conv2d", counted)
+    return calls
+
+
+def test_a_warm_detector_makes_one_pass(detector, passes):
+    detector.predict(IMAGES[:1])
+    passes.clear()
+    detector.predict(IMAGES[1:2])
+    assert passes == [1]
+
+
+def test_a_changed_encoder_is_looked_at_again(passes):
+    module = conv_net()
+    encoder = load_encoder(module, image_size=32)
+    extract(encoder, IMAGES[:1], method="forward")
+    with torch.no_grad():
+        next(module.parameters()).add_(1)
+    passes.clear()
+    extract(encoder, IMAGES[:1], method="forward")
+    assert len(passes) > 5
+
+
+def require_judgement(detector, X):
+    found = detector.judge(X)
+    np.testing.assert_array_equal(found.scores, detector.score_samples(X))
+    np.testing.assert_array_equal(found.decisions, detector.decision_function(X))
+    np.testing.assert_array_equal(found.labels, detector.predict(X))
+    if detector.calibration_scores_ is None:
+        assert found.p_values is None
+    else:
+        np.testing.assert_array_equal(found.p_values, detector.p_values(X))
+
+
+@pytest.mark.parametrize("options", [{}, {"calibration": 4, "target_fpr": 0.2}, {"calibration": 4}])
+def test_judge_says_what_the_methods_say_from_one_pass(options, passes):
+    encoder = load_encoder(conv_net(), image_size=32)
+    detector = JEPAScoreDetector(encoder, method="forward", **options).fit(IMAGES[:30])
+    require_judgement(detector, IMAGES[30:])
+    passes.clear()
+    detector.judge(IMAGES[30:])
+    assert sum(passes) == 10
+
+
+@pytest.mark.parametrize("make", [KNNDetector, MahalanobisDetector])
+def test_judge_of_rows(make):
+    rows = np.random.default_rng(0).normal(size=(80, 3))
+    require_judgement(make(calibration=4, target_fpr=0.1).fit(rows[:60]), rows[60:])
+    require_judgement(make(calibration=4).fit(rows[:60]).calibrate(rows[40:60], 0.2), rows[60:])
+
+
+def test_judge_of_what_cannot_be_read(detector, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"broken")
+    Image.fromarray(IMAGES[0]).save(tmp_path / "b.png")
+    skipping = JEPAScoreDetector(detector.encoder, method="forward", calibration=0.4, on_error="skip").fit(IMAGES)
+    with pytest.warns(UserWarning, match="skipped"):
+        found = skipping.judge(tmp_path)
+    assert found.labels[0] == -1
+    assert np.isnan([found.scores[0], found.decisions[0], found.p_values[0]]).all()
+    assert np.isfinite(found.scores[1])
+
+
+@pytest.mark.parametrize("n_calls", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_memory_is_flat(detector, n_calls):
+    def used() -> tuple[int, int]:
+        gc.collect()
+        return psutil.Process().memory_info().rss, len(gc.get_objects())
+
+    images = np.random.default_rng(1).integers(0, 256, size=(50, 1, 32, 32, 3), dtype=np.uint8)
+    for image in images:
+        detector.predict(image)
+    bytes_before, objects_before = used()
+    for i in range(n_calls):
+        detector.predict(images[i % 50])
+    bytes_after, objects_after = used()
+    assert bytes_after - bytes_before < 20 << 20
+    assert objects_after - objects_before < 200

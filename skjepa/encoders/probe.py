@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from skjepa._utils.hardware import is_out_of_memory
 from skjepa._utils.randomness import own_random_numbers
@@ -107,13 +108,27 @@ def count_operations(
 
 def call_and_count_operations(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, float]:
     """Output, and 10^9 operations per sample."""
-    counter = FlopCounterMode(display=False)
+    counter = _Operations()
     try:
         with counter:
             output = called(function, x)
     except EncoderError:  # compiled or traced modules may refuse to be watched
         return called(function, x), 0.0
-    return output, counter.get_total_flops() / len(x) / 1e9
+    return output, counter.total / len(x) / 1e9
+
+
+class _Operations(TorchDispatchMode):
+    """Counts as torch's own FlopCounterMode does, which hooks every module: compiled ones warn of that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)
+        self.total += 0 if count is None else count(*args, **(kwargs or {}), out_val=output)
+        return output
 
 
 def called(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +180,7 @@ def extract(
     is_kept = store is not None or cache_of(memory) is not None
     source = noting_content(known_by_content(source) if is_kept else source)
 
-    gflop = cache(partial(forward_gflop, encoder, shape, own))
+    gflop = partial(forward_gflop, encoder, shape, own)
 
     def described(n_components: int, choice: Choice | None) -> tuple[dict[str, Any], Tensor | None]:
         read: dict[str, Any] = {}

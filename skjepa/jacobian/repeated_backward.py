@@ -190,7 +190,7 @@ def _conv2d(
 
 def _pair(size: Any) -> Any:
     """Of height and width; torch takes one number, or a sequence of one, for both."""
-    return tuple(size) * (2 // len(size)) if isinstance(size, tuple | list) else size
+    return tuple(size) * (2 // len(size)) if isinstance(size, tuple | list) else (size, size)
 
 
 def _is_watched(tensor: Tensor) -> bool:

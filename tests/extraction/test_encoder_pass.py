@@ -23,6 +23,7 @@ from torch import nn
 import skjepa._utils.hardware
 import skjepa.data.sources
 import skjepa.extraction.batches.measurement
+import skjepa.extraction.batches.ready
 import skjepa.extraction.batches.sizing
 import skjepa.extraction.encoder_pass
 from skjepa import Extraction, embed, extract, jepa_score, load_encoder
@@ -633,7 +634,7 @@ class TestNothingLeftToDo:
     @pytest.fixture
     def looks(self, monkeypatch):
         looks = []
-        rooms = {"probe": skjepa.extraction.encoder_pass, "Here": loop, "Spread": loop}
+        rooms = {"probe": skjepa.extraction.batches.ready, "Here": loop, "Spread": loop}
         for name, module in rooms.items():
             known = getattr(module, name)
             monkeypatch.setattr(

@@ -30,8 +30,11 @@ def probed_once(encoder: Encoder, function: Callable[[Tensor], Tensor], shape: t
 
 def forward_gflop(encoder: Encoder, shape: tuple[int, ...], device: str) -> float:
     """10^9 operations of a forward pass per sample, see `skjepa.encoders.probe.Probe`, without the whole look."""
-    with scoring(encoder, device) as function:
-        return count_operations(function, shape, dtype=encoder.dtype, device=device)
+    known = (encoder.fingerprint, shape, "gflop")
+    if known not in encoder.probes:
+        with scoring(encoder, device) as function:
+            encoder.probes[known] = count_operations(function, shape, dtype=encoder.dtype, device=device)
+    return encoder.probes[known]
 
 
 def input_shape(encoder: Encoder, source: Source) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ def maps_table() -> str:
         shares = [f"{spots[name]:.1%}" if spots else "" for name in ("good", "hits")]
         cells = [_interval(found[name]) for name in ("image_auroc", "pixel_auroc", "pro")]
         rows.append([_WAYS[way], side, str(found["folds"]), *cells, *shares])
-    return markdown(rows)
+    return _table(rows)
 
 
 def kinds_table() -> str:
@@ -31,7 +31,7 @@ def kinds_table() -> str:
         [_WAYS[way], side, *(number(found["image_auroc_by_kind"][kind]) for kind in kinds)]
         for side, way, found in measured
     ]
-    return markdown(rows)
+    return _table(rows)
 
 
 def flags_table() -> str:
@@ -45,7 +45,7 @@ def flags_table() -> str:
                 rows.append([f"calibrated {by}", side, f"{shares[by]:.1%}", f"{shares[f'spots {by}']:.1%}"])
             low, high = found["binomial"]
             bounds.append(f"95 % of binomial counts of {found['n']} at 5 % lie between {low:.1%} and {high:.1%}.")
-    return "\n\n".join([markdown(rows), *bounds[:1]])
+    return "\n\n".join([_table(rows), *bounds[:1]])
 
 
 def growth_table() -> str:
@@ -54,7 +54,7 @@ def growth_table() -> str:
         for n, found in parts.get("growth", {}).get("by_n", {}).items():
             seconds, size = found["fit_seconds"], found["megabytes"]["local"]
             rows.append([n, side, number(found["auroc"]), number(seconds, 1), number(size, 1)])
-    return markdown(rows)
+    return _table(rows)
 
 
 def cost_table() -> str:
@@ -63,7 +63,7 @@ def cost_table() -> str:
         found = parts.get("cost", {})
         for name, value in found.get("milliseconds", {}).items():
             rows.append([name, side, number(value, 1), f"{found['of_embedding'][name]:.0%}"])
-    return markdown(rows)
+    return _table(rows)
 
 
 def _sides() -> list[tuple[str, dict[str, Any]]]:
@@ -72,6 +72,10 @@ def _sides() -> list[tuple[str, dict[str, Any]]]:
 
 def _measured() -> list[tuple[str, str, dict[str, Any]]]:
     return [(side, way, parts[way]) for side, parts in _sides() for way in _WAYS if way in parts]
+
+
+def _table(rows: list[list[str]]) -> str:
+    return markdown(rows) if len(rows) > 1 else "Not measured yet."
 
 
 def _interval(found: dict[str, float]) -> str:

@@ -15,7 +15,7 @@ from benchmarks.common.defect_sets import GOOD
 FOLDS, SEED = 5, 0
 ALPHA = 0.05
 SIZES = (20, 50, 100, 400)
-DRAWS = 300
+DRAWS = 200
 
 
 def summary(memory: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,11 @@ class PixelCounts:
     regions: NDArray[np.int64]
     picture_of: NDArray[np.int64]
 
+    @cached_property
+    def _found(self) -> NDArray[np.float64]:
+        """Share of each region that is at least so odd, (n_regions, bins)."""
+        return self.regions.cumsum(axis=1) / self.regions.sum(axis=1, keepdims=True)
+
     def auroc(self, times: NDArray | None = None) -> float:
         """Share of pairs of a defect pixel and a good one that are in order; pictures count `times`."""
         times = np.ones(len(self.good)) if times is None else times
@@ -41,8 +47,8 @@ class PixelCounts:
         """Mean share of a region that is found, averaged over false-positive rates up to `FPR_LIMIT`."""
         times = np.ones(len(self.good)) if times is None else times
         fpr = _rates(times @ self.good)
-        found = self.regions.cumsum(axis=1) / self.regions.sum(axis=1, keepdims=True)
-        overlap = np.concatenate([[0.0], np.average(found, axis=0, weights=times[self.picture_of])])
+        weights = times[self.picture_of]
+        overlap = np.concatenate([[0.0], weights @ self._found / weights.sum()])
         below = fpr <= FPR_LIMIT
         at_limit = np.interp(FPR_LIMIT, fpr, overlap)
         x, y = np.append(fpr[below], FPR_LIMIT), np.append(overlap[below], at_limit)

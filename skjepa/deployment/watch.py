@@ -67,6 +67,7 @@ class FolderWatch:
     detector : JEPAScoreDetector
         With ``on_error="skip"``.
     table : WatchTable
+        Its rows are taken.
     monitor_file : Path
         JSON, beside the table. A monitor that lies there goes on; rows of the table that it has not seen, because the
         process was killed between the two, are told to it again.
@@ -105,6 +106,7 @@ class FolderWatch:
         else:
             self.monitor = ScoreMonitor.of(detector, None if normal is None else normal(), level)
         self._tell_missed(table.rows)
+        table.rows.clear()  # a stream has no end, memory has
 
     def look(self, should_stop: Callable[[], bool] = lambda: False) -> int:
         """Score what is new, the oldest first, until `should_stop` says so; returns how many rows that made."""

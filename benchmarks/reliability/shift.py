@@ -28,7 +28,7 @@ from skjepa.detectors.conformal import conformal_p_values
 
 ALPHA = 0.05
 FIT, CALIBRATION, NEW, FRESH, LATE, FOREIGN = 1500, 500, 500, 100, 50, 25
-DRAWS, POOL = 30, 4000
+DRAWS, POOL = 30, 2000
 VEHICLES = ("airplane", "automobile", "ship", "truck")
 Measured = tuple[NDArray[np.float64], NDArray[np.float64]]
 

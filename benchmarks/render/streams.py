@@ -56,61 +56,12 @@ def bar_line() -> str:
     for name, case in read("drift")["sets"].items():
         late = case["delays"][BLUR]["jumper"]["quantile_95"]
         met = late is not None and late <= BAR
-        told.append(f"{name}: {'met' if met else 'missed'} (95 % of the draws: {_images(late)})")
-    after = {name: case["sizes"]["changed"] for name, case in read("drift")["sets"].items()}
-    sizes = ", ".join(f"{n:,} for {name}" for name, n in after.items())
+        told.append(f"{name}: {'met' if met else 'missed'}, 95 % of the draws: {_images(late)}")
+    after = ", ".join(f"{case['sizes']['changed']:,} of {name}" for name, case in read("drift")["sets"].items())
     return (
-        f"Asked was a delay of at most {BAR} images for a blur of sigma 1. {'; '.join(told)}. What is missed or not "
-        f"noticed was not noticed within the changed images that there were ({sizes})."
+        f'Asked was a delay of at most {BAR} images for a blur of sigma 1 ({"; ".join(told)}). "Not noticed" is within '
+        f"the changed images that there were ({after})."
     )
 
 
-def shift_table() -> str:
-    head = ["shift", "plain", "weighted", "100 fresh", "adaptive, labels 50 late", "effective size", "digits: plain"]
-    head += ["weighted", "100 fresh"]
-    rows = [
-        [
-            name,
-            *(_share(found[way]) for way in ("plain", "weighted", "fresh", "adaptive")),
-            f"{found['effective_size']['mean']:.0f}",
-            *(f"{found[f'{way}, digits']['mean']:.0%}" for way in ("plain", "weighted", "fresh")),
-        ]
-        for name, found in read("shift")["shifts"].items()
-    ]
-    return markdown([head, *rows])
-
-
-def _share(found: dict[str, float]) -> str:
-    return f"{found['mean']:.1%} ({found['standard_error']:.1%})"
-
-
-def reading_line() -> str:
-    """Where weights hold the rate, and where not."""
-    found = read("shift")
-    alpha = found["stamp"]["alpha"]
-    held = {name: _holds(case["weighted"], alpha) for name, case in found["shifts"].items()}
-    needed = [name for name, case in found["shifts"].items() if not _holds(case["plain"], alpha)]
-    mended = [name for name in needed if held[name]]
-    failed = [name for name, holds in held.items() if not holds]
-    return (
-        f"Called held is a rate of at most {alpha:.0%} and three standard errors. Plain p-values do not hold "
-        f"under: {_listed(needed)}. Of these, weights hold under: {_listed(mended)}. Weights do not hold under: "
-        f"{_listed(failed)}."
-    )
-
-
-def _holds(found: dict[str, float], alpha: float) -> bool:
-    return found["mean"] <= alpha + 3 * found["standard_error"]
-
-
-def _listed(names: list[str]) -> str:
-    return "; ".join(names) if names else "none of the shifts"
-
-
-STREAMS = {
-    "drift-alarms": alarms_table,
-    "drift-delays": delays_table,
-    "drift-bar": bar_line,
-    "shift": shift_table,
-    "shift-reading": reading_line,
-}
+STREAMS = {"drift-alarms": alarms_table, "drift-delays": delays_table, "drift-bar": bar_line}

@@ -1,10 +1,9 @@
-"""The studies of drift and shift draw what they say, and their tables say what was measured."""
+"""The studies of drift and shift draw what they say."""
 
 import numpy as np
 import pytest
 
 from benchmarks.reliability import drift, shift
-from benchmarks.render import streams
 
 SIZES = {"fit": 0, "normal": 100, "stream": 300, "changed": 150, "before": 100}
 
@@ -53,9 +52,3 @@ def test_one_draw_without_a_shift_flags_alpha():
         assert found[way] < 0.1
     assert found["plain, digits"] == 1.0
     assert abs(found["adaptive"] - 0.05) < 0.03
-
-
-def test_what_holds():
-    assert streams._holds({"mean": 0.06, "standard_error": 0.01}, 0.05)
-    assert not streams._holds({"mean": 0.06, "standard_error": 0.001}, 0.05)
-    assert streams._listed([]) == "none of the shifts"

@@ -1,4 +1,5 @@
 from .curation.collection import prune as prune
+from .deployment.export import export_onnx as export_onnx
 from .detectors.adapter import EmbeddingDetector as EmbeddingDetector
 from .detectors.baselines import KNNDetector as KNNDetector
 from .detectors.baselines import MahalanobisDetector as MahalanobisDetector

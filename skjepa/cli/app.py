@@ -1,4 +1,4 @@
-"""Command line: `skjepa fit`, `score`, `report`, `bench`, `prune`, `pretrain`, `watch`, `encoders`, `demo`."""
+"""Command line: `skjepa fit`, `score`, `report`, `bench`, `prune`, `pretrain`, `watch`, `serve`, `encoders`, `demo`."""
 
 import os
 import sys
@@ -18,6 +18,7 @@ from skjepa.cli.pretrain import pretrain
 from skjepa.cli.prune import prune
 from skjepa.cli.report import report
 from skjepa.cli.score import fit, score
+from skjepa.cli.serve import serve
 from skjepa.cli.watch import watch
 
 EXIT_OK, EXIT_CRASH, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -58,7 +59,7 @@ def _options(
         context.default_map = read_config(config, context.command.commands)  # type: ignore[attr-defined]
 
 
-for command in (fit, score, watch, report, bench, prune, pretrain, encoders):
+for command in (fit, score, watch, serve, report, bench, prune, pretrain, encoders):
     app.command()(command)
 
 

@@ -1,5 +1,6 @@
 """One image file, read safely and converted to RGB."""
 
+import io
 import os
 import stat
 import warnings
@@ -56,15 +57,46 @@ def read_image(path: str | os.PathLike, value_range: ValueRange = None) -> Image
     _pass_over_large_cameras()
     try:
         require_file(path)
-        with Image.open(path, formats=_formats()) as image:
-            _require_size(image)
-            if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
-                warnings.warn("a TIFF file holds several pages: the first is read", stacklevel=2)
-            return to_rgb(image, value_range)
+        return _opened(path, value_range, MAX_PIXELS)
     except UserWarning:
         raise
     except Exception as error:  # Pillow's plugins raise nearly anything on a broken file
         raise ImageReadError(f"{path_as_text(path)}: {reason(error)}") from error
+
+
+def image_from_bytes(content: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The content of an image file as upright RGB, as `read_image` reads a file.
+
+    Parameters
+    ----------
+    content : bytes
+    name : str
+        For the error; nothing of that name is opened.
+    max_pixels : int
+        Refused, before it is decoded, is what has more.
+
+    Raises
+    ------
+    ImageReadError
+        Names the image and the reason.
+    """
+    _pass_over_large_cameras()
+    try:
+        return _opened(io.BytesIO(content), None, max_pixels)
+    except UserWarning:
+        raise
+    except Exception as error:
+        why = f"cannot be read as an image (more than {max_pixels:,} pixels)"
+        why = why if isinstance(error, Image.DecompressionBombError) else reason(error)
+        raise ImageReadError(f"{name}: {why}") from error
+
+
+def _opened(file: str | os.PathLike | io.BytesIO, value_range: ValueRange, max_pixels: int) -> Image.Image:
+    with Image.open(file, formats=_formats()) as image:
+        _require_size(image, max_pixels)
+        if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
+            warnings.warn("a TIFF file holds several pages: the first is read", stacklevel=3)
+        return to_rgb(image, value_range)
 
 
 def _pass_over_large_cameras() -> None:
@@ -111,8 +143,8 @@ def _formats() -> list[str]:
     return [name for name in Image.ID if name not in _RUN_PROGRAMS]
 
 
-def _require_size(image: Image.Image) -> None:
-    if image.width * image.height > MAX_PIXELS:
+def _require_size(image: Image.Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
         raise Image.DecompressionBombError
 
 

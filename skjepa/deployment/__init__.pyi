@@ -1,5 +1,7 @@
 from .drift import DriftAlarm as DriftAlarm
 from .drift import DriftMonitor as DriftMonitor
+from .export import ExportError as ExportError
+from .export import export_onnx as export_onnx
 from .score_monitor import ScoreMonitor as ScoreMonitor
 from .shift import AdaptiveLevel as AdaptiveLevel
 from .shift import effective_size as effective_size

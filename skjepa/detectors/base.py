@@ -284,6 +284,16 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         """Whether the threshold comes from scores out of fold, which are not those that `score_samples` gives."""
         return self._fold_scores is not None and not self._is_exact
 
+    @property
+    def fold_scores(self) -> list[NDArray[np.float64]] | None:
+        """Of each fold, scores of its samples by the model that has not seen them; None without folds."""
+        return self._fold_scores
+
+    @property
+    def level(self) -> float:
+        """The share of normal samples that the threshold lets be flagged: `target_fpr`, else `contamination`."""
+        return self._level
+
     def predict_fdr(self, X: Any, level: float = 0.1) -> NDArray[np.int64]:
         """Flag samples so that at most the share `level` of the flagged are normal, in expectation.
 

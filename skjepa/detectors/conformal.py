@@ -25,7 +25,7 @@ def conformal_offset(calibration_scores: ArrayLike, alpha: float) -> float:
         n < 1 / alpha - 1: no threshold can hold the promise; names the n needed.
     """
     scores = np.sort(np.asarray(calibration_scores, dtype=np.float64))
-    k = _allowed(alpha, len(scores))
+    k = n_allowed(alpha, len(scores))
     if k < 1:
         needed = int(np.ceil(np.round(1 / alpha - 1, 9)))
         raise ValueError(
@@ -88,7 +88,7 @@ def cross_conformal_margin(
         k is at least 1.
     """
     n = sum(map(len, fold_scores))
-    k = max(1, _allowed(alpha, n))
+    k = max(1, n_allowed(alpha, n))
     margin = np.empty(scores.shape[1])
     for start in range(0, scores.shape[1], block := max(1, _BLOCK // n)):
         part = scores[:, start : start + block]
@@ -97,7 +97,7 @@ def cross_conformal_margin(
     return np.where(np.isnan(scores).any(axis=0), np.nan, margin)
 
 
-def _allowed(alpha: float, n: int) -> int:
+def n_allowed(alpha: float, n: int) -> int:
     """k = floor(alpha (n + 1)), the calibration scores a threshold may leave below or at it."""
     # Rounded before the floor: 0.05 * 20 is 1.0000000000000002 in one order and 0.9999999999999999 in another.
     return int(np.floor(np.round(alpha * (n + 1), 9)))

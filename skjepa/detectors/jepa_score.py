@@ -1,10 +1,13 @@
 """`JEPAScoreDetector`: the scikit-learn face. Its parameters, what a fit learns, and how it is saved."""
 
+import os
 from numbers import Real
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
 
 from skjepa._utils import hardware
 from skjepa._utils.validation import check_choice, check_number
@@ -199,6 +202,24 @@ class JEPAScoreDetector(MappingDetector):
     @property
     def reads(self) -> str:
         return "forward" if self._is_forward else "extraction"
+
+    def export(self, path: str | os.PathLike) -> Path:
+        """Write the fitted detector as an ONNX file, see `skjepa.export_onnx`.
+
+        Parameters
+        ----------
+        path : path-like
+            Ends in ``.onnx``.
+
+        Raises
+        ------
+        skjepa.deployment.ExportError
+            A part cannot be exported: methods that read the Jacobian, for example.
+        """
+        from skjepa import export_onnx  # the public door: what runs elsewhere stands above detectors
+
+        check_is_fitted(self)
+        return export_onnx(self, path)
 
     def portable_state(self) -> dict[str, Any]:
         return vars(self) | {"memory": None}  # a folder of this machine

@@ -209,6 +209,11 @@ class GaussianDensity(BaseEstimator):
         self._cholesky = np.linalg.cholesky(self.covariance_ + ridge * np.eye(len(self.covariance_)))
         return self
 
+    @property
+    def cholesky(self) -> NDArray[np.float64]:
+        """The lower triangular factor of the covariance in use, (n_components, n_components)."""
+        return self._cholesky
+
     def _centred(self, Z: ArrayLike) -> NDArray[np.float64]:
         return (np.asarray(Z, dtype=np.float64) - self.location_) @ self.components_.T
 

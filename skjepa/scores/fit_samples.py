@@ -77,6 +77,11 @@ class SeenSamples:
                 recalled[name][~known] = others[name]
         return recalled
 
+    @property
+    def known(self) -> KnownRows:
+        """The fit samples, to be known again."""
+        return self._known
+
     def portable_state(self) -> dict[str, Any]:
         return {"embeddings": self.embeddings, "log_volumes": self.log_volumes, "values": self.values}
 

@@ -36,6 +36,21 @@ class KnownRows:
     def _points(self, rows: NDArray[np.float64], numbers: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.column_stack([rows, self._weight * numbers])
 
+    def as_arrays(self) -> dict[str, NDArray[np.float64]]:
+        """What `places` compares by: ``rows`` less their ``centre``, ``numbers``, and how far either may be off.
+
+        ``reach`` and ``tolerance`` are those distances, per row. Of several rows within reach the nearest is meant, a
+        difference of numbers counting ``weight`` times one of rows.
+        """
+        return {
+            "rows": self._rows,
+            "centre": self._centre,
+            "reach": self._reach,
+            "numbers": self._numbers,
+            "tolerance": self._tolerance,
+            "weight": np.float64(self._weight),
+        }
+
     def places(self, rows: NDArray[np.float64], numbers: NDArray[np.float64] | None = None) -> NDArray[np.intp]:
         """Which row each of these is, (n,); -1 for none."""
         numbers = np.zeros(len(rows)) if numbers is None else numbers

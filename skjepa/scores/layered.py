@@ -169,7 +169,7 @@ class LayeredScore:
     def _surprises(self, extraction: Extraction) -> Terms:
         """Values of which the higher are the more unusual, by term; those of fit samples are too low."""
         layers = layers_of(extraction, list(self.chain.deviations))
-        found = {_term(name): value for name, value in self.chain.surprises(layers).items()}
+        found = {term_of(name): value for name, value in self.chain.surprises(layers).items()}
         direction = normalize(extraction.embeddings)
         if self.direction is not None:
             found[DIRECTION] = np.sqrt(self.direction.distances(direction))
@@ -189,7 +189,7 @@ class LayeredScore:
     def portable_check(self) -> None:
         if self.seen.values.keys() != self.tails.keys() or self.weight.keys() != self.tails.keys():
             raise ValueError("tails, weight and seen are not of the same terms")
-        expected = {_term(name) for name in self.chain.deviations} | {NEIGHBOURS}
+        expected = {term_of(name) for name in self.chain.deviations} | {NEIGHBOURS}
         expected |= {DIRECTION} if self.direction is not None else set()
         parts = [self.volume_model is None, self.conditional is None, self.spectrum is None]
         if len(set(parts)) > 1:
@@ -291,7 +291,7 @@ def _varying(extraction: Extraction) -> Terms:
 def _fit_layered(extraction: Extraction, settings: dict[str, Any], apart: NDArray | None) -> LayeredScore:
     chain = LayerChain(is_unit=not extraction.is_table).fit(_varying(extraction))
     model = LayeredScore(chain, None, None, None, None, None, None)
-    unseen = {_term(name): value for name, value in chain.fit_surprises.items()}
+    unseen = {term_of(name): value for name, value in chain.fit_surprises.items()}
     unseen |= _fit_output(model, extraction, settings["reference"])
     if extraction.singular_values is not None:
         unseen |= _fit_volume(model, extraction, settings)
@@ -350,5 +350,6 @@ def _weights(names: list[str]) -> dict[str, float]:
     return {name: weight[name] for name in names}
 
 
-def _term(layer: str) -> str:
+def term_of(layer: str) -> str:
+    """The name of a layer's term."""
     return f"layer {layer}"

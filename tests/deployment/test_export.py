@@ -116,16 +116,18 @@ def test_tables(options, tmp_path):
         exported.predict(np.full((1, 5), np.nan))
 
 
+@pytest.fixture(scope="module")
+def detector():
+    return JEPAScoreDetector(method="forward", contamination=0.1, layers=None).fit(ROWS)
+
+
+@pytest.fixture(scope="module")
+def path(detector, tmp_path_factory):
+    return detector.export(tmp_path_factory.mktemp("exported") / "detector.onnx")
+
+
 class TestOneExport:
     """What needs no model of its own."""
-
-    @pytest.fixture(scope="class")
-    def detector(self):
-        return JEPAScoreDetector(method="forward", contamination=0.1, layers=None).fit(ROWS)
-
-    @pytest.fixture(scope="class")
-    def path(self, detector, tmp_path_factory):
-        return detector.export(tmp_path_factory.mktemp("exported") / "detector.onnx")
 
     def test_the_threshold_moves(self, detector, path):
         exported = OnnxDetector(path, threshold=detector.offset_ + 1)

@@ -1,0 +1,105 @@
+"""Exported detectors beside the ones they come from: size, opset, time per image, and the largest difference of scores.
+
+    python -m benchmarks.speed.exported [--threads 1] [--out FILE]
+
+Encoders with random weights. Both sides score the same uint8 pictures of the size that the encoder takes, in turn, in
+every round; medians over rounds. The difference is over 100 pictures that the fit has not seen: like those of the
+fit, coarser ones, and noise.
+
+Writes benchmarks/results/exported_cpu.json, or --out. Needs the extra `export`.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import timm
+import torch
+from PIL import Image
+
+from benchmarks.common import record
+from skjepa import Encoder, JEPAScoreDetector, VectorJEPA, load_encoder
+from skjepa.runtime import OnnxDetector
+
+SEED = 0
+ROUNDS = 7
+
+
+def pictures(rng: np.random.Generator, n: int, side: int, grain: int) -> np.ndarray:
+    small = rng.integers(0, 256, size=(n, grain, grain, 3), dtype=np.uint8)
+    resized = [Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC) for pixels in small]
+    return np.stack([np.asarray(picture) for picture in resized])
+
+
+def of_timm(name: str, size: int, **options: Any) -> Encoder:
+    return load_encoder(timm.create_model(name, pretrained=False, num_classes=0, **options), image_size=size)
+
+
+ENCODERS: dict[str, Callable[[], Encoder]] = {
+    "bundled, 32 pixels": lambda: load_encoder("bundled"),
+    "EfficientNet-Lite0, 224 pixels": lambda: of_timm("tf_efficientnet_lite0", 224),
+    "ViT-Ti/16, 224 pixels": lambda: of_timm("vit_tiny_patch16_224", 224),
+    "ConvNeXt-Atto, 224 pixels": lambda: of_timm("convnext_atto", 224),
+}
+TABLE = "VectorJEPA, 10 columns"
+
+
+def samples_of(name: str) -> tuple[JEPAScoreDetector, Any]:
+    """A fitted detector, and samples that the fit has not seen."""
+    rng = np.random.default_rng(SEED)
+    torch.manual_seed(SEED)
+    options: dict[str, Any] = {"method": "forward", "calibration": 0.3, "target_fpr": 0.1}
+    if name == TABLE:
+        scale = np.arange(1, 11)
+        fresh = np.concatenate([rng.normal(size=(70, 10)) * scale, 5 * rng.normal(size=(30, 10)) * scale])
+        return JEPAScoreDetector(VectorJEPA(), **options).fit(rng.normal(size=(1000, 10)) * scale), fresh
+    encoder = ENCODERS[name]()
+    side = encoder.preprocessing.size[0]
+    noise = rng.integers(0, 256, size=(15, side, side, 3), dtype=np.uint8)
+    fresh = np.concatenate([pictures(rng, 55, side, 6), pictures(rng, 30, side, 3), noise])
+    return JEPAScoreDetector(encoder, **options).fit(pictures(rng, 100, side, 6)), fresh
+
+
+def compare(name: str, folder: Path, n_threads: int) -> dict[str, Any]:
+    detector, fresh = samples_of(name)
+    path = detector.export(folder / "detector.onnx")
+    exported = OnnxDetector(path, n_threads=n_threads)
+    expected, found = detector.score_samples(fresh), exported.score_samples(fresh)
+    seconds: dict[str, list[float]] = {}
+    for i in range(ROUNDS + 1):
+        for n in (1, 32):
+            for side, scorer in (("torch", detector), ("onnx", exported)):
+                start = time.perf_counter()
+                scorer.score_samples(fresh[:n])
+                if i:  # the first round warms up
+                    seconds.setdefault(f"{side}_ms_of_{n}", []).append(1e3 * (time.perf_counter() - start) / n)
+    return {
+        "megabytes": round(path.stat().st_size / 1e6, 1),
+        "opset": onnx.load(path, load_external_data=False).opset_import[0].version,
+        "largest_relative_difference": float((np.abs(found - expected) / np.abs(expected)).max()),
+        "different_labels": int((exported.predict(fresh) != detector.predict(fresh)).sum()),
+        **{key: round(float(np.median(values)), 3) for key, values in seconds.items()},
+    }
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--threads", type=int, default=1, help="of torch and of onnxruntime")
+    options.add_argument("--out", type=Path, default=record.RESULTS / "exported_cpu.json")
+    chosen = options.parse_args()
+    torch.set_num_threads(chosen.threads)
+    results = {}
+    for name in [*ENCODERS, TABLE]:
+        with tempfile.TemporaryDirectory() as folder:
+            results[name] = compare(name, Path(folder), chosen.threads)
+        print(name, results[name])
+    record.write(chosen.out, {"encoders": results}, seed=SEED, threads=chosen.threads)
+
+
+if __name__ == "__main__":
+    main()

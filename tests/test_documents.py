@@ -27,6 +27,7 @@ SNIPPETS = [
         "docs/guide/model_selection.md",
         "docs/guide/pretraining.md",
         "docs/guide/pyod.md",
+        "docs/guide/production.md",
         "docs/guide/reports.md",
         "docs/guide/scores.md",
         "docs/guide/streams.md",

@@ -11,3 +11,4 @@ from .conformal import cross_conformal_margin as cross_conformal_margin
 from .conformal import cross_conformal_p_values as cross_conformal_p_values
 from .embedding_transformer import EmbeddingTransformer as EmbeddingTransformer
 from .jepa_score import JEPAScoreDetector as JEPAScoreDetector
+from .judgement import Judgement as Judgement

@@ -27,6 +27,7 @@ _KINDS = (bool, int, float, complex, str, tuple, types.FunctionType)
 _DATA = (tuple, list, dict, set, Tensor, np.ndarray)
 _CONTENTS = (Tensor, np.ndarray, dict, list, set, types.MethodType, functools.partial)
 _TELL_NOTHING = (type(threading.Lock()), type(threading.RLock()))
+_NUMBERS = frozenset({bool, int, float, type(None)})
 _SIMPLE = (bool, int, float, complex, str, bytes, enum.Enum, type(None))
 
 
@@ -81,6 +82,8 @@ def code_and_state(module: nn.Module) -> tuple[dict[str, str], list[str]]:
 
 def describe(value: Any) -> str:
     """What a function does or a value is, for a fingerprint: source code, parameters, and what it carries, in depth."""
+    if type(value) in _NUMBERS:  # what modules keep most of
+        return repr(value)
     return _Writer({}).text(value, 10)
 
 
@@ -260,4 +263,4 @@ def _byte_code(code: types.CodeType | None) -> str:
 
 def without_addresses(text: str) -> str:
     """A repr that is the same in every process."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text) if " at 0x" in text else text

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import xxhash
-from torch import nn
+from torch import Tensor, nn
 
 from skjepa.encoders.description import without_addresses
 
@@ -28,22 +28,51 @@ def content_of(module: nn.Module, settings: dict[str, Any]) -> str:
 def _digest(digest: Any, module: nn.Module, settings: dict[str, Any]) -> str:
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     digest.update(without_addresses(repr(module)).encode())
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+    names = Names(module)
+    for name, tensor in [*once(names.parameters), *once(names.buffers)]:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    for name, first in _second_names(module):
+    for name, first in _second_names(names):
         digest.update(f"{name} is {first}".encode())
     return digest.hexdigest()
 
 
-def _second_names(module: nn.Module) -> Iterator[tuple[str, str]]:
+class Names:
+    """Every name of a module's parts, parameters and buffers, from one walk: torch takes one for each.
+
+    Attributes
+    ----------
+    modules, parameters, buffers : list of (str, object)
+        As ``named_modules``, ``named_parameters`` and ``named_buffers`` with ``remove_duplicate=False``.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.modules = list(module.named_modules(remove_duplicate=False))
+        self.parameters = _members(self.modules, "_parameters")
+        self.buffers = _members(self.modules, "_buffers")
+
+
+def _members(modules: list[tuple[str, nn.Module]], kind: str) -> list[tuple[str, Tensor]]:
+    return [
+        (f"{prefix}.{name}" if prefix else name, tensor)
+        for prefix, module in modules
+        for name, tensor in getattr(module, kind).items()
+        if tensor is not None
+    ]
+
+
+def once(pairs: list[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
+    """Each tensor under its first name."""
+    first: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in pairs:
+        first.setdefault(id(tensor), (name, tensor))
+    return list(first.values())
+
+
+def _second_names(names: Names) -> Iterator[tuple[str, str]]:
     """Names of modules, parameters and buffers that are there under another name already, with that name."""
-    named = (
-        module.named_modules(remove_duplicate=False),
-        module.named_parameters(remove_duplicate=False),
-        module.named_buffers(remove_duplicate=False),
-    )
-    for pairs in named:
+    found: list[list[tuple[str, Any]]] = [list(names.modules), list(names.parameters), list(names.buffers)]
+    for pairs in found:
         first: dict[int, str] = {}
         for name, item in pairs:
             if first.setdefault(id(item), name) != name:

@@ -27,7 +27,11 @@ _SEALED = (
     "pathlib",
     "weakref",
 )
+_PLAIN = frozenset({bool, int, float, str, type(None)})  # nothing inside can change
 _CONTAINERS = ("dict", "OrderedDict", "defaultdict", "list", "set", "deque")
+
+
+_EMPTY: dict[str, Any] = {}  # of hooks there are a dozen kinds, and hardly ever any
 
 
 class _Use:
@@ -39,7 +43,7 @@ class _Use:
         self.serial = next(self._serial)  # locks are taken in this order, and so never wait for one another
         self.lock = threading.RLock()
         self.users = 0
-        self.before = _Before({})
+        self.before = _NOTHING
 
 
 _USES: "weakref.WeakKeyDictionary[nn.Module, _Use]" = weakref.WeakKeyDictionary()
@@ -85,7 +89,7 @@ def in_eval_mode(module: nn.Module) -> Iterator[None]:
                 use.users -= 1
                 if use.users == 0:
                     use.before.put_back(vars(part))
-                    use.before = _Before({})
+                    use.before = _NOTHING
 
 
 def settled_attributes(part: nn.Module) -> dict[str, Any]:
@@ -98,8 +102,20 @@ def settled_attributes(part: nn.Module) -> dict[str, Any]:
 
 def _uses(module: nn.Module) -> list[tuple[nn.Module, _Use]]:
     with _FINDING:
-        uses = [(part, _USES.get(part) or _USES.setdefault(part, _Use())) for part in module.modules()]
+        uses = [(part, _USES.get(part) or _USES.setdefault(part, _Use())) for part in _parts_of(module)]
     return sorted(uses, key=lambda pair: pair[1].serial)
+
+
+def _parts_of(module: nn.Module) -> list[nn.Module]:
+    """As ``module.modules()``, in another order and in a fifth of the time: each pass asks several times."""
+    found: dict[int, nn.Module] = {}
+    waiting = [module]
+    while waiting:
+        part = waiting.pop()
+        if id(part) not in found:
+            found[id(part)] = part
+            waiting += [inner for inner in part._modules.values() if inner is not None]
+    return list(found.values())
 
 
 class _Before:
@@ -110,10 +126,12 @@ class _Before:
         self.contents: dict[str, Any] = {}
         self.kept: list[tuple[Any, Any]] = []
         for key, value in attributes.items():
+            if type(value) in _PLAIN:
+                continue
             if not key.endswith("_hooks") and key not in _STRUCTURE:
                 self._keep(value, depth=4)
             if type(value).__name__ in _CONTAINERS:
-                self.contents[key] = value.copy()
+                self.contents[key] = value.copy() if value or not isinstance(value, dict) else _EMPTY
         # Of these only what they are made of: weights and modules are looked at where they are.
         self.kept += [(attributes[key], attributes[key].copy()) for key in _STRUCTURE & attributes.keys()]
 
@@ -170,3 +188,6 @@ def _fill(value: Any, before: Any) -> None:
     elif value != before:
         value.clear()
         value.update(before)
+
+
+_NOTHING = _Before({})

@@ -1,10 +1,10 @@
 """`WeightsWatch`: whether weights are still what they were, for much less than reading them all."""
 
-from collections.abc import Iterator
-
 import torch
 import xxhash
 from torch import Tensor, nn
+
+from skjepa.encoders.fingerprint import Names, once
 
 READ_AT_ONCE = 1 << 24
 """Bytes that a look reads: weights of no more than that are read whole each time."""
@@ -30,9 +30,10 @@ class WeightsWatch:
 
     def __init__(self, module: nn.Module, about: str) -> None:
         self._about = about
-        self._names = _names_of(module)
-        self._counted = [_counted(tensor) for tensor in _weights(module)]
-        flat = [_flat(tensor) for tensor in _weights(module)]
+        names = Names(module)
+        self._objects = _objects(names)
+        self._counted = [_counted(tensor) for tensor in _weights(names)]
+        flat = [_flat(tensor) for tensor in _weights(names)]
         self._sampled = [numbers[:: max(1, min(_EVERY, len(numbers) // _FEWEST))] for numbers in flat]
         self._sample = self._read_sample()
         self._parts = [part for numbers in flat for part in numbers.view(torch.uint8).split(READ_AT_ONCE)]
@@ -41,9 +42,10 @@ class WeightsWatch:
 
     def sees_no_change(self, module: nn.Module, about: str) -> bool:
         """Whether module and words are, as far as this look sees, what they were."""
-        if about != self._about or _names_of(module) != self._names:
+        names = Names(module)
+        if about != self._about or _objects(names) != self._objects:
             return False
-        if [_counted(tensor) for tensor in _weights(module)] != self._counted:
+        if [_counted(tensor) for tensor in _weights(names)] != self._counted:
             return False
         return self._read_sample() == self._sample and self._next_parts_are_the_same()
 
@@ -66,30 +68,24 @@ class WeightsWatch:
 
 def bytes_of(module: nn.Module) -> int:
     """Bytes of all parameters and buffers."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in _weights(module))
+    return sum(tensor.numel() * tensor.element_size() for tensor in _weights(Names(module)))
 
 
 def can_be_watched(module: nn.Module) -> bool:
     """Whether torch counts the changes of every tensor, and its numbers lie side by side and can be read in place."""
-    return all(type(tensor) in (Tensor, nn.Parameter, nn.Buffer) for tensor in _weights(module)) and all(
+    return all(type(tensor) in (Tensor, nn.Parameter, nn.Buffer) for tensor in _weights(Names(module))) and all(
         tensor.layout == torch.strided and not tensor.is_inference() and _is_dense(tensor)
-        for tensor in _weights(module)
+        for tensor in _weights(Names(module))
     )
 
 
-def _weights(module: nn.Module) -> Iterator[Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()
+def _weights(names: Names) -> list[Tensor]:
+    return [tensor for _, tensor in [*once(names.parameters), *once(names.buffers)]]
 
 
-def _names_of(module: nn.Module) -> list[tuple[str, int]]:
+def _objects(names: Names) -> list[tuple[str, int]]:
     """Every name of a module, parameter or buffer, and which object it is."""
-    named = (
-        module.named_modules(remove_duplicate=False),
-        module.named_parameters(remove_duplicate=False),
-        module.named_buffers(remove_duplicate=False),
-    )
-    return [(name, id(item)) for pairs in named for name, item in pairs]
+    return [(name, id(item)) for name, item in [*names.modules, *names.parameters, *names.buffers]]
 
 
 def _counted(tensor: Tensor) -> tuple:

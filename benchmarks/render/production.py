@@ -1,0 +1,57 @@
+"""Tables of docs/guide/production.md, from benchmarks/results/one_picture_cpu.json and exported_cpu.json."""
+
+from benchmarks.common.markdown import read
+from skjepa.evaluation.benchmark_result import markdown
+
+
+def one_picture_table() -> str:
+    rows = [
+        [
+            name,
+            f"{found['parameters'] / 1e6:.1f}",
+            f"{found['bare_ms']:.1f}",
+            f"{found['predict_ms']:.1f}",
+            f"{found['ratio']:.2f}",
+            f"{found['on_top_ms']:.1f}",
+            "yes" if found["aim_is_met"] else "no",
+        ]
+        for name, found in read("one_picture_cpu")["encoders"].items()
+    ]
+    heading = ["encoder", "parameters, 10^6", "bare pass, ms", "`predict`, ms", "ratio", "on top, ms", "aim met"]
+    return markdown([heading, *rows])
+
+
+def one_picture_line() -> str:
+    threads = read("one_picture_cpu")["stamp"]["threads"]
+    return f"Medians of 40 rounds on a CPU, {threads} thread{'s' if threads > 1 else ''}, in one run."
+
+
+def exported_table() -> str:
+    rows = [
+        [
+            name,
+            f"{found['megabytes']:.1f}",
+            f"{found['largest_relative_difference']:.1e}",
+            f"{found['largest_relative_difference_of_torch']:.1e}",
+            *(f"{found[f'torch_ms_of_{n}'] / found[f'onnx_ms_of_{n}']:.1f}" for n in (1, 32)),
+        ]
+        for name, found in read("exported_cpu")["encoders"].items()
+    ]
+    heading = ["encoder", "MB", "difference of scores", "of torch with itself", "faster, one", "faster, 32 at a time"]
+    return markdown([heading, *rows])
+
+
+def exported_line() -> str:
+    found = read("exported_cpu")
+    opsets = " and ".join(sorted({str(encoder["opset"]) for encoder in found["encoders"].values()}))
+    n_different = sum(encoder["different_labels"] for encoder in found["encoders"].values())
+    n_samples = 100 * len(found["encoders"])
+    return f"Opset {opsets}. Of {n_samples} labels {n_different or 'none'} differ{'s' if n_different == 1 else ''}."
+
+
+PRODUCTION = {
+    "one-picture": one_picture_table,
+    "one-picture-run": one_picture_line,
+    "exported": exported_table,
+    "exported-run": exported_line,
+}

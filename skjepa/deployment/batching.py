@@ -76,6 +76,10 @@ class Batcher:
                 await worker
             self._thread.shutdown()
 
+    async def in_thread(self, function: Callable[[], None]) -> None:
+        """Call a function in the thread that scores."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, function)
+
     async def submit(self, samples: Sequence[Any], weight: int = 0) -> list[dict[str, Any]]:
         """The answers to samples, once their batch is scored.
 

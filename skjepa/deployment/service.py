@@ -4,7 +4,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -69,7 +69,7 @@ class Scorer:
     """
 
     def __init__(self, detector: JEPAScoreDetector) -> None:
-        self.detector = detector
+        self.detector, self._steady = detector, ExitStack()
         shape = detector.models_[0].settings["input_shape"] or ()
         self.n_features = shape[0] if len(shape) == 1 else None
 
@@ -86,13 +86,18 @@ class Scorer:
             )
         ]
 
-    def warm_up(self) -> None:
-        """A first pass, which looks at the encoder."""
+    def begin(self) -> None:
+        """From here on the encoder is taken not to change, by this thread; and a first pass, which looks at it."""
+        self._steady.enter_context(self.detector.steady())
         shape = self.detector.models_[0].settings["input_shape"] or ()
         if self.n_features is not None:
             self([np.zeros(self.n_features)])
         else:
             self([np.zeros((*shape[1:], 3), dtype=np.uint8)])
+
+    def end(self) -> None:
+        """Leave the encoder as it was; in the thread of `begin`."""
+        self._steady.close()
 
 
 class Metrics:
@@ -135,9 +140,10 @@ def make_app(detector: JEPAScoreDetector, limits: Limits | None = None) -> FastA
 
     @asynccontextmanager
     async def lifespan(_: FastAPI):
-        await asyncio.to_thread(scorer.warm_up)
         async with batcher.running():
+            await batcher.in_thread(scorer.begin)
             yield
+            await batcher.in_thread(scorer.end)
 
     app = FastAPI(title="skjepa", version=__version__, lifespan=lifespan)
 

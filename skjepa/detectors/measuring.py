@@ -3,7 +3,7 @@
 import os
 from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from skjepa.detectors.encoder_choice import (
 )
 from skjepa.detectors.fitted_score import FittedScore
 from skjepa.encoders.encoder import Encoder
+from skjepa.encoders.in_use import in_eval_mode
 from skjepa.encoders.stages import POSITIONS
 from skjepa.extraction.batches.options import RunOptions
 from skjepa.extraction.batches.pooling import is_positions
@@ -109,6 +110,39 @@ class MeasuringDetector(CalibratedDetector):
         check_is_fitted(self)
         with self._fitted_encoder(as_source(X)) as encoder:
             return encoder
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Context in which the encoder is taken not to change: for many calls of a few samples each, by one thread.
+
+        The encoder is compared with that of the fit once, at the start, and stays in eval mode until the end. What a
+        call spends on looking whether it has changed, some 0.1 ms per submodule, is saved; a change inside goes
+        unnoticed.
+
+        Raises
+        ------
+        skjepa.encoders.FingerprintError
+            The encoder has changed since `fit`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skjepa import JEPAScoreDetector
+        >>> images = np.random.default_rng(0).integers(0, 256, size=(30, 32, 32, 3), dtype=np.uint8)
+        >>> detector = JEPAScoreDetector(method="forward").fit(images)
+        >>> with detector.steady():
+        ...     labels = [detector.predict(image[None])[0] for image in images[:3]]
+        """
+        check_is_fitted(self)
+        encoders = {id(found): found for fitted in self.models_ if (found := fitted.encoder or self.encoder_)}
+        with ExitStack() as stack:
+            for encoder in encoders.values():
+                stack.enter_context(encoder.unchanging())
+                stack.enter_context(in_eval_mode(encoder.module))
+            for fitted in self.models_:
+                if found := fitted.encoder or self.encoder_:
+                    require_fingerprint(found.fingerprint, fitted.settings["fingerprint"], f"encoder {found.name!r}")
+            yield
 
     @property
     def measures_per_model(self) -> bool:

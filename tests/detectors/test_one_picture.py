@@ -10,7 +10,8 @@ from oracles import conv_net, random_images
 from PIL import Image
 from torch.nn import functional
 
-from skjepa import JEPAScoreDetector, KNNDetector, MahalanobisDetector, extract, load_encoder
+from skjepa import JEPAScoreDetector, KNNDetector, MahalanobisDetector, VectorJEPA, extract, load_encoder
+from skjepa.encoders import FingerprintError
 
 IMAGES = random_images(40)
 
@@ -40,6 +41,39 @@ def test_a_warm_detector_makes_one_pass(detector, passes):
     passes.clear()
     detector.predict(IMAGES[1:2])
     assert passes == [1]
+
+
+def test_a_change_is_seen_before_and_after_a_steady_context(monkeypatch):
+    module = conv_net().train()
+    encoder = load_encoder(module, image_size=32)
+    detector = JEPAScoreDetector(encoder, method="forward").fit(IMAGES)
+    expected = detector.score_samples(IMAGES[:3])
+    read = []
+    described = encoder._described
+    monkeypatch.setattr(encoder, "_described", lambda: read.append(1) or described())
+    with detector.steady():
+        np.testing.assert_allclose(
+            [detector.score_samples(image[None])[0] for image in IMAGES[:3]], expected, rtol=1e-4
+        )
+        assert len(read) == 1
+        with torch.no_grad():
+            next(module.parameters()).add_(1)
+        detector.predict(IMAGES[:1])
+    assert module.training
+    with pytest.raises(FingerprintError):
+        detector.predict(IMAGES[:1])
+    with pytest.raises(FingerprintError), detector.steady():
+        pass
+
+
+@pytest.mark.parametrize("calibration", [None, 3])
+def test_steady_with_encoders_that_the_fit_trained(calibration):
+    rows = np.random.default_rng(0).normal(size=(90, 3))
+    jepa = VectorJEPA(n_components=4, widths=(8,), n_steps=5)
+    detector = JEPAScoreDetector(jepa, method="forward", calibration=calibration).fit(rows)
+    expected = detector.score_samples(rows[:4])
+    with detector.steady():
+        np.testing.assert_array_equal(detector.score_samples(rows[:4]), expected)
 
 
 def test_a_changed_encoder_is_looked_at_again(passes):

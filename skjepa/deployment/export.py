@@ -107,6 +107,8 @@ def _models_of(detector: Any) -> list[LayeredScore]:
                 "backward passes, which ONNX does not have: these methods do not export. Fit with method='forward' and "
                 f"formula='joint'. {_OTHERWISE}"
             )
+        if model.local is not None:
+            raise ExportError(f"local=True does not export: fit without it. {_OTHERWISE}")
         if not isinstance(model.neighbours, NearestRows | GaussianDensity):
             name = type(model.neighbours).__name__
             raise ExportError(f"reference={name} does not export: fit with reference='knn' or 'gaussian'. {_OTHERWISE}")

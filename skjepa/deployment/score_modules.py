@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from skjepa.deployment.normal_tail import minus_log_upper_tail
 from skjepa.scores.densities import GaussianDensity, NearestRows
 from skjepa.scores.fit_samples import SeenSamples
-from skjepa.scores.layered import DIRECTION, FARTHEST, NEIGHBOURS, OUTPUT, LayeredScore, term_of
+from skjepa.scores.layered import DIRECTION, NEIGHBOURS, OUTPUT, LayeredScore, term_of
 from skjepa.scores.layers import LARGEST, LayerChain
 from skjepa.scores.mahalanobis import ShrunkMahalanobis
+from skjepa.scores.tail import FARTHEST
 
 _TINY = 10 * float(np.finfo(np.float64).eps)  # scikit-learn leaves rows that are shorter as they are
 

@@ -214,6 +214,11 @@ class TestWhatDoesNotExport:
             detector.export(tmp_path / "detector.onnx")
         assert not list(tmp_path.iterdir())
 
+    def test_local_models(self, tmp_path):
+        detector = JEPAScoreDetector(method="forward", local=True).fit(pictures(60, 32))
+        with pytest.raises(ExportError, match="local=True does not export: fit without it"):
+            export_onnx(detector, tmp_path / "detector.onnx")
+
     def test_a_reference_of_your_own(self, tmp_path):
         detector = JEPAScoreDetector(method="forward", reference=KernelDensity()).fit(ROWS)
         with pytest.raises(ExportError, match="reference=KernelDensity does not export: fit with reference='knn'"):

@@ -24,8 +24,9 @@ def one_picture_table() -> str:
 
 
 def one_picture_line() -> str:
-    threads = read("one_picture_cpu")["stamp"]["threads"]
-    return f"Medians of 40 rounds on a CPU, {threads} thread{'s' if threads > 1 else ''}, in one run."
+    stamp = read("one_picture_cpu")["stamp"]
+    threads = stamp["threads"]
+    return f"Medians of {stamp['rounds']} rounds on a CPU, {threads} thread{'s' if threads > 1 else ''}, in one run."
 
 
 def exported_table() -> str:

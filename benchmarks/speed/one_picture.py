@@ -1,6 +1,6 @@
 """One picture, one call of `predict`: how many bare forward passes of its encoder it takes, and what comes on top.
 
-    quiet python -m benchmarks.speed.one_picture [--threads 1] [--out FILE]
+    python -m benchmarks.speed.one_picture [--threads 1] [--rounds 40] [--out FILE]
 
 Encoders with random weights: only time is at stake. In every round the bare pass (the module in eval mode, without
 gradients, of a tensor that is ready) and `predict` of a warm detector with ``method="forward"`` follow one another;
@@ -92,6 +92,7 @@ def compare(encoder: Encoder, n_rounds: int) -> dict:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--threads", type=int, help="of torch; by default all")
+    options.add_argument("--rounds", type=int, default=40)
     options.add_argument("--out", type=Path, default=record.RESULTS / "one_picture_cpu.json")
     chosen = options.parse_args()
     if chosen.threads:
@@ -99,9 +100,9 @@ def main() -> None:
     torch.manual_seed(SEED)
     results = {}
     for name, make in encoders().items():
-        results[name] = compare(make(), 40)
+        results[name] = compare(make(), chosen.rounds)
         print(name, results[name])
-    record.write(chosen.out, {"encoders": results}, seed=SEED, threads=torch.get_num_threads())
+    record.write(chosen.out, {"encoders": results}, seed=SEED, threads=torch.get_num_threads(), rounds=chosen.rounds)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def _share(row: dict, way: str, reference: str) -> str:
     return "" if way == reference else f"{row['differ']:.1%}"
 
 
-ENCODERS = {"bundled": "value_of_passes", "vit": "value_of_passes_vit"}
+ENCODERS = {"bundled": "value_of_passes", "lite0": "value_of_passes_lite0", "vit": "value_of_passes_vit"}
 TRAINED = ("bundled", "lite0")  # AUROC of random weights says nothing of other encoders
 
 

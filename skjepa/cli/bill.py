@@ -166,7 +166,7 @@ def _table(cost: "PassCost", n_passes: int, *, needs_passes: bool, is_fixed: boo
 
 
 def _change(n_passes: int, n_components: int) -> str:
-    """What so many passes change of the AUROC of all K, from encoder to encoder, by `benchmarks.render`."""
+    """What so many passes change of the AUROC of the most that were measured, from encoder to encoder."""
     if n_passes == n_components:
         return "reference"
     changes = []
@@ -180,6 +180,6 @@ def _change(n_passes: int, n_components: int) -> str:
 
 _FIXED = "The method is that of the fit; --limit scores fewer images, --yes does not ask."
 _ADVICE = (
-    "AUROC: change against all passes, on the encoders of docs/results/passes.md. --budget 10m chooses what fits, "
-    "--yes does not ask, --store keeps finished images for a next run."
+    "AUROC: change against the most passes measured, of the encoders in docs/results/passes.md. --budget 10m chooses "
+    "what fits, --yes does not ask, --store keeps finished images for a next run."
 )

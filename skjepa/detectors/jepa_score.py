@@ -1,6 +1,5 @@
 """`JEPAScoreDetector`: the scikit-learn face. Its parameters, what a fit learns, and how it is saved."""
 
-import importlib
 import os
 from numbers import Real
 from pathlib import Path
@@ -218,8 +217,10 @@ class JEPAScoreDetector(MappingDetector):
             A part cannot be exported: methods that read the Jacobian, for example.
         """
         check_is_fitted(self)
-        # What runs elsewhere stands above detectors: nothing here may need it before it is asked for.
-        return importlib.import_module("skjepa.deployment.export").export_onnx(self, path)
+        # Deployment stands above detectors: nothing here may need it before it is asked for.
+        from skjepa.deployment.export import export_onnx
+
+        return export_onnx(self, path)
 
     def portable_state(self) -> dict[str, Any]:
         return vars(self) | {"memory": None}  # a folder of this machine

@@ -195,7 +195,7 @@ class Encoder:
         Parameters
         ----------
         at_a_glance : bool
-            Of more than 16 MiB of weights read a part, see `skjepa.encoders.silent_changes.WeightsWatch`: for a call
+            Of more than 16 MiB of weights read a part: for a call
             that takes no longer than to read them all, and keeps nothing.
         """
         if hasattr(self._held, "fingerprint"):  # inside another call

@@ -27,7 +27,7 @@ class AnomalyMaps:
     """What each position or column adds to the surprises of hidden layers; higher = more anomalous.
 
     For every sample the sum of all shares and `outside` is the sum over layers of weight (r - log 2), with r the
-    surprise of the layer (`skjepa.scores.LayeredScore`): minus the terms "layer ..." of the score, less a constant.
+    surprise of the layer (the default score): minus the terms "layer ..." of the score, less a constant.
     Of samples that the detector was fitted on the surprises are those of samples that it has seen.
 
     Attributes

@@ -69,7 +69,8 @@ def settle(
     if limit is not None and is_chosen:
         choice = begun_with(store) or by_time(cost, limit, needs_passes=needs_passes)
         detector.set_params(method=choice.method, n_directions=choice.n_directions)
-    _present(cost, passes_of(choice, cost.n_components), limit, yes=yes, quiet=quiet, needs_passes=needs_passes)
+    n_passes, memory = passes_of(choice, cost.n_components), _memory(detector)
+    _present(cost, n_passes, limit, memory, yes=yes, quiet=quiet, needs_passes=needs_passes)
     if is_chosen and not quiet:
         _stderr.print(f"method {choice.method}: {choice.reason}", highlight=False, soft_wrap=True)
     return choice.reason if is_chosen else None
@@ -86,7 +87,8 @@ def settle_fitted(
     fitted = PassMethod.parse(detector.models_[0].settings["method"])
     cost = _cost(detector, sources, fitted.kind)
     n_passes = {"forward": 0, "exact": cost.n_components}.get(fitted.kind, fitted.n_directions or 0)
-    _present(cost, n_passes, None if budget is None else seconds_of(budget), yes=yes, quiet=quiet, is_fixed=True)
+    limit = None if budget is None else seconds_of(budget)
+    _present(cost, n_passes, limit, _memory(detector), yes=yes, quiet=quiet, is_fixed=True)
 
 
 def _cost(detector: "JEPAScoreDetector", sources: Sequence["Source"], method: Any) -> "PassCost":
@@ -97,10 +99,18 @@ def _cost(detector: "JEPAScoreDetector", sources: Sequence["Source"], method: An
     return estimate_cost(detector.encoder, sources[0], n_samples=n_samples, has_passes=method != "forward", **given)
 
 
+def _memory(detector: "JEPAScoreDetector") -> float:
+    """GiB that a batch may take."""
+    from skjepa._utils.hardware import default_budget, resolve_device
+
+    return (detector.memory_budget or default_budget(resolve_device(detector.device))) / 2**30
+
+
 def _present(
     cost: "PassCost",
     n_passes: int,
     limit: float | None,
+    memory: float,
     *,
     yes: bool,
     quiet: bool,
@@ -113,7 +123,9 @@ def _present(
     seconds = cost.seconds(n_passes)
     if seconds > _TOLD_FROM and not quiet:
         _stderr.print(_table(cost, n_passes, needs_passes=needs_passes, is_fixed=is_fixed))
-        _stderr.print(_FIXED if is_fixed else _ADVICE, highlight=False)
+        _stderr.print(
+            f"Memory: up to {memory:.1f} GiB (--memory-budget). {_FIXED if is_fixed else _ADVICE}", highlight=False
+        )
     if seconds > _ASKED_FROM and limit is None and not (yes or quiet) and sys.stdin.isatty():
         typer.confirm("Go on?", default=True, abort=True, err=True)
 

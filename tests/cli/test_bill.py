@@ -73,7 +73,7 @@ def test_what_is_no_time(text):
 
 
 def test_the_bill_lists_every_choice_with_its_price(slow, scored, capsys):
-    assert scored("--method", "exact") == 0
+    assert scored("--method", "exact", "--memory-budget", "1.5") == 0
     said = capsys.readouterr().err
     assert "90 images, about 2.5 h on this machine" in said
     rows = dict(re.findall(r"(--method \w+(?: --directions \d+)?) +\d+ +([\d.]+ \w+)", said))
@@ -86,6 +86,7 @@ def test_the_bill_lists_every_choice_with_its_price(slow, scored, capsys):
     assert rows["--method forward"] == "0.3 s"
     assert re.search(r"> +--method exact", said)
     assert re.search(r"--method forward .* -0\.0\d\d", said)
+    assert re.search(r"Memory: up to 1\.5 GiB \(--memory-budget\)", said)
 
 
 def test_nothing_is_said_of_what_is_quick(scored, capsys):

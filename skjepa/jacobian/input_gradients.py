@@ -63,9 +63,10 @@ def _by_pixels(weight: Tensor, transposed: Callable[[Tensor], Tensor]) -> Callab
     product = of_linear(weight[:, :, 0, 0])
 
     def below(gradient: Tensor) -> Tensor:
-        if not gradient.is_contiguous(memory_format=_LAST):
+        rows = gradient.permute(0, 2, 3, 1)
+        if not rows.is_contiguous():
             return transposed(gradient)
-        return product(gradient.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return product(rows).permute(0, 3, 1, 2)
 
     return below
 

@@ -1,10 +1,8 @@
 """Has the stream changed? Conformal test martingales on streams of p-values, with an alarm that holds its level."""
 
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -13,12 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 from skjepa._utils.validation import check_choice, check_integer, check_number
 from skjepa.deployment.betting import BETTINGS, bets_on_small, factors, log_martingale, n_bets, next_capital
 from skjepa.deployment.drift_alarm import SCORE, DriftAlarm, alarm_of
-from skjepa.deployment.state_file import numbers_of, read_state, write_state
+from skjepa.deployment.state_file import SavedState, numbers_of
 
 HORIZON = 10_000
 
 
-class DriftMonitor:
+class DriftMonitor(SavedState):
     """Raise an alarm where p-values stop being those of normal samples: uniform, each independent of those before.
 
     On each stream a player bets against the uniform distribution, with bets that gain nothing on average while it
@@ -67,6 +65,8 @@ class DriftMonitor:
     >>> alarm.stream, alarm.side, abs(alarm.since - 1000) < 50
     ('score', 'low', True)
     """
+
+    STATE = frozenset(("level", "streams", "betting", "horizon", "n", "capital", "gain", "start", "alarms"))
 
     def __init__(
         self,
@@ -193,8 +193,7 @@ class DriftMonitor:
         ValueError, TypeError
             Damaged; names what is wrong.
         """
-        if not isinstance(state, dict) or state.keys() != STATE:
-            raise ValueError(f"the state of a monitor holds {', '.join(sorted(STATE))}")
+        cls._require_names(state)
         made = cls(state["level"], streams=state["streams"], betting=state["betting"], horizon=state["horizon"])
         made.n = check_integer("n", state["n"], minimum=0)
         shape = made._capital.shape
@@ -207,24 +206,6 @@ class DriftMonitor:
             alarm.stream: alarm for alarm in (alarm_of(told, made.streams, made.n) for told in state["alarms"])
         }
         return made
-
-    def save(self, path: str | os.PathLike) -> Path:
-        """Write the monitor to a JSON file, whole or not at all."""
-        return write_state(path, type(self).__name__, self.state)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> Self:
-        """Read a monitor that `save` wrote: it goes on as if it had not been away.
-
-        Raises
-        ------
-        FileNotFoundError, ValueError, TypeError
-            No such file, or a damaged one.
-        """
-        return cls.from_state(read_state(path, cls.__name__, set(STATE)))
-
-
-STATE = frozenset(("level", "streams", "betting", "horizon", "n", "capital", "gain", "start", "alarms"))
 
 
 def by_stream(values: ArrayLike | Mapping[str, ArrayLike], streams: tuple[str, ...]) -> NDArray[np.float64]:

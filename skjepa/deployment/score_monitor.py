@@ -1,10 +1,8 @@
 """From scores to an alarm: each sample is ranked among the calibration samples and all samples before it."""
 
 import math
-import os
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -13,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from skjepa._utils.validation import seed_from
 from skjepa.deployment.drift import DriftMonitor, by_stream
 from skjepa.deployment.drift_alarm import DriftAlarm
-from skjepa.deployment.state_file import numbers_of, read_state, write_state
+from skjepa.deployment.state_file import SavedState, numbers_of
 from skjepa.deployment.stream_values import normal_values
 from skjepa.detectors.base import CalibratedDetector
 
@@ -23,7 +21,7 @@ FIRST = 500
 _BLOCK = 1024  # samples whose random numbers are drawn together
 
 
-class ScoreMonitor:
+class ScoreMonitor(SavedState):
     """Raise an alarm where the score of a detector, or a term of it, is no longer that of normal samples.
 
     Each value is ranked among the normal values and all values of the stream before it: p is the share that lies below,
@@ -65,6 +63,8 @@ class ScoreMonitor:
     >>> abs(alarm.since - 500) < 30
     True
     """
+
+    STATE = frozenset(("monitor", "seed", "normal", "first", "since_start"))
 
     def __init__(
         self,
@@ -186,20 +186,16 @@ class ScoreMonitor:
             "since_start": self._since_start,
         }
 
-    def save(self, path: str | os.PathLike) -> Path:
-        """Write the monitor to a JSON file, whole or not at all."""
-        return write_state(path, type(self).__name__, self.state)
-
     @classmethod
-    def load(cls, path: str | os.PathLike) -> Self:
-        """Read a monitor that `save` wrote: it goes on as if it had not been away.
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        """The monitor of a `state`.
 
         Raises
         ------
-        FileNotFoundError, ValueError, TypeError
-            No such file, or a damaged one.
+        ValueError, TypeError
+            Damaged; names what is wrong.
         """
-        state = read_state(path, cls.__name__, {"monitor", "seed", "normal", "first", "since_start"})
+        cls._require_names(state)
         inner = DriftMonitor.from_state(state["monitor"])
         lists = {name: _lists(name, state[name], len(inner.streams)) for name in ("normal", "first", "since_start")}
         normal = dict(zip(inner.streams, lists["normal"], strict=True))

@@ -2,8 +2,9 @@
 
 import json
 import os
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,42 @@ from numpy.typing import NDArray
 from skjepa._utils.files import written_whole
 
 FORMAT = 1
+
+
+class SavedState(ABC):
+    """Saves and loads what `state` holds and `from_state` takes."""
+
+    STATE: ClassVar[frozenset[str]]
+
+    @property
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """All that the object knows, as numbers, text, lists and dicts, under the names of `STATE`."""
+
+    @classmethod
+    @abstractmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        """The object of a `state`; raises ValueError or TypeError where it is damaged."""
+
+    @classmethod
+    def _require_names(cls, state: Any) -> None:
+        if not isinstance(state, dict) or state.keys() != cls.STATE:
+            raise ValueError(f"the state of a monitor holds {', '.join(sorted(cls.STATE))}")
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write the monitor to a JSON file, whole or not at all."""
+        return write_state(path, type(self).__name__, self.state)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Self:
+        """Read a monitor that `save` wrote: it goes on as if it had not been away.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError, TypeError
+            No such file, or a damaged one.
+        """
+        return cls.from_state(read_state(path, cls.__name__, set(cls.STATE)))
 
 
 def write_state(path: str | os.PathLike, kind: str, state: dict[str, Any]) -> Path:

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import record
 from skjepa.encoders.catalog import COSTS, FAMILIES
+from skjepa.encoders.lite0 import LITE0, LITE0_SIZE, load_lite0
 from skjepa.encoders.loading import BUNDLED
 from skjepa.encoders.networks import read_network
 from skjepa.encoders.timm_models import is_clip_type
@@ -32,6 +33,8 @@ def main() -> None:
 def sizes(name: str) -> list[tuple[int, bool]]:
     if name == "bundled":
         return [(read_network(BUNDLED)[1]["image_size"], True)]
+    if name == LITE0:
+        return [(LITE0_SIZE, True)]
     config = get_pretrained_cfg(name)
     default = config.input_size[1]
     divides = not config.fixed_input_size or default != 448  # patch 16 at 448 was made for 448
@@ -41,6 +44,8 @@ def sizes(name: str) -> list[tuple[int, bool]]:
 def build(name: str, image_size: int) -> torch.nn.Module:
     if name == "bundled":
         return read_network(BUNDLED)[0].to("meta")
+    if name == LITE0:
+        return load_lite0().to("meta")
     config = get_pretrained_cfg(name)
     options = {} if is_clip_type(config.to_dict()) else {"num_classes": 0}
     if config.fixed_input_size:

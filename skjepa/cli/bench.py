@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from skjepa.cli.bill import settle
-from skjepa.cli.common import measured, print_json, running
+from skjepa.cli.common import chosen_encoder, measured, print_json, running
 from skjepa.cli.options import (
     AsJson,
     Budget,
@@ -35,7 +35,7 @@ def bench(
     more: Annotated[list[Path] | None, typer.Argument(metavar="[OOD_DIR]...", help="Further folders of --ood.")] = None,
     normal: Annotated[Path, typer.Option("--id", metavar="ID_DIR", help="Folder of normal images.")] = ...,  # type: ignore[assignment]
     ood: Annotated[list[Path] | None, typer.Option("--ood", metavar="OOD_DIR", help="Folders of other images.")] = None,
-    encoder: EncoderName = "bundled",
+    encoder: EncoderName = "auto",
     out: Annotated[Path, typer.Option(help="Folder for tables, scores and pictures.")] = Path("benchmark-output"),
     image_size: ImageSize = None,
     weights: Weights = None,
@@ -77,7 +77,6 @@ def bench(
     """
     from skjepa.data.sources import folder_source
     from skjepa.detectors.jepa_score import JEPAScoreDetector
-    from skjepa.encoders.encoder import load_encoder
     from skjepa.evaluation.benchmark import run_benchmark
     from skjepa.extraction.processes.pools import workers
     from skjepa.reporting.score_table import short_names
@@ -87,12 +86,12 @@ def bench(
         raise ValueError("give at least one folder of other images: --ood DIR")
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out} is a file: --out names a folder")
+    sources = [folder_source(folder).sample(limit, seed) for folder in (normal, *folders)]
     detector = JEPAScoreDetector(
-        load_encoder(encoder, image_size=image_size, weights=weights),
+        chosen_encoder(encoder, image_size, weights, sources[0], quiet=quiet),
         **measured(method, directions, layers),
         **running(device, None, read_threads, on_error, quiet),
     )
-    sources = [folder_source(folder).sample(limit, seed) for folder in (normal, *folders)]
     with workers(n_jobs, dask):
         settle(detector, sources, budget=budget, yes=yes, quiet=quiet)
         result = run_benchmark(

@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from skjepa.data.sources import Source
     from skjepa.detectors.jepa_score import JEPAScoreDetector
+    from skjepa.encoders.encoder import Encoder
 
 
 def running(
@@ -44,6 +47,20 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and value != value else value
 
 
+def chosen_encoder(
+    encoder: str, image_size: int | None, weights: Path | None, source: "Source", *, quiet: bool = True
+) -> "Encoder":
+    """Load the encoder of --encoder; "auto" chooses by the size of the images, and says which unless `quiet`."""
+    from skjepa.encoders.automatic import automatic_encoder_name, describe_automatic_encoder
+    from skjepa.encoders.encoder import load_encoder
+
+    if encoder == "auto":
+        encoder = automatic_encoder_name(source) if weights is None else encoder
+        if not quiet:
+            Console(stderr=True).print(describe_automatic_encoder(encoder, option="--encoder"), highlight=False)
+    return load_encoder(encoder, image_size=image_size, weights=weights)
+
+
 def saved_detector(
     folder: Path, encoder: str, image_size: int | None = None, weights: Path | None = None
 ) -> "JEPAScoreDetector":
@@ -51,7 +68,7 @@ def saved_detector(
     from skjepa.detectors.jepa_score import JEPAScoreDetector
     from skjepa.encoders.encoder import load_encoder
 
-    is_given = encoder != "bundled" or weights is not None
+    is_given = encoder != "auto" or weights is not None
     given = load_encoder(encoder, image_size=image_size, weights=weights) if is_given else None
     return JEPAScoreDetector.load(folder, encoder=given)
 

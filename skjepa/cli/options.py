@@ -6,7 +6,13 @@ from typing import Annotated
 import typer
 
 NormalFolder = Annotated[Path, typer.Argument(metavar="NORMAL_DIR", help="Folder of normal images.")]
-EncoderName = Annotated[str, typer.Option(help="'bundled', a timm name, local-dir:PATH or a .safetensors file.")]
+EncoderName = Annotated[
+    str,
+    typer.Option(
+        help="'auto' ('bundled' for images up to 64 pixels, else 'lite0'), a timm name, local-dir:PATH or a "
+        ".safetensors file."
+    ),
+]
 ImageSize = Annotated[int | None, typer.Option(help="Side the encoder receives (default: its own).")]
 Weights = Annotated[Path | None, typer.Option(help="File or folder with the weights of a timm encoder.")]
 Alpha = Annotated[float, typer.Option(help="Flag at most this share of new normal images (conformal).")]

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from skjepa.cli.bill import settle
-from skjepa.cli.common import measured, print_json, running
+from skjepa.cli.common import chosen_encoder, measured, print_json, running
 from skjepa.cli.options import (
     AsJson,
     Budget,
@@ -73,7 +73,7 @@ def prune(
             "for a cluster of junk would teach the others that it is normal).",
         ),
     ] = None,
-    encoder: EncoderName = "bundled",
+    encoder: EncoderName = "auto",
     image_size: ImageSize = None,
     weights: Weights = None,
     method: Method = "auto",
@@ -102,7 +102,6 @@ def prune(
     from skjepa.curation import collection
     from skjepa.data.sources import folder_source
     from skjepa.detectors.jepa_score import JEPAScoreDetector
-    from skjepa.encoders.encoder import load_encoder
     from skjepa.extraction.processes.pools import workers
     from skjepa.reporting.score_table import TABLE_SUFFIXES, write_table
 
@@ -118,15 +117,18 @@ def prune(
     if of_table:
         pruned = _of_table(source, keep=keep, target_fpr=alpha, per_class=per_class, drop_copies=drop_copies)
     else:
+        images = folder_source(source)
+        formula = formula or ("jepa" if normal is None else "joint")
+        if encoder == "auto" and formula == "jepa":
+            encoder = "bundled"  # K backward passes per image, for which larger encoders are too slow
         detector = JEPAScoreDetector(
-            load_encoder(encoder, image_size=image_size, weights=weights),
-            formula=formula or ("jepa" if normal is None else "joint"),
+            chosen_encoder(encoder, image_size, weights, images, quiet=quiet),
+            formula=formula,
             calibration=calibration,
             random_state=seed,
             **measured(method, directions, layers),
             **running(device, memory_budget, read_threads, on_error, quiet),
         )
-        images = folder_source(source)
         clean = None if normal is None else folder_source(normal)
         with workers(n_jobs, dask):
             sources = [images] if clean is None else [images, clean]

@@ -30,7 +30,7 @@ def report(
             help="Saved detector: neighbours, maps and diagnosis from it, where the table (a .csv) has none.",
         ),
     ] = None,
-    encoder: EncoderName = "bundled",
+    encoder: EncoderName = "auto",
     image_size: ImageSize = None,
     weights: Weights = None,
     title: Annotated[str | None, typer.Option(help="Heading (default: the table's name).")] = None,

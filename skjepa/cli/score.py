@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from skjepa.cli.bill import settle, settle_fitted
-from skjepa.cli.common import measured, print_json, running
+from skjepa.cli.common import chosen_encoder, measured, print_json, running
 from skjepa.cli.options import (
     Alpha,
     AsJson,
@@ -52,7 +52,7 @@ _PICTURES = (".png", ".pdf", ".svg", ".jpg")
 def fit(
     normal: NormalFolder,
     out: Annotated[Path, typer.Option(help="Folder to save the detector in.")] = Path("detector"),
-    encoder: EncoderName = "bundled",
+    encoder: EncoderName = "auto",
     alpha: Alpha = 0.05,
     calibration: HeldOut = 0.2,
     contamination: Contamination = None,
@@ -88,12 +88,14 @@ def fit(
     _check_folder(out)
     source = _limited(folder_source(normal), limit, seed)
     detector = _unfitted(
+        source,
         encoder,
         image_size,
         weights,
         contamination,
         alpha,
         calibration,
+        quiet,
         formula=formula,
         local=local,
         views=views,
@@ -128,7 +130,7 @@ def score(
     saved: Annotated[
         Path | None, typer.Option("--detector", metavar="FOLDER", help="What `skjepa fit` saved, instead of --fit.")
     ] = None,
-    encoder: EncoderName = "bundled",
+    encoder: EncoderName = "auto",
     out: Annotated[Path, typer.Option(help="Table to write: .parquet or .csv.")] = Path("scores.parquet"),
     picture: Annotated[Path | None, typer.Option(help="Picture to write (default: next to the table, .png).")] = None,
     no_picture: Annotated[bool, typer.Option("--no-picture", help="Write no picture.")] = False,
@@ -190,13 +192,16 @@ def score(
             detector = common.saved_detector(saved, encoder, image_size, weights).set_params(**run)
             settle_fitted(detector, list(sources.values()), budget=budget, yes=yes, quiet=quiet)
         else:
+            normal_source = _limited(folder_source(normal), limit, seed)
             detector = _unfitted(
+                normal_source,
                 encoder,
                 image_size,
                 weights,
                 contamination,
                 alpha,
                 calibration,
+                quiet,
                 formula=formula,
                 local=local,
                 views=views,
@@ -205,7 +210,6 @@ def score(
                 **run,
             )
             _warn_of_overlap(normal, tests)
-            normal_source = _limited(folder_source(normal), limit, seed)
             measured_here = [normal_source, *sources.values()]
             reason = settle(detector, measured_here, budget=budget, yes=yes, quiet=quiet, store=store)
             normal_pass = _fitted(detector, normal_source, normal, store, reason)
@@ -214,7 +218,7 @@ def score(
             _stderr.print(f"score: {len(source)} images of {escape(name)}")
             groups.append(scored_groups.score_group(detector, name, source, store=store))
         mapped = [] if maps is None else map_files.write_maps(detector, groups, maps)
-    shown = Path(encoder if normal is not None else detector.encoder.name).name
+    shown = Path(detector.models_[0].settings["encoder"]).name
     surroundings, about = scored_groups.about_run(
         detector, normal_pass, encoder=shown, folders=folders, normal_folder=normal
     )
@@ -242,20 +246,21 @@ def score(
 
 
 def _unfitted(
+    source: "Source",
     encoder: str,
     image_size: int | None,
     weights: Path | None,
     contamination: float | None,
     alpha: float,
     calibration: float,
+    quiet: bool,
     **settings: Any,
 ) -> "JEPAScoreDetector":
     from skjepa.detectors.jepa_score import JEPAScoreDetector
-    from skjepa.encoders.encoder import load_encoder
 
     rule: dict[str, Any] = {"target_fpr": alpha, "calibration": calibration} if contamination is None else {}
     return JEPAScoreDetector(
-        load_encoder(encoder, image_size=image_size, weights=weights),
+        chosen_encoder(encoder, image_size, weights, source, quiet=quiet),
         contamination=0.1 if contamination is None else contamination,
         **rule,
         **settings,

@@ -16,7 +16,7 @@ def serve(
     detector: Annotated[Path, typer.Argument(metavar="DETECTOR", help="Folder of a saved detector.")],
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen at; 0 takes a free one.")] = 8000,
-    encoder: EncoderName = "bundled",
+    encoder: EncoderName = "auto",
     image_size: ImageSize = None,
     weights: Weights = None,
     device: Device = "auto",

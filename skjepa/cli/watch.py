@@ -36,7 +36,7 @@ def watch(
     patience: Annotated[
         float, typer.Option(help="Seconds that an unreadable file must not have changed before it is a row.")
     ] = 10.0,
-    encoder: EncoderName = "bundled",
+    encoder: EncoderName = "auto",
     image_size: ImageSize = None,
     weights: Weights = None,
     device: Device = "auto",

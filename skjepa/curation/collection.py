@@ -54,7 +54,8 @@ def prune(
     detector : estimator, optional
         Cloned. Any but a `JEPAScoreDetector` needs vectors or an Extraction as X; one of scikit-learn's or PyOD's is
         given the vectors or the embeddings. By default a `JEPAScoreDetector` that skips unreadable images: of formula
-        "joint" with `normal`, else "jepa". Whatever learns where the samples of X lie takes a cluster of junk for
+        "joint" with `normal`, else "jepa" on the bundled encoder.
+        Whatever learns where the samples of X lie takes a cluster of junk for
         normal, its own neighbourhood being dense; JEPA-SCORE asks the encoder alone (docs/guide/curation.md has both).
     classes : "folders", array of one class a sample, or None
     per_class : bool
@@ -97,8 +98,8 @@ def prune(
         raise ValueError("rounds above 1 learn from the collection; with normal nothing of it is learned from")
     if isinstance(classes, str):
         check_choice("classes", classes, ("folders",))
-    detector = _detector(detector, "jepa" if normal is None else "joint")
     data = X if isinstance(X, Extraction) else as_source(X)
+    detector = _default_detector(data, normal) if detector is None else _readable_by_detector(detector)
     ids, errors = _names(data)
     labels = folders_of(ids) if isinstance(classes, str) else checked_classes(classes, len(ids))
     contents = _contents(data, ids)
@@ -134,9 +135,15 @@ def _check_folds(contents: NDArray[np.str_], folds: int) -> None:
         raise ValueError(f"folds={folds} need at least {2 * folds} different samples; got {different}")
 
 
-def _detector(given: Any, formula: str) -> Any:
-    if given is None:
-        return JEPAScoreDetector(formula=formula, on_error="skip")
+def _default_detector(data: Source | Extraction, normal: Any) -> JEPAScoreDetector:
+    if normal is not None:
+        return JEPAScoreDetector(on_error="skip")
+    # JEPA-SCORE takes K backward passes per image, for which larger encoders are too slow.
+    is_image = isinstance(data, Source) and not data.is_vector
+    return JEPAScoreDetector("bundled" if is_image else "auto", formula="jepa", on_error="skip")
+
+
+def _readable_by_detector(given: Any) -> Any:
     return clone(given) if hasattr(given, "reads") else EmbeddingDetector(clone(given))
 
 

@@ -14,10 +14,10 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resiz
 from skjepa import __version__
 from skjepa._utils.files import check_output, written_whole
 from skjepa.deployment.detector_module import CrossMargin, DetectorModule, Reading
-from skjepa.detectors.encoder_choice import is_auto, require_fingerprint
+from skjepa.detectors.encoder_choice import is_auto, named_encoder, require_fingerprint
 from skjepa.detectors.fitted_score import FittedScore
 from skjepa.detectors.jepa_score import JEPAScoreDetector
-from skjepa.encoders.encoder import Encoder, load_encoder
+from skjepa.encoders.encoder import Encoder
 from skjepa.encoders.preprocessing import Preprocessing
 from skjepa.extraction.batches.pooling import chosen_layers
 from skjepa.pretraining.tables import VectorJEPA
@@ -127,7 +127,7 @@ def _reading(detector: JEPAScoreDetector, fitted: FittedScore) -> Reading:
                 "fitted on an Extraction, this detector does not know the encoder that was trained for it: fit it on "
                 "the rows, or give that Encoder as encoder"
             )
-        encoder = load_encoder("bundled" if is_auto(detector.encoder) else detector.encoder)
+        encoder = named_encoder(detector.encoder, settings["fingerprint"])
     require_fingerprint(encoder.fingerprint, settings["fingerprint"], f"encoder {encoder.name!r}")
     layers = chosen_layers(encoder, settings.get("layers"), tuple(settings["input_shape"] or ()))
     return encoder, layers, settings.get("layers_dtype") or "float32"

@@ -30,7 +30,8 @@ class EmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     Parameters
     ----------
     encoder : str, Encoder or VectorJEPA
-        "auto" (images: the bundled encoder; vectors: a `VectorJEPA`), a name that `load_encoder` knows, an `Encoder`,
+        "auto" (images up to 64 pixels: "bundled"; larger ones: "lite0"; vectors: a `VectorJEPA`),
+        a name that `load_encoder` knows, an `Encoder`,
         or a `VectorJEPA`, which `fit` clones and trains on its rows.
     device, memory_budget, n_jobs
         See `skjepa.embed`.
@@ -129,7 +130,9 @@ class EmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             require_fingerprint(X.meta.get("fingerprint"), self.fingerprint_, "the encoder of this Extraction")
             return X.embeddings
         source = as_source(validated(self, X, reset=False))
-        encoder = encoder_of_fit(self.encoder_, self.encoder, source, estimator="transformer", act="transform")
+        encoder = encoder_of_fit(
+            self.encoder_, self.encoder, source, self.fingerprint_, estimator="transformer", act="transform"
+        )
         require_fingerprint(encoder.fingerprint, self.fingerprint_, f"encoder {encoder.name!r}")
         return self._embed(encoder, source, progress=self.verbose > 0)
 
@@ -142,7 +145,7 @@ class EmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
 
     def _fit_source(self, source: Source, seed: int) -> None:
         trains = is_trained_on(self.encoder, source)
-        encoder = trained_encoder(self.encoder, source, seed) if trains else frozen_encoder(self.encoder)
+        encoder = trained_encoder(self.encoder, source, seed) if trains else frozen_encoder(self.encoder, source)
         self.encoder_, self.fingerprint_ = encoder, encoder.fingerprint
         one = source[:1]
         if encoder.input_shape is not None and not source.is_vector:

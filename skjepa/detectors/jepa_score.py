@@ -46,7 +46,8 @@ class JEPAScoreDetector(MappingDetector):
     Parameters
     ----------
     encoder : str, Encoder or VectorJEPA
-        "auto" (images: the bundled encoder; vectors: a `VectorJEPA`), a name that `load_encoder` knows, an `Encoder`,
+        "auto" (images up to 64 pixels: "bundled"; larger ones: "lite0"; vectors: a `VectorJEPA`),
+        a name that `load_encoder` knows, an `Encoder`,
         or a `VectorJEPA`, which `fit` clones and trains on the rows that it learns from, not on those held out.
     formula : {"joint", "density", "jepa"}
         Of the score. "joint": how surprising each hidden layer is given the one before it, the direction of the

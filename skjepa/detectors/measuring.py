@@ -83,7 +83,7 @@ class MeasuringDetector(CalibratedDetector):
                 raise NotFittedError("the directions are not learned yet: call fit first, or give Directions as method")
             own = seed_from(self.random_state)
             self._check_settings(source.ids, own)
-            return self._extract(frozen_encoder(self.encoder), source, own, store=store, memory=self.memory)
+            return self._extract(frozen_encoder(self.encoder, source), source, own, store=store, memory=self.memory)
         if self.measures_per_model:
             raise ValueError(
                 "every fold trained an encoder or learned directions of its own, there is no one extraction: score X "
@@ -152,10 +152,10 @@ class MeasuringDetector(CalibratedDetector):
     @contextmanager
     def _fitted_encoder(self, source: Source) -> Iterator[Encoder]:
         """The encoder of the fit, compared with what the fit saw; inside, its weights are not looked at again."""
-        encoder = encoder_of_fit(self.encoder_, self.encoder, source, estimator="detector", act="score")
+        expected = self.models_[0].settings["fingerprint"]
+        encoder = encoder_of_fit(self.encoder_, self.encoder, source, expected, estimator="detector", act="score")
         is_brief = len(source) <= _FEW and self.memory is None
         with encoder.unchanging(at_a_glance=is_brief):
-            expected = self.models_[0].settings["fingerprint"]
             require_fingerprint(encoder.fingerprint, expected, f"encoder {encoder.name!r}")
             yield encoder
 
@@ -213,7 +213,7 @@ class MeasuringDetector(CalibratedDetector):
         self.encoder_ = None
         if is_trained_on(self.encoder, source):
             return source
-        self.encoder_ = frozen_encoder(self.encoder)
+        self.encoder_ = frozen_encoder(self.encoder, source)
         if self._learns_directions:
             samples: Samples = source if self.on_error != "skip" else self._readable(self.encoder_, source)
         else:

@@ -7,7 +7,7 @@ from pathlib import Path
 COSTS = Path(__file__).parent / "bundled" / "encoder_costs.json"
 
 FAMILIES = {
-    "skjepa": ("bundled",),
+    "skjepa": ("bundled", "lite0"),
     "I-JEPA": (
         "vit_huge_patch14_gap_224.in1k_ijepa",
         "vit_huge_patch14_gap_224.in22k_ijepa",

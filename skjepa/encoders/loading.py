@@ -9,8 +9,14 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from skjepa.encoders.lite0 import LITE0, LITE0_MEAN, LITE0_SIZE, LITE0_STD, load_lite0
 from skjepa.encoders.networks import read_network
-from skjepa.encoders.preprocessing import Preprocessing, callable_preprocessing, plain_preprocessing
+from skjepa.encoders.preprocessing import (
+    Preprocessing,
+    callable_preprocessing,
+    plain_preprocessing,
+    whole_image_preprocessing,
+)
 from skjepa.encoders.timm_models import load_timm_model, timm_preprocessing
 from skjepa.encoders.transformers_models import PREFIX, load_transformers_model, transformers_preprocessing
 from skjepa.persistence.folder import NotHereError
@@ -75,6 +81,9 @@ def load_source(source, *, image_size, mean, std, output, weights, own) -> tuple
     if name.startswith(PREFIX):
         own = own or transformers_preprocessing(name, image_size=image_size, mean=mean, std=std)
         return _fast(load_transformers_model(name, image_size=square(own), projected=projected)), own
+    if name == LITE0:
+        statistics = LITE0_MEAN if mean is None else mean, LITE0_STD if std is None else std
+        return _fast(load_lite0()), own or whole_image_preprocessing(image_size or LITE0_SIZE, *statistics)
     if not _is_file(name):
         module = load_timm_model(name, image_size=image_size, projected=projected, weights=weights)
         return _fast(module), own or timm_preprocessing(module, image_size=image_size, mean=mean, std=std)
@@ -110,10 +119,10 @@ def _fast(module: nn.Module) -> nn.Module:
 
 
 def _is_file(source: Any) -> bool:
-    """Whether a source is a file of ours, not a model of timm's or of transformers."""
+    """Whether a source is a network that an installed file holds, not a model of timm's or of transformers."""
     if not isinstance(source, str | os.PathLike) or str(source).startswith(PREFIX):
         return False
-    return str(source) == "bundled" or str(source).endswith(".safetensors")
+    return str(source) in ("bundled", LITE0) or str(source).endswith(".safetensors")
 
 
 def absolute(source: str | os.PathLike) -> str:

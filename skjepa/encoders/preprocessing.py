@@ -60,12 +60,22 @@ class Preprocessing:
 
 def plain_preprocessing(image_size: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> Preprocessing:
     """Shorter side to `image_size` (bicubic, antialiased), centre crop, then (x - mean) / std; None leaves [0, 1]."""
-    mean, std = channel_statistics(mean, std)
     resize = Compose([Resize(image_size, interpolation=InterpolationMode.BICUBIC), CenterCrop(image_size), _ToTensor()])
-    settings = {"resize": "shorter side, bicubic, centre crop", "size": [image_size, image_size]}
-    return Preprocessing(
-        (image_size, image_size), mean, std, resize, {**settings, "mean": list(mean), "std": list(std)}
-    )
+    return _square(image_size, mean, std, resize, "shorter side, bicubic, centre crop")
+
+
+def whole_image_preprocessing(
+    image_size: int, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Preprocessing:
+    """Both sides to `image_size` (bicubic, antialiased), then (x - mean) / std: nothing of the image is cut off."""
+    resize = Compose([Resize((image_size, image_size), interpolation=InterpolationMode.BICUBIC), _ToTensor()])
+    return _square(image_size, mean, std, resize, "both sides, bicubic")
+
+
+def _square(image_size, mean, std, resize, description: str) -> Preprocessing:
+    mean, std = channel_statistics(mean, std)
+    settings = {"resize": description, "size": [image_size, image_size], "mean": list(mean), "std": list(std)}
+    return Preprocessing((image_size, image_size), mean, std, resize, settings)
 
 
 def callable_preprocessing(function: Callable[[Image.Image], Tensor], image_size: int | None) -> Preprocessing:

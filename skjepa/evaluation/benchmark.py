@@ -234,7 +234,7 @@ def _entries(detectors: Mapping[str, Any]) -> dict[str, Entry]:
 
 
 def _encoder(encoder: Any, source: Source, seed: int) -> Encoder:
-    return trained_encoder(encoder, source, seed) if is_trained_on(encoder, source) else frozen_encoder(encoder)
+    return trained_encoder(encoder, source, seed) if is_trained_on(encoder, source) else frozen_encoder(encoder, source)
 
 
 def _ways(

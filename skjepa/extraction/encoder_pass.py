@@ -17,9 +17,10 @@ from skjepa._utils.hardware import device_name
 from skjepa._utils.validation import check_choice, check_integer, check_number, seed_from
 from skjepa.data.images import ImageReadError
 from skjepa.data.sources import Source, as_source, known_by_content, noting_content
+from skjepa.encoders.automatic import automatic_encoder
 from skjepa.encoders.derivative import require_derivative
 from skjepa.encoders.description import describe
-from skjepa.encoders.encoder import Encoder, load_encoder
+from skjepa.encoders.encoder import Encoder
 from skjepa.extraction.batches.loader import first_input
 from skjepa.extraction.batches.measurement import Arrays, Measurement, Observer, scoring
 from skjepa.extraction.batches.options import RunOptions
@@ -67,7 +68,8 @@ def extract(
     Parameters
     ----------
     encoder : Encoder or str
-        As made, or as taken, by `load_encoder`.
+        As made, or as taken, by `load_encoder`; "auto" takes "bundled" for images up to 64 pixels and "lite0" for
+        larger ones.
     X : array, list, folder, Dataset or Source
         See `skjepa.data.as_source`.
     method : {"auto", "forward", "exact", "sketch"} or Directions
@@ -143,11 +145,11 @@ def extract(
     """
     if isinstance(X, Extraction):
         raise TypeError("X is an Extraction already: pass it on instead of extracting it again")
-    encoder = load_encoder(encoder)
     check_method(method, n_directions)
     run = RunOptions(device, memory_budget, n_jobs, on_error, progress)
     views = check_integer("views", views, minimum=1)
     source = as_source(X, ids=ids)
+    encoder = automatic_encoder(encoder, source)
     pool = None if observe is not None else active_pool(device)
     own = own_device(device, pool)
     seed = seed_from(random_state)
@@ -311,9 +313,9 @@ def embed(
     """
     if isinstance(X, Extraction):
         raise TypeError("X is an Extraction, which has embeddings already")
-    encoder = load_encoder(encoder)
     run = RunOptions(device, memory_budget, n_jobs, on_error, progress)
     source, pool = as_source(X), active_pool(device)
+    encoder = automatic_encoder(encoder, source)
     own = own_device(device, pool)
     with ready(encoder, input_shape(encoder, source), own) as (function, probed):
         measurement = Measurement(encoder, 0, sample_bytes(encoder, probed, 0), run=run)

@@ -4,7 +4,8 @@ from typing import Any
 
 from skjepa._utils.validation import check_integer
 from skjepa.data.sources import as_source
-from skjepa.encoders.encoder import Encoder, load_encoder
+from skjepa.encoders.automatic import automatic_encoder
+from skjepa.encoders.encoder import Encoder
 from skjepa.extraction.batches.measurement import Measurement, scoring
 from skjepa.extraction.batches.options import RunOptions
 from skjepa.extraction.batches.ready import input_shape
@@ -55,7 +56,8 @@ def estimate_cost(
     >>> cost.seconds(0) < cost.seconds(64)
     True
     """
-    encoder, source, pool = load_encoder(encoder), as_source(X), active_pool(device)
+    source, pool = as_source(X), active_pool(device)
+    encoder = automatic_encoder(encoder, source)
     run, n_views = RunOptions(device, memory_budget, n_jobs), check_integer("views", views, minimum=1)
     input_shape(encoder, source)
     own = own_device(device, pool)

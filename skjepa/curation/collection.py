@@ -55,8 +55,8 @@ def prune(
         Cloned. Any but a `JEPAScoreDetector` needs vectors or an Extraction as X; one of scikit-learn's or PyOD's is
         given the vectors or the embeddings. By default a `JEPAScoreDetector` that skips unreadable images: of formula
         "joint" with `normal`, else "jepa" on the bundled encoder.
-        Whatever learns where the samples of X lie takes a cluster of junk for
-        normal, its own neighbourhood being dense; JEPA-SCORE asks the encoder alone (docs/guide/curation.md has both).
+        A detector that learns where the samples of X lie takes a dense cluster of junk for normal; JEPA-SCORE depends
+        on the encoder alone (docs/guide/curation.md has both).
     classes : "folders", array of one class a sample, or None
     per_class : bool
         Keep the share of every class, at least one sample of each: rare classes are then not wiped out.

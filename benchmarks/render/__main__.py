@@ -37,7 +37,7 @@ from benchmarks.render import (
 from skjepa.evaluation.benchmark_result import markdown
 
 ROOT = Path(__file__).resolve().parents[2]
-PICTURE = IMAGES / "demo.png"
+PICTURES = {"odd.png": "demo.png", "scores.png": "demo-scores.png"}
 AUROC_OF_PASSES = ROOT / "skjepa" / "cli" / "value_of_passes.json"
 
 
@@ -59,8 +59,8 @@ def keep_demo() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         run_demo(Path(folder), seed=0, console=Console())
-        PICTURE.parent.mkdir(exist_ok=True)
-        shutil.copy(Path(folder) / "scores.png", PICTURE)
+        for written, kept in PICTURES.items():
+            shutil.copy(Path(folder) / written, IMAGES / kept)
         shutil.copy(Path(folder) / "summary.json", RESULTS / "demo.json")
 
 
@@ -75,16 +75,19 @@ def rendered(text: str, tables: dict[str, str]) -> str:
 
 
 def demo_table() -> str:
+    groups = read("demo")["groups"]
+    rivals = list(groups[-1]["rivals"])
     rows = [
         [
             group["group"],
             f"{group['flagged']} / {group['images']}",
-            *(number(group.get(key)) for key in ("auroc", "aupr_out", "fpr95_outlier_positive")),
-            number(group["seconds_per_image"], 4),
+            number(group.get("auroc")),
+            *(number(group.get("rivals", {}).get(rival)) for rival in rivals),
+            number(group.get("located")),
         ]
-        for group in read("demo")["groups"]
+        for group in groups
     ]
-    return markdown([["images", "flagged / total", "AUROC", "AUPR", "FPR@95", "s / image"], *rows])
+    return markdown([["images", "flagged / total", "AUROC", *(f"{rival} AUROC" for rival in rivals), "located"], *rows])
 
 
 def foreign_table() -> str:

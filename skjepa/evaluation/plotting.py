@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
@@ -23,7 +22,7 @@ _THUMBNAIL = 128
 # Colour-blind safe (Okabe and Ito).
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 _LINES = ("-", "--", ":", "-.")
-_FILLED = 5
+_ROW = 0.7  # inches per histogram
 _GALLERY = 10  # images a row
 
 
@@ -45,7 +44,7 @@ def score_figure(
     least_typical: Sequence[Thumbnail] = (),
     title: str = "",
 ) -> Figure:
-    """Histograms of scores by group, the threshold, and two rows of images.
+    """Draw a histogram of scores per group, the threshold, and two rows of images.
 
     Parameters
     ----------
@@ -62,10 +61,11 @@ def score_figure(
         Free of pyplot: nothing to close.
     """
     rows = [row for row in (most_typical, least_typical) if row]
-    figure = Figure(figsize=(11, 4.2 + 1.5 * len(rows)), layout="constrained")
+    height = 1.2 + _ROW * len(groups)
+    figure = Figure(figsize=(11, height + 1.5 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
-    top, *strips = figure.subfigures(1 + len(rows), 1, height_ratios=[4.2] + [1.5] * len(rows), squeeze=False)[:, 0]
-    _draw_histograms(top.subplots(), groups, threshold, title)
+    top, *strips = figure.subfigures(1 + len(rows), 1, height_ratios=[height] + [1.5] * len(rows), squeeze=False)[:, 0]
+    _draw_histograms(top, groups, threshold, title)
     names = [name for name, row in (("most typical", most_typical), ("least typical", least_typical)) if row]
     for strip, name, row in zip(strips, names, rows, strict=True):
         _draw_gallery(strip, name, row)
@@ -203,32 +203,25 @@ def save_figure(figure: Figure, path: str | os.PathLike) -> Path:
     return path
 
 
-def _draw_histograms(axes: Axes, groups: Mapping[str, ArrayLike], threshold: float, title: str) -> None:
+def _draw_histograms(strip: Any, groups: Mapping[str, ArrayLike], threshold: float, title: str) -> None:
+    """One row per group, so that no histogram hides another, and the threshold through all of them."""
     finite = {name: np.asarray(scores)[np.isfinite(scores)] for name, scores in groups.items()}
-    everything = np.concatenate(list(finite.values()))
     # A few extreme outliers would squeeze everybody else into one bar: they are counted in the outermost one.
-    low, high = np.percentile(everything, [0.5, 99.5])
+    low, high = np.percentile(np.concatenate(list(finite.values())), [0.5, 99.5])
     margin = 0.05 * (high - low) or 1.0
     low, high = min(low, threshold) - margin, max(high, threshold) + margin
     bins = np.linspace(low, high, 61).tolist()
-
-    def style(i: int) -> dict[str, Any]:
-        """Filled bars of more than a few groups would hide each other."""
-        if len(finite) <= _FILLED:
-            return {"alpha": 0.5}
-        return {"histtype": "step", "linewidth": 1.5, "linestyle": _LINES[i // len(_COLOURS) % len(_LINES)]}
-
-    for i, ((name, scores), colour) in enumerate(zip(finite.items(), _cycle(len(finite)), strict=True)):
+    rows = strip.subplots(len(finite), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (name, scores), colour in zip(rows, finite.items(), _cycle(len(finite)), strict=True):
+        axes.hist(np.clip(scores, low, high), bins, density=True, color=colour)
+        axes.axvline(threshold, color=_FLAGGED, linestyle="--", linewidth=1.5)
         flagged = int((scores < threshold).sum())
-        label = f"{name}: {flagged} of {len(scores)} flagged"
-        axes.hist(np.clip(scores, low, high), bins, density=True, color=colour, label=label, **style(i))
-    axes.axvline(threshold, color=_FLAGGED, linestyle="--", linewidth=1.5, label="threshold")
-    axes.set(
-        xlabel="score (right = more normal, left = flagged)", ylabel="share of images", title=title, xlim=(low, high)
-    )
-    axes.yaxis.set_ticks([])
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper left")
+        axes.set_ylabel(f"{name}\n{flagged} of {len(scores)} flagged", rotation=0, ha="right", va="center", fontsize=9)
+        axes.set(yticks=[], xlim=(low, high))
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(bottom=axes is rows[-1])
+    rows[0].set_title(title)
+    rows[-1].set_xlabel("score: right of the dashed threshold = normal, left = flagged")
 
 
 def _draw_gallery(strip, name: str, row: Sequence[Thumbnail]) -> None:

@@ -123,11 +123,16 @@ class PictureMap:
             pen.text((3, top + 3), "share of the oddest place", fill="black")
             return
         for i, step in enumerate(P_STEPS):
-            share = (i + 1) / len(P_STEPS) * _STRONGEST
-            fill = tuple(int(level) for level in np.round((1 - share) * 255 + share * _COLOUR))
+            fill = depth_colour((i + 1) / len(P_STEPS))
             left = i * width // len(P_STEPS)
             pen.rectangle((left, top, (i + 1) * width // len(P_STEPS), top + _STRIP), fill=fill)
             pen.text((left + 3, top + 3), f"p {step:g}", fill="black")
+
+
+def depth_colour(depth: float) -> tuple[int, ...]:
+    """Return the colour of a depth between 0 and 1 over white, as red, green and blue from 0 to 255."""
+    share = depth * _STRONGEST
+    return tuple(int(level) for level in np.round((1 - share) * 255 + share * _COLOUR))
 
 
 def spots_of(surprises: NDArray, hottest: NDArray, place: Placement, level: float) -> list[Spot]:

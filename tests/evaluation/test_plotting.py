@@ -21,9 +21,9 @@ def test_what_a_person_sees():
     top, typical, odd = figure.subfigs
     axes = top.axes[0]
     assert axes.get_title() == "Title"
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    labels = [axes.get_ylabel() for axes in top.axes]
     flagged = [int((groups["normal"] < -2).sum()), int((groups["foreign"] < -2).sum())]
-    assert labels == [f"normal: {flagged[0]} of 100 flagged", f"foreign: {flagged[1]} of 50 flagged", "threshold"]
+    assert labels == [f"normal\n{flagged[0]} of 100 flagged", f"foreign\n{flagged[1]} of 50 flagged"]
     assert axes.lines[0].get_xdata()[0] == -2.0
     assert (len(typical.axes), len(odd.axes)) == (5, 4)
     assert typical.axes[3].get_title() == "3.0"

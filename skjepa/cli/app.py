@@ -65,12 +65,12 @@ for command in (fit, score, watch, serve, report, bench, prune, pretrain, encode
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for scores.parquet, scores.png and summary.json.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for images, figures, scores.parquet and summary.json.")] = Path(
         "demo-output"
     ),
     seed: Annotated[int, typer.Option(help="Of the splits.")] = 0,
 ) -> int:
-    """Run the main job on images that the installed packages carry: no download."""
+    """Find coins, bricks and grass in images of gravel that an installed package carries: no download."""
     from skjepa.cli.demo import run_demo
 
     run_demo(out, seed=seed, console=_stdout)

@@ -218,14 +218,14 @@ def growth_table() -> str:
         each = [1e3 * rung["seconds"] / rung["images"] for rung in rungs]
         sizes = " / ".join(str(rung["size"]) for rung in rungs)
         rows.append([label, sizes, " / ".join(f"{ms:.1f}" for ms in each)])
-    return markdown([["size", "rungs", "ms an image"], *rows])
+    return markdown([["size", "values", "ms per image"], *rows])
 
 
 def growth_line() -> str:
     line = read("growth_cpu")["linear_in_passes"]
     return (
-        f"- Passes: a straight line, {line['fixed_ms']:.1f} ms and {line['ms_of_a_pass']:.2f} ms a pass, within "
-        f"{line['largest_relative_error']:.0%} of every rung."
+        f"- Passes: a straight line, {line['fixed_ms']:.1f} ms and {line['ms_of_a_pass']:.2f} ms per pass, within "
+        f"{line['largest_relative_error']:.0%} of every value."
     )
 
 
@@ -233,7 +233,7 @@ def spectrum_cost_table() -> str:
     rows = [
         [str(row["n_components"]), f"{row['n_inputs']:,}", f"{row['ms']:.1f}"] for row in read("growth_cpu")["spectrum"]
     ]
-    return markdown([["K", "D", "ms an image"], *rows])
+    return markdown([["K", "D", "ms per image"], *rows])
 
 
 def peaks_table() -> str:
@@ -278,7 +278,7 @@ def bill_table() -> str:
                     f"{stored * 1e6 / 2**30:.1f}",
                 ]
             )
-    heading = ["encoder", "method", "TFLOP an image", "hours here, bfloat16, 10^6", "GPU hours, 10^6"]
+    heading = ["encoder", "method", "TFLOP per image", "hours here, bfloat16, 10^6", "GPU hours, 10^6"]
     return markdown([[*heading, "GPU hours, 10^9", "GiB on disk, 10^6"], *rows])
 
 

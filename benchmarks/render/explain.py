@@ -19,7 +19,7 @@ def faithfulness_table() -> str:
         for name in maps
     ]
     fills = [kind.partition(",")[0] for kind in kinds]
-    return markdown([["map", *(f"gap in nats, filled with {fill}" for fill in fills), "ms an image"], *rows])
+    return markdown([["map", *(f"gap in nats, filled with {fill}" for fill in fills), "ms per image"], *rows])
 
 
 def gap(found: dict) -> str:

@@ -4,12 +4,12 @@ from benchmarks.common.markdown import read
 from skjepa.evaluation.benchmark_result import markdown
 
 WORDS = {
-    "killed": "SIGKILL of a run at a random moment, then the run again, until it ends",
+    "killed": "SIGKILL of a run at a random moment, then the run started again, until it ends",
     "two writers killed": "two runs of the same images into one store, SIGKILL of one at a random moment",
     "journal cut": "a journal cut off at a random byte",
-    "bit of a journal": "one bit of a journal turned",
-    "bit of a shard": "one bit of a shard turned",
-    "file size limit": "the system refuses to let a file grow beyond a random size, in the midst of a write",
+    "bit of a journal": "one bit of a journal flipped",
+    "bit of a shard": "one bit of a shard flipped",
+    "file size limit": "the system refuses to let a file grow beyond a random size, during a write",
     "no permission": "another user reads a store and tries to write to it",
     "one cache, four processes": "four processes keep one sample at a time in one cache",
 }
@@ -50,9 +50,9 @@ def sizes_line() -> str:
     killed, two = found["trials"]["killed"], found["trials"]["two writers killed"]
     return (
         f"Each run scores {found['images']} images, {found['broken']} of which cannot be read, in micro-batches of "
-        f"{found['batch']}, with shards small enough for a dozen a run. {killed['times']} kills fell on "
-        f"{killed['runs']} runs, and {killed['repeated_batches']} micro-batches were begun again. "
-        f"Of {two['runs']} kills of one of two writers {two['times']} met it at work."
+        f"{found['batch']}, with shards small enough for a dozen per run. {killed['times']} kills fell on "
+        f"{killed['runs']} runs, and {killed['repeated_batches']} micro-batches were started again. "
+        f"Of {two['runs']} kills of one of two writers, {two['times']} hit it while it was working."
     )
 
 
@@ -64,8 +64,8 @@ def soak_line() -> str:
     before, after = (found["seconds_per_image"][i] * 1e3 for i in (1, -1))
     return (
         f"{found['images']:,} images of 32x32 in one process: {second:,.0f} MiB of memory in the second tenth, "
-        f"{last:,.0f} MiB in the last ({found['growth']:+.1%}), the result is {size:.0f} MiB. "
-        f"An image took {before:.0f} ms of processor time in the second tenth, {after:.0f} ms in the last."
+        f"{last:,.0f} MiB in the last ({found['growth']:+.1%}); the result is {size:.0f} MiB. "
+        f"Processor time per image was {before:.0f} ms in the second tenth, {after:.0f} ms in the last."
     )
 
 
@@ -76,7 +76,7 @@ def forged_line() -> str:
     return (
         f"{total['tried']} forged folders of {len(found['kinds'])} kinds of saved detectors: {total['refused']} were "
         f"refused when loaded, {total['refused in use']} when given new samples; {total['the same scores']} loaded and "
-        f"gave the same scores, {total['other scores']} others; {total['loads']} loaded and then failed."
+        f"gave the same scores, {total['other scores']} with other scores; {total['loads']} loaded and then failed."
     )
 
 

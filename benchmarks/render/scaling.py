@@ -22,13 +22,13 @@ def spread_table() -> str:
                 same,
             ]
         )
-    heading = ["", "first pass, s", "later passes, s", "ms an image", "efficiency", "processor, s", "bitwise the same"]
+    heading = ["", "first pass, s", "later passes, s", "ms per image", "efficiency", "processor, s", "bitwise the same"]
     return markdown([heading, *rows])
 
 
 def tasks_table() -> str:
     rows = [[row["arm"], f"{row['ms_a_task']:.2f}"] for row in read("spread_cpu")["tasks"]]
-    return markdown([["batch of one sample that costs nothing to measure", "ms a batch"], *rows])
+    return markdown([["batch of one sample that takes almost no time", "ms per batch"], *rows])
 
 
 PLANNED = ("bundled", "vit_small_patch14_dinov2.lvd142m", "vit_base_patch14_dinov2.lvd142m")
@@ -56,7 +56,7 @@ def plan_table() -> str:
                     f"{1e6 * 8 * (cost.n_components + passes) / 2**30:.1f}",
                 ]
             )
-    heading = ["", f"10^6 on {FEW} GPUs, hours", f"10^9 on {MANY} GPUs, days", f"batches a second of {MANY} GPUs"]
+    heading = ["", f"10^6 on {FEW} GPUs, hours", f"10^9 on {MANY} GPUs, days", f"batches per second for {MANY} GPUs"]
     return markdown([[*heading, "rows of 10^6, GiB"], *rows])
 
 

@@ -59,8 +59,8 @@ def bar_line() -> str:
         told.append(f"{name}: {'met' if met else 'missed'}, 95 % of the draws: {_images(late)}")
     after = ", ".join(f"{case['sizes']['changed']:,} of {name}" for name, case in read("drift")["sets"].items())
     return (
-        f'Asked was a delay of at most {BAR} images for a blur of sigma 1 ({"; ".join(told)}). "Not noticed" is within '
-        f"the changed images that there were ({after})."
+        f"The target was a delay of at most {BAR} images for a blur of sigma 1 ({'; '.join(told)}). "
+        f'"Not noticed" means no alarm within the changed images of a stream ({after}).'
     )
 
 

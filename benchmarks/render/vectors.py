@@ -21,14 +21,14 @@ def run_line() -> str:
     seeds = "one seed" if stamp["seeds"] == 1 else f"means over {stamp['seeds']} seeds"
     return (
         f"{'A quick run' if stamp['quick'] else 'The run'} of {stamp['date'][:10]}: {len(tables['sets'])} sets, "
-        f"{seeds}, at most {stamp['max_rows']:,} rows a set, at most {stamp['limit_seconds']:g} seconds a fit."
+        f"{seeds}, at most {stamp['max_rows']:,} rows per set, at most {stamp['limit_seconds']:g} seconds per fit."
     )
 
 
 def bar_table() -> str:
     """The default against the best of PyOD's, by protocol and part."""
     tables = found()
-    rows = [["bar", "sets", "mean AUROC", "best rival", "", "mean rank", "best rival", ""]]
+    rows = [["target", "sets", "mean AUROC", "best rival", "", "mean rank", "best rival", ""]]
     for protocol, parts in tables["verdicts"].items():
         for part in (part for part in PARTS if part in parts):
             own = parts[part]

@@ -296,7 +296,7 @@ def test_documents_tell_what_was_measured(suite, monkeypatch, tmp_path):
     run(suite, monkeypatch, tmp_path, "--seeds", "2")
     (tmp_path / "out.json").rename(tmp_path / "tables.json")
     monkeypatch.setattr(markdown, "RESULTS", tmp_path)
-    assert "2 sets, means over 2 seeds, at most 10,000 rows a set" in vectors.run_line()
+    assert "2 sets, means over 2 seeds, at most 10,000 rows per set" in vectors.run_line()
     rows = [row.split(" | ") for row in vectors.bar_table().splitlines()[2:]]
     assert [row[0] for row in rows[:3]] == [f"| semi-supervised, {part}" for part in ("all sets", "tuned", "confirmed")]
     assert all(row[4] == "met" for row in rows)

@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent / "_site"))  # for `gallery_order`
+sys.path.insert(0, str(Path(__file__).parent / "_site"))  # for `gallery_order` and `mathml`
 
 import gallery_order
 
@@ -21,6 +21,7 @@ copyright = "The skjepa developers, BSD-3-Clause"
 release = version = skjepa.__version__
 
 extensions = [
+    "mathml",
     "myst_parser",
     "numpydoc",
     "sphinx.ext.autodoc",
@@ -41,6 +42,8 @@ ELSEWHERE = {
 
 # Pages. Links between them are relative, as a code host has them; a heading is linked to by its text.
 myst_heading_anchors = 3
+myst_enable_extensions = ["dollarmath"]  # $...$ and $$...$$, as a code host reads them
+html_math_renderer = "mathml"
 
 # Reference. `name` in a docstring is a link where there is such an object, code where there is none; what looks like
 # one of this package must exist.

@@ -238,7 +238,7 @@ def figures(report: dict) -> str:
         lines.append(
             "| {} | {:.4g} | {:.4g} |".format(label, *(report[x]["statistics"][key] for x in ("features", "head")))
         )
-    lines += ["", "| bar | asked | measured | |", "|---|---|---|---|"]
+    lines += ["", "| target | required | measured | |", "|---|---|---|---|"]
     for name, bar in report["bars"].items():
         relation, verdict = "under" if name == "megabytes" else "at least", "met" if bar["met"] else "not met"
         lines.append(f"| {name.replace('_', ' ')} | {relation} {bar['bar']:g} | {bar['measured']:.3g} | {verdict} |")
@@ -249,10 +249,10 @@ def figures(report: dict) -> str:
     at, net = report["stamp"], report["network"]
     lines += [
         "",
-        f"{net['parameters'] / 1e6:.2f} million parameters, {net['multiply_adds'] / 1e6:.1f} million multiply-adds an",
-        f"image, {1000 * report['seconds_per_image']:.0f} ms an image for its singular values ({at['processor']},",
+        f"{net['parameters'] / 1e6:.2f} million parameters, {net['multiply_adds'] / 1e6:.1f} million multiply-adds per",
+        f"image, {1000 * report['seconds_per_image']:.0f} ms per image for its singular values ({at['processor']},",
         f"{at['cores']} cores, torch {at['versions']['torch']}); {epochs(report['training'])} epochs;",
-        f"{at['n_per_set']} images a set; measured {at['date']}.",
+        f"{at['n_per_set']} images per set; measured {at['date']}.",
         "",
     ]
     return "\n".join(lines)

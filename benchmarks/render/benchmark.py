@@ -41,7 +41,7 @@ def run_line() -> str:
 
 def bars_table() -> str:
     found = images()["bars"]
-    rows = [["bar", "asked", *(cell for part in found for cell in (part, ""))]]
+    rows = [["target", "required", *(cell for part in found for cell in (part, ""))]]
     for name, first in found["all sets"].items():
         if not isinstance(first, dict) or "met" not in first:
             continue
@@ -180,7 +180,7 @@ def spectra_line() -> str:
         if row["values_under_the_paper_floor"]
     }
     return (
-        f"Largest difference from the ten published AUROCs: {found['largest_difference']:.4f}, asked at most "
+        f"Largest difference from the ten published AUROCs: {found['largest_difference']:.4f}, required at most "
         f"{found['tolerance']:g}: {'met' if found['met'] else 'not met'}. Singular values under the paper's floor, "
         f"1e-6: {', '.join(f'{n} ({name})' for name, n in under.items()) or 'none'}."
     )

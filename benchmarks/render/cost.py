@@ -89,7 +89,7 @@ def fewer_passes_seconds_table() -> str:
     results = read("fewer_passes")
     times = results["seconds_per_image"]
     rows = [[name, number(1000 * time, 1), number(times["exact"] / time, 1)] for name, time in times.items()]
-    return markdown([["passes an image", "ms an image", "times faster"], *rows])
+    return markdown([["passes per image", "ms per image", "times faster"], *rows])
 
 
 def speed_table() -> str:
@@ -144,7 +144,7 @@ def speed_bars_table() -> str:
     over = {floor: best[LARGE]["skjepa, float32"][0] / vit[floor]["float32"] for floor in FLOORS if floor in vit}
     return markdown(
         [
-            ["asked", "", *SMALL, LARGE],
+            ["target", "required", *SMALL, LARGE],
             small("times faster than Listing 1 at batch 1, float32", 6, "float32", alone),
             small("times faster than Listing 1 at its best batch, float32", 1.4, "float32", theirs),
             small("the same in bfloat16", 2, "bfloat16", theirs),
@@ -166,7 +166,7 @@ def verdict(value: float, asked: float, *, at_most: bool = False) -> str:
 
 
 def best_ways(measured: dict) -> dict[str, tuple[float, int]]:
-    """Milliseconds an image and the batch, of each way at its best batch."""
+    """Milliseconds per image and the batch, of each way at its best batch."""
     best: dict[str, tuple[float, int]] = {}
     for way in measured["ways"]:
         best[way["way"]] = min(best.get(way["way"], (math.inf, 0)), (way["ms"], way["batch"]))

@@ -25,7 +25,7 @@ def known_density_table() -> str:
     rows = [
         ["best kernel density of x", "", *(with_interval(found["kernel density"], 3) for found in results.values())],
         [
-            f"**the bar**: the same, less {allowed}",
+            f"**the target**: the same, less {allowed}",
             "",
             *(number(f["kernel density"]["mean"] - allowed) for f in results.values()),
         ],

@@ -2,8 +2,8 @@
 Clean a collection
 ==================
 
-A collection with junk in it, and nobody knows which: photographs, and among them a sixth of scans, terrain and
-digits. No image is moved or deleted; ``prune`` says which to keep.
+Find unwanted images in a collection. The collection holds photographs and, unlabelled among them, a sixth of scans,
+terrain and digits. ``prune`` reports which images to keep; it moves and deletes nothing.
 """
 
 import matplotlib.pyplot as plt
@@ -21,10 +21,10 @@ kind_of = np.repeat(["photograph", *kinds], [150, 10, 10, 10])
 is_junk = kind_of != "photograph"
 
 # %%
-# Three ways to judge
+# Three ways to score
 # -------------------
-# JEPA-SCORE asks the encoder alone. The default detector learns from the collection, junk and all, each image scored
-# by a model that has not seen it; or from a reference known to be clean, where there is one.
+# JEPA-SCORE depends only on the encoder. The default detector learns from the collection, junk included, and scores
+# each image with a model that was fitted without it. If a clean reference exists, the detector can learn from that.
 
 measured, clean = extract("bundled", collection), extract("bundled", reference)
 ways = {
@@ -41,9 +41,9 @@ for name, pruned in ways.items():
 # %%
 # Precision against recall
 # ------------------------
-# Without a reference neither way does much better than chance on a collection as small and as mixed as this: a terrain
-# model is smooth, which JEPA-SCORE takes for typical, and tiles of junk that are alike vouch for one another. A clean
-# reference is worth having.
+# A clean reference is worth having. Without one, neither way does much better than chance on a collection as small and
+# as mixed as this: the elevation model is smooth, which JEPA-SCORE ranks as typical, and similar tiles of junk make
+# each other look normal.
 
 figure, axes = plt.subplots(figsize=(6.5, 4), layout="constrained")
 for (name, pruned), colour in zip(ways.items(), ("#E69F00", "#56B4E9", "#0072B2"), strict=True):
@@ -56,9 +56,9 @@ axes.legend(frameon=False, fontsize=9)
 plt.show()
 
 # %%
-# What goes first
-# ---------------
-# The lowest scores, learned from the clean reference.
+# What is dropped first
+# ---------------------
+# The images with the lowest scores, with the clean reference.
 
 order = np.argsort(ways["default, learned from a clean reference"].scores)
 figure, axes = plt.subplots(2, 10, figsize=(9, 2.3), layout="constrained")

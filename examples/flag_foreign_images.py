@@ -1,9 +1,9 @@
 """
-False alarms and false discoveries, controlled
-==============================================
+Control false alarms and false discoveries
+==========================================
 
-Two promises about the same detector. First about false alarms: at most 5 % of new normal images are flagged. Then about
-false discoveries: of the images flagged in a mixed batch at most a fifth are normal. Both hold on average over
+The same detector with two guarantees. A limit on false alarms: at most 5 % of new normal images are flagged. A limit on
+false discoveries: of the images flagged in a mixed batch, at most a fifth are normal. Both hold on average over
 calibration sets, so the example draws a hundred of them.
 """
 
@@ -15,8 +15,8 @@ from skjepa.data import demo_images
 from skjepa.evaluation import detection_metrics
 
 # %%
-# A promise about false alarms
-# ----------------------------
+# Limit false alarms
+# ------------------
 # Fit on tiles of photographs, and hold half of them out for calibration.
 
 images = demo_images(seed=0)
@@ -24,19 +24,20 @@ measured = {name: extract("bundled", group) for name, group in images.items() if
 detector = JEPAScoreDetector(target_fpr=0.05, calibration=0.5, random_state=0).fit(measured["fit"])
 
 normal_scores = detector.score_samples(measured["photographs"])
-print(f"photographs: {np.mean(normal_scores < detector.offset_):.1%} flagged (promised: at most 5 % on average)")
+print(f"photographs: {np.mean(normal_scores < detector.offset_):.1%} flagged (guaranteed: at most 5 % on average)")
 for name in ("MRI scan", "elevation model"):
     scores = detector.score_samples(measured[name])
     auroc = detection_metrics(normal_scores, scores)["auroc"]
     print(f"{name}: {np.mean(scores < detector.offset_):.1%} flagged, AUROC {auroc:.3f}")
 
 # %%
-# A promise about false discoveries
-# ---------------------------------
-# Where most images are normal, 5 % false alarms may outnumber the true ones. ``predict_fdr`` looks at a whole batch:
-# Benjamini and Hochberg's procedure sorts its p-values and flags up to the last one under ``level * rank / n``, so that
-# the threshold adapts to how many odd images there are. Each batch here has 24 photographs and 8 tiles of a terrain
-# model; 160 other photographs, which the detector has not seen either, calibrate it.
+# Limit false discoveries
+# -----------------------
+# Where most images are normal, 5 % false alarms may outnumber the true ones. ``predict_fdr`` uses a whole batch: the
+# Benjamini-Hochberg procedure sorts its p-values and flags up to the last one under ``level * rank / n``, so that the
+# threshold adapts to the number of outliers. A conformal p-value is the share of calibration images, counting the image
+# itself, that score as low. Each batch has 24 photographs and 8 tiles of an elevation model. 160 other photographs that
+# the detector has not seen calibrate it.
 
 level, rng = 0.2, np.random.default_rng(0)
 unseen = measured["photographs"]
@@ -51,14 +52,15 @@ for _ in range(100):
     false_alarms.append(np.mean(detector.predict(batch)[~foreign] == -1))
     false_discoveries.append(np.mean(~foreign[flagged]) if flagged.any() else 0.0)
     found.append(np.mean(flagged[foreign]))
-print(f"mean over 100 batches: {np.mean(false_alarms):.1%} of photographs flagged by the first rule (promised: 5 %);")
-print(f"{np.mean(false_discoveries):.1%} of those flagged by the second are photographs (promised: 20 %),")
+print(f"mean over 100 batches: {np.mean(false_alarms):.1%} of photographs flagged by the first rule (guaranteed: 5 %);")
+print(f"{np.mean(false_discoveries):.1%} of those flagged by the second are photographs (guaranteed: 20 %),")
 print(f"which finds {np.mean(found):.0%} of the terrain")
 
 # %%
-# The last of these batches, and all of them
-# ------------------------------------------
-# A promise on average is no promise for each batch: of a single one more than a fifth may be false.
+# One batch, and all of them
+# --------------------------
+# The left figure shows the last batch, the right one all batches. The guarantee holds on average: in a single batch
+# more than a fifth of the flagged images may be normal.
 
 p_values = detector.p_values(batch)
 order = np.argsort(p_values, kind="stable")
@@ -73,7 +75,7 @@ left.set(xlabel="rank", ylabel="conformal p-value", title="One batch: the same p
 left.legend(frameon=False, fontsize=9)
 right.hist(false_discoveries, np.linspace(0, 1, 21), color="#0072B2")
 right.axvline(np.mean(false_discoveries), color="#c0392b", label="mean")
-right.axvline(level, color="#555555", linestyle="--", label="promised")
+right.axvline(level, color="#555555", linestyle="--", label="guaranteed")
 right.set(xlabel="share of false discoveries", ylabel="batches", title="All batches")
 right.legend(frameon=False, fontsize=9)
 for square in (left, right):

@@ -2,9 +2,9 @@
 GridSearchCV with one pass of the encoder
 =========================================
 
-Choose floor, formula and reference by cross-validation, with one pass of the encoder for all of them. Normal: tiles
-of photographs. The outliers to choose by are tiles of a scan; what is chosen is then judged on foreign images of
-other kinds, which the search has not seen.
+Choose floor, formula and reference by cross-validation. The encoder runs once for all combinations. Tiles of
+photographs are normal, and tiles of a scan serve as the outliers of the search. The chosen settings are then tested on
+out-of-distribution images of other kinds, which the search has not seen.
 """
 
 import matplotlib.pyplot as plt
@@ -22,7 +22,7 @@ is_outlier = np.repeat([0, 1], [len(normal), len(outliers)])
 # %%
 # The expensive pass, once
 # ------------------------
-# Everything below takes the ``Extraction`` in the place of images.
+# Everything below accepts the ``Extraction`` instead of images.
 
 encoder = load_encoder("bundled")
 extraction = extract(encoder, np.concatenate([normal, outliers]))
@@ -30,8 +30,8 @@ extraction = extract(encoder, np.concatenate([normal, outliers]))
 # %%
 # Search
 # ------
-# ``NormalKFold`` keeps outliers out of the training sets. Labels are scikit-learn's, +1 normal and -1 outlier: with 0
-# and 1 the search would maximise 1 - AUROC, without an error.
+# ``NormalKFold`` keeps outliers out of the training sets. Labels follow scikit-learn: +1 normal, -1 outlier. With 0 for
+# normal and 1 for outliers the search would maximise 1 - AUROC without raising an error.
 
 search = GridSearchCV(
     JEPAScoreDetector(encoder),
@@ -47,7 +47,7 @@ for i in order[::-1]:
     print(f"{results['mean_test_score'][i]:.3f}  {results['params'][i]}")
 
 # %%
-# "jepa" has no use for a reference, so its rows come in pairs.
+# "jepa" ignores the reference, so its rows come in pairs.
 
 figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
 names = ["{formula}, floor {floor}, {reference}".format(**results["params"][i]) for i in order]
@@ -64,13 +64,13 @@ axes.spines[["top", "right"]].set_visible(False)
 plt.show()
 
 # %%
-# Judge the choice where it was not made
-# --------------------------------------
+# Test the choice on data that the search has not seen
+# ----------------------------------------------------
 
 detector = JEPAScoreDetector(encoder, **search.best_params_, target_fpr=0.1, calibration=0.3, random_state=0)
 detector.fit(extraction[is_outlier == 0])
 unseen = detector.score_samples(images["photographs"][:60])
-print(f"photographs: {np.mean(unseen < detector.offset_):.1%} flagged (promised: at most 10 % on average)")
+print(f"photographs: {np.mean(unseen < detector.offset_):.1%} flagged (guaranteed: at most 10 % on average)")
 for name in ("elevation model", "digits"):
     scores = detector.score_samples(images[name][:60])
     auroc = detection_metrics(unseen, scores)["auroc"]

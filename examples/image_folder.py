@@ -1,9 +1,9 @@
 """
-A folder of images: which are odd?
-==================================
+Find unusual images in a folder
+===============================
 
-Fit on a folder of normal images, score another, look at the lowest scores. Normal are tiles of photographs; among the
-incoming ones are a few tiles of a medical scan, of a terrain model, and handwritten digits.
+Fit on a folder of normal images, score another folder, and look at the lowest scores. Tiles of photographs are normal.
+The incoming folder also holds a few tiles of a medical scan, of an elevation model, and of handwritten digits.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ from skjepa.data import demo_images
 # %%
 # Two folders
 # -----------
-# Any names, formats and sizes will do; the encoder's preprocessing is applied to each file.
+# File names, formats and sizes are free; the encoder's preprocessing is applied to each file.
 
 folder = Path(mkdtemp())
 
@@ -39,9 +39,9 @@ for kind in ("MRI scan", "elevation model", "digits"):
 # %%
 # Fit, and score
 # --------------
-# The bundled encoder, and a promise: at most 5 % of new normal images flagged, on average. For that, part of the
-# normal images is held out. The expensive pass over the incoming images is done once; scores, decisions and p-values
-# follow from it.
+# The detector uses the bundled encoder and flags at most 5 % of new normal images on average. To guarantee this rate,
+# it holds out part of the normal images. The expensive pass over the incoming images runs once; scores, decisions and
+# p-values follow from it.
 
 detector = JEPAScoreDetector(target_fpr=0.05, calibration=0.4, random_state=0).fit(folder / "normal")
 incoming = detector.extract(folder / "incoming")
@@ -52,13 +52,13 @@ order = np.argsort(margin)
 for i in order[:5]:
     print(f"{incoming.ids[i]:25} margin {margin[i]:6.2f}   p = {p_values[i]:.3f}")
 foreign = np.array([not name.startswith("photograph") for name in incoming.ids])
-print(f"flagged: {np.sum(margin[foreign] < 0)} of {foreign.sum()} foreign images, ", end="")
+print(f"flagged: {np.sum(margin[foreign] < 0)} of {foreign.sum()} images of other kinds, ", end="")
 print(f"{np.sum(margin[~foreign] < 0)} of {np.sum(~foreign)} photographs")
 
 # %%
-# The most atypical, and the most typical
-# ---------------------------------------
-# A red frame is a flagged image. Look at these before any number.
+# The most and the least typical images
+# -------------------------------------
+# A red frame marks a flagged image. Look at these images before you read any number.
 
 figure, axes = plt.subplots(3, 8, figsize=(9, 4.2), layout="constrained")
 for place, (square, i) in enumerate(zip(axes.ravel(), [*order[:16], *order[:-9:-1]], strict=True)):

@@ -1,9 +1,9 @@
 """
-A benchmark on images of one's own
-==================================
+Benchmark detectors on your own images
+======================================
 
-The default detector against Mahalanobis distance, neighbours, an isolation forest and a control that sees no content,
-over one pass of the encoder. Fit, calibration and test images never overlap.
+Compare the default detector with Mahalanobis distance, nearest neighbours, an isolation forest and a control that sees
+no content, with one pass of the encoder for all. Fit, calibration and test images never overlap.
 """
 
 import matplotlib.pyplot as plt
@@ -23,8 +23,8 @@ from skjepa.data import demo_images
 # %%
 # Normal images, sets of outliers, detectors
 # ------------------------------------------
-# Arrays here; folders, lists of files and data sets do as well. The normal ones are split at random: half to fit on,
-# a fifth to calibrate, the rest to test.
+# The images are arrays here; folders, lists of files and data sets work as well. The normal images are split at random:
+# half to fit on, a fifth to calibrate, the rest to test.
 
 images = demo_images(seed=0)
 normal = np.concatenate([images.pop("fit"), images.pop("photographs")])
@@ -46,15 +46,15 @@ result = run_benchmark(
 # %%
 # Tables
 # ------
-# AUROC by set, paired tests against the first detector with Holm's correction, and the share of normal test images
-# that conformal thresholds have flagged. ``result.save(folder)`` writes this, all scores, and pictures.
+# The tables show AUROC by set, paired tests against the first detector with Holm's correction, and the share of normal
+# test images flagged at conformal thresholds. ``result.save(folder)`` writes these tables, all scores, and figures.
 
 print(result.to_markdown())
 
 # %%
-# The same as a picture
-# ---------------------
-# No detector leads everywhere. Below .5 (red) foreign images count as *more* typical than normal ones.
+# The same as a figure
+# --------------------
+# No detector leads everywhere. Below .5 (red) a detector ranks outliers as *more* typical than normal images.
 
 detectors, sets = result.detectors, result.sets
 auroc = np.array([[result.summary["detectors"][d]["sets"][s]["auroc"]["value"] for s in sets] for d in detectors])

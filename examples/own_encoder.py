@@ -1,9 +1,10 @@
 """
-Any torch module as the encoder
-===============================
+Use any torch module as the encoder
+===================================
 
-Vectors here, with the paper's score and the learned one side by side. Normal points lie on a ring; the encoder is a
-small network with a random but smooth first layer.
+Wrap your own module with ``load_encoder``. In this example the inputs are points in the plane, normal points lie on a
+ring, and the encoder is a small smooth network with random weights. The paper's score and the learned ones are shown
+side by side.
 """
 
 import matplotlib.pyplot as plt
@@ -25,8 +26,7 @@ def ring(n):
 # %%
 # Wrap it
 # -------
-# A module must map ``(B, ...)`` to ``(B, K)``, each row from its own sample. It comes back as it was: nothing here
-# trains it.
+# A module must map ``(B, ...)`` to ``(B, K)``, each row from its own sample. Scoring does not train or change it.
 
 torch.manual_seed(0)
 module = nn.Sequential(nn.Linear(2, 64), nn.Tanh(), nn.Linear(64, 16))
@@ -42,8 +42,9 @@ print(f"flagged in its centre: {np.mean(detector.predict(centre) == -1):.1%}")
 # %%
 # What each score sees
 # --------------------
-# Over the plane, brighter = more normal, by rank. This encoder was never trained, so its volume alone knows nothing of
-# the ring. Given where normal points lie, the whole formula and the default score find it.
+# The maps show the scores over the plane by rank; brighter = more normal. This encoder was never trained, so its volume
+# alone carries no information about the ring. The full formula and the default score learn where normal points lie,
+# and find the ring.
 
 axis = np.linspace(-1.8, 1.8, 61)
 plane = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)

@@ -1,10 +1,11 @@
 """
-Among PyOD's detectors
-======================
+Use skjepa beside PyOD's detectors
+==================================
 
-Fit on benign tumours, find the malignant ones: Wisconsin breast cancer, 569 rows of 30 features. Half of the benign
-rows are fitted on; the other half and all malignant rows are judged. Every detector has PyOD's methods, so one loop
-serves all, and scores can be standardised and averaged. PyOD's signs hold here: higher = more abnormal, 1 = outlier.
+Give any detector of this package PyOD's interface, to compare and combine it with PyOD's own. The task is to fit on
+benign tumours and find the malignant ones, in the Wisconsin breast cancer data with 569 rows of 30 features. Half of
+the benign rows are used to fit; the other half and all malignant rows are scored. PyOD's signs apply here:
+higher = more abnormal, 1 = outlier.
 """
 
 import matplotlib.pyplot as plt
@@ -32,7 +33,7 @@ fit, test = scaler.transform(fit), scaler.transform(test)
 # %%
 # One loop for all
 # ----------------
-# ``PyODDetector`` gives any detector of this package, or of scikit-learn, PyOD's face.
+# ``PyODDetector`` gives any detector of this package or of scikit-learn the methods of PyOD.
 
 detectors = {
     "skjepa joint": PyODDetector(JEPAScoreDetector(random_state=0), contamination=0.05),
@@ -53,8 +54,9 @@ for name, detector in detectors.items():
     print(f"{name:16}   {roc_auc_score(is_outlier, scores[name]):.3f}   {shares[0]:14.1%}   {shares[1]:16.1%}")
 
 # %%
-# Two of them together
-# --------------------
+# Combine two detectors
+# ---------------------
+# Their scores are standardised and averaged.
 
 pair = ["skjepa joint", "KNN"]
 train = np.column_stack([detectors[name].decision_scores_ for name in pair])
@@ -65,7 +67,7 @@ print(f"{' + '.join(pair)}: AUROC {roc_auc_score(is_outlier, standardised.mean(a
 # %%
 # ROC curves
 # ----------
-# The table is an easy one, and everyone is close: plain Mahalanobis distance is as good as any.
+# The table is easy and all detectors are close: plain Mahalanobis distance is as good as any.
 
 figure, axes = plt.subplots(figsize=(6.5, 4.5), layout="constrained")
 colours = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")

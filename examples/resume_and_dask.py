@@ -1,11 +1,11 @@
 """
-Long runs: resume, and a dask cluster
-=====================================
+Resume long runs, and use a dask cluster
+========================================
 
-With ``store=`` no finished image is measured twice, whatever ended the run. And around anything that measures, joblib
-says which processes share the work: those of this machine (``backend="loky"``), or, as here, of a dask cluster.
+With ``store=`` a run that ended early continues where it stopped: no finished image is measured twice. A joblib
+backend spreads the work over processes, either of this machine (``backend="loky"``) or, as here, of a dask cluster.
 
-Clusters start processes that import this script, so it runs nothing but below ``if __name__ == "__main__"``.
+Cluster processes import this script, so all work is below ``if __name__ == "__main__"``.
 """
 
 import time
@@ -22,18 +22,18 @@ from PIL import Image
 from skjepa import JEPAScoreDetector, extract
 from skjepa.data import ImageReadError, demo_images
 
-BUDGET = 2**25  # bytes for a batch: little, so that there are many
+BUDGET = 2**25  # bytes per batch; small, so that there are many batches
 
 
 # %%
 # A run that ends too early
 # -------------------------
-# The folder holds a file that was cut off. The run stops there (``on_error="skip"`` would go on), and what is
-# finished is in the store, a plain folder of Parquet files.
+# The folder holds a truncated file. The run stops there (``on_error="skip"`` would continue). All finished images are
+# in the store, a plain folder of Parquet files.
 
 
 def run(folder, store):
-    """Measure a folder as far as possible: the number of images measured by this run, and seconds."""
+    """Measure a folder as far as possible; return the number of images measured by this run, and the seconds."""
     before, started = in_store(store), time.perf_counter()
     try:
         extract("bundled", folder, store=store, memory_budget=BUDGET)
@@ -47,7 +47,7 @@ def in_store(store):
 
 
 def three_runs(folder, store):
-    """Stopped by a damaged file; run again with the file mended; and once more."""
+    """Run with a damaged file, again with the file repaired, and once more."""
     damaged = sorted(folder.iterdir())[100]
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[: len(whole) // 2])
@@ -63,8 +63,8 @@ def three_runs(folder, store):
 # %%
 # The same on a cluster
 # ---------------------
-# Two workers on this machine; ``Client("tcp://scheduler:8786")`` would take those of others. Batches of one size give
-# the same numbers, to the last bit where workers have as many threads.
+# The cluster has two workers on this machine; ``Client("tcp://scheduler:8786")`` would connect to others. With the same
+# batch size the numbers agree, to the last bit if the workers use the same number of threads.
 
 
 def on_a_cluster(folder):

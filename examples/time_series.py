@@ -1,11 +1,11 @@
 """
-Voices of strangers
-===================
+Detect unknown speakers in recordings
+=====================================
 
-A small encoder of time series, trained without labels by ``pretrain``, and a detector on top of it. The series are real
-speech: nine men say two Japanese vowels, 640 times in all, twelve cepstral coefficients over time (Kudo, Toyama and
-Shimbo, 1999). Five speakers are known, the other four are strangers. It needs ``pip install aeon``, which carries
-these data (``--no-deps`` will do: only they are read).
+Train a small encoder of time series without labels by ``pretrain``, and fit a detector on top of it. The series are
+real speech: nine men say two Japanese vowels, 640 recordings in all, as twelve cepstral coefficients over time (Kudo,
+Toyama and Shimbo, 1999). Five speakers are known, the other four are unknown. The example needs ``pip install aeon``,
+which contains the data (``--no-deps`` is enough, because only the data are read).
 """
 
 from importlib.util import find_spec
@@ -26,8 +26,8 @@ N_CHANNELS, N_TIMES = 12, 16
 # %%
 # Series of one length
 # --------------------
-# The recordings have 7 to 29 moments; each is brought to 16 by linear interpolation. Differentiated is this matrix, 12
-# by 16: scores of series of different lengths could not be compared.
+# The recordings have 7 to 29 time steps; each is resampled to 16 by linear interpolation. The encoder's input is this
+# 12 by 16 matrix: scores of series of different lengths could not be compared.
 
 
 def read(part):
@@ -45,16 +45,16 @@ def read(part):
 
 series, speakers = (np.concatenate(parts) for parts in zip(read("TRAIN"), read("TEST"), strict=True))
 known, strangers = series[speakers <= 5], series[speakers > 5]
-print(f"{len(known)} recordings of 5 known speakers, {len(strangers)} of 4 strangers")
+print(f"{len(known)} recordings of 5 known speakers, {len(strangers)} of 4 unknown ones")
 
 
 # %%
-# Train, fit, judge
-# -----------------
-# Any network will do that takes rows of numbers: this one folds a row back into channels and moments. Views are the
-# series with noise, and with some values from another recording; InfoNCE tells recordings apart. Encoder,
-# standardisation and detectors learn from 240 recordings of the known speakers; the others are for the test, and
-# nothing was chosen by them.
+# Train, fit, test
+# ----------------
+# Any network that takes rows of numbers works; this one folds a row back into channels and time steps. Two views of a
+# series differ by noise and by some values from another recording, and the InfoNCE loss tells recordings apart.
+# Encoder, standardisation and detectors learn from 240 recordings of the known speakers. The other recordings are for
+# the test, and no setting was chosen by them.
 
 
 class SeriesNet(nn.Module):
@@ -75,7 +75,7 @@ class SeriesNet(nn.Module):
 
 
 def scores(seed):
-    """Scores of unseen recordings of known speakers, and of strangers, by each detector."""
+    """Scores of unseen recordings of known and of unknown speakers, by each detector."""
     order = np.random.default_rng(seed).permutation(len(known))
     fit, test = known[order[:240]], known[order[240:]]
     mean, std = fit.mean(axis=(0, 2), keepdims=True), fit.std(axis=(0, 2), keepdims=True)
@@ -118,16 +118,16 @@ for name, value in aurocs(found).items():
     print(f"  {name:26} {value:.3f}")
 
 # %%
-# A known voice, a stranger's, and the scores of all, in standard deviations of the known; higher = more normal, and
-# what lies beyond 8 is drawn at 8.
+# The figures show a recording of a known and of an unknown speaker, and the scores of all recordings in standard
+# deviations of the known ones; higher = more normal. Values beyond 8 are drawn at 8.
 
 figure, axes = plt.subplots(1, 4, figsize=(10, 3), layout="constrained")
-for square, matrix, title in ((axes[0], known[0], "a known speaker"), (axes[1], strangers[0], "a stranger")):
+for square, matrix, title in ((axes[0], known[0], "a known speaker"), (axes[1], strangers[0], "an unknown speaker")):
     square.imshow(matrix, aspect="auto", cmap="RdBu_r", vmin=-2, vmax=2)
     square.set(xlabel="time", ylabel="cepstral coefficient", xticks=[], yticks=[], title=title)
 for square, name in zip(axes[2:], ("volume alone (JEPA-SCORE)", "default"), strict=True):
     on, off = found[name]
-    for values, label, colour in ((on, "known", "#3b6ea8"), (off, "strangers", "#e07a5f")):
+    for values, label, colour in ((on, "known", "#3b6ea8"), (off, "unknown", "#e07a5f")):
         shown = np.clip((values - on.mean()) / on.std(), -8, 4)
         square.hist(shown, bins=np.linspace(-8, 4, 25), density=True, alpha=0.7, color=colour, label=label)
     square.set(yticks=[], xlabel="score")

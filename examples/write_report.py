@@ -1,8 +1,8 @@
 """
-A report for people, and why an image is odd
-============================================
+Write a report, and explain why an image is unusual
+===================================================
 
-One HTML page that shows which images are odd, and, for single images, which term of the score says so.
+Write one HTML page that shows which images are unusual, and list for single images which terms of the score are low.
 """
 
 from pathlib import Path
@@ -22,9 +22,9 @@ kind_of = np.repeat(kinds, 10)
 # %%
 # The page
 # --------
-# Summary, histogram, galleries with the nearest normal images, a map, a diagnosis of the encoder in words, and a
-# table to search and sort. One file, which fetches nothing. The expensive pass is done once, for the page and for what
-# follows.
+# The page has a summary, a histogram, galleries with the nearest normal images, a map, a diagnosis of the encoder in
+# words, and a table to search and sort. It is one file that loads nothing from elsewhere. The expensive pass runs once,
+# for the page and for the rest of this example.
 
 detector = JEPAScoreDetector(target_fpr=0.1, calibration=0.3, random_state=0).fit(images["fit"][:200])
 measured = detector.extract(incoming)
@@ -32,16 +32,17 @@ page = report(detector, measured, Path(mkdtemp()) / "report.html", normal=images
 print(f"{page.name}: {page.stat().st_size / 1024:.0f} KiB")
 
 # %%
-# Is the encoder fit for this?
-# ----------------------------
+# Is the encoder suitable?
+# ------------------------
 
 print(detector.diagnose())
 
 # %%
-# Why is this image odd?
-# ----------------------
-# The terms of the score add up to it. Here, of each kind, the image of the lowest score, and every term in standard
-# deviations of the fit images: a bar to the left is less normal than they are, a red one by more than two.
+# Why is this image unusual?
+# --------------------------
+# The terms of the score add up to the score. The figure shows the image with the lowest score of each kind, and its
+# terms in standard deviations of the fit images. A bar to the left is less normal than the fit images, a red bar by
+# more than two standard deviations.
 
 explained = detector.explain(measured)
 lowest = [np.flatnonzero(kind_of == kind)[np.argmin(explained.score[kind_of == kind])] for kind in kinds]

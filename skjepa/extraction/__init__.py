@@ -1,4 +1,4 @@
-"""The expensive pass: samples become embeddings and singular values."""
+"""Run the encoder over samples: embeddings, hidden layers and Jacobian singular values."""
 
 from skjepa._lazy import doors
 

@@ -1,4 +1,4 @@
-"""The expensive pass: encoder x data -> `Extraction`, by `extract`, or embeddings alone, by `embed`."""
+"""Run an encoder over data: `extract` returns an `Extraction`, `embed` the embeddings alone."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -38,7 +38,7 @@ from skjepa.extraction.store.store import Store, cache_of, memory_folder, settin
 from skjepa.jacobian.directions import Directions
 from skjepa.jacobian.pass_method import PassMethod
 
-_FEW = 32  # samples that are measured without a look at what they will take
+_FEW = 32  # up to so many samples are measured without estimating the time first
 
 
 def extract(
@@ -63,88 +63,96 @@ def extract(
     progress: bool = False,
     observe: Observer | None = None,
 ) -> Extraction:
-    """Embeddings, hidden layers and Jacobian singular values of every sample: the one expensive pass.
+    """Compute embeddings, hidden-layer statistics and Jacobian singular values for every sample.
+
+    Everything else in skjepa works on what this returns and runs no encoder, so extract once and reuse the result.
+    K is the number of encoder outputs and D the number of inputs per sample.
 
     Parameters
     ----------
     encoder : Encoder or str
-        As made, or as taken, by `load_encoder`; "auto" takes "bundled" for images up to 64 pixels and "lite0" for
-        larger ones.
+        What `load_encoder` returns, or anything that it accepts; "auto" takes "bundled" for images up to 64 pixels
+        and "lite0" for larger ones.
     X : array, list, folder, Dataset or Source
         See `skjepa.data.as_source`.
     method : {"auto", "forward", "exact", "sketch"} or Directions
         - "auto": "exact" for images where that takes at most 64 passes and 20 GFLOP per image, or where there are
-          views; else "forward". ``meta["method_reason"]`` says why. With `time_budget`, what fits into it;
-        - "forward": no singular values and no backward pass;
-        - "exact": all R = min(K, D) singular values of the Jacobian J, by min(K, D) passes a view;
-        - Directions U, from `skjepa.learn_directions`: those of U^T J, by m passes;
-        - "sketch": the same with random U, seeded by `random_state`, see `skjepa.jacobian.random_directions`.
+          views; otherwise "forward". ``meta["method_reason"]`` gives the reason. With `time_budget`, the most backward
+          passes that fit into it;
+        - "forward": no backward pass and no singular values;
+        - "exact": all R = min(K, D) singular values of the Jacobian J, by min(K, D) passes per view;
+        - Directions U, from `skjepa.learn_directions`: the singular values of U^T J, by m passes per view;
+        - "sketch": the singular values of U^T J for random U, seeded by `random_state`; see
+          `skjepa.jacobian.random_directions`.
     n_directions : int, optional
-        m of a sketch; by default K / 4.
+        Number m of random directions for ``method="sketch"``; by default K / 4.
     layers : "auto", list of str, or None
-        Hidden layers that are read in the forward pass, as mean and standard deviation of each channel over positions
-        or tokens. "auto": the ends of the encoder's stages, at most eight. A list: names as
-        in ``encoder.module.named_modules()``, or those of "auto"; of vectors also "input", the rows themselves.
+        Hidden layers to read in the forward pass, as mean and standard deviation of each channel over positions
+        or tokens. "auto" reads the ends of the encoder's stages, at most eight. A list holds names from
+        ``encoder.module.named_modules()`` or names that "auto" uses; for vectors also "input", the rows themselves.
     layers_dtype : {"float32", "float16"}
-        Of what is kept of them. A ViT-B keeps 48 KiB per sample in float32, half of that in float16.
+        Type in which layers are kept. A ViT-B keeps 48 KiB per sample in float32, half of that in float16.
     views : int
-        Number V of random views a sample (arXiv 2510.05949, Eq. 4). 1 without a `transform` is the sample itself
-        (Eq. 5).
+        Number V of random views per sample (arXiv 2510.05949, Eq. 4). 1 without a `transform` measures the sample
+        itself (Eq. 5).
     transform : callable, optional
-        Tensor (3, H, W) in [0, 1] (vectors: (d,)) to a tensor of that shape, randomly; torch, NumPy and `random` are
-        seeded by (seed, sample id, view). By default, with ``views > 1``, the usual training views for images.
+        Random function from a tensor (3, H, W) in [0, 1] (vectors: (d,)) to a tensor of the same shape. torch, NumPy
+        and `random` are seeded by (seed, sample id, view). By default, with ``views > 1``, the usual training views
+        for images.
     ids : sequence of str, optional
         Unique names of the samples.
     store : path, optional
-        Folder in which finished samples are kept, and from which the run resumes. It belongs to one encoder and to one
+        Folder that keeps finished samples and from which an interrupted run resumes. It belongs to one encoder and one
         choice of settings, and refuses others.
     memory : path or joblib.Memory, optional
-        Folder of a cache for any encoders and settings: what has been measured once, known by its content and not by
-        its name, is read. Processes may share it. Of a `joblib.Memory` only the location is used.
+        Folder of a cache for any encoders and settings. Samples are recognised by content, not by name, and measured
+        only once. Processes may share it. Only the location of a `joblib.Memory` is used.
     memory_budget : int, optional
-        Bytes that a batch may take; by default half of the free memory. A batch that runs out is halved and retried.
+        Bytes that a batch may take; by default half of the free memory. A batch that runs out of memory is halved and
+        retried.
     device : str
-        "auto" takes CUDA where there is one.
+        Torch device; "auto" takes CUDA if there is one.
     n_jobs : int, optional
-        Threads that read images, in each process; -1 for one a core. How many processes measure is said by
+        Number of threads that read images in each process; -1 for one per core. To measure in several processes, put
         ``joblib.parallel_config`` around the call: "loky" for this machine, "dask" for a cluster; see
         docs/guide/scaling.md.
     on_error : {"raise", "skip"}
-        What to do with a sample that cannot be read, or whose embedding, layers or Jacobian are not finite: an error
-        that names it, or a warning that does. Every other sample of the batch is kept in the store first.
+        What to do with a sample that cannot be read, or whose embedding, layers or Jacobian are not finite: raise an
+        error that names it, or warn and leave it out. All other samples of the batch are kept in the store first.
     random_state : int, RandomState or Generator, optional
-        Seeds the views and the sketch; None means 0, so that two runs agree.
+        Seed of the views and of the sketch. None means 0, so that two runs agree.
     time_budget : float, optional
-        Seconds that the pass may take on this machine, judged by two samples before it starts. "auto" makes as many
-        backward passes as fit into it: all K, 16, 4 or none. Any other method that takes longer is an error. A store
-        that was begun keeps its method.
+        Seconds that the pass may take on this machine, estimated from two samples before it starts. "auto" makes as
+        many backward passes as fit into it: all K, 16, 4 or none. Any other method that would take longer raises an
+        error. A store that already holds samples keeps its method.
     progress : bool
-        Show a bar with images per second and time left, and before it what the pass will take where that is more than
-        ten seconds. Without it, a warning says what takes more than ten minutes.
+        Show a bar with images per second and the time left. A pass of more than ten seconds prints its estimated time
+        first. Without the bar, a pass of more than ten minutes gives a warning with the estimate.
     observe : callable, optional
-        Is given the Jacobians (B, K or m, D) of every batch and view before they are dropped: for what else is to be
-        learned from them. A batch of views that runs out of memory is seen again in part.
+        Called with the Jacobians (B, K or m, D) of every batch and view before they are dropped, to compute anything
+        else from them. Where a batch of views runs out of memory, some of its Jacobians are passed twice.
 
     Returns
     -------
     Extraction
-        In the order of X, less the samples skipped (``meta["skipped"]``).
+        Samples in the order of X, without skipped samples, which ``meta["skipped"]`` lists.
 
     Raises
     ------
     ValueError, TypeError
-        Bad data, options or encoder; names the thing.
+        If the data, an option or the encoder does not fit; the message names which.
     SettingsMismatchError
-        `store` was made with other settings.
+        If `store` was made with other settings.
     TimeBudgetError
-        The pass would take longer than `time_budget`.
+        If the pass would take longer than `time_budget`.
     MemoryError
-        One sample alone does not fit.
+        If one sample alone does not fit into memory.
     DeviceError
-        A GPU failed; names the batch. In other processes the batch is measured again instead, by another process.
+        If a GPU failed; the message names the batch. With several processes another process measures the batch
+        instead.
     """
     if isinstance(X, Extraction):
-        raise TypeError("X is an Extraction already: pass it on instead of extracting it again")
+        raise TypeError("X is already an Extraction: pass it on as it is, or give the samples themselves")
     check_method(method, n_directions)
     run = RunOptions(device, memory_budget, n_jobs, on_error, progress)
     views = check_integer("views", views, minimum=1)
@@ -162,23 +170,28 @@ def extract(
         check_number("time_budget", time_budget, above=0.0)
     if isinstance(method, str) and method == "forward" and has_views:
         raise ValueError(
-            "views are of the Jacobian, which method='forward' does not measure: give views=1 and no transform, or "
-            "method='exact' or 'sketch'"
+            "method='forward' measures no Jacobian, so views and transform have no effect: give views=1 and no "
+            "transform, or method='exact' or 'sketch'"
         )
     if transform is None and views > 1:
         if encoder.preprocessing is None or encoder.preprocessing.normalises_first:
-            raise ValueError("views > 1 of vectors, or of images with a preprocess of your own, need a transform")
+            raise ValueError(
+                f"got views={views} without a transform; vectors, and images with your own preprocess, have no default "
+                "transform: give transform=, or views=1"
+            )
         transform = default_transform(encoder.preprocessing.size)
     if store is not None and memory is not None:
-        raise ValueError("give a store or a memory, not both: each keeps what has been measured")
+        raise ValueError("got both store and memory, which keep the same results: give one of them")
     if observe is not None and (store is not None or memory is not None):
-        raise ValueError("observe sees what is measured: what a store or a memory keeps would pass it by")
+        raise ValueError(
+            "observe is not called for samples read from a store or a memory: give observe without store and memory"
+        )
     if store is not None and not source.stable_ids:
-        raise ValueError("a store needs names that the next run will repeat: pass ids= with a torch Dataset")
+        raise ValueError("a store needs ids that are the same in the next run: pass ids= with a torch Dataset")
 
-    # Views draw their randomness from the id, which is part of the sample then.
+    # Random views are seeded by the id, so that with views two equal samples of different ids differ.
     by_name = store is not None or transform is not None
-    # What a store or a cache keeps belongs to a content, of which a name alone tells nothing.
+    # A store or a cache recognises samples by content: a file may change under the same name.
     is_kept = store is not None or cache_of(memory) is not None
     source = noting_content(known_by_content(source) if is_kept else source)
 
@@ -209,7 +222,7 @@ def extract(
         if kept is not None and kept.is_complete:
             return _assemble(source, kept.rows, {}, meta, chosen)
         function = stack.enter_context(scoring(encoder, own))
-        # What it will take is said before the closer looks, which take seconds themselves with a large encoder.
+        # The time is reported before the encoder is probed, which itself takes seconds with a large encoder.
         todo = _left(source, kept)
         bill = Bill(Measurement(encoder, 0, 0, views=views, run=run), function, source, todo, own, pool)
         if is_auto and time_budget is not None and choice is None:
@@ -246,14 +259,14 @@ def extract(
 
 
 def _passes(meta: dict[str, Any], directions: Tensor | None) -> int:
-    """Backward passes per view."""
+    """Return the number of backward passes per view."""
     if meta["method"] == "forward":
         return 0
     return meta["n_components"] if directions is None else directions.shape[1]
 
 
 def _left(source: Source, kept: ResumedStore | None) -> list[int]:
-    """Positions of the samples that are still to be measured."""
+    """Return the positions of samples that are still to be measured."""
     return [i for name, i in first_positions(source).items() if kept is None or name not in kept.rows]
 
 
@@ -268,15 +281,15 @@ def _what_is_kept(
     *,
     by_name: bool,
 ) -> tuple[ResumedStore | None, dict[str, Any]]:
-    """A store of earlier runs with these settings, open until the stack ends, and their meta; None where there is none.
+    """Open the store of earlier runs with these settings, and return it with its meta; None if there is none.
 
-    K is all that only a look at the encoder tells of the settings. Where everything is finished nobody has to look: the
-    store tells K.
+    The store stays open until the stack ends. Of the settings only K has to be found by running the encoder. It is
+    taken from the store here, so that a run whose samples are all finished needs no encoder.
     """
     for folder in stores_of(memory) if store is None else [Path(store)]:
         settings = settings_of(folder)
         if settings is None or settings["fingerprint"] != encoder.fingerprint or settings["input_shape"] != list(shape):
-            continue  # K of another encoder, or of inputs of another size
+            continue  # K of another encoder, or of another input size
         meta, _ = described(settings["n_components"])
         if all(settings.get(key) == meta.get(key) for key in SETTINGS):
             opened = stack.enter_context(Store(folder, meta, is_cache=store is None))
@@ -294,12 +307,12 @@ def embed(
     on_error: str = "raise",
     progress: bool = False,
 ) -> NDArray[np.float64]:
-    """Embeddings alone: one forward pass a sample, no Jacobian.
+    """Compute the embeddings of every sample by one forward pass each, without Jacobians.
 
     Parameters
     ----------
     encoder, X, memory_budget, device, n_jobs, on_error, progress
-        As `extract` has them.
+        As for `extract`.
 
     Returns
     -------
@@ -312,7 +325,7 @@ def embed(
         As `extract`.
     """
     if isinstance(X, Extraction):
-        raise TypeError("X is an Extraction, which has embeddings already")
+        raise TypeError("X is already an Extraction: take X.embeddings, or give the samples themselves")
     run = RunOptions(device, memory_budget, n_jobs, on_error, progress)
     source, pool = as_source(X), active_pool(device)
     encoder = automatic_encoder(encoder, source)
@@ -345,7 +358,7 @@ def _describe(encoder, shape, n_components: int, method, views, transform, seed,
 
 def _require_any(source: Source, rows: dict[str, Arrays], skipped: dict[int, str]) -> None:
     if not rows:
-        raise ImageReadError(f"not one of {len(source)} samples could be read; first: {next(iter(skipped.values()))}")
+        raise ImageReadError(f"none of {len(source)} samples could be read; the first: {next(iter(skipped.values()))}")
 
 
 def _assemble(

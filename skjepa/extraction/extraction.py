@@ -1,4 +1,4 @@
-"""What the expensive pass yields: embeddings, hidden layers, singular values. All that follows is cheap, from these."""
+"""`Extraction`: the embeddings, hidden layers and singular values that one run of the encoder yields."""
 
 import json
 import os
@@ -24,26 +24,28 @@ _NO_VIEWS = {"transform": None, "seed": None}
 
 @dataclass(frozen=True, eq=False)
 class Extraction:
-    """Embeddings, hidden layers and singular values of n samples, sliceable like an array.
+    """Hold embeddings, hidden layers and singular values of n samples; slices like an array.
+
+    Detectors, inspection and evaluation compute everything from it without running the encoder again.
 
     Attributes
     ----------
     embeddings : array of shape (n_samples, K), float64
-        f(x) of the untransformed sample.
+        Encoder outputs f(x) for the untransformed samples; K is the number of outputs.
     singular_values : array of shape (n_samples, V, R), float64, or None
-        Of the Jacobian at each of V views, descending; R = min(K, D). None where no backward pass was made
-        (``method="forward"``); `spectra` is the same and raises there.
+        Singular values of the Jacobian at each of V views, descending; R = min(K, D) for D inputs per sample. None
+        where no backward pass was made (``method="forward"``); `spectra` returns the same array and raises there.
     ids : array of shape (n_samples,), str
-        Path relative to the folder, path as given, content hash, or what the caller named.
+        Path relative to the folder, path as given, content hash, or the name that the caller gave.
     meta : dict
-        How it was computed (`SETTINGS`), on what, with which versions; ``meta["skipped"]`` lists
-        ``[position, id, reason]`` of samples that could not be read.
+        Settings, encoder, device and package versions of the run; ``meta["skipped"]`` lists ``[position, id, reason]``
+        for samples that could not be read.
     contents : array of shape (n_samples,), str
-        Hash of what each sample was measured from (the bytes of a file, the numbers of an array), by which copies are
-        known; "" where it is not known.
+        Hash of the data of each sample (bytes of a file, numbers of an array), by which copies are recognised;
+        "" where it is not known.
     layers : dict of name -> array of shape (n_samples, 2 C), float32 or float16
-        Of hidden layers, in the order of the forward pass: mean and then standard deviation of each of C channels over
-        positions or tokens; of vectors (n_samples, C), the values themselves. Empty where none were read.
+        Hidden layers in the order of the forward pass: mean and then standard deviation of each of C channels over
+        positions or tokens. For layers of vectors (n_samples, C), the values themselves. Empty where none were read.
     """
 
     embeddings: NDArray[np.float64]
@@ -71,21 +73,21 @@ class Extraction:
                 f"got {shapes}"
             )
         if any(len(array) != n for array, _ in arrays.values()):
-            raise ValueError(f"the arrays of an Extraction need one row for each of its samples; got {shapes}")
+            raise ValueError(f"the arrays of an Extraction need one row per sample; got {shapes}")
 
     @property
     def shape(self) -> tuple[int]:
-        """``(n_samples,)``: what scikit-learn's splitters ask of an indexable."""
+        """``(n_samples,)``, which scikit-learn's splitters read."""
         return (len(self.ids),)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: Any) -> "Extraction":
-        """The samples at a slice, a mask or integer positions."""
+        """Return the samples at a slice, a mask or integer positions."""
         if isinstance(index, int | np.integer):
             index = [int(index)]
-        meta = {key: value for key, value in self.meta.items() if key != "skipped"}  # its positions are of the whole
+        meta = {key: value for key, value in self.meta.items() if key != "skipped"}  # its positions count in the whole
         return Extraction(
             self.embeddings[index],
             None if self.singular_values is None else self.singular_values[index],
@@ -96,12 +98,12 @@ class Extraction:
         )
 
     def narrowed(self, layers: Sequence[str] | None) -> "Extraction":
-        """The same with these layers alone, in this order; None: without any.
+        """Return a copy that holds only the named layers, in this order; None keeps no layer.
 
         Raises
         ------
         ValueError
-            One that it does not have.
+            If it lacks one of them.
         """
         self.require_layers(layers or ())
         kept = {name: self.layers[name] for name in layers or ()}
@@ -109,41 +111,41 @@ class Extraction:
         return replace(self, layers=kept, meta=self.meta | told)
 
     def require_layers(self, names: Iterable[str]) -> None:
-        """Raise ValueError that names the first of these layers that there is not, and those that there are."""
+        """Raise ValueError if any of these layers is missing; the message lists the layers that exist."""
         if missing := [name for name in names if name not in self.layers]:
             known = ", ".join(map(repr, self.layers)) or "none"
             raise ValueError(
-                f"the Extraction has no layer {missing[0]!r}; it has {known}: extract it with the layers of the fit"
+                f"the Extraction has no layer {missing[0]!r}; it has {known}: extract again with the layers of the fit"
             )
 
     def forward_only(self) -> "Extraction":
-        """What ``method="forward"`` would have yielded: the same without singular values."""
+        """Return a copy without singular values, as ``method="forward"`` would have yielded it."""
         forward = {"method": "forward", "method_reason": None, "views": 1, **_NO_VIEWS}
         return replace(self, singular_values=None, meta=self.meta | forward)
 
     @property
     def spectra(self) -> NDArray[np.float64]:
-        """`singular_values`; raises ValueError where no backward pass was made."""
+        """The singular values, (n_samples, V, R); raises ValueError where no backward pass was made."""
         if self.singular_values is None:
             raise ValueError(
-                "these samples were measured by method='forward', which makes no backward pass and so yields no "
-                "singular values: measure them with method='exact' or method='sketch'"
+                "these samples were extracted with method='forward', which yields no singular values: extract them "
+                "with method='exact' or method='sketch'"
             )
         return self.singular_values
 
     @property
     def identities(self) -> NDArray[np.str_]:
-        """What tells samples from copies of one another, (n_samples,): their content, or the id where it is unknown."""
+        """Keys that are equal for copies of one sample, (n_samples,): its content hash, or else its id."""
         return np.where(self.contents == "", self.ids, self.contents)
 
     @property
     def settings(self) -> Settings:
-        """What must agree before these results are mixed with others, see `require_same_settings`."""
+        """Settings that must agree before these results may be joined or scored with others."""
         return cast(Settings, {key: self.meta.get(key) for key in ("encoder", *SETTINGS, "method_reason")})
 
     @property
     def n_features(self) -> int | None:
-        """d of vectors; None for images."""
+        """Number of features d per vector; None for images."""
         shape = self.meta.get("input_shape") or []
         return shape[0] if len(shape) == 1 else None
 
@@ -154,7 +156,7 @@ class Extraction:
 
     @property
     def numerical_rank(self) -> NDArray[np.int64]:
-        """Singular values above the noise of the arithmetic, (n_samples, V)."""
+        """Number of singular values above the rounding noise, (n_samples, V)."""
         return numerical_rank(self.spectra, eps=self.eps)
 
     @property
@@ -164,12 +166,12 @@ class Extraction:
 
     @property
     def errors(self) -> dict[int, str]:
-        """Samples that were skipped: position among all samples -> reason."""
+        """Reason for each skipped sample, by its position among all samples."""
         return {int(position): str(reason) for position, _, reason in self._skipped}
 
     @property
     def all_ids(self) -> NDArray[np.str_]:
-        """Ids of all samples, those that were skipped among them, in the order of X."""
+        """Ids of all samples in the order of X, including skipped ones."""
         ids = self.ids.tolist()
         for position, name, _ in self._skipped:
             ids.insert(position, str(name))
@@ -177,11 +179,11 @@ class Extraction:
 
     @property
     def measured(self) -> NDArray[np.int64]:
-        """Positions of these samples among all samples, ascending."""
+        """Positions of these samples among all samples of X, ascending."""
         return np.setdiff1d(np.arange(len(self) + len(self._skipped)), list(self.errors))
 
     def aligned(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """`values` of these samples, (n_samples,) or (n_samples, k), with NaN in the rows of skipped samples."""
+        """Return values (n_samples, ...) with rows of NaN inserted for skipped samples, in the order of X."""
         full = np.full((len(self) + len(self._skipped), *np.shape(values)[1:]), np.nan)
         full[self.measured] = values
         return full
@@ -191,7 +193,7 @@ class Extraction:
         return sorted(map(tuple, self.meta.get("skipped", [])))
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write one ``.npz`` file, whole or not at all; read it with `Extraction.load`."""
+        """Write one ``.npz`` file, whole or not at all, for `Extraction.load`."""
         path = _npz(path)
         with written_whole(path) as partial, open(partial, "wb") as file:
             arrays: dict[str, Any] = {
@@ -209,7 +211,7 @@ class Extraction:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Extraction":
-        """Read what `save` wrote. Raises ValueError naming the file where it is not an extraction."""
+        """Read a file that `save` wrote; raises ValueError if it is not a saved extraction."""
         path = _npz(path)
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -229,15 +231,18 @@ class Extraction:
 
     @classmethod
     def concat(cls, parts: Sequence["Extraction"]) -> "Extraction":
-        """Join extractions made with the same settings; raises SettingsMismatchError naming the first difference."""
+        """Join extractions made with the same settings; raises SettingsMismatchError if any setting differs."""
         if not parts:
-            raise ValueError("nothing to concatenate")
+            raise ValueError("got no extraction to concatenate: give at least one")
         for part in parts[1:]:
             require_same_settings(parts[0].meta, part.meta, "the extractions to concatenate")
         first = parts[0].singular_values
-        for part in parts[1:]:  # of hands that say nothing of it
+        for part in parts[1:]:  # made by hand, without settings in meta
             if list(part.layers) != list(parts[0].layers) or (part.singular_values is None) != (first is None):
-                raise SettingsMismatchError("the extractions to concatenate differ in what they hold")
+                raise SettingsMismatchError(
+                    "the extractions to concatenate hold different layers, or only some hold singular values: extract "
+                    "all of them with the same options"
+                )
         return cls(
             np.concatenate([part.embeddings for part in parts]),
             None if first is None else np.concatenate([part.spectra for part in parts]),
@@ -254,7 +259,7 @@ def _npz(path: str | os.PathLike) -> Path:
 
 
 def require_finite(extraction: Extraction) -> None:
-    """Raise ValueError where a number of an Extraction is NaN or infinite; names the first such sample."""
+    """Raise ValueError if an Extraction holds NaN or infinity; the message names the first such sample."""
     finite = np.isfinite(extraction.embeddings).all(axis=1)
     for values in extraction.layers.values():
         finite &= np.isfinite(values).all(axis=1)
@@ -262,4 +267,7 @@ def require_finite(extraction: Extraction) -> None:
         finite &= np.isfinite(extraction.singular_values).all(axis=(1, 2))
     if not finite.all():
         first = extraction.ids[int(np.argmin(finite))]
-        raise ValueError(f"the Extraction holds values that are not finite, of {(~finite).sum()} samples: {first} ...")
+        raise ValueError(
+            f"the Extraction holds NaN or infinite values in {(~finite).sum()} samples, the first {first}: leave them "
+            "out, or extract them again"
+        )

@@ -1,4 +1,4 @@
-"""Layer by layer: where in a network does oddness appear? One forward pass a batch, an `Extraction` for each layer."""
+"""Measure several layers of an encoder at once, to see in which of them anomalies show."""
 
 import hashlib
 from collections.abc import Sequence
@@ -21,39 +21,43 @@ from skjepa.jacobian.pass_method import PassMethod
 from skjepa.jacobian.spectrum import singular_values
 
 OUTPUT = "output"
-"""The name of the encoder's own output among layers."""
+"""Name of the encoder's own output in a list of layers."""
 
 
 def extract_layers(
     encoder: Encoder | str, X: Any, layers: Sequence[str], *, n_directions: int | None = None, **options: Any
 ) -> dict[str, Extraction]:
-    """Embeddings and Jacobian singular values of several layers, from one forward pass and the graph it leaves.
+    """Compute embeddings and Jacobian singular values of several layers from one forward pass per batch.
 
-    Each extraction goes where any other does: a `JEPAScoreDetector` fits on it, and scores that of other samples. What
-    tells oddness best is a question to answer on data; see docs/guide/explain.md.
+    Use it to find the layer in which anomalies show best. Each returned extraction works like any other: a
+    `JEPAScoreDetector` fits on it and scores extractions of the same layer. docs/guide/explain.md compares layers on
+    data.
 
     Parameters
     ----------
     encoder : Encoder or str
+        What `load_encoder` returns, or anything that it accepts.
     X : images or vectors
+        See `skjepa.data.as_source`.
     layers : sequence of str
-        Names as in ``encoder.module.named_modules()``; "output" is the embedding itself. Outputs are averaged over
+        Names from ``encoder.module.named_modules()``; "output" is the embedding itself. Layer outputs are averaged over
         positions or tokens, as `load_encoder` does with ``output=``.
     n_directions : int, optional
-        At most so many random output directions of each layer, the same for all samples, instead of all its K: a wide
-        layer costs K passes an image, and the Jacobians of all layers are in memory together.
+        Largest number of random output directions per layer, the same for all samples. By default each layer takes as
+        many backward passes per sample as it has outputs, and the Jacobians of all layers are in memory together, so
+        limit it for wide layers.
     **options
-        Of `skjepa.extract`: ids, memory_budget, device, n_jobs, on_error, progress.
+        Options of `skjepa.extract`: ids, memory_budget, device, n_jobs, on_error, progress.
 
     Returns
     -------
     dict of layer -> Extraction
-        In the order of `layers`, of the same samples.
+        In the order of `layers`, all of the same samples.
 
     Raises
     ------
     ValueError, TypeError
-        No such layer, or one that returns no tensor; as `skjepa.extract`.
+        If there is no such layer, or it returns no tensor; otherwise as `skjepa.extract`.
 
     Examples
     --------
@@ -89,7 +93,7 @@ def extract_layers(
 
 
 class _Layers(nn.Module):
-    """The outputs of several layers side by side, (B, sum of K)."""
+    """Return the pooled outputs of several layers side by side, (B, sum of widths)."""
 
     def __init__(self, module: nn.Module, layers: list[str]) -> None:
         super().__init__()
@@ -104,7 +108,7 @@ class _Layers(nn.Module):
         caught[OUTPUT] = output
         for layer in self.layers:
             if layer not in caught:
-                raise ValueError(f"layer {layer!r} takes no part in the forward pass")
+                raise ValueError(f"layer {layer!r} is not used in the forward pass: choose another")
         return [pooled(caught[layer], self.module, layer, is_square=has_square_sides(x)) for layer in self.layers]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -126,14 +130,14 @@ def _layered(encoder: Encoder, layers: list[str]) -> Encoder:
 
 
 def _widths(layered: Encoder, shape: tuple[int, ...]) -> list[int]:
-    """K of each layer, found by a pass of one blank sample."""
+    """Find the number of outputs of each layer by a forward pass of one blank sample."""
     with torch.no_grad(), layered.scoring() as function:
         function(torch.zeros(1, *shape, dtype=layered.dtype))
-        return list(cast(_Layers, layered.module).widths)  # gone after the pass, as whatever it leaves behind
+        return list(cast(_Layers, layered.module).widths)  # read inside: gone after the pass
 
 
 class _Spectra:
-    """Singular values of each layer's rows of the Jacobians (B, sum of rows, D) that come in batches."""
+    """Collect singular values per layer from batches of stacked Jacobians (B, sum of rows, D)."""
 
     def __init__(self, rows: list[int]) -> None:
         self.rows = rows
@@ -146,7 +150,7 @@ class _Spectra:
 
 
 def _meta(meta: dict[str, Any], encoder: Encoder, layer: str, n_rows: int, width: int) -> dict[str, Any]:
-    """As `extract` would describe it; the fingerprint keeps the results of different layers apart."""
+    """Return the meta of one layer; its fingerprint keeps results of different layers from being mixed."""
     return meta | {
         "encoder": f"{encoder.name}, {layer}",
         "fingerprint": hashlib.sha256(f"{encoder.fingerprint} layer {layer}".encode()).hexdigest(),

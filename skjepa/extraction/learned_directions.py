@@ -1,4 +1,4 @@
-"""`learn_directions`: m output directions to score with, and what they leave out, learned from exact normal samples."""
+"""Learn m output directions and a correction, so that later samples need m backward passes instead of K."""
 
 from dataclasses import replace
 from typing import Any
@@ -28,9 +28,9 @@ from skjepa.jacobian.volume import log_volume
 CHOICES = ("learned", "random", "principal")
 
 N_EXACT = 300
-"""Samples that are measured exactly unless another number is asked for, or fewer where there are fewer."""
+"""Default number of samples that are measured exactly; fewer where X has fewer."""
 
-_SMALL = 1e-2  # of the median largest singular value: what lies below is not worth a direction
+_SMALL = 1e-2  # share of the median largest singular value; the search ignores smaller singular values
 
 
 def learn_directions(
@@ -43,44 +43,48 @@ def learn_directions(
     random_state: Any = None,
     **options: Any,
 ) -> Directions:
-    """m of K output directions, and a correction, learned from normal samples, for what they leave out.
+    """Learn m output directions and a correction, so that scoring takes m backward passes instead of K.
 
-    Some of X is measured exactly, by K passes a sample and then m.
+    K is the number of encoder outputs. Some normal samples are measured exactly, by K passes and then m passes each;
+    a regression on them predicts the exact log-volume from the m directions.
 
     Parameters
     ----------
     encoder : Encoder or str
+        What `load_encoder` returns, or anything that it accepts.
     X : data
-        Normal samples, as `extract` takes them.
+        Normal samples, in any form that `extract` accepts.
     n_directions : int, optional
-        m, passes that a sample will cost; by default K / 4. With m = K nothing is left out.
+        Number m of directions, which is the number of backward passes per sample; by default K / 4. With m = K the
+        score is exact.
     n_exact : int
-        Samples to measure exactly, drawn at random; fewer where X has fewer.
+        Number of samples to measure exactly, drawn at random; fewer where X has fewer.
     choice : {"learned", "random", "principal"}
-        Of U. "learned": those that tell most about the log-volume of the exact samples, by gradient descent from random
-        ones, see `skjepa.jacobian.telling_directions`. It holds the matrices J J^T of all exact samples in float32,
-        4 n V K^2 bytes, and the out-of-fold error of the correction is too good, for U has seen all of them. "random":
-        uniformly distributed orthonormal directions, each of which sees a share of all singular values. "principal":
-        eigenvectors of the m largest eigenvalues of the mean of J J^T, summed up batch by batch in float64, which see
-        the largest. Random ones, corrected, are nearer to the exact score than principal ones
-        (docs/results/fewer-passes.md).
+        How the directions U are chosen.
+
+        - "random": uniformly distributed orthonormal directions. With the correction they come closer to the exact
+          score than principal ones (docs/results/fewer-passes.md);
+        - "principal": eigenvectors of the m largest eigenvalues of the mean of J J^T, summed in float64;
+        - "learned": the directions that predict the log-volume of the exact samples best, found by gradient descent,
+          see `skjepa.jacobian.telling_directions`. Holds J J^T of all exact samples in float32, 4 n V K^2 bytes. The
+          out-of-fold error of the correction is then too small, since U was fitted on all exact samples.
     random_state : int, RandomState or Generator, optional
-        Seeds the draw, the directions and the views.
+        Seed of the draw of samples, the directions and the views.
     **options
-        Of `extract`: layers, views, transform, device, memory_budget, n_jobs, on_error, progress. Hidden layers, where
-        there are any, help the correction of samples whose layers are read as well.
+        Options of `extract`: layers, views, transform, device, memory_budget, n_jobs, on_error, progress. Hidden
+        layers improve the correction for samples whose layers are read as well.
 
     Returns
     -------
     Directions
-        For ``extract(..., method=)`` and ``JEPAScoreDetector(method=)``. It keeps no sample, only the embeddings,
-        hidden layers and singular values of those that were measured.
+        For ``extract(..., method=)`` and ``JEPAScoreDetector(method=)``. It keeps the embeddings, hidden layers and
+        singular values of the measured samples, but not the samples.
 
     Raises
     ------
     ValueError
-        Fewer exact samples than `skjepa.jacobian.exact_samples_needed` says; names the number needed. More directions
-        than K.
+        If there are fewer exact samples than `skjepa.jacobian.exact_samples_needed` returns (the message gives the
+        number), or more directions than K.
 
     Examples
     --------
@@ -94,12 +98,12 @@ def learn_directions(
     """
     for name in ("method", "store", "memory", "observe"):
         if name in options:
-            raise TypeError(f"learn_directions takes no {name}: keep the Directions that it returns")
+            raise TypeError(f"learn_directions does not take {name}: save and reuse the Directions that it returns")
     check_choice("choice", choice, CHOICES)
     encoder, n_directions = load_encoder(encoder), check_number_of_directions(n_directions)
     seed = seed_from(random_state)
     if isinstance(X, Extraction):
-        raise TypeError("directions are learned from samples, X is an Extraction: its Jacobians are gone")
+        raise TypeError("X is an Extraction, which keeps no Jacobians: give the samples themselves")
     chosen = _draw(as_source(X), check_integer("n_exact", n_exact, minimum=1), seed)
     _require_enough(len(chosen), n_directions or 1)
     kinds: dict[str, type[_NoGram | _EachGram | _MeanGram]] = {"learned": _EachGram, "principal": _MeanGram}
@@ -126,18 +130,21 @@ def learn_directions(
 def learned_directions(
     exact: Extraction, grams: NDArray[np.floating], n_directions: int, seed: int
 ) -> NDArray[np.float64]:
-    """U (K, m) from exact samples and their J J^T, (n * V, K, K): the views of a sample one after the other."""
+    """Return directions (K, m) found by gradient descent on exact samples.
+
+    `grams` holds J J^T, (n * V, K, K), with the views of a sample next to each other.
+    """
     sigma, n_components = exact.spectra, exact.embeddings.shape[1]
     start = random_directions(n_components, n_directions, seed=seed).components
     if n_directions == n_components:
-        return start  # any basis sees all
+        return start  # K directions span all outputs, whichever they are
     floor = max(_SMALL * float(np.median(sigma[..., 0])), np.finfo(float).tiny)
     embeddings = np.repeat(exact.embeddings, sigma.shape[1], axis=0)
     return telling_directions(grams, embeddings, log_volume(sigma, floor=floor).ravel(), start, floor=floor, seed=seed)
 
 
 class _NoGram:
-    """Random directions, which need no matrices."""
+    """Draw random directions, which need no matrices."""
 
     def add(self, jacobians: Tensor) -> None:
         pass
@@ -147,7 +154,7 @@ class _NoGram:
 
 
 class _EachGram:
-    """J J^T of every sample, in float32, of Jacobians (B, K, D) that come in batches."""
+    """Keep J J^T of every sample in float32, from batches of Jacobians (B, K, D)."""
 
     def __init__(self) -> None:
         self.grams: list[NDArray[np.float32]] = []
@@ -156,7 +163,7 @@ class _EachGram:
         self.grams.extend(gram_matrices(jacobians).to("cpu", torch.float32).numpy())
 
     def directions(self, exact: Extraction, n_directions: int, seed: int) -> NDArray[np.float64]:
-        # Views come in the order of batches, and some twice where memory ran out: they are known by sum sigma^2.
+        # Matrices arrive batch by batch and, after a lack of memory, some twice: match them by trace = sum sigma^2.
         found = np.array([np.trace(gram, dtype=np.float64) for gram in self.grams])
         wanted = (exact.spectra**2).sum(axis=2).ravel()
         order = np.argsort(found)
@@ -167,7 +174,7 @@ class _EachGram:
 
 
 class _MeanGram:
-    """The mean of J J^T over Jacobians (B, K, D) that come in batches; they are not kept."""
+    """Keep the mean of J J^T over batches of Jacobians (B, K, D)."""
 
     def __init__(self) -> None:
         self.total: Any = 0
@@ -182,7 +189,7 @@ class _MeanGram:
 
 
 def _draw(source: Source, n: int, seed: int) -> Source:
-    """At most n different samples at random, in their own order."""
+    """Draw at most n different samples at random, in their original order."""
     first = np.sort(np.unique(source.ids, return_index=True)[1])
     if len(first) > n:
         first = np.sort(np.random.default_rng(seed).choice(first, n, replace=False))
@@ -193,6 +200,6 @@ def _require_enough(n: int, n_directions: int) -> None:
     needed = exact_samples_needed(n_directions)
     if n < needed:
         raise ValueError(
-            f"{n_directions} directions and their correction take {needed} different samples, measured exactly; got "
-            f"{n}. Give more (n_exact is their number at the most), take fewer directions or method='exact'"
+            f"got {n} different samples; {n_directions} directions and their correction need {needed} exact ones. Give "
+            "more samples, a larger n_exact, fewer directions, or method='exact'"
         )

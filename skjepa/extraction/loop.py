@@ -1,4 +1,4 @@
-"""THE loop over the samples of a source: here or in other processes, kept as it goes, bad samples named, with a bar."""
+"""Loop over the samples of a source: measure, keep finished rows, report bad samples, show progress."""
 
 import time
 import warnings
@@ -20,7 +20,7 @@ from skjepa.extraction.processes.dispatch import Spread
 from skjepa.extraction.processes.pools import Pool
 from skjepa.extraction.resume import ResumedStore, first_positions
 
-_BEAT = 0.5  # seconds between two looks at a batch
+_BEAT = 0.5  # seconds between two updates of the bar within a batch
 
 
 def measuring(
@@ -30,7 +30,7 @@ def measuring(
     source: Source,
     observe: Observer | None = None,
 ) -> Here | Spread:
-    """Who measures: this process, or those of a pool."""
+    """Return what measures batches: this process, or the processes of a pool."""
     if pool is not None:
         spread = Spread(pool, measurement, source)
         if not (pool.is_here and len(source) <= spread.batch_size):  # one batch is not worth a process
@@ -50,7 +50,7 @@ def measuring(
 def run_through(
     source: Source, measured: Here | Spread, run: RunOptions, kept: ResumedStore | None = None
 ) -> dict[str, Arrays]:
-    """Every sample measured once: id -> its row of each array. Equal ids are equal content."""
+    """Measure every sample once and return its row of each array by id; equal ids mean equal content."""
     first = first_positions(source)
     rows = {} if kept is None else kept.rows
     noted: set[int] = set()
@@ -92,7 +92,7 @@ def run_through(
 
 @contextmanager
 def _watched(measured: Here | Spread, bar: tqdm) -> Iterator[None]:
-    """The bar shows the passes of a batch, which may take minutes, and that other processes are at work."""
+    """Let the bar show the backward passes within a batch, which may take minutes, or that workers are busy."""
     shown = time.monotonic()
 
     def show(done: int, n: int) -> None:
@@ -109,14 +109,14 @@ def _watched(measured: Here | Spread, bar: tqdm) -> Iterator[None]:
 
 
 def _news(source: Source, skipped: dict[int, str], noted: set[int]) -> dict[str, str]:
-    """Id -> reason of the samples skipped since the last time."""
+    """Return id -> reason for samples skipped since the last call."""
     new = skipped.keys() - noted
     noted |= new
     return {str(source.ids[i]): skipped[i] for i in sorted(new)}
 
 
 def _finite(arrays: Arrays) -> NDArray[np.bool_]:
-    """Which samples have finite embeddings, singular values and layers throughout, (3, n)."""
+    """Return which samples are finite in each of embeddings, singular values and layers, (3, n)."""
     return np.array([np.isfinite(array).reshape(len(array), -1).all(axis=1) for array in arrays])
 
 
@@ -126,7 +126,7 @@ def _not_finite(name: str, is_finite: NDArray[np.bool_]) -> str:
 
 
 def _skip(broken: dict[int, str], skipped: dict[int, str]) -> None:
-    """What was read and cannot be scored goes the way of what cannot be read."""
+    """Treat samples that were read but cannot be scored like samples that cannot be read."""
     for reason in broken.values():
         warnings.warn(f"skipped: {reason}", stacklevel=4)
     skipped |= broken

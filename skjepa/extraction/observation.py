@@ -1,4 +1,4 @@
-"""Whatever else is to be learned from Jacobians before they are dropped: each seen once, and whose it was."""
+"""Run `extract` and pass every Jacobian once to a callback, before it is dropped."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,36 +17,39 @@ _FIXED = ("n_directions", "layers", "views", "transform", "store", "memory", "ob
 def observed(
     encoder: Encoder, X: Any, see: Callable[[Tensor], None], options: dict[str, Any], *, method: Any = "exact"
 ) -> tuple[Extraction, NDArray[np.intp]]:
-    """`extract` of samples as they are, which shows every Jacobian once.
+    """Extract untransformed samples and call `see` once with every Jacobian.
 
     Parameters
     ----------
     encoder, X, method
-        Of `skjepa.extract`.
+        As for `skjepa.extract`.
     see : callable
-        Is given the Jacobians (B, K, D), or (B, m, D), of each batch; either all of a batch are taken or, where it
-        raises, none.
+        Called with the Jacobians (B, K, D), or (B, m, D), of each batch. If it raises, it must not have kept any of
+        the batch.
     options : dict
-        Of `skjepa.extract`, from the user: memory_budget, device, n_jobs, on_error, progress, ids.
+        Options of `skjepa.extract` that the user gave: memory_budget, device, n_jobs, on_error, progress, ids.
 
     Returns
     -------
     extraction : Extraction
     places : array of shape (n_samples,)
-        Which of the Jacobians that were seen is that of each sample: equal samples are measured once.
+        Index of each sample's Jacobian among those passed to `see`; equal samples are measured once.
 
     Raises
     ------
     TypeError
-        An option that does not go with it.
+        If an option is not supported here.
     MemoryError
-        A batch was seen that ran out of memory after all.
+        If a batch ran out of memory after `see` had been called with it.
     """
     for name in (*_FIXED, "method"):
         if name in options:
-            raise TypeError(f"{name} is not for this: the Jacobian is that of each sample as it is, measured anew")
+            raise TypeError(
+                f"got {name}, which is not supported here: the Jacobians of the untransformed samples are always "
+                f"recomputed. Leave {name} out"
+            )
     if isinstance(X, Extraction):
-        raise TypeError("X is an Extraction, whose Jacobians are gone: give the samples themselves")
+        raise TypeError("X is an Extraction, which keeps no Jacobians: give the samples themselves")
     count = 0
 
     def observe(jacobians: Tensor) -> None:
@@ -57,5 +60,5 @@ def observed(
     extraction = extract(encoder, X, method=method, layers=None, observe=observe, **options)
     place = {name: i for i, name in enumerate(dict.fromkeys(extraction.ids.tolist()))}
     if len(place) != count:
-        raise MemoryError("memory ran out amid a batch: give a smaller memory_budget")
+        raise MemoryError("memory ran out in the middle of a batch: give a smaller memory_budget")
     return extraction, np.array([place[name] for name in extraction.ids.tolist()])

@@ -1,4 +1,4 @@
-"""JEPA-SCORE as the paper publishes it (arXiv 2510.05949, Eq. 5 and Listing 1)."""
+"""Compute JEPA-SCORE as published (arXiv 2510.05949, Eq. 5 and Listing 1)."""
 
 from typing import Any
 
@@ -17,31 +17,37 @@ from skjepa.jacobian.volume import PAPER_FLOOR, combine_views, log_volume, warn_
 def jepa_score(
     encoder: Encoder | str, X: Any, *, floor: float = PAPER_FLOOR, rank: int | None = None, **options: Any
 ) -> NDArray[np.float64]:
-    """JEPA-SCORE: the sum of log singular values of the encoder's input Jacobian (arXiv 2510.05949, Eq. 5 and Eq. 4).
+    """Compute JEPA-SCORE, the sum of log singular values of the encoder's input Jacobian.
+
+    For comparison with the paper (arXiv 2510.05949, Eq. 5, and Eq. 4 with views). To detect anomalies use
+    `skjepa.JEPAScoreDetector`, which also models the embeddings and sets a threshold.
 
     Parameters
     ----------
     encoder : Encoder or str
+        What `load_encoder` returns, or anything that it accepts.
     X : data or Extraction
-        Data as `extract` takes them, or what it returned (then no encoder runs).
+        Data in any form that `extract` accepts, or its result; then no encoder runs.
     floor : float
-        Singular values below it count as `floor`; the default is the paper's.
+        Lower bound of singular values: smaller ones are replaced by it. The default is the paper's.
     rank : int, optional
-        Only the `rank` largest values count, in every sample.
+        Number of largest singular values that are summed, the same for every sample; by default all.
     **options
-        Of `extract`: method, views, transform, device, memory_budget, random_state, progress ... With learned
-        `Directions` as method the score is the exact one as their correction predicts it; with "sketch" it is the
-        log-volume of the sketch.
+        Options of `extract`: method, views, transform, device, memory_budget, random_state, progress and others. With
+        learned `Directions` as method, the score is the exact score predicted by their correction; with "sketch", it
+        is the log-volume of the sketch.
 
     Returns
     -------
     array of shape (n_samples,), float64
-        In nats; higher = denser = more normal. NaN for a sample skipped by ``on_error="skip"``.
+        Scores in nats (natural logarithms); higher = denser = more normal. NaN for a sample skipped by
+        ``on_error="skip"``.
 
     Raises
     ------
     ValueError, TypeError
-        As `extract`; a floor that is not positive, a rank outside 1 ... min(K, D), options beside an Extraction.
+        As `extract`; also for a floor that is not positive, a rank outside 1 ... min(K, D), or options given together
+        with an Extraction.
 
     Examples
     --------
@@ -58,7 +64,10 @@ def jepa_score(
         check_integer("rank", rank, minimum=1)
     if isinstance(X, Extraction):
         if options:
-            raise TypeError(f"{', '.join(options)}: an Extraction keeps the settings it was made with")
+            raise TypeError(
+                f"got {', '.join(options)} together with an Extraction, which keeps the settings it was made with: "
+                "give those options to extract"
+            )
         extraction = X
     else:
         method = options.get("method")
@@ -71,8 +80,8 @@ def jepa_score(
         return extraction.aligned(scores)
     if PassMethod.parse(extraction.meta.get("method")).kind == "subspace":
         raise ValueError(
-            f"X was measured by method {extraction.meta['method']!r}: the correction of those Directions predicts its "
-            "exact score, in a detector with method=directions say"
+            f"X was extracted with {extraction.meta['method']!r}, whose score needs the correction of its Directions: "
+            "pass the samples and method=directions, or fit a JEPAScoreDetector with method=directions"
         )
     sigma = extraction.spectra
     if rank is not None and rank > sigma.shape[-1]:

@@ -1,4 +1,4 @@
-"""A forward pass that keeps what each position shows: hidden layers before they are pooled, batch by batch."""
+"""Run forward passes that keep hidden layers position by position, before they are pooled."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,18 +25,18 @@ from skjepa.extraction.batches.sizing import batch_size
 
 @dataclass(frozen=True)
 class PositionBatch:
-    """Some samples of a source.
+    """Hold one batch of samples with their hidden layers at every position.
 
     Attributes
     ----------
     places : list of int
-        In the source.
+        Positions of the samples in the source.
     embeddings : array of shape (B, K)
     rows : array of shape (B, P * C), float16, or None
-        Positions on one grid, where they are among the layers.
+        Channels of several layers at each cell of one grid, if the layers ask for it.
     layers : dict of name -> LayerPositions
     picture_sizes : list of (int, int)
-        Height and width of each picture as it was given; empty for vectors.
+        Height and width of each image as it was given; empty for vectors.
     """
 
     places: list[int]
@@ -47,7 +47,7 @@ class PositionBatch:
 
     @property
     def statistics(self) -> dict[str, NDArray[np.float64]]:
-        """Each layer as `skjepa.extract` pools it, (B, p), the mean and standard deviation of each channel."""
+        """Mean and standard deviation of each channel per layer, (B, 2 C), as `skjepa.extract` pools them."""
         found = {}
         for name, layer in self.layers.items():
             values = layer.values
@@ -65,7 +65,7 @@ def position_pass(
     *,
     called: str = "maps",
 ) -> dict[int, str]:
-    """Show every sample once, in batches; what a batch holds is gone when `see` returns.
+    """Call `see` with every sample once, in batches; nothing of a batch is kept afterwards.
 
     Parameters
     ----------
@@ -74,10 +74,10 @@ def position_pass(
     layers : "auto" or list of str
         See `skjepa.extract`.
     see : callable
-        Is given each batch in turn, less samples that ``on_error="skip"`` passes over.
+        Called with each batch in turn, without samples that ``on_error="skip"`` leaves out.
     run : RunOptions
     called : str
-        Of the progress bar.
+        Label of the progress bar.
 
     Returns
     -------
@@ -92,7 +92,7 @@ def position_pass(
     shape, device = encoder.input_shape or np.shape(source.load(0)), hardware.resolve_device(run.device)
     if source.is_vector != (len(shape) == 1):
         kinds = ("vectors", "images") if source.is_vector else ("images", "vectors")
-        raise ValueError(f"X holds {kinds[0]}, {encoder.name} encodes {kinds[1]}")
+        raise ValueError(f"X holds {kinds[0]}, but {encoder.name} encodes {kinds[1]}: give {kinds[1]}")
     sizes: dict[int, tuple[int, int]] = {}
 
     def load(i: int) -> Any:

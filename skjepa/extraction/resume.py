@@ -1,4 +1,4 @@
-"""Finished samples of earlier runs, known again by id and content."""
+"""Find the samples that earlier runs finished, by id and content."""
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -11,7 +11,10 @@ from skjepa.extraction.store.store import Store
 
 
 class ResumedStore:
-    """A store as one source sees it, by ids. Its own keys hold the content: a name is not a sample for ever."""
+    """Look up the samples of one source in a store.
+
+    Keys of the store include the content, so that a file that changed under its name is measured again.
+    """
 
     def __init__(self, store: Store, source: Source, *, by_name: bool) -> None:
         self.store = store
@@ -22,7 +25,7 @@ class ResumedStore:
 
     @cached_property
     def rows(self) -> dict[str, Arrays]:
-        """What earlier runs had finished, read once; a run adds its own."""
+        """Rows that earlier runs finished, by id, read once; the current run adds its own."""
         rows, _ = self._read
         return {name: rows[key] for name, key in self.keys.items() if key in rows}
 
@@ -36,7 +39,10 @@ class ResumedStore:
         return self.store.read_all(self.keys.values())
 
     def in_turn(self, names: Iterable[str]) -> list[str]:
-        """What could not be read before comes last: so the rest is in the batches of a run without interruption."""
+        """Sort samples that could not be read before to the end.
+
+        The others then fall into the same batches as in a run without interruption.
+        """
         _, failures = self._read
         return sorted(names, key=lambda name: self.keys[name] in failures)
 
@@ -47,7 +53,7 @@ class ResumedStore:
 
 
 def first_positions(source: Source) -> dict[str, int]:
-    """Id -> where it first occurs."""
+    """Return the position at which each id first occurs."""
     first: dict[str, int] = {}
     for i, name in enumerate(source.ids.tolist()):
         first.setdefault(name, i)

@@ -106,7 +106,7 @@ class TestNonFiniteScores:
         made = extract(load_encoder(mlp(5), precision="float64"), NORMAL)
         (made.singular_values if part == "singular values" else made.layers["input"])[3] = np.nan
         for detector in (JEPAScoreDetector(), JEPAScoreDetector(formula="jepa"), MahalanobisDetector()):
-            with pytest.raises(ValueError, match=f"not finite, of 1 samples: {made.ids[3]}"):
+            with pytest.raises(ValueError, match=f"NaN or infinite values in 1 samples, the first {made.ids[3]}"):
                 detector.fit(made)
 
 

@@ -196,7 +196,7 @@ class TestWhatIsMeasured:
     def test_what_needs_passes_is_refused_without(self, formula):
         with pytest.raises(ValueError, match=f"formula='{formula}' sums logarithms of singular values"):
             JEPAScoreDetector(ENCODER, method="forward", formula=formula).fit(NORMAL)
-        with pytest.raises(ValueError, match="measured by method='forward'"):
+        with pytest.raises(ValueError, match="extracted with method='forward'"):
             JEPAScoreDetector(ENCODER, formula=formula).fit(extract(ENCODER, NORMAL, method="forward"))
 
     @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ class TestEstimate:
     def test_a_file_that_cannot_be_read_is_passed_by(self, tmp_path):
         (tmp_path / "a.png").write_bytes(b"no picture")
         (tmp_path / "b.png").write_bytes(b"no picture")
-        with pytest.raises(ValueError, match="none of the first can be read"):
+        with pytest.raises(ValueError, match="the first ones cannot be read"):
             estimate_cost("bundled", tmp_path)
         Image.fromarray(IMAGES[0]).save(tmp_path / "b.png")
         assert estimate_cost("bundled", tmp_path).seconds(0) > 0
@@ -172,7 +172,7 @@ class TestSaidBefore:
         assert "by 100 backward passes (cheaper: method='sketch', n_directions=16: " in line
 
     def test_a_warning_without_a_bar(self, slow):
-        with pytest.warns(UserWarning, match="this will take long: about .* for 40 samples"):
+        with pytest.warns(UserWarning, match="this run will take about .* for 40 samples"):
             extract(wide(), IMAGES, method="exact")
 
     def test_nothing_of_what_is_quick(self):

@@ -235,7 +235,7 @@ class TestConcat:
             Extraction.concat([whole, Extraction(*arrays_of(whole), {**META, key: "another"})])
 
     def test_nothing(self):
-        with pytest.raises(ValueError, match="nothing"):
+        with pytest.raises(ValueError, match="got no extraction to concatenate"):
             Extraction.concat([])
 
 
@@ -246,8 +246,8 @@ class TestShapes:
             ((3,), (3, 1, 2), (3,), r"embeddings \(n, K\).*; got embeddings \(3,\), singular_values \(3, 1, 2\)"),
             ((3, 2), (3, 2), (3,), r"singular_values \(n, V, R\) or None.*; got .*singular_values \(3, 2\)"),
             ((3, 2), (3, 1, 2), (3, 1), r"ids \(n,\).*; got .*ids \(3, 1\)"),
-            ((3, 2), (2, 1, 2), (3,), r"one row for each .*embeddings \(3, 2\), singular_values \(2, 1, 2\)"),
-            ((3, 2), (3, 1, 2), (4,), r"one row for each .*singular_values \(3, 1, 2\), ids \(4,\)"),
+            ((3, 2), (2, 1, 2), (3,), r"one row per sample; got .*embeddings \(3, 2\), singular_values \(2, 1, 2\)"),
+            ((3, 2), (3, 1, 2), (4,), r"one row per sample; got .*singular_values \(3, 1, 2\), ids \(4,\)"),
         ],
     )
     def test_refused(self, embeddings, sigma, ids, message):

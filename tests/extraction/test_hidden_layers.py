@@ -112,7 +112,7 @@ def test_statistics_are_those_of_float64_before_the_next_layer_works_in_place(ch
         ("all", ValueError, "layers must be 'auto', a list of layer names, or None; got 'all'"),
         (["con"], ValueError, "no layer 'con'.*conv"),
         (["conv", "conv"], ValueError, "different names"),
-        (["unused"], ValueError, "'unused' takes no part"),
+        (["unused"], ValueError, "'unused' is not used in the forward pass"),
     ],
 )
 def test_what_is_no_layer(layers, error, message):
@@ -137,7 +137,7 @@ class TestForward:
                 np.testing.assert_array_equal(forward.layers[name], found.layers[name])
 
     def test_says_so_where_singular_values_are_needed(self, forward):
-        with pytest.raises(ValueError, match="method='forward', which makes no backward pass"):
+        with pytest.raises(ValueError, match="method='forward', which yields no singular values"):
             _ = forward.spectra
         for formula in ("jepa", "density"):
             with pytest.raises(ValueError, match="method='exact'"):
@@ -146,7 +146,7 @@ class TestForward:
                 JEPAScoreDetector(formula=formula, method="forward").fit(IMAGES)
 
     def test_has_no_views_and_no_directions(self, encoder):
-        with pytest.raises(ValueError, match="views are of the Jacobian"):
+        with pytest.raises(ValueError, match="measures no Jacobian, so views and transform have no effect"):
             extract(encoder, IMAGES, method="forward", views=2)
         with pytest.raises(ValueError, match=r"n_directions is for method='sketch'"):
             extract(encoder, IMAGES, method="forward", n_directions=3)
@@ -198,7 +198,7 @@ class TestExtraction:
             Extraction.concat([forward, half])
 
     def test_a_row_is_missing(self, forward):
-        with pytest.raises(ValueError, match=r"one row for each.*layers\['stage 1'\] \(5, 64\)"):
+        with pytest.raises(ValueError, match=r"one row per sample; got.*layers\['stage 1'\] \(5, 64\)"):
             Extraction(forward.embeddings, None, forward.ids, layers={"stage 1": forward.layers["stage 1"][:5]})
 
     def test_numbers_too_large_for_half_precision_are_the_largest(self):
@@ -286,7 +286,7 @@ class TestBefore:
 
     def test_and_not_mixed(self, encoder, tmp_path):
         shutil.copytree(BEFORE / "store", tmp_path / "store")
-        with pytest.raises(SettingsMismatchError, match="give layers=None to go on"):
+        with pytest.raises(SettingsMismatchError, match="give layers=None to continue"):
             extract(encoder, IMAGES, store=tmp_path / "store", ids=list("abcdef"))
         before, now = Extraction.load(BEFORE / "extraction"), extract(encoder, IMAGES)
         with pytest.raises(SettingsMismatchError, match="layers"):

@@ -85,5 +85,5 @@ def test_bad_layers_are_named():
         extract_layers(encoder, X, ["1", "1"])
     with pytest.raises(ValueError, match="list of different names"):
         extract_layers(encoder, X, "1")
-    with pytest.raises(TypeError, match="transform is not for this"):
+    with pytest.raises(TypeError, match="got transform, which is not supported here"):
         extract_layers(encoder, X, ["1"], transform=torch.relu)

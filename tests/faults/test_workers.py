@@ -33,7 +33,7 @@ pytestmark = [
     # Of sockets and event loops that a killed process leaves behind.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:a worker ended"),
+    pytest.mark.filterwarnings("ignore:a worker process ended"),
 ]
 N = 320
 
@@ -176,7 +176,7 @@ def test_a_sample_that_kills_its_worker_is_named(backend_name, images, diary, tm
         backend = {"backend": "loky", "n_jobs": 2}
     with (
         joblib.parallel_config(**backend),
-        pytest.raises(WorkerLostError, match="sample image 17 ends the process that measures it"),
+        pytest.raises(WorkerLostError, match="sample image 17 ends every process that measures it"),
     ):
         extract(diary, poisoned, ids=ids, store=tmp_path / "store")
     with joblib.parallel_config(backend="loky", n_jobs=2):

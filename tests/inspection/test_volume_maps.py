@@ -194,9 +194,9 @@ def test_folds_with_encoders_of_their_own_are_refused():
 
 
 def test_what_does_not_go_with_a_map_is_refused(encoder, explainer, images):
-    with pytest.raises(TypeError, match="views is not for this"):
+    with pytest.raises(TypeError, match="got views, which is not supported here"):
         explainer.explain(images[1], views=3)
-    with pytest.raises(TypeError, match="Jacobians are gone"):
+    with pytest.raises(TypeError, match="keeps no Jacobians"):
         explainer.explain(extract(encoder, images[1]))
     with pytest.raises(ValueError, match="patch_size must be at least 1"):
         learn_volume_explainer(encoder, images[0], patch_size=0)

@@ -209,7 +209,7 @@ class TestCorrection:
         assert learned.correction(1e-6).residual_ == one.residual_
 
     def test_none_without_exact_samples(self):
-        with pytest.raises(ValueError, match="have no correction: no sample was measured exactly"):
+        with pytest.raises(ValueError, match="have no correction, because no samples were measured exactly"):
             random_directions(8, 2).correction()
 
     def test_random_directions_score_uncorrected(self):
@@ -224,28 +224,31 @@ class TestRefusals:
     def test_too_few_exact_samples(self, n, m, needed):
         assert exact_samples_needed(m) == needed
         if n < needed:
-            with pytest.raises(ValueError, match=rf"{m} directions .* take {needed} different samples.* got {n}\."):
+            with pytest.raises(ValueError, match=rf"got {n} different samples; {m} directions .* need {needed} exact"):
                 learn_directions(ENCODER, X[:n], m)
 
     def test_copies_do_not_count(self):
-        with pytest.raises(ValueError, match="take 50 different samples, measured exactly; got 10"):
+        with pytest.raises(ValueError, match=r"got 10 different samples; .* need 50 exact ones"):
             learn_directions(ENCODER, np.repeat(X[:10], 10, axis=0), 2)
 
     def test_exact_samples_are_asked_for_beyond_the_least(self):
         assert exact_samples_needed(40) == 120
-        with pytest.raises(ValueError, match=r"take 50 .* got 30"):
+        with pytest.raises(ValueError, match=r"got 30 .* need 50 exact ones"):
             learn_directions(ENCODER, X, 2, n_exact=30)
 
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"method": "subspace"}, "pass what learn_directions returns as method"),
-            ({"method": "exact", "n_directions": 3}, "n_directions is for method='sketch'; method='exact' takes all"),
-            ({"method": "forward", "n_directions": 3}, "method='forward' makes no backward pass"),
+            ({"method": "subspace"}, "give the Directions that learn_directions returns as method"),
+            ({"method": "exact", "n_directions": 3}, "got n_directions=3 with method='exact'; .* for method='sketch'"),
+            (
+                {"method": "forward", "n_directions": 3},
+                "got n_directions=3 with method='forward'; n_directions is",
+            ),
             ({"method": "sketch", "n_directions": 9}, "n_directions must be at most K = 8; got 9"),
             ({"method": "sketch", "n_directions": 0}, "n_directions must be at least 1"),
-            ({"method": random_directions(5, 2)}, "the directions are of 5 outputs, the encoder has 8"),
-            ({"method": random_directions(8, 2), "n_directions": 3}, "method has 2 directions, n_directions is 3"),
+            ({"method": random_directions(5, 2)}, "got directions of 5 outputs; the encoder has 8"),
+            ({"method": random_directions(8, 2), "n_directions": 3}, "got n_directions=3 with Directions that have 2"),
             ({"method": 3}, "method must be one of 'auto', 'forward', 'exact', 'sketch'; got 3"),
         ],
     )
@@ -260,12 +263,12 @@ class TestRefusals:
             random_directions(8, 9)
 
     def test_another_encoder(self, learned):
-        with pytest.raises(FingerprintError, match="the directions are of another encoder"):
+        with pytest.raises(FingerprintError, match="the directions were learned with another encoder"):
             extract(load_encoder(mlp(12, 8, seed=5), precision="float64"), X[:3], method=learned)
 
     @pytest.mark.parametrize("name", ["method", "store", "memory", "observe"])
     def test_options_that_learning_has_no_use_for(self, name):
-        with pytest.raises(TypeError, match=f"learn_directions takes no {name}"):
+        with pytest.raises(TypeError, match=f"learn_directions does not take {name}"):
             learn_directions(ENCODER, X, 2, **{name: None})
 
     def test_unknown_choice(self):
@@ -273,9 +276,9 @@ class TestRefusals:
             learn_directions(ENCODER, X, 2, choice="best")
 
     def test_an_extraction(self, learned):
-        with pytest.raises(TypeError, match="X is an Extraction: its Jacobians are gone"):
+        with pytest.raises(TypeError, match="X is an Extraction, which keeps no Jacobians"):
             learn_directions(ENCODER, extract(ENCODER, X), 2)
-        with pytest.raises(ValueError, match=r"X was measured by method 'subspace of 3 .*predicts its exact score"):
+        with pytest.raises(ValueError, match=r"extracted with 'subspace of 3 .*needs the correction of its Directions"):
             jepa_score(ENCODER, extract(ENCODER, X[:3], method=learned))
 
     def test_extractions_are_not_mixed(self, learned, tmp_path):
@@ -295,7 +298,7 @@ class TestRefusals:
             fit_score_model(views, directions=learned, **SETTINGS)
 
     def test_observe_beside_a_store(self, tmp_path):
-        with pytest.raises(ValueError, match="observe sees what is measured"):
+        with pytest.raises(ValueError, match="observe is not called for samples read from a store or a memory"):
             extract(ENCODER, X[:3], observe=print, store=tmp_path)
 
 

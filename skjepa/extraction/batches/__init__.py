@@ -1,1 +1,1 @@
-"""One batch at a time: loading, views, sizes, measurement."""
+"""Load, transform, size and measure one batch at a time."""

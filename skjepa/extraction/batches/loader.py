@@ -1,4 +1,4 @@
-"""From positions in a `Source` to batches of model-ready tensors; reads in threads, remembers what cannot be read."""
+"""Load batches of model-ready tensors from a `Source`, in threads, and record samples that cannot be read."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,31 +16,32 @@ from skjepa.extraction.batches.views import Transform, make_view
 
 
 class Loader:
-    """Reads samples of one source for one encoder.
+    """Read samples of one source for one encoder.
 
     Parameters
     ----------
     source : Source
     preprocessing : Preprocessing or None
-        Of the encoder; None for vectors.
+        Preprocessing of the encoder; None for vectors.
     dtype : torch.dtype
-        The encoder's arithmetic.
+        Floating-point type of the encoder.
     device : str
     channels_last : bool
-        Whether images are laid out so, in which convolutions are faster; a user's module may call `view` on them.
+        Whether images are laid out with channels last. Convolutions are faster so, but a user's module that calls
+        `view` on its input fails.
     run : RunOptions
-        With ``on_error="skip"`` a sample that cannot be read is a warning and an entry of `skipped`.
+        With ``on_error="skip"`` a sample that cannot be read gives a warning and an entry of `skipped`.
     is_quiet : bool
-        No warning of these: whoever sent the samples gives it.
+        Whether to give no such warning, because the process that sent the samples gives it.
     views : int
-        Random views of each sample, where there is a `transform`.
+        Number of random views per sample, if there is a `transform`.
     transform : callable, optional
     seed : int
 
     Attributes
     ----------
     skipped : dict
-        Position -> reason.
+        Position -> reason for each sample that could not be read.
     """
 
     def __init__(
@@ -66,7 +67,10 @@ class Loader:
     def batches(
         self, positions: list[int], size: Callable[[], int]
     ) -> Iterator[tuple[list[int], Tensor, list[Tensor]]]:
-        """Positions, inputs (B, ...) and one such tensor a view; `size` is asked before each batch: it may shrink."""
+        """Yield positions, inputs (B, ...) and one such tensor per view.
+
+        `size` is called before each batch, because batches may shrink when memory runs out.
+        """
         n_threads = self.run.reading_threads
         with ThreadPoolExecutor(n_threads) as pool:
             start = 0
@@ -113,7 +117,7 @@ class Loader:
 
 
 def first_input(encoder: Encoder, source: Source, device: str) -> Tensor | None:
-    """The first sample as the encoder receives it; None where it cannot be read, which is a matter for the run."""
+    """Return the first sample as the encoder receives it; None if it cannot be read, which the run reports."""
     run = RunOptions(on_error="skip")
     layout = encoder.channels_last
     loader = Loader(source, encoder.preprocessing, encoder.dtype, device, channels_last=layout, run=run, is_quiet=True)

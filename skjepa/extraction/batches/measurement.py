@@ -1,4 +1,4 @@
-"""What is measured of a sample, and how: the same batches whether in this process or, pickled, in another."""
+"""Measure batches of samples, in this process or, pickled, in another."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,31 +24,31 @@ from skjepa.jacobian.spectrum import singular_values
 
 _NAMED = 8
 Arrays = tuple[NDArray[Any], ...]
-"""Of B samples: embeddings (B, K), singular values (B, V, R) and layers side by side (B, W); R or W is 0 where a run
-does not measure them."""
+"""Embeddings (B, K), singular values (B, V, R) and concatenated layers (B, W) of B samples; R or W is 0 if a run does
+not measure them."""
 Measured = Generator[tuple[list[int], Arrays], None, None]
 Observer = Callable[[Tensor], None]
 OnPass = Callable[[int, int], None]
-"""Is given how many backward passes of a batch are done, and how many there are; (0, 0) where only others know."""
+"""Called with the numbers of finished and of all backward passes of a batch; (0, 0) if other processes measure."""
 
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """Everything but the samples, the device at hand and the size of the batches.
+    """Describe what is measured; samples, device and batch size are given separately.
 
     Attributes
     ----------
     encoder : Encoder
     n_passes : int
-        Backward passes a view: K, or m with directions; 0 for the forward pass alone.
+        Backward passes per view: K, or m with directions; 0 for the forward pass alone.
     sample_bytes : int
-        Memory that one sample of a batch takes.
+        Memory that one sample of a batch takes, in bytes.
     sample_gflop : float
-        Operations of a sample's forward pass in 10^9, see `skjepa.encoders.probe.Probe`.
+        Operations of the forward pass per sample in 10^9, see `skjepa.encoders.probe.Probe`.
     directions : tensor of shape (K, m), optional
-        Output directions in the place of all K.
+        Output directions to measure instead of all K outputs.
     layers : tuple of Layer
-        Hidden layers that are read in the forward pass.
+        Hidden layers to read in the forward pass.
     layers_dtype : {"float32", "float16"}
     views, transform, seed
         Random views, see `skjepa.extract`.
@@ -71,7 +71,7 @@ class Measurement:
     is_quiet: bool = False
 
     def batch_size(self, budget: int, device: str, *, is_vector: bool) -> int:
-        """Samples of a batch that may take so many bytes on a device."""
+        """Return the batch size for a memory budget in bytes on a device."""
         return batch_size(budget, self.sample_bytes, is_vector=is_vector, gflop=self.sample_gflop, device=device)
 
     def arrays(
@@ -81,7 +81,7 @@ class Measurement:
         observe: Observer | None = None,
         on_pass: OnPass | None = None,
     ) -> Callable:
-        """Of inputs (B, ...), their views, and how many times B samples have room: what `Here` yields."""
+        """Return a function from inputs (B, ...), views and the number of copies that fit to their `Arrays`."""
         narrow = narrowed(function, self.encoder.precision, device)
 
         def measured(x: Tensor, views: list[Tensor], room: int) -> Arrays:
@@ -100,7 +100,7 @@ class Measurement:
         return measured
 
     def _forward(self, function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Embeddings and layers of the samples as they are, whatever their views."""
+        """Compute embeddings and layers of the untransformed samples."""
         with torch.no_grad():
             if not self.layers:
                 return _to_numpy(function(x)), np.empty((len(x), 0), dtype=np.float32)
@@ -109,7 +109,7 @@ class Measurement:
 
 
 class Here:
-    """Measures samples of one source in this process.
+    """Measure samples of one source in this process.
 
     Parameters
     ----------
@@ -119,14 +119,14 @@ class Here:
     source : Source
     device : str
     batch_size : int
-        To start with: a batch that runs out of memory is halved, see `skjepa.extraction.batches.sizing.Halving`.
+        Size of the first batch; one that runs out of memory is halved, see `skjepa.extraction.batches.sizing.Halving`.
     observe : callable, optional
         See `skjepa.extract`.
 
     Attributes
     ----------
     on_pass : callable
-        For whoever shows how far a batch is: called after each backward pass with how many are done, and of how many.
+        Called after each backward pass with the numbers of finished and of all passes, to show progress.
     """
 
     def __init__(
@@ -158,11 +158,11 @@ class Here:
 
     @property
     def skipped(self) -> dict[int, str]:
-        """Position -> why it could not be read."""
+        """Reason for each sample that could not be read, by position."""
         return self.loader.skipped
 
     def __call__(self, positions: Sequence[int]) -> Measured:
-        """Positions, and the arrays of these samples."""
+        """Yield positions and the arrays of these samples, batch by batch."""
         for batch, x, views in self.loader.batches(list(positions), lambda: self.halving.batch_size):
             yield batch, self._measured(batch, x, views)
 
@@ -175,8 +175,8 @@ class Here:
             if not is_device_failure(error):
                 raise
             raise DeviceError(
-                f"the device failed in {self._names(batch)}: {str(error).splitlines()[0]}. Nothing more can run on it "
-                "in this process; run again: with a store, what was finished before is not computed again"
+                f"the device failed in {self._names(batch)}: {str(error).splitlines()[0]}. This process cannot use it "
+                "any more: run again in a new process; with a store, finished samples are not computed again"
             ) from error
 
     def _names(self, batch: list[int]) -> str:
@@ -186,14 +186,14 @@ class Here:
 
 @contextmanager
 def scoring(encoder: Encoder, device: str) -> Iterator[Callable[[Tensor], Tensor]]:
-    """The encoder as a function on the device, see `Encoder.scoring`, with gradients."""
-    # A caller's no_grad or inference_mode ends at this door.
+    """Yield the encoder as a function on the device with gradients enabled, see `Encoder.scoring`."""
+    # Undo a no_grad or inference_mode of the caller.
     with torch.inference_mode(False), torch.enable_grad(), encoder.scoring(device) as function:
         yield function
 
 
 def ignored(done: int, n: int) -> None:
-    """Where nobody watches."""
+    """Do nothing, where no progress is shown."""
 
 
 def _to_numpy(tensor: Tensor) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""How a pass over data runs: `RunOptions`, checked once and handed on whole."""
+"""`RunOptions`: the options of how a run executes, checked once."""
 
 import os
 from dataclasses import asdict, dataclass
@@ -9,25 +9,25 @@ from skjepa._utils.validation import check_choice, check_integer
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where and how a pass runs; none of it changes a number that the pass yields.
+    """Hold the options of where and how a run executes; none of them changes its results.
 
     Attributes
     ----------
     device : str
-        "auto" takes CUDA where there is one; resolved where the pass runs, which may be another machine.
+        "auto" takes CUDA if there is one. It is resolved where the run executes, which may be another machine.
     memory_budget : int, optional
         Bytes that a batch may take; by default half of the free memory.
     n_jobs : int, optional
-        Threads that read samples, in each process; -1 for one a core.
+        Number of threads that read samples in each process; -1 for one per core.
     on_error : {"raise", "skip"}
-        Whether a sample that cannot be read is an error, or a warning that names it.
+        Whether a sample that cannot be read raises an error, or gives a warning that names it.
     progress : bool
         Whether a bar is shown.
 
     Raises
     ------
     ValueError, TypeError
-        A value that is not allowed; names the option.
+        If a value is not allowed; the message names the option.
     """
 
     device: str = "auto"
@@ -45,22 +45,22 @@ class RunOptions:
 
     @classmethod
     def of(cls, estimator: Any, **changed: Any) -> "RunOptions":
-        """The options that an estimator has as parameters (`verbose` for `progress`), but for those `changed`."""
+        """Return the options from the parameters of an estimator (`verbose` for `progress`), except `changed` ones."""
         own = {name: getattr(estimator, name) for name in ("device", "memory_budget", "n_jobs", "on_error")}
         return cls(**{**own, "progress": estimator.verbose > 0, **changed})
 
     @property
     def reading_threads(self) -> int:
-        """How many threads `n_jobs` stands for."""
+        """Number of threads that `n_jobs` stands for."""
         return {None: 1, -1: os.cpu_count() or 1}.get(self.n_jobs) or int(self.n_jobs or 1)
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """As parameters of a detector or transformer."""
+        """The options as parameters of a detector or transformer."""
         own = asdict(self)
         return {"verbose": int(own.pop("progress")), **own}
 
     @property
     def keywords(self) -> dict[str, Any]:
-        """As keyword arguments of `skjepa.extract` and `skjepa.embed`."""
+        """The options as keyword arguments of `skjepa.extract` and `skjepa.embed`."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""Hidden layers as numbers: the mean and standard deviation of each channel over positions or tokens, or positions."""
+"""Read hidden layers: mean and standard deviation per channel over positions or tokens, or every position."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -27,16 +27,17 @@ LAYER_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 class _Statistics(NamedTuple):
-    """Of one layer: mean and standard deviation over positions, (B, 2 C); a vector (B, C) as it is, and False."""
+    """Hold mean and standard deviation over positions, (B, 2 C), or an unpooled vector (B, C)."""
 
     values: Tensor
     is_pooled: bool
 
 
 class _Read(NamedTuple):
-    """What is kept of a layer: statistics at once, for a copy of a large map, to pool later, costs as much as they do.
+    """Hold what is kept of a layer's output.
 
-    The output is kept where positions are read of it, or where it has no statistics.
+    Statistics are computed at once, because copying a large map to pool it later takes as long. The output itself is
+    kept where its positions are read, or where it has no statistics.
     """
 
     statistics: _Statistics | None
@@ -45,22 +46,22 @@ class _Read(NamedTuple):
 
 @dataclass(frozen=True)
 class Layer:
-    """A hidden layer that is read.
+    """Describe a hidden layer that is read.
 
     Attributes
     ----------
     name : str
-        What results call it.
+        Name of the layer in results.
     path : str
-        As in ``encoder.module.named_modules()``; "" is the input of the module.
+        Name in ``encoder.module.named_modules()``; "" is the input of the module.
     width : int
-        Numbers per sample: 2 C of a feature map or of tokens with C channels, C of a vector.
+        Numbers per sample: 2 C for a feature map or tokens with C channels, C for a vector.
     is_pooled : bool
         Whether it has positions or tokens.
     of : tuple of str
-        Paths of the layers that are brought to one grid of positions, instead of one that is pooled.
+        If positions are read: paths of the layers that are resampled to one grid.
     grid : (int, int) or None
-        Its rows and columns.
+        If positions are read: rows and columns of that grid.
     """
 
     name: str
@@ -72,7 +73,7 @@ class Layer:
 
 
 def chosen_layers(encoder: Encoder, layers: Any, shape: tuple[int, ...]) -> tuple[Layer, ...]:
-    """The hidden layers that are read of inputs of one shape, and how many numbers each yields.
+    """Return the hidden layers to read for inputs of one shape, with the width of each.
 
     Parameters
     ----------
@@ -80,12 +81,12 @@ def chosen_layers(encoder: Encoder, layers: Any, shape: tuple[int, ...]) -> tupl
     layers : "auto", sequence of str, or None
         See `skjepa.extract`.
     shape : tuple of int
-        Of one input.
+        Shape of one input.
 
     Raises
     ------
     ValueError, TypeError
-        No such layer, one that takes no part in the forward pass, or one that yields no tensor of a row per sample.
+        If there is no such layer, it is not used in the forward pass, or it yields no tensor with one row per sample.
     """
     if layers is None:
         return ()
@@ -105,7 +106,7 @@ def chosen_layers(encoder: Encoder, layers: Any, shape: tuple[int, ...]) -> tupl
 
 
 def _without_positions(layers: str | Sequence[str]) -> tuple[Any, bool]:
-    """The layers that are pooled, "auto" or a list, and whether positions are read, too."""
+    """Return the layers to pool, "auto" or a list, and whether positions are read as well."""
     if isinstance(layers, str):
         return layers, False
     pooled = [name for name in layers if not is_positions(name)]
@@ -113,12 +114,12 @@ def _without_positions(layers: str | Sequence[str]) -> tuple[Any, bool]:
 
 
 def is_positions(name: Any) -> bool:
-    """Whether a name is that of positions on a grid: as they are asked for, or as results have them, with the grid."""
+    """Return whether a name means positions on a grid, with or without the size of the grid that results add."""
     return isinstance(name, str) and name.split(" ")[0] == POSITIONS and not name.endswith("(module)")
 
 
 def _grid_of(encoder: Encoder, layers: Sequence[Layer], shape: tuple[int, ...]) -> Layer:
-    """The positions of these layers on one grid, as a layer of their own."""
+    """Return a layer that reads the positions of these layers on one common grid."""
     x = torch.zeros(2, *shape, dtype=encoder.dtype)
     with torch.no_grad(), encoder.scoring() as function:
         _, found, _ = with_positions(encoder.module, partial(called, function), layers, x)
@@ -126,8 +127,8 @@ def _grid_of(encoder: Encoder, layers: Sequence[Layer], shape: tuple[int, ...]) 
     if grid is None:
         raise ValueError(
             f"{encoder.name} has no feature maps or tokens on a grid among its layers "
-            f"({', '.join(layer.name for layer in layers) or 'none'}), so that nothing can be placed in a picture: "
-            "take an encoder of images that has, or name such layers"
+            f"({', '.join(layer.name for layer in layers) or 'none'}), so nothing can be located in an image: name "
+            "layers that have a grid, or take another image encoder"
         )
     width = on_grid([found[name] for name in names], grid).shape[1]
     paths = {layer.name: layer.path for layer in layers}
@@ -136,7 +137,7 @@ def _grid_of(encoder: Encoder, layers: Sequence[Layer], shape: tuple[int, ...]) 
 
 
 def _paths(encoder: Encoder, names: Sequence[str]) -> dict[str, str]:
-    """Of layers that were asked for by name."""
+    """Return the module path of each layer that was given by name."""
     if len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"layers must be different names; got {list(names)}")
     known = {named(name): path for name, path in (declared_stages(encoder) or {}).items()}
@@ -145,8 +146,8 @@ def _paths(encoder: Encoder, names: Sequence[str]) -> dict[str, str]:
         known[INPUT] = ""
     for name in names:
         if name in RESERVED and name not in known:
-            what = "the embedding, which every score has" if name != INPUT else "for vectors"
-            raise ValueError(f"layer {name!r} is {what}; a module of that name is read as {named(name)!r}")
+            what = "is the embedding, which is always extracted" if name != INPUT else "exists only for vectors"
+            raise ValueError(f"layer {name!r} {what}: leave it out, or give {named(name)!r} for a module of that name")
     paths = {name: known.get(name, name) for name in names}
     for path in filter(None, paths.values()):
         require_layer(encoder.module, path)
@@ -154,7 +155,7 @@ def _paths(encoder: Encoder, names: Sequence[str]) -> dict[str, str]:
 
 
 def _widths(encoder: Encoder, paths: list[str], shape: tuple[int, ...]) -> list[tuple[int, bool]]:
-    """Numbers that each layer yields, and whether they are pooled, found by a pass of two blank samples."""
+    """Find the width of each layer, and whether it is pooled, by a forward pass of two blank samples."""
     x = torch.zeros(2, *shape, dtype=encoder.dtype)
     with torch.no_grad(), encoder.scoring() as function, alone_with(encoder.module):
         _, reads = _read(encoder.module, partial(called, function), x, pooled=paths)
@@ -165,8 +166,8 @@ def _widths(encoder: Encoder, paths: list[str], shape: tuple[int, ...]) -> list[
 def with_statistics(
     encoder: Encoder, function: Callable[[Tensor], Tensor], layers: Sequence[Layer], x: Tensor, dtype: str
 ) -> tuple[Tensor, Tensor]:
-    """Embeddings (B, K) and the statistics of all layers side by side, (B, sum of widths), from one forward pass."""
-    with alone_with(encoder.module):  # hooks are of the module, and would tell one thread of another's samples
+    """Compute embeddings (B, K) and the statistics of all layers, (B, sum of widths), in one forward pass."""
+    with alone_with(encoder.module):  # hooks belong to the module: threads would mix their samples
         output, parts = read_layers(encoder.module, function, layers, x, dtype)
     return output, torch.cat(parts, dim=1)
 
@@ -174,7 +175,7 @@ def with_statistics(
 def read_layers(
     module: nn.Module, function: Callable[[Tensor], Tensor], layers: Sequence[Layer], x: Tensor, dtype: str
 ) -> tuple[Tensor, list[Tensor]]:
-    """What a function that calls the module returns, and the numbers of its layers, (B, width) each."""
+    """Call `function`, which calls the module, and return its output and the layers, (B, width) each."""
     placed = [path for layer in layers for path in layer.of]
     pooled = [layer.path for layer in layers if layer.grid is None]
     output, reads = _read(module, function, x, pooled=pooled, placed=placed)
@@ -183,16 +184,16 @@ def read_layers(
         for layer in layers
     ]
     largest = torch.finfo(LAYER_DTYPES[dtype]).max
-    # What is too large for these numbers stays the largest of them, and as odd as it was.
+    # Values beyond the range of this type are clipped to its largest number, so that they stay finite and extreme.
     return output, [part.clamp(-largest, largest).to(LAYER_DTYPES[dtype]) for part in parts]
 
 
 def with_positions(
     module: nn.Module, function: Callable[[Tensor], Tensor], layers: Sequence[Layer], x: Tensor
 ) -> tuple[Tensor, dict[str, LayerPositions], Tensor | None]:
-    """Embeddings (B, K), the positions of each layer by its name, and those on one grid where they are among `layers`.
+    """Compute embeddings (B, K) and the positions of each layer, in one forward pass.
 
-    From one forward pass.
+    The third value holds the positions on a common grid, if `layers` include them.
     """
     paths = [path for layer in layers for path in (layer.of or (layer.path,))]
     with alone_with(module):
@@ -210,7 +211,7 @@ def _read(
     pooled: Collection[str] = (),
     placed: Collection[str] = (),
 ) -> tuple[Tensor, dict[str, _Read]]:
-    """The output, and what is kept of layers by path: of those `pooled` statistics, of those `placed` a copy."""
+    """Return the output and, by path, statistics of the layers in `pooled` and copies of the layers in `placed`."""
 
     def kept(path: str, output: Any) -> _Read:
         value, statistics = first_tensor(output), None
@@ -230,7 +231,7 @@ def _read(
 def _pooled(reads: dict[str, _Read], path: str, x: Tensor) -> _Statistics:
     if path not in reads or reads[path].statistics is None:
         layer_tensor(reads[path].output if path in reads else None, path, x, is_missing=path not in reads)
-        raise AssertionError("refused above")
+        raise AssertionError("layer_tensor has raised for this layer")
     return cast(_Statistics, reads[path].statistics)
 
 

@@ -1,4 +1,4 @@
-"""Hidden layers position by position: what `pooling` takes the mean and the standard deviation of."""
+"""Read hidden layers position by position, without pooling them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,29 +14,29 @@ from skjepa.encoders.outputs import has_square_sides, position_axes
 from skjepa.encoders.stages import first_tensor, thinned
 
 MOST_CELLS = 400
-"""Of the grid of positions: a model of each costs memory."""
+"""Largest number of cells of the grid of positions, since a model per cell takes memory."""
 
 MOST_LAYERS = 4
 MOST_CHANNELS = 384
-"""Of each layer, at each cell of the grid."""
+"""Largest number of channels per layer at each cell of the grid."""
 
 _MOST_PREFIX = 8
-_FINER, _COARSER = 4, 2  # times: what is finer shows edges and noise, what is coarser no place
+_FINER, _COARSER = 4, 2  # times the grid: finer layers show edges and noise, coarser ones do not locate
 
 
 @dataclass(frozen=True)
 class LayerPositions:
-    """What a layer returned of a batch, one row of channels for each position.
+    """Hold the output of a layer for a batch, one row of channels per position.
 
     Attributes
     ----------
     values : tensor of shape (B, P, C), float32 or float64
-        Of a vector P is 1.
+        P is the number of positions; 1 for a vector.
     grid : (int, int) or None
-        Rows and columns of the last ``rows * columns`` positions in the picture; None where positions lie on no grid:
-        vectors, series.
+        Rows and columns of the grid in the image that the last ``rows * columns`` positions form; None for vectors and
+        series, whose positions lie on no grid.
     is_vector : bool
-        Whether the layer has no positions, and is read as it is.
+        Whether the layer has no positions.
     """
 
     values: Tensor
@@ -45,19 +45,19 @@ class LayerPositions:
 
     @property
     def n_outside(self) -> int:
-        """Positions that are no place of the picture: the class token and registers of a transformer come first."""
+        """Number of positions before the grid, such as the class token and registers of a transformer."""
         rows, columns = self.grid or (0, 0)
         return self.values.shape[1] - rows * columns
 
     def maps(self) -> Tensor:
-        """The positions on the grid as feature maps, (B, C, rows, columns)."""
+        """Return the positions on the grid as feature maps, (B, C, rows, columns)."""
         if self.grid is None:
-            raise ValueError("these positions lie on no grid")
+            raise ValueError("these positions lie on no grid: take a layer with feature maps or tokens")
         return self.values[:, self.n_outside :].transpose(1, 2).unflatten(2, self.grid)
 
 
 def positions_of(caught: dict[str, Any], path: str, module: nn.Module, x: Tensor) -> LayerPositions:
-    """Of one layer; raises as the pooled layer does where it yields no tensor with a row per sample."""
+    """Return the positions of one layer; raises as `layer_tensor` does."""
     value = layer_tensor(first_tensor(caught.get(path)), path, x, is_missing=path not in caught)
     if value.ndim == 2:
         return LayerPositions(value[:, None], None, is_vector=True)
@@ -72,11 +72,11 @@ def positions_of(caught: dict[str, Any], path: str, module: nn.Module, x: Tensor
 
 
 def token_grid(n_tokens: int, module: nn.Module, size: Sequence[int]) -> tuple[int, int] | None:
-    """Rows and columns of the tokens of a picture of `size`, less those that stand before them.
+    """Return rows and columns of the tokens of an image of `size`, without prefix tokens.
 
-    The module says how many these are (timm's ``num_prefix_tokens``), or else as few as leave a grid in the proportions
-    of the picture: 197 tokens of a square picture are 1 + 14 x 14. None where none of the first eight counts does, or
-    the input is no picture.
+    The number of prefix tokens (class token, registers) is the module's ``num_prefix_tokens``, as in timm. Without it,
+    the smallest number is taken that leaves a grid in the proportions of the image: 197 tokens of a square image are
+    1 + 14 x 14. None if no number up to eight does, or the input is not an image.
     """
     if len(size) != 2:
         return None
@@ -91,10 +91,11 @@ def token_grid(n_tokens: int, module: nn.Module, size: Sequence[int]) -> tuple[i
 
 
 def chosen_grid(grids: Mapping[str, tuple[int, int] | None]) -> tuple[tuple[int, int] | None, list[str]]:
-    """The grid to which layers are brought, and which of them: None and no layer where none has a grid.
+    """Choose the common grid of several layers, and which layers to resample to it; (None, []) if none has a grid.
 
-    The finest of at most `MOST_CELLS` cells, or the coarsest halved until it has no more; the layers that are at most
-    four times as fine and not below half as fine, at most `MOST_LAYERS` at even distances, the last one among them.
+    The grid is the finest one with at most `MOST_CELLS` cells, or the coarsest one, halved until it has no more cells.
+    Layers are taken that have at least half and at most four times as many rows; of these at most `MOST_LAYERS`, evenly
+    spaced, including the last one.
     """
     known = {name: grid for name, grid in grids.items() if grid is not None and grid[0] * grid[1] > 1}
     if not known:
@@ -108,10 +109,11 @@ def chosen_grid(grids: Mapping[str, tuple[int, int] | None]) -> tuple[tuple[int,
 
 
 def on_grid(parts: Sequence[LayerPositions], grid: tuple[int, int]) -> Tensor:
-    """The channels of several layers side by side at each cell of a grid, (B, rows * columns * channels).
+    """Resample layers to one grid and concatenate their channels per cell, (B, rows * columns * channels).
 
-    Each layer is averaged over 3 x 3 of its own positions, and then over the positions of a cell, or interpolated. Of
-    more than `MOST_CHANNELS` channels so many random sums take the place, the same at each call.
+    Each layer is averaged over 3 x 3 of its own positions, and then averaged over the positions of each cell or, if it
+    is coarser than the grid, interpolated. More than `MOST_CHANNELS` channels are replaced by that number of random
+    sums, the same at each call.
     """
     found = []
     for part in parts:
@@ -134,11 +136,11 @@ def _sums(n_channels: int) -> Tensor:
 
 
 def layer_tensor(value: Any, path: str, x: Tensor, *, is_missing: bool = False) -> Tensor:
-    """What a layer returned of a batch `x`, float32 or float64; raises where it is no tensor with a row per sample."""
+    """Return a layer's output for a batch `x` in float32 or float64; raises if it has no row per sample."""
     if is_missing:
-        raise ValueError(f"layer {path!r} takes no part in the forward pass")
+        raise ValueError(f"layer {path!r} is not used in the forward pass: choose another")
     if not isinstance(value, Tensor):
-        raise TypeError(f"layer {path!r} returns {type(value).__name__}, not a tensor; choose another")
+        raise TypeError(f"layer {path!r} returns {type(value).__name__}, not a tensor: choose another")
     if not is_readable(value, x.shape[0]):
         raise ValueError(
             f"layer {path!r} returns shape {tuple(value.shape)} for {len(x)} samples; a layer must return (B, C), "
@@ -148,13 +150,13 @@ def layer_tensor(value: Any, path: str, x: Tensor, *, is_missing: bool = False) 
 
 
 def is_readable(value: Any, n_samples: int) -> bool:
-    """Whether a layer's output is a tensor with a row per sample: (B, C), tokens (B, N, C) or maps (B, C, H, W)."""
-    # Not by len(), which would fix the size of an exported batch.
+    """Return whether an output is a tensor with a row per sample: (B, C), tokens (B, N, C) or maps (B, C, H, W)."""
+    # Not len(), which would fix the batch size in an exported model.
     return isinstance(value, Tensor) and 2 <= value.ndim <= 4 and value.shape[0] == n_samples
 
 
 def is_series(value: Tensor, module: nn.Module, path: str) -> bool:
-    """Whether an output (B, C, T) has its channels first, as those of one-dimensional convolutions; tokens are last."""
+    """Return whether an output (B, C, T) is a series with channels first, not tokens (B, N, C)."""
     if value.ndim != 3:
         return False
     kinds = [type(part) for part in module.get_submodule(path).modules()] if path else []

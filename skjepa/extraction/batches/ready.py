@@ -1,4 +1,4 @@
-"""An encoder made ready for a pass: on its device, looked at, with the memory that a sample takes."""
+"""Prepare an encoder for a run: move it to its device, probe it, estimate the memory per sample."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,13 +15,13 @@ from skjepa.extraction.batches.sizing import bytes_per_sample
 
 @contextmanager
 def ready(encoder: Encoder, shape: tuple[int, ...], device: str) -> Iterator[tuple[Callable[[Tensor], Tensor], Probe]]:
-    """The encoder as a function on the device, and what a look at it on inputs of this shape tells."""
+    """Yield the encoder as a function on the device, and the result of probing it with inputs of this shape."""
     with scoring(encoder, device) as function:
         yield function, probe(function, shape, dtype=encoder.dtype, device=device)
 
 
 def probed_once(encoder: Encoder, function: Callable[[Tensor], Tensor], shape: tuple[int, ...], device: str) -> Probe:
-    """What `probe` tells, asked once of an encoder as it is, inputs of one shape and a device."""
+    """Return the result of `probe`, computed once for each encoder, input shape and device."""
     known = (encoder.fingerprint, shape, device)
     if known not in encoder.probes:
         encoder.probes[known] = probe(function, shape, dtype=encoder.dtype, device=device)
@@ -29,7 +29,7 @@ def probed_once(encoder: Encoder, function: Callable[[Tensor], Tensor], shape: t
 
 
 def forward_gflop(encoder: Encoder, shape: tuple[int, ...], device: str) -> float:
-    """10^9 operations of a forward pass per sample, see `skjepa.encoders.probe.Probe`, without the whole look."""
+    """Count the 10^9 operations of a forward pass per sample, without the other steps of `probe`."""
     known = (encoder.fingerprint, shape, "gflop")
     if known not in encoder.probes:
         with scoring(encoder, device) as function:
@@ -38,18 +38,21 @@ def forward_gflop(encoder: Encoder, shape: tuple[int, ...], device: str) -> floa
 
 
 def input_shape(encoder: Encoder, source: Source) -> tuple[int, ...]:
-    """Shape of one input of the encoder; raises ValueError for images where it takes vectors, and vice versa."""
+    """Return the shape of one input; raises ValueError if X and the encoder are not both of images or of vectors."""
     if encoder.input_shape is None:
         if not source.is_vector:
-            raise ValueError(f"{encoder.name} encodes vectors, X holds images; give load_encoder an image_size")
+            raise ValueError(f"X holds images, but {encoder.name} encodes vectors: give load_encoder an image_size")
         return np.shape(source.load(0))
     if source.is_vector:
-        raise ValueError(f"{encoder.name} encodes images, X holds vectors (2-D numeric arrays are always vectors)")
+        raise ValueError(
+            f"X holds vectors, but {encoder.name} encodes images: give images, for example an array (n, H, W, 3); 2-D "
+            "numeric arrays are always vectors"
+        )
     return encoder.input_shape
 
 
 def sample_bytes(encoder: Encoder, probed: Probe, n_passes: int) -> int:
-    """Memory that one sample of a batch takes."""
-    if n_passes == 0:  # no graph is kept, but all of its tensors at once are more than any moment holds
+    """Estimate the memory that one sample of a batch takes, in bytes."""
+    if n_passes == 0:  # no graph is kept: all its tensors together are an upper bound
         return probed.graph_bytes + 4 * probed.n_inputs * encoder.dtype.itemsize
     return bytes_per_sample(probed.n_components, probed.n_inputs, probed.graph_bytes, encoder.dtype.itemsize)

@@ -1,4 +1,4 @@
-"""How many samples fit into one batch, and half of them after memory ran out."""
+"""Choose how many samples fit into a batch, and halve the batch when memory runs out."""
 
 from collections.abc import Callable
 
@@ -10,27 +10,29 @@ from torch import Tensor
 from skjepa._utils.hardware import is_out_of_memory
 
 MAX_BATCH = 64
-"""Beyond this the passes gain nothing; results would only come later."""
+"""Largest batch of images; larger ones are not faster, and their results come later."""
 
 ROWS_FOR_AN_IMAGE = 16
-"""So many rows of a table take the place of one image: a pass of small networks is mostly its fixed cost."""
+"""Factor by which batches of table rows are larger than batches of images, since small networks mostly cost a fixed
+time per call."""
 
 
 MAX_GFLOP_ON_CPU = 50.0
-"""Of the forward pass of a batch, 10^9 operations: about a second of one core. Larger batches of large encoders are
-not faster there, and their results and the progress bar would only come later."""
+"""Most operations, in 10^9, of the forward pass of one batch on a CPU: about a second of one core. Larger batches are
+not faster there, and their results come later."""
 
 
 def bytes_per_sample(n_components: int, n_inputs: int, graph_bytes: int, itemsize: int) -> int:
-    """Peak memory of one sample: its Jacobian, its Gram matrix in float64, the graph and the gradients flowing back."""
+    """Estimate the peak memory of one sample: Jacobian, float64 Gram matrix, autograd graph and gradients."""
     rank = min(n_components, n_inputs)
     return n_components * n_inputs * itemsize + 3 * rank * rank * 8 + 2 * graph_bytes + 4 * n_inputs * itemsize
 
 
 def batch_size(budget: int, sample_bytes: int, *, is_vector: bool, gflop: float = 0.0, device: str = "cpu") -> int:
-    """Samples that fit into so many bytes: from 1 to `MAX_BATCH`, of rows `ROWS_FOR_AN_IMAGE` times so many.
+    """Return how many samples fit into `budget` bytes.
 
-    On the CPU no more than `MAX_GFLOP_ON_CPU` allow, where a sample's forward pass takes `gflop`.
+    At least 1, at most `MAX_BATCH`, for table rows `ROWS_FOR_AN_IMAGE` times as many. On the CPU the forward pass of
+    the batch takes at most `MAX_GFLOP_ON_CPU`, where one sample takes `gflop`.
     """
     largest = MAX_BATCH * ROWS_FOR_AN_IMAGE if is_vector else MAX_BATCH
     if device == "cpu" and gflop > 0:
@@ -39,14 +41,15 @@ def batch_size(budget: int, sample_bytes: int, *, is_vector: bool, gflop: float 
 
 
 class Halving:
-    """A measurement of batches; a batch that runs out of memory is halved and retried, and later ones are as small.
+    """Measure batches; halve and retry a batch that runs out of memory, and keep later batches as small.
 
     Parameters
     ----------
     measure : callable
-        Inputs (B, ...), a list of views of the same shape, and how many times B samples have room -> arrays (B, ...).
+        Returns arrays (B, ...) for inputs (B, ...), a list of views of the same shape, and the number of copies of the
+        batch that fit into memory.
     batch_size : int
-        To start with.
+        Size of the first batch.
     """
 
     def __init__(
@@ -55,7 +58,7 @@ class Halving:
         self.measure, self.batch_size = measure, batch_size
 
     def __call__(self, x: Tensor, views: list[Tensor]) -> tuple[NDArray[np.float64], ...]:
-        """What `measure` returns for the whole batch; raises MemoryError where one sample alone does not fit."""
+        """Return what `measure` returns for the batch; raises MemoryError if one sample alone does not fit."""
         room = max(1, self.batch_size // len(x))
         try:
             return self.measure(x, views, room)
@@ -64,8 +67,8 @@ class Halving:
                 raise
             if len(x) == room == 1:
                 raise MemoryError(
-                    f"one sample of shape {tuple(x.shape[1:])} does not fit into memory: use a smaller image_size, "
-                    "a smaller encoder or a larger device"
+                    f"one sample of shape {tuple(x.shape[1:])} does not fit into memory: give a smaller image_size, "
+                    "a smaller encoder or a device with more memory"
                 ) from error
         # Outside the except block: the traceback would keep the failed batch alive.
         if x.is_cuda:

@@ -1,4 +1,4 @@
-"""Random views of one sample, keyed by (seed, sample id, view): neither batch size nor resume changes a score."""
+"""Draw random views of a sample from (seed, sample id, view), so that batch size and resuming change no score."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -14,24 +14,35 @@ Transform = Callable[[Tensor], Tensor]
 
 @contextmanager
 def keyed_randomness(seed: int, sample_id: str, view: int) -> Iterator[None]:
-    """Inside, torch, NumPy and `random` draw what (seed, sample_id, view) determines; after, they go on as before."""
+    """Seed torch, NumPy and `random` by (seed, sample_id, view) within a ``with`` block, then restore their states."""
     key = hashlib.blake2b(f"{seed}\0{sample_id}\0{view}".encode(), digest_size=8).digest()
     with own_random_numbers(int.from_bytes(key) >> 1):
         yield
 
 
 def make_view(image: Tensor, transform: Transform, *, seed: int, sample_id: str, view: int) -> Tensor:
-    """`transform` of one sample under its own randomness; raises ValueError where the shape changes."""
+    """Apply `transform` to one sample with its own random seed; raises ValueError if the shape changes."""
     with keyed_randomness(seed, sample_id, view):
         changed = transform(image)
     if not isinstance(changed, Tensor) or changed.shape != image.shape:
         found = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
-        raise ValueError(f"transform must keep the shape {tuple(image.shape)}; it returned {found}")
+        raise ValueError(f"transform returned {found}; it must keep the shape {tuple(image.shape)}")
     return changed.to(image.dtype)
 
 
 def default_transform(size: tuple[int, int]) -> Transform:
-    """The usual training views of self-supervised encoders: resized crop, flip, colour jitter; stays in [0, 1]."""
+    """Return the usual training views of self-supervised encoders: random resized crop, flip and colour jitter.
+
+    Parameters
+    ----------
+    size : (int, int)
+        Height and width of the views.
+
+    Returns
+    -------
+    callable
+        From a tensor (3, H, W) in [0, 1] to a random view (3, *size) in [0, 1].
+    """
     return v2.Compose(
         [
             v2.RandomResizedCrop(size, scale=(0.4, 1.0), antialias=True),

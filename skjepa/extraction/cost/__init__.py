@@ -1,1 +1,1 @@
-"""What a pass will take, measured before it starts, and the number of backward passes chosen by it."""
+"""Estimate how long a run will take before it starts, and choose the number of backward passes."""

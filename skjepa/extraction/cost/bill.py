@@ -1,4 +1,4 @@
-"""What a pass will take, said before it starts: in a line, as a warning, or as an error where there is a budget."""
+"""Report the estimated time of a run before it starts: as a line, a warning, or an error if it exceeds a budget."""
 
 import sys
 import warnings
@@ -15,10 +15,10 @@ from skjepa.extraction.cost.pass_cost import FirstLook, PassCost, duration, firs
 from skjepa.extraction.processes.pools import Pool
 
 TOLD_FROM = 10.0
-"""Seconds from which a pass with a progress bar says beforehand what it will take."""
+"""Estimated seconds above which a run with a progress bar prints its estimate first."""
 
 WARNED_FROM = 600.0
-"""Seconds from which a pass without a bar warns of what it will take."""
+"""Estimated seconds above which a run without a bar gives a warning."""
 
 
 _SLOW = 20.0  # GFLOP a second
@@ -26,7 +26,7 @@ _SLOW = 20.0  # GFLOP a second
 
 @dataclass(eq=False)
 class Bill:
-    """The cost of one pass, measured when it is first asked for.
+    """Measure the cost of one run, when it is first needed, and report it.
 
     Parameters
     ----------
@@ -35,10 +35,10 @@ class Bill:
         What `skjepa.extraction.batches.measurement.scoring` yields on the device.
     source : Source
     positions : sequence of int
-        Of the samples that are still to be measured.
+        Positions of the samples that are still to be measured.
     device : str
     pool : Pool or None
-        Of the processes that share the samples.
+        Processes that share the samples.
     """
 
     measurement: Measurement
@@ -50,23 +50,23 @@ class Bill:
 
     @cached_property
     def look(self) -> FirstLook | None:
-        """At the first sample that can be read; None where none is left, or none can be read."""
+        """One forward pass of the first readable sample; None if no sample is left, or none can be read."""
         if not self.positions:
             return None
         return first_look(self.measurement, self.function, self.source, self.positions, self.device)
 
     @cached_property
     def cost(self) -> PassCost | None:
-        """Of any number of backward passes; None where there is no `look`."""
+        """Cost for any number of backward passes; None if there is no `look`."""
         return self.measured(has_passes=True)
 
     def present(self, n_passes: int, time_budget: float | None = None) -> None:
-        """Say what so many backward passes per view will take, where that is worth saying.
+        """Report the estimated time for `n_passes` backward passes per view, if it is long.
 
         Raises
         ------
         TimeBudgetError
-            More than the budget in seconds.
+            If the estimate exceeds `time_budget`, in seconds.
         """
         has_bar = self.measurement.run.progress
         if time_budget is None and not self._may_take(TOLD_FROM if has_bar else WARNED_FROM, n_passes):
@@ -80,15 +80,15 @@ class Bill:
         if has_bar and seconds > TOLD_FROM:
             tqdm.write(f"JEPA-SCORE: {_line(cost, n_passes)}", file=sys.stderr)
         elif time_budget is None and not has_bar and seconds > WARNED_FROM:
-            warnings.warn(f"this will take long: {_line(cost, n_passes)}", stacklevel=3)
+            warnings.warn(f"this run will take {_line(cost, n_passes)}", stacklevel=3)
 
     def _may_take(self, seconds: float, n_passes: int) -> bool:
-        """Whether so many passes can take so long, by their operations on a slow machine: timing takes time as well."""
+        """Return whether the passes could take so long on a slow machine; timing them itself takes time."""
         gflop = 0.0 if self.look is None else self.look.gflop * (1 + self.measurement.views * n_passes)
         return len(self.positions) * gflop > seconds * _SLOW
 
     def measured(self, *, has_passes: bool) -> PassCost | None:
-        """`cost`, or without backward passes that of the forward pass alone."""
+        """Return `cost`; without passes only the forward pass is timed."""
         if self.look is None:
             return None
         return measured_cost(

@@ -1,4 +1,4 @@
-"""Which backward passes a method makes, what it is called in the settings, and what "auto" chooses."""
+"""Check `method`, choose what "auto" stands for, and find the output directions and the name of a method."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -18,26 +18,26 @@ from skjepa.jacobian.pass_method import PassMethod
 METHODS = ("auto", "forward", "exact", "sketch")
 
 AUTO_PASSES = 64
-"""`method="auto"` makes at most so many backward passes per image, and none for vectors."""
+"""Most backward passes per image that `method="auto"` makes; for vectors it makes none."""
 
 AUTO_GFLOP = 20.0
-"""Nor more than take so many 10^9 operations per image, about a quarter of a second of one core."""
+"""Most 10^9 operations per image that those passes may take, about a quarter of a second of one core."""
 
 SKETCHES = (16, 4)
-"""Numbers of random directions that are offered where K passes take too long."""
+"""Numbers of random directions to try if K passes exceed the time budget."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What "auto" chose.
+    """Hold what "auto" chose.
 
     Attributes
     ----------
     method : {"exact", "sketch", "forward"}
     n_directions : int or None
-        Of a sketch.
+        Number of directions of a sketch.
     reason : str
-        One sentence for the user.
+        Reason for the user, in one sentence.
     """
 
     method: str
@@ -46,35 +46,42 @@ class Choice:
 
 
 def check_method(method: str | Directions, n_directions: int | None) -> None:
-    """Refuse what `skjepa.extract` does not know; raises ValueError."""
+    """Raise ValueError for a method or n_directions that `skjepa.extract` does not support."""
     check_number_of_directions(n_directions)
     if isinstance(method, Directions):
         if n_directions not in (None, method.n_directions):
-            raise ValueError(f"method has {method.n_directions} directions, n_directions is {n_directions}")
+            raise ValueError(
+                f"got n_directions={n_directions} with Directions that have {method.n_directions}: leave n_directions "
+                "out"
+            )
         return
     if isinstance(method, str) and method == "subspace":
         raise ValueError(
-            "method='subspace' learns its directions from normal samples, in a detector's fit; here pass what "
+            "method='subspace' is for detectors, which learn its directions in fit; here give the Directions that "
             "learn_directions returns as method"
         )
     check_choice("method", method, METHODS)
     if method != "sketch" and n_directions is not None:
-        taken = "takes all" if method == "exact" else "makes no backward pass"
-        raise ValueError(f"n_directions is for method='sketch'; method={method!r} {taken}")
+        raise ValueError(
+            f"got n_directions={n_directions} with method={method!r}; n_directions is for method='sketch': leave it out"
+        )
 
 
 def output_directions(
     encoder: Encoder, method: str | Directions, n_directions: int | None, n_components: int, seed: int
 ) -> tuple[str, Tensor | None]:
-    """What the method is called in the settings, and its cotangents (K, m) in the encoder's arithmetic."""
+    """Return the name of a method in the settings, and its output directions (K, m); None for all outputs."""
     if isinstance(method, Directions):
         if method.encoder not in (None, encoder.fingerprint):
             raise FingerprintError(
-                f"the directions are of another encoder than {encoder.name!r}: fingerprint "
-                f"{str(method.encoder)[:12]}, expected {encoder.fingerprint[:12]}"
+                f"the directions were learned with another encoder than {encoder.name!r}: fingerprint "
+                f"{str(method.encoder)[:12]}, expected {encoder.fingerprint[:12]}. Learn them again with this encoder"
             )
         if len(method.components) != n_components:
-            raise ValueError(f"the directions are of {len(method.components)} outputs, the encoder has {n_components}")
+            raise ValueError(
+                f"got directions of {len(method.components)} outputs; the encoder has {n_components}: draw or learn "
+                "directions for this encoder"
+            )
         chosen, name = method, method.method
     elif method == "sketch":
         m = n_directions or max(1, n_components // DEFAULT_SHARE)
@@ -85,22 +92,23 @@ def output_directions(
 
 
 def by_operations(n_components: int, gflop: Callable[[], float], *, is_vector: bool, has_views: bool) -> Choice:
-    """What "auto" chooses without a time budget: by numbers that are the same on every machine.
+    """Choose the method for "auto" without a time budget, by counts that are the same on every machine.
 
     Parameters
     ----------
     n_components : int
-        K.
+        Number K of encoder outputs.
     gflop : callable
         Returns the 10^9 operations of a forward pass per image; a backward pass to the input takes about as many. Only
-        called where K alone does not decide.
+        called if K alone does not decide.
     is_vector, has_views : bool
-        Of the samples: vectors get no backward pass, random views all of them.
+        Whether samples are vectors, for which no backward pass is made, and whether there are random views, for which
+        all are made.
     """
     if has_views:
         return Choice("exact", None, "random views need all backward passes")
     if is_vector:
-        return Choice("forward", None, "for vectors backward passes add nothing to the hidden layers")
+        return Choice("forward", None, "for vectors backward passes bring no gain over the hidden layers")
     if n_components > AUTO_PASSES:
         return Choice("forward", None, f"K = {n_components} backward passes per image are more than {AUTO_PASSES}")
     operations = n_components * gflop()
@@ -111,12 +119,12 @@ def by_operations(n_components: int, gflop: Callable[[], float], *, is_vector: b
 
 
 def begun_with(store: str | os.PathLike | None) -> Choice | None:
-    """What "auto" goes on with: the method of a store that was begun; None where there is none."""
+    """Return the method of a store that already exists, which "auto" keeps; None if there is none."""
     settings = None if store is None else settings_of(Path(store))
     if settings is None:
         return None
     method = PassMethod.parse(settings["method"])
-    return Choice(method.kind, method.n_directions, f"the store was begun with it: {store}")
+    return Choice(method.kind, method.n_directions, f"the store {store} was begun with it")
 
 
 def by_time(
@@ -127,15 +135,15 @@ def by_time(
     has_views: bool = False,
     needs_passes: bool = False,
 ) -> Choice:
-    """What "auto" chooses within a time budget: as many passes as fit into it on this machine.
+    """Choose the method for "auto" within a time budget: as many passes as fit into it on this machine.
 
     Raises
     ------
     TimeBudgetError
-        Even the cheapest takes longer: the forward pass alone, or 4 passes where a score `needs_passes`.
+        If even the cheapest choice takes longer: the forward pass alone, or 4 passes if a score `needs_passes`.
     """
     if cost is None:
-        return Choice("forward", None, "none of the first samples could be read, to measure what a pass takes")
+        return Choice("forward", None, "none of the first samples could be read, so no pass could be timed")
     if has_views or is_vector:
         return by_operations(cost.n_components, lambda: 0.0, is_vector=is_vector, has_views=has_views)
     offers = [offer for offer in offered(cost.n_components) if offer[2] or not needs_passes]
@@ -149,7 +157,7 @@ def by_time(
 
 
 def offered(n_components: int) -> Iterator[tuple[str, int | None, int]]:
-    """Methods to choose from, dearest first, with n_directions and the number of passes."""
+    """Yield the methods to choose from, most expensive first, with n_directions and the number of passes."""
     yield "exact", None, n_components
     for m in SKETCHES:
         if m < n_components:

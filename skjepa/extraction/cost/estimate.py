@@ -1,4 +1,4 @@
-"""`estimate_cost`: what a pass would take, before anything is started."""
+"""Estimate how long `extract` would take on some data."""
 
 from typing import Any
 
@@ -25,26 +25,29 @@ def estimate_cost(
     n_samples: int | None = None,
     has_passes: bool = True,
 ) -> PassCost:
-    """Seconds that `extract` would take for any number of backward passes, measured on the first samples of X.
+    """Estimate the seconds that `extract` would take for any number of backward passes.
+
+    The estimate is measured on this machine, on the first samples of X.
 
     Parameters
     ----------
     encoder, X, views, memory_budget, device, n_jobs
-        As `extract` has them.
+        As for `extract`.
     n_samples : int, optional
-        Number of samples that the pass is for; by default those of X.
+        Number of samples to estimate for; by default the number in X.
     has_passes : bool
-        False times the forward pass alone, which is quicker; backward passes then cost NaN.
+        If False, only the forward pass is timed, which is quicker; backward passes then cost NaN.
 
     Returns
     -------
     PassCost
-        ``cost.seconds(n_passes)``: 0 for ``method="forward"``, K (``cost.n_components``) for "exact", m for a sketch.
+        ``cost.seconds(n_passes)`` returns seconds; n_passes is 0 for ``method="forward"``, K (``cost.n_components``)
+        for "exact", and m for a sketch.
 
     Raises
     ------
     ValueError, TypeError
-        As `extract`, and where none of the first samples can be read.
+        As `extract`; also if none of the first samples can be read.
 
     Examples
     --------
@@ -66,7 +69,7 @@ def estimate_cost(
         cost = Bill(measurement, function, source, range(len(source)), own, pool).measured(has_passes=has_passes)
     if cost is None:
         raise ValueError(
-            f"the encoder cannot be timed on these {len(source)} samples: none of the first can be read, or the "
-            "encoder fails on them; extract says which"
+            f"the encoder cannot be timed on these {len(source)} samples: the first ones cannot be read, or the "
+            "encoder fails on them. Call extract on the first few to see the error"
         )
     return cost if n_samples is None else cost.of(check_integer("n_samples", n_samples, minimum=1))

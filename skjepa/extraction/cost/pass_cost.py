@@ -1,4 +1,4 @@
-"""What a pass over data will take, measured on a few of its samples before any expensive work."""
+"""Measure the cost of a run on a few of its samples, before any expensive work."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -16,39 +16,40 @@ from skjepa.extraction.batches.measurement import Measurement, OnPass
 from skjepa.jacobian.directions import random_directions
 from skjepa.jacobian.spectrum import singular_values
 
-_BATCH = 16  # samples that are timed together where one takes no time
-_TRIED = 32  # samples: of those that can be read the first are timed
-_QUICK = 0.25  # seconds: what is done sooner is done again, for a better figure
-_SOME_ROWS = 64  # of a Jacobian whose singular values are timed
+_BATCH = 16  # samples that are timed together if a single one is too quick to time
+_TRIED = 32  # samples that are tried until one can be read
+_QUICK = 0.25  # seconds; shorter measurements are repeated for a better estimate
+_SOME_ROWS = 64  # most rows of the Jacobian on which singular values are timed
 
 
 class TimeBudgetError(ValueError):
-    """A pass would take longer than the time budget; nothing was started."""
+    """Raised before a run starts that would take longer than its time budget."""
 
 
 @dataclass(frozen=True)
 class PassCost:
-    """Seconds that passes over some samples take on this machine, measured on the first of them.
+    """Hold the seconds that a run takes on this machine, measured on its first samples.
 
     Attributes
     ----------
     n_samples : int
-        Samples that are still to be measured.
+        Number of samples that are still to be measured.
     n_components : int
-        K.
+        Number K of encoder outputs.
     forward : float
-        Seconds per sample of reading it and of the forward pass.
+        Seconds per sample for reading it and for the forward pass.
     graph : float
-        Seconds per sample of the second forward pass, that backward passes start from; 0 passes need none.
+        Seconds per sample for the second forward pass, from which backward passes start; not needed for 0 passes.
     backward : float
         Seconds per sample and backward pass.
     spectrum : float
-        Seconds per sample of the singular values, divided by the square of the number of passes.
+        Seconds per sample for the singular values, divided by the square of the number of passes.
     gflop : float
-        10^9 operations of the forward pass per sample; 0 where they cannot be counted.
+        10^9 operations of the forward pass per sample; 0 if they cannot be counted.
     n_views : int
+        Number of random views per sample.
     n_workers : int
-        Processes that share the samples.
+        Number of processes that share the samples.
     """
 
     n_samples: int
@@ -62,21 +63,21 @@ class PassCost:
     n_workers: int = 1
 
     def seconds_per_sample(self, n_passes: int) -> float:
-        """Of one process, with so many backward passes per view."""
+        """Return the seconds per sample in one process, with `n_passes` backward passes per view."""
         if n_passes == 0:
             return self.forward
         return self.forward + self.n_views * (self.graph + n_passes * self.backward + n_passes**2 * self.spectrum)
 
     def seconds(self, n_passes: int) -> float:
-        """Of all samples."""
+        """Return the seconds for all samples, with `n_passes` backward passes per view."""
         return self.n_samples * self.seconds_per_sample(n_passes) / self.n_workers
 
     def of(self, n_samples: int) -> "PassCost":
-        """The cost of another number of samples like these."""
+        """Return the cost for another number of similar samples."""
         return replace(self, n_samples=n_samples)
 
     def require(self, time_budget: float, n_passes: int) -> None:
-        """Raise TimeBudgetError where so many passes take longer than the budget in seconds."""
+        """Raise TimeBudgetError if `n_passes` backward passes take longer than the budget in seconds."""
         seconds = self.seconds(n_passes)
         if seconds <= time_budget:
             return
@@ -90,18 +91,18 @@ class PassCost:
 
 @dataclass(frozen=True, eq=False)
 class FirstLook:
-    """One forward pass of one sample: what is known before anything else is measured.
+    """Hold the result of one forward pass of one sample, which is measured first.
 
     Attributes
     ----------
     x : Tensor of shape (1, ...)
         The first sample that could be read, as the encoder receives it.
     n_components : int
-        K.
+        Number K of encoder outputs.
     gflop : float
         See `PassCost`.
     seconds : float
-        Of the forward pass.
+        Seconds of the forward pass.
     reading : float
         Seconds that reading the sample took.
     """
@@ -120,7 +121,7 @@ def first_look(
     positions: Sequence[int],
     device: str,
 ) -> FirstLook | None:
-    """None where no sample can be read, or where the encoder fails: whoever looks at it closely says how."""
+    """Time one forward pass; returns None if no sample can be read or the encoder fails, which the run reports."""
     x, reading = _first_batch(measurement, source, positions, 1, device)
     if x is None:
         return None
@@ -145,20 +146,20 @@ def measured_cost(
     n_workers: int = 1,
     has_passes: bool = True,
 ) -> PassCost:
-    """The cost of measuring the samples at some positions.
+    """Measure what the samples at some positions cost.
 
-    One sample takes the graph of a forward pass and two backward passes; where that was quick, a batch is timed too.
+    One sample is timed with a forward pass and two backward passes. If that was quick, a batch is timed as well.
 
     Parameters
     ----------
     look : FirstLook
-        At the same samples.
+        Result of `first_look` for the same samples.
     measurement : Measurement
-        Its encoder, views and options; its number of passes and its directions do not matter.
+        Encoder, views and options; its number of passes and its directions are not used.
     function : callable
         What `skjepa.extraction.batches.measurement.scoring` yields on the device.
     has_passes : bool
-        False: the forward pass alone is timed, and backward passes cost NaN.
+        If False, only the forward pass is timed, and backward passes cost NaN.
     """
     cost = _of_one(look, measurement, function, device, has_passes=has_passes)
     expected = cost.seconds_per_sample(look.n_components if has_passes else 0)
@@ -180,7 +181,7 @@ def measured_cost(
 def _first_batch(
     measurement: Measurement, source: Source, positions: Sequence[int], size: int, device: str
 ) -> tuple[Tensor | None, float]:
-    """The first samples that can be read, as the encoder receives them, and the seconds that reading them took."""
+    """Return the first readable samples as the encoder receives them, and the seconds that reading them took."""
     encoder, run = measurement.encoder, replace(measurement.run, on_error="skip")
     layout = encoder.channels_last
     loader = Loader(source, encoder.preprocessing, encoder.dtype, device, channels_last=layout, run=run, is_quiet=True)
@@ -222,7 +223,7 @@ def _of_batch(
     *,
     has_passes: bool,
 ) -> PassCost:
-    """The cost per sample in batches, where one sample was quick: exact passes are timed whole."""
+    """Measure the cost per sample in batches, for quick encoders, by timing all exact passes together."""
     forward = _seconds(lambda: _arrays(measurement, function, x, 0, None, device)) / len(x)
     if not has_passes:
         return replace(one, forward=forward)
@@ -246,14 +247,14 @@ def _arrays(
 
 
 def _of_spectrum(x: Tensor, n_components: int) -> float:
-    """Seconds per sample and squared row of a Jacobian: its Gram matrix takes nearly all."""
+    """Time the singular values per sample and squared number of rows; the Gram matrix takes most of it."""
     rows = min(_SOME_ROWS, n_components)
     jacobian = torch.rand(1, rows, x[0].numel(), dtype=x.dtype, device=x.device)
     return _seconds(lambda: singular_values(jacobian).cpu()) / rows**2
 
 
 def _seconds(call: Callable[[], Any]) -> float:
-    """Of one call, the faster of two where that costs nothing; results are on the CPU when it returns."""
+    """Time a call that returns results on the CPU; a quick call is timed twice and the shorter time returned."""
     started = time.perf_counter()
     call()
     seconds = time.perf_counter() - started
@@ -265,7 +266,7 @@ def _seconds(call: Callable[[], Any]) -> float:
 
 
 def duration(seconds: float) -> str:
-    """In words, with two digits: "0.3 s", "45 s", "12 min", "8.3 h", "4 days"."""
+    """Format seconds in words with two digits: "0.3 s", "45 s", "12 min", "8.3 h", "4 days"."""
     for limit, unit, name in ((100, 1, "s"), (100 * 60, 60, "min"), (72 * 3600, 3600, "h")):
         if seconds < limit:
             return f"{_two_digits(seconds / unit)} {name}"

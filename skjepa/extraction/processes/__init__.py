@@ -1,1 +1,1 @@
-"""The same pass in other processes."""
+"""Run the encoder in several processes, on this machine or on a cluster."""

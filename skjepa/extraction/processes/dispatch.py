@@ -1,4 +1,4 @@
-"""The batches of one pass on many processes: handed out, retried where a worker ended, taken in as they come."""
+"""Hand the batches of one run to several processes, and retry batches whose worker process ended."""
 
 import hashlib
 import os
@@ -18,18 +18,18 @@ from skjepa.extraction.batches.measurement import Measured, Measurement, OnPass,
 from skjepa.extraction.processes import worker
 from skjepa.extraction.processes.pools import Pool, losses
 
-_IN_FLIGHT = 2  # parts a task slot: one is measured, one lies ready
+_IN_FLIGHT = 2  # parts per task slot: one is measured while the next one waits
 _BEAT = 1.0  # seconds between two calls of `on_pass`
-_LOSSES = 2  # of a part: then it runs alone, to see whether it is the part that ends its workers
+_LOSSES = 2  # a part that lost so many workers runs alone, to find out whether it is the cause
 
 
 class WorkerLostError(OSError):
-    """A sample ends whatever process measures it."""
+    """Raised when every process that measures one sample ends unexpectedly."""
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Positions of one batch, and how often the worker that had it was lost."""
+    """Hold the positions of one batch and how many workers were lost with it."""
 
     positions: Sequence[int]
     losses: int = 0
@@ -37,22 +37,24 @@ class _Part:
 
 
 class Spread:
-    """Measures samples of one source in other processes, in the batches of ``extraction.batches.measurement.Here``.
+    """Measure the samples of one source in other processes.
+
+    The batches are those of ``extraction.batches.measurement.Here``.
 
     Parameters
     ----------
     pool : Pool
     measurement : Measurement
-        Without a memory budget of its own a batch may take what the pool has.
+        If it has no memory budget, the budget of the pool limits the batches.
     source : Source
-        Files are read by the workers; what is no file is loaded here and travels with its batch.
+        Workers read files themselves. Samples that are not files are loaded here and sent with their batch.
 
     Raises
     ------
     TypeError
-        The encoder cannot be pickled.
+        If the encoder cannot be pickled.
     VersionMismatchError
-        A worker runs another version.
+        If a worker runs other package versions.
     """
 
     def __init__(self, pool: Pool, measurement: Measurement, source: Source) -> None:
@@ -65,7 +67,7 @@ class Spread:
         self.devices: set[str] = set()
 
     def __call__(self, positions: Sequence[int]) -> Measured:
-        """As `Here`, in whichever order the batches are finished."""
+        """Yield positions and arrays as `Here` does, in the order in which batches are finished."""
         starts = range(0, len(positions), self.batch_size)
         todo = deque(_Part(positions[start : start + self.batch_size]) for start in starts)
         if not todo:
@@ -89,7 +91,7 @@ class Spread:
             lost = []
             while not (done := wait(waiting, timeout=_BEAT, return_when=FIRST_COMPLETED).done):
                 self.on_pass(0, 0)
-            for future in sorted(done, key=_has_failed):  # keep, then raise
+            for future in sorted(done, key=_has_failed):  # keep finished batches before raising
                 part = waiting.pop(future)
                 try:
                     outcome = future.result()
@@ -98,14 +100,14 @@ class Spread:
                 else:
                     yield from self._received(part, outcome)
             if lost:
-                warnings.warn("a worker ended: what it had is measured again", stacklevel=2)
-                todo.extend(lost)  # behind all others: what ends its workers should not hold up the rest
+                warnings.warn("a worker process ended unexpectedly: its samples are measured again", stacklevel=2)
+                todo.extend(lost)  # last: a part that ends its workers should not delay the others
                 self.pool.mend()
 
     def _submitted(self, key: str, part: bytes) -> Future:
         try:
             return self.pool.submit(key, part)
-        except BrokenExecutor as error:  # a worker ended while this was prepared: told like any other loss
+        except BrokenExecutor as error:  # a worker ended while the part was prepared: handled like any other loss
             lost: Future = Future()
             lost.set_exception(error)
             return lost
@@ -130,7 +132,7 @@ class Spread:
             sample = self.source.load(i)
         except ImageReadError as error:
             return error
-        return sample.clone() if isinstance(sample, torch.Tensor) else sample  # a view would bring its whole storage
+        return sample.clone() if isinstance(sample, torch.Tensor) else sample  # pickling a view sends all its storage
 
     def _received(self, part: _Part, outcome: worker.Outcome) -> Measured:
         for i, reason in outcome.skipped.items():
@@ -141,7 +143,10 @@ class Spread:
             yield [part.positions[i] for i in outcome.positions], outcome.arrays
 
     def _again(self, part: _Part, error: BaseException) -> list[_Part]:
-        """The part once more; alone when it was lost twice; then in halves, down to the sample that is to blame."""
+        """Return the parts to try again after a lost worker.
+
+        After two losses the part runs alone, then in halves, until the sample that ends its worker is found.
+        """
         losses = part.losses + 1
         positions, n = part.positions, len(part.positions)
         if not part.alone:
@@ -151,8 +156,8 @@ class Spread:
         if losses < _LOSSES:
             return [_Part(positions, losses, alone=True)]
         raise WorkerLostError(
-            f"sample {self.source.ids[positions[0]]} ends the process that measures it, out of memory or by a crash of "
-            f"a library: {error}"
+            f"sample {self.source.ids[positions[0]]} ends every process that measures it, by a lack of memory or a "
+            f"crash in a library ({error}): leave it out, or give the processes more memory"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Processes that measure: those of joblib's active backend, "loky" on this machine or "dask" on a cluster."""
+"""Provide worker processes: those of joblib's active backend, "loky" on this machine or "dask" on a cluster."""
 
 import sys
 import tempfile
@@ -20,64 +20,64 @@ from skjepa._utils import hardware
 from skjepa._utils.hardware import default_budget
 from skjepa.extraction.processes import worker
 
-_SECONDS_BETWEEN_LOOKS = 5.0  # at the size of a cluster
+_SECONDS_BETWEEN_LOOKS = 5.0  # between two queries of the size of a cluster
 _IDLE_SECONDS = 300
-_PATIENCE = 300.0  # seconds without any worker, once there have been some
+_PATIENCE = 300.0  # seconds to wait for a worker after all of them were lost
 _LARGE = 2**20  # bytes that should not pass through a scheduler
 
 
 class Pool(Protocol):
-    """Processes that measure.
+    """Describe what a group of worker processes must provide.
 
     Attributes
     ----------
     is_here : bool
-        Whether they share this machine.
+        Whether the workers run on this machine.
     device : str
-        "auto" and "cuda" are each worker's own.
+        With "auto" and "cuda" each worker chooses its own device.
     """
 
     is_here: bool
     device: str
 
     def budget(self) -> int:
-        """Bytes that a batch may take."""
+        """Return the bytes that a batch may take."""
 
     def slots(self) -> int:
-        """Tasks that run at once, as of now."""
+        """Return the number of tasks that can run at once now."""
 
     def open(self, parcel: bytes) -> None:
-        """Make a pickled `Measurement` available to all."""
+        """Make a pickled `Measurement` available to all workers."""
 
     def part(self, *, is_budget_given: bool, **content: Any) -> worker.Part:
-        """A `skjepa.extraction.processes.worker.Part` for these workers."""
+        """Return a `skjepa.extraction.processes.worker.Part` for these workers."""
 
     def submit(self, key: str, part: bytes) -> Future: ...
 
     def mend(self) -> None:
-        """After a worker was lost."""
+        """Prepare the pool for more work after a worker was lost."""
 
     def close(self, *, at_once: bool) -> None:
-        """Let go; `at_once` where work in flight is of no use any more."""
+        """Release the workers; with `at_once` drop unfinished work as well."""
 
 
 def own_device(device: str, pool: "Pool | None") -> str:
-    """Where this process looks at the encoder; it need not have the GPUs of a cluster."""
+    """Return the device on which this process probes the encoder; it may lack the GPUs of a cluster."""
     if pool is None:
         return hardware.resolve_device(device)
     return pool.device if pool.is_here else "cpu"
 
 
 def active_pool(device: str) -> Pool | None:
-    """The processes that `joblib.parallel_config` asks for; None where this process is to work alone.
+    """Return the processes that `joblib.parallel_config` asks for; None if this process works alone.
 
-    That is so under any other backend, with one process only, and inside a worker, where nothing is spread again. Of
-    processes on one machine there are no more than GPUs, where they measure on GPUs.
+    This process works alone under any other backend, with one process, and inside a worker. On the GPUs of one machine
+    there are at most as many processes as GPUs.
 
     Parameters
     ----------
     device : str
-        As of `skjepa.extract`.
+        As for `skjepa.extract`.
     """
     backend, n_jobs = get_active_backend()
     distributed = sys.modules.get("distributed")
@@ -95,17 +95,24 @@ def active_pool(device: str) -> Pool | None:
 
 @contextmanager
 def workers(n_jobs: int | None = None, scheduler: str | None = None) -> Iterator[None]:
-    """`joblib.parallel_config` for a number of processes here, or for the dask cluster at an address.
+    """Run skjepa in several processes on this machine, or on a dask cluster, within a ``with`` block.
+
+    A short form of `joblib.parallel_config`.
 
     Parameters
     ----------
     n_jobs : int, optional
-        -1 for one a core.
+        Number of processes on this machine; -1 for one per core.
     scheduler : str, optional
-        Address of the scheduler, or the scheduler file (.json) that it wrote.
+        Address of a dask scheduler, or the scheduler file (.json) that it wrote.
+
+    Raises
+    ------
+    ValueError
+        If both are given, or dask is not installed.
     """
     if n_jobs is not None and scheduler is not None:
-        raise ValueError("give a number of processes or a dask scheduler, not both: a cluster has its own workers")
+        raise ValueError("got both n_jobs and scheduler: give one of them, a cluster has its own number of workers")
     if scheduler is None:
         with nullcontext() if n_jobs is None else joblib.parallel_config(backend="loky", n_jobs=n_jobs):
             yield
@@ -113,21 +120,23 @@ def workers(n_jobs: int | None = None, scheduler: str | None = None) -> Iterator
     try:
         from distributed import Client
     except ImportError as error:
-        raise ValueError("a dask scheduler needs dask: pip install 'skjepa[dask]'") from error
+        raise ValueError("scheduler= needs dask, which is not installed: pip install 'skjepa[dask]'") from error
     where = {"scheduler_file": scheduler} if scheduler.endswith(".json") else {"address": scheduler}
     with Client(**where, set_as_default=False) as client, joblib.parallel_config(backend="dask", client=client):
         yield
 
 
 class LocalPool:
-    """Processes on this machine, by loky; they stay for the next pass, and end when idle for five minutes.
+    """Run loky processes on this machine; they are reused, and end after five idle minutes.
 
     Parameters
     ----------
     n : int
+        Number of processes.
     device : str
     threads : int, optional
-        Of each; by default the cores are shared out, and no process takes more than this one.
+        Torch threads per process. By default the cores are divided among the processes, and none takes more threads
+        than this process has.
     """
 
     is_here = True
@@ -169,7 +178,10 @@ _EXECUTORS_LOCK = threading.Lock()
 
 
 def _executor(n: int, threads: int) -> ProcessPoolExecutor:
-    """n processes; those of an earlier pass, if there are as many. joblib's own would be another kind of executor."""
+    """Return n processes, reusing those of an earlier run with the same numbers.
+
+    joblib's own executor is not used: it is of another kind.
+    """
     with _EXECUTORS_LOCK:
         if (n, threads) not in _EXECUTORS:
             for other in _EXECUTORS.values():
@@ -182,7 +194,7 @@ def _executor(n: int, threads: int) -> ProcessPoolExecutor:
 
 
 def _drop_executor() -> None:
-    """A broken pool, or one whose work is of no use any more, with its processes."""
+    """End the processes of a broken pool, or of one whose work is no longer needed."""
     with _EXECUTORS_LOCK:
         for executor in _EXECUTORS.values():
             executor.shutdown(kill_workers=True)
@@ -190,14 +202,14 @@ def _drop_executor() -> None:
 
 
 class DaskPool:
-    """The workers of a dask cluster, also those that join later.
+    """Run on the workers of a dask cluster, including workers that join later.
 
     Parameters
     ----------
     client : distributed.Client
     device : str
     timeout : float
-        Seconds to wait for a first worker.
+        Seconds to wait for the first worker.
     """
 
     is_here = False
@@ -230,7 +242,7 @@ class DaskPool:
 
     def mend(self) -> None:
         self._wait_for_workers(max(self.timeout, _PATIENCE))
-        if self._parcel.status != "finished":  # it went with the last worker that had it
+        if self._parcel.status != "finished":  # the last worker that held it is gone
             self.open(self._bytes)
 
     def close(self, *, at_once: bool) -> None:
@@ -240,7 +252,7 @@ class DaskPool:
         try:
             self.client.wait_for_workers(1, timeout=timeout)
         except TimeoutError as error:
-            raise TimeoutError(f"the dask cluster has no worker, after {timeout:g} seconds") from error
+            raise TimeoutError(f"the dask cluster has no worker after {timeout:g} seconds: start one") from error
 
     def _look(self) -> None:
         if time.monotonic() - self._looked < _SECONDS_BETWEEN_LOOKS:
@@ -250,11 +262,11 @@ class DaskPool:
             host = worker.host_of(address)
             slots[host] = slots.get(host, 0) + threads
         self._slots, self._looked = sum(slots.values()), time.monotonic()
-        # The most that was seen: a worker that restarts does not leave its cores to the others.
+        # Keep the largest number seen: cores of a worker that restarts are not given to the others meanwhile.
         self._sharing |= {host: max(n, self._sharing.get(host, 0)) for host, n in slots.items()}
 
 
 def losses() -> tuple[type[BaseException], ...]:
-    """What a future raises whose worker ended."""
+    """Return the exceptions that a future raises if its worker ended."""
     distributed = sys.modules.get("distributed")
     return (BrokenExecutor, CancelledError, *([] if distributed is None else [distributed.KilledWorker]))

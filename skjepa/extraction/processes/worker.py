@@ -1,4 +1,4 @@
-"""In a worker process: versions are compared, the measurement is unpacked once, the samples sent are measured."""
+"""Measure samples in a worker process, after comparing package versions with the sender."""
 
 import os
 import pickle
@@ -29,7 +29,7 @@ from skjepa.data.sources import Source
 from skjepa.extraction.batches.measurement import Arrays, Here, Measured, Measurement, scoring
 
 _LOST_DEVICE = 70  # exit status: internal error, by the convention of sysexits.h
-_KEPT = 2  # measurements: a fit and what follows it often take turns
+_KEPT = 2  # unpacked measurements: a fit and the scoring after it often alternate
 _UNPACKED: dict[str, Measurement] = {}
 _ROOM: dict[str, int] = {}
 _LOCK = threading.Lock()
@@ -38,21 +38,21 @@ _CLAIMED: list[FileLock] = []
 
 
 class VersionMismatchError(ValueError):
-    """A worker runs another version than the process that sent the work: their results are not to be mixed."""
+    """Raised when a worker runs other package versions than the process that sent the work."""
 
 
 @dataclass(frozen=True)
 class FileSample:
-    """An image that the worker reads by itself.
+    """Name an image file that the worker reads itself.
 
     Attributes
     ----------
     name : str
         The path as it was given.
     path : str
-        The same, absolute.
+        The same path, absolute.
     exists : bool
-        Whether it was there for the sender.
+        Whether the sender found the file.
     """
 
     name: str
@@ -62,8 +62,8 @@ class FileSample:
     def load(self) -> Any:
         if self.exists and not os.path.exists(self.path):
             raise FileNotFoundError(
-                f"worker {_here()} does not find {self.path}, which is there for the process that sent it: workers "
-                "need the same files under the same paths"
+                f"worker {_here()} does not find {self.path}, which exists for the process that sent it: give the "
+                "workers the same files under the same paths"
             )
         try:
             return read_image(self.path)
@@ -73,7 +73,7 @@ class FileSample:
 
 @dataclass(frozen=True)
 class Part:
-    """Samples for one worker, and what it may take for them.
+    """Hold samples for one worker, with the limits for measuring them.
 
     Attributes
     ----------
@@ -83,11 +83,11 @@ class Part:
     is_vector : bool
     device : str
     batch_size : int
-        Of the plan; all n samples, as a rule.
+        Planned batch size; usually all n samples.
     threads : int, optional
-        Of torch. None: the cores of the machine are shared out among `slots`.
+        Threads of torch. None divides the cores of the machine among its tasks, see `slots`.
     slots : dict
-        Host -> tasks that run there at once.
+        Number of tasks that run at once on each host.
     is_limited : bool
         Whether the memory of the worker's machine, unknown to the sender, limits `batch_size`.
     """
@@ -113,16 +113,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a `Part`.
+    """Hold the results of a `Part`.
 
     Attributes
     ----------
     positions : list of int
-        Within the part, of the samples measured.
+        Positions of the measured samples within the part.
     arrays : tuple of arrays
-        Theirs, see `skjepa.extraction.batches.measurement.Here`.
+        Results of these samples, see `skjepa.extraction.batches.measurement.Here`.
     skipped : dict
-        Position -> why it could not be read.
+        Position -> reason why the sample could not be read.
     device : str
         Name of the hardware.
     """
@@ -134,7 +134,7 @@ class Outcome:
 
 
 def versions() -> dict[str, str]:
-    """What must agree between the processes that share one run."""
+    """Return the versions that must agree between processes that share one run."""
     python = ".".join(platform.python_version_tuple()[:2])
     return {"skjepa": __version__, "torch": torch.__version__, "numpy": np.__version__, "Python": python}
 
@@ -145,25 +145,26 @@ def run(expected: dict[str, str], key: str, parcel: bytes | str, part: bytes) ->
     Parameters
     ----------
     expected : dict
-        The sender's `versions`; nothing is unpacked before they are compared.
+        The sender's `versions`; nothing is unpickled before they are compared.
     key : str
         Hash of the parcel.
     parcel : bytes or path
-        A pickled `Measurement`, or the file that holds it. It is unpacked, and its encoder loaded, once a process.
+        A pickled `Measurement`, or the file that holds it. It is unpickled, and its encoder loaded, once per process.
     part : bytes
 
     Raises
     ------
     VersionMismatchError
+        If the versions differ.
     FingerprintError
-        The encoder of that name is another one here.
+        If the encoder of that name is a different one here.
     """
     _require_versions(expected)
     measurement, order = _unpacked(key, parcel), pickle.loads(part)
     device, encoder, source = own_device(order.device), measurement.encoder, order.source()
     size, is_gpu = order.batch_size, device.startswith("cuda")
     if order.is_limited:
-        room = _ROOM.setdefault(key, budget(device, order.slots))  # of the first look: later this process has its share
+        room = _ROOM.setdefault(key, budget(device, order.slots))  # the first: later results fill memory
         size = min(size, measurement.batch_size(room, device, is_vector=order.is_vector))
     # One batch at a time on a GPU, however many tasks the cluster gives this process.
     with _ON_GPU if is_gpu else nullcontext(), _threads(order), scoring(encoder, device) as function:
@@ -175,22 +176,22 @@ def run(expected: dict[str, str], key: str, parcel: bytes | str, part: bytes) ->
 
 
 def _or_end(batches: Measured) -> Measured:
-    """A process that has lost its GPU makes room for another, which is given the same samples."""
+    """End this process if it lost its GPU; another process is then given the same samples."""
     try:
         yield from batches
     except DeviceError as error:
-        print(f"skjepa: worker {_here()} ends: {error}", file=sys.stderr, flush=True)
+        print(f"skjepa: worker {_here()} exits: {error}", file=sys.stderr, flush=True)
         os._exit(_LOST_DEVICE)
 
 
 def survey(expected: dict[str, str], device: str, slots: dict[str, int]) -> int:
-    """Bytes that a batch may take in this worker; raises VersionMismatchError."""
+    """Return the bytes that a batch may take in this worker; raises VersionMismatchError."""
     _require_versions(expected)
     return budget(own_device(device), slots)
 
 
 def budget(device: str, slots: dict[str, int]) -> int:
-    """Half of the memory free on the device; of the machine's, this task's share."""
+    """Return half of the device's free memory; on a CPU, this task's share of it."""
     free = default_budget(device)
     if device.startswith("cuda"):
         return free
@@ -201,9 +202,9 @@ def budget(device: str, slots: dict[str, int]) -> int:
 
 
 def own_device(device: str) -> str:
-    """The device of this process: of several GPUs one that no other worker on this machine has taken, if there is one.
+    """Return the device of this process; of several GPUs one that no other worker here has taken, if possible.
 
-    GPUs that CUDA_VISIBLE_DEVICES hides are not there, and a device named with its number is that device.
+    GPUs hidden by CUDA_VISIBLE_DEVICES are not considered. A device given with its number is returned as it is.
     """
     if device == "auto":
         device = hardware.resolve_device(device)
@@ -220,7 +221,7 @@ def _gpus() -> range:
 
 
 def _claim(names: list[str]) -> FileLock:
-    """The lock of the first device that is free; the system releases it when this process ends, however it ends."""
+    """Lock the first free device; the operating system releases the lock when this process ends."""
     folder = Path(tempfile.gettempdir(), f"skjepa-devices-{getattr(os, 'getuid', getuser)()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     locks = [FileLock(folder / f"{name}.{i}", thread_local=False) for i, name in enumerate(names)]
@@ -243,16 +244,19 @@ def _unpacked(key: str, parcel: bytes | str) -> Measurement:
 
 
 def packed(measurement: Measurement) -> bytes:
-    """A `Measurement` for another process: its encoder by name and fingerprint, or, made from a module, in full."""
+    """Pickle a `Measurement` for another process.
+
+    An encoder loaded by name is sent as name and fingerprint, one made from a module as a whole.
+    """
     encoder = measurement.encoder
-    # Whoever sent it warns of what was skipped.
+    # The sender warns about skipped samples, so the workers do not.
     quiet = replace(measurement, is_quiet=True)
     try:
         return cloudpickle.dumps(quiet)
-    except Exception as error:  # pickling runs whatever code the objects bring
+    except Exception as error:  # pickling runs code of the objects, which may raise anything
         raise TypeError(
-            f"encoder {encoder.name!r}, or the transform, cannot be sent to other processes: {error}. Load it from a "
-            "name, a folder or a file; or keep what cannot be pickled (open files, locks, streams) out of it"
+            f"encoder {encoder.name!r}, or the transform, cannot be pickled for other processes: {error}. Load the "
+            "encoder from a name, a folder or a file, or remove what cannot be pickled (open files, locks, streams)"
         ) from error
 
 
@@ -263,13 +267,13 @@ def _require_versions(expected: dict[str, str]) -> None:
         reasons = "; ".join(f"{name} {found.get(name)} there, {expected[name]} here" for name in different)
         raise VersionMismatchError(
             f"worker {_here()} has other versions than the process that sends the work: {reasons}. Install the same "
-            "on both"
+            "versions on both"
         )
 
 
 @contextmanager
 def _threads(order: Part) -> Iterator[None]:
-    """Threads of torch for the time of a task: those of all tasks on this machine do not exceed its cores."""
+    """Set the torch threads during a task, so that all tasks on this machine use no more than its cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(order.threads or max(1, joblib.cpu_count() // _tasks_here(order.slots)))
     try:
@@ -279,18 +283,18 @@ def _threads(order: Part) -> Iterator[None]:
 
 
 def _tasks_here(slots: dict[str, int]) -> int:
-    """Tasks that run on this machine at once; of a worker that joined later, at least its own."""
+    """Return how many tasks run on this machine at once; for a worker that joined later, its own number."""
     worker = _dask_worker()
     return 1 if worker is None else slots.get(host_of(worker.address), worker.state.nthreads)
 
 
 def host_of(address: str) -> str:
-    """The host in the address of a dask worker."""
+    """Return the host in the address of a dask worker."""
     return address.rpartition("://")[2].rpartition(":")[0] or address
 
 
 def _dask_worker() -> Any:
-    """The dask worker that this code runs in; None elsewhere."""
+    """Return the dask worker that this code runs in; None elsewhere."""
     distributed = sys.modules.get("distributed")
     try:
         return None if distributed is None else distributed.get_worker()

@@ -1,1 +1,1 @@
-"""Finished samples on disk."""
+"""Keep finished samples on disk, so that a run can resume."""

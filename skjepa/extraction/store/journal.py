@@ -1,4 +1,4 @@
-"""A file to which one process appends records under their checksums: what was written whole is found again."""
+"""Append records with checksums to a file of one process, so that complete records survive a crash."""
 
 import os
 import struct
@@ -21,17 +21,17 @@ _SYNC_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Found:
-    """What lies in a journal from some offset on.
+    """Hold the content of a journal from some offset on.
 
     Attributes
     ----------
     records : list of bytes
     end : int
-        Where the last record ends that was written whole.
+        Where the last complete record ends.
     torn : int
-        Bytes after it: a record in the making, or one whose writer was killed, or damaged.
+        Number of bytes after it: a record that is being written, was cut off by a crash, or is damaged.
     damaged : int
-        Places before `end` where something else lies than what was written.
+        Number of places before `end` that hold something other than a complete record.
     """
 
     records: list[bytes]
@@ -41,7 +41,7 @@ class Found:
 
 
 def read_records(path: str | os.PathLike, offset: int = 0) -> Found:
-    """Read a journal, also one that another process writes to. `offset` is an `end` of before."""
+    """Read a journal from an earlier `end` on; another process may be writing to it."""
     with open(path, "rb") as file:
         file.seek(offset)
         data = file.read()
@@ -59,7 +59,7 @@ def read_records(path: str | os.PathLike, offset: int = 0) -> Found:
 
 
 def _record_at(data: bytes, position: int) -> tuple[bytes | None, int]:
-    """The record that begins there, if it is what was written, and where it ends."""
+    """Return the record that begins there, or None if its checksum fails, and where it ends."""
     start = position + _HEAD.size
     if start > len(data):
         return None, position
@@ -69,15 +69,15 @@ def _record_at(data: bytes, position: int) -> tuple[bytes | None, int]:
 
 
 class Journal:
-    """The journal of one writer, which holds its lock; the system lets go of the lock when the process ends.
+    """Write the journal of one process, which holds its lock until the process ends.
 
-    Made by `claimed` or `left_behind`. Its name is used once: a journal grows, and is removed, and never comes back.
+    Create one by `claimed` or `left_behind`. A file name is used only once: a journal grows until it is removed.
 
     Attributes
     ----------
     path : Path
     found : Found
-        What lay there when it was taken over, its torn end cut off already.
+        Content when it was opened; an incomplete record at its end has been cut off.
     """
 
     def __init__(self, path: Path, lock: FileLock, start: int = 0) -> None:
@@ -91,19 +91,19 @@ class Journal:
 
     @classmethod
     def claimed(cls, folder: Path, known: Callable[[Path], int] = lambda path: 0) -> "Journal":
-        """One that a writer left behind, or else a new one. `known` tells how far a journal has been read."""
+        """Take over a journal that a writer left behind, or create one; `known` returns how far it has been read."""
         left = next(cls.left_behind(folder, known), None)
         if left is not None:
             return left
         folder.mkdir(exist_ok=True)
         path = folder / f"{uuid.uuid4().hex}{SUFFIX}"
         lock = _lock_of(path)
-        lock.acquire(timeout=0)  # before the journal is there: nobody finds it without its lock
+        lock.acquire(timeout=0)  # before the journal exists, so that no other process can take it over
         return _opened(path, lock, 0)
 
     @classmethod
     def left_behind(cls, folder: Path, known: Callable[[Path], int] = lambda path: 0) -> Iterator["Journal"]:
-        """Those whose writers are gone, each taken over."""
+        """Take over, one by one, the journals whose writers are gone."""
         for path in sorted(folder.glob(f"*{SUFFIX}")):
             lock = _lock_of(path)
             try:
@@ -112,13 +112,13 @@ class Journal:
                 continue
             if path.exists():
                 yield _opened(path, lock, known(path))
-            else:  # removed by its writer since it was listed
+            else:  # its writer removed it after it was listed
                 _drop(lock)
 
     def append(self, record: bytes) -> None:
-        """Write one record; where that fails, the journal is as before.
+        """Write one record; if that fails, the journal stays as it was.
 
-        A record survives the death of this process at once, and a power cut after a second.
+        A written record survives a crash of this process at once, and a power cut after about a second.
         """
         data = memoryview(_HEAD.pack(_MAGIC, len(record), _digest(record)) + record)
         try:
@@ -134,26 +134,26 @@ class Journal:
             self._synced = time.monotonic()
 
     def records(self) -> list[bytes]:
-        """All that it holds; damaged ones are named in a warning."""
+        """Return all complete records; a warning reports damaged ones."""
         found = read_records(self.path)
         if found.damaged:
             warn_of_damage(self.path, found.damaged)
         return found.records
 
     def release(self) -> None:
-        """Leave it to the next writer."""
+        """Close it and leave it to the next writer."""
         os.close(self._file)
         self._lock.release()
 
     def remove(self) -> None:
-        """Delete it: its records are elsewhere."""
+        """Delete it, once its records are stored elsewhere."""
         os.close(self._file)
         self.path.unlink(missing_ok=True)
         _drop(self._lock)
 
 
 def warn_of_damage(path: Path, n: int) -> None:
-    warnings.warn(f"{path} is damaged in {n} of its records; their samples are computed again", stacklevel=3)
+    warnings.warn(f"{path} is damaged in {n} records; their samples are computed again", stacklevel=3)
 
 
 def _opened(path: Path, lock: FileLock, start: int) -> Journal:

@@ -1,4 +1,4 @@
-"""The settings that must agree before results are mixed."""
+"""Compare the settings that must agree before results are mixed."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, NotRequired, TypedDict
@@ -17,14 +17,17 @@ SETTINGS = (
     "layers",
     "layers_dtype",
 )
-"""The keys of `Extraction.meta` that must agree before two results may be mixed."""
+"""Keys of `Extraction.meta` that must agree before two results may be mixed."""
 
 LATER = ("layers", "layers_dtype")
-"""Those of them that results of earlier versions lack, which read no hidden layers."""
+"""Keys that results of earlier versions lack, which read no hidden layers."""
 
 
 class Settings(TypedDict):
-    """`SETTINGS`, the name of the encoder, and why "auto" chose the method; None where an Extraction does not say."""
+    """Hold the values of `SETTINGS`, the encoder's name and the reason for the method.
+
+    A value is None where an Extraction does not know it.
+    """
 
     encoder: str | None
     fingerprint: str | None
@@ -41,14 +44,14 @@ class Settings(TypedDict):
 
 
 class SettingsMismatchError(ValueError):
-    """Results of different encoders or settings were about to be mixed."""
+    """Raised when results of different encoders or settings would be mixed."""
 
 
 def require_same_settings(expected: Mapping[str, Any], found: Mapping[str, Any], what: str) -> None:
-    """Raise SettingsMismatchError that names every setting in which `found` departs from `expected`."""
+    """Raise SettingsMismatchError if any of `SETTINGS` differs; the message names every difference."""
     different = [key for key in ("encoder", *SETTINGS) if found.get(key) != expected.get(key)]
     if set(different) & set(SETTINGS):  # another name of the same encoder is no difference
         reasons = [f"{key} is {found.get(key)!r}, expected {expected.get(key)!r}" for key in different]
         if "layers" in different and None in (found.get("layers"), expected.get("layers")):
-            reasons.append("results of earlier versions have no hidden layers: give layers=None to go on with them")
+            reasons.append("results of earlier versions have no hidden layers: give layers=None to continue them")
         raise SettingsMismatchError(f"{what} differ: {'; '.join(reasons)}")

@@ -1,4 +1,4 @@
-"""Rows of finished samples as Arrow tables, and as Parquet files whose names hold their checksums."""
+"""Convert finished samples to Arrow tables, and to Parquet files whose names hold their checksums."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from skjepa.extraction.store.journal import read_records, warn_of_damage
 Key = tuple[str, str]
 """Id and content of a sample."""
 Row = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]
-"""Embedding (K,), singular values (V, R) and hidden layers side by side (W,); R or W is 0 where there are none."""
+"""Embedding (K,), singular values (V, R) and concatenated hidden layers (W,); R or W is 0 where there are none."""
 
 OK = "ok"
 UNREADABLE = "unreadable"
@@ -45,18 +45,19 @@ BROKEN = (OSError, pa.ArrowException, KeyError, ValueError, TypeError, Attribute
 
 
 class DamagedError(ValueError):
-    """A file of a store is not what was written."""
+    """Raised when a file of a store does not hold what was written."""
 
 
 def finished(
     keys: Sequence[Key], embeddings: NDArray, singular_values: NDArray, layers: NDArray | None = None
 ) -> pa.Table:
-    """A table of finished samples: embeddings (n, K), singular values (n, V, R), layers (n, W)."""
+    """Return a table of finished samples: embeddings (n, K), singular values (n, V, R), layers (n, W)."""
     n = len(keys)
     layers = np.empty((n, 0), dtype=np.float32) if layers is None else layers
     if not n == len(embeddings) == len(singular_values) == len(layers):
         raise ValueError(
-            f"{n} samples, {len(embeddings)} embeddings, {len(singular_values)} singular values, {len(layers)} layers"
+            f"got {n} samples, {len(embeddings)} embeddings, {len(singular_values)} singular values and {len(layers)} "
+            "layers: give one row of each per sample"
         )
     columns = [_lists(np.asarray(embeddings, np.float64)), _lists(np.asarray(singular_values, np.float64))]
     read = _lists(np.asarray(layers, np.float32)) if layers.shape[1] else [None] * n
@@ -64,13 +65,13 @@ def finished(
 
 
 def unreadable(failures: Mapping[Key, str]) -> pa.Table:
-    """A table of samples that could not be read, with the reasons."""
+    """Return a table of samples that could not be read, with the reasons."""
     nothing = [None] * len(failures)
     return _table(list(failures), nothing, nothing, [UNREADABLE] * len(failures), list(failures.values()), nothing)
 
 
 def to_bytes(tables: Iterable[pa.Table]) -> bytes:
-    """Tables as one record of a journal."""
+    """Serialise tables as one record of a journal."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, SCHEMA) as stream:
         for table in tables:
@@ -79,7 +80,7 @@ def to_bytes(tables: Iterable[pa.Table]) -> bytes:
 
 
 def from_bytes(records: Iterable[bytes]) -> pa.Table:
-    """The rows of records."""
+    """Return the rows of records of a journal."""
     tables = [SCHEMA.empty_table(), *(pa.ipc.open_stream(record).read_all() for record in records)]
     return pa.concat_tables(tables, promote_options="default")  # a journal of an earlier version lacks a column
 
@@ -93,14 +94,14 @@ def keys_of(table: pa.Table) -> list[Key]:
 
 
 def failures_of(table: pa.Table) -> dict[Key, str]:
-    """Sample -> why it could not be read."""
+    """Return the reasons for samples that could not be read."""
     table = of_status(table, UNREADABLE)
     return dict(zip(keys_of(table), table["error"].to_pylist(), strict=True))
 
 
 @dataclass(frozen=True)
 class Block:
-    """Finished samples that were read."""
+    """Hold finished samples that were read from a file."""
 
     places: dict[Key, int]
     embeddings: NDArray[np.float64]
@@ -130,7 +131,7 @@ class Block:
 
 
 def write_shard(folder: Path, table: pa.Table, about: dict[str, Any]) -> Path:
-    """Write finished samples as one new file: `about` stands in its metadata, the hash of its bytes in its name."""
+    """Write finished samples as one new file, with `about` in its metadata and its hash in its name."""
     table = table.replace_schema_metadata({_ABOUT: json.dumps(about)})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
@@ -142,10 +143,10 @@ def write_shard(folder: Path, table: pa.Table, about: dict[str, Any]) -> Path:
 
 
 def read_shard(path: Path) -> Block:
-    """What `write_shard` wrote; raises DamagedError naming a file that is anything else."""
+    """Read a file that `write_shard` wrote; raises DamagedError if its content changed."""
     data = path.read_bytes()
     if path.stem.partition("-")[2] != _digest(data):
-        raise DamagedError(f"{path} is damaged: its content has not the hash that its name says")
+        raise DamagedError(f"{path} is damaged: its content does not match the hash in its name")
     try:
         table = pq.read_table(pa.BufferReader(data))
         return Block.of(table, json.loads(table.schema.metadata[_ABOUT]))
@@ -154,19 +155,22 @@ def read_shard(path: Path) -> Block:
 
 
 def without_keys_of(table: pa.Table, paths: Iterable[Path]) -> pa.Table:
-    """The rows of samples that none of these files has, each sample once."""
+    """Return the rows of samples that are in none of these files, each sample once."""
     table = _each_once(table)
     for path in paths:
         try:
             found = pq.read_table(path, columns=["id", "content"])
         except BROKEN:
-            continue  # whoever reads it finds out
+            continue  # damaged: reported when it is read
         table = table.filter(pc.invert(pc.is_in(_joined(table), value_set=_joined(found))))
     return table
 
 
 class Cache:
-    """Files read lately, up to a number of bytes: a grid search asks for the same ones at each of its steps."""
+    """Keep recently read files in memory, up to a number of bytes.
+
+    A grid search reads the same files at each of its steps.
+    """
 
     def __init__(self, limit: int = _READ_BYTES) -> None:
         self.limit = limit
@@ -175,9 +179,9 @@ class Cache:
         self._lock = threading.Lock()
 
     def shard(self, path: Path) -> Block:
-        """As `read_shard`."""
+        """Return the content of a shard, as `read_shard`."""
         status = path.stat()
-        key = os.path.abspath(path), status.st_mtime_ns, status.st_size  # never rewritten, but by hand
+        key = os.path.abspath(path), status.st_mtime_ns, status.st_size  # skjepa never rewrites a shard; a user might
         with self._lock:
             if key in self._shards:
                 self._shards.move_to_end(key)
@@ -190,7 +194,7 @@ class Cache:
         return block
 
     def journal(self, path: Path, wanted: set[Key] | None) -> tuple[dict[Key, Row], dict[Key, str]]:
-        """Finished samples, and those that could not be read with the reasons. Only what is new there is read."""
+        """Return finished samples, and reasons for unreadable ones, reading only records added since the last call."""
         with self._lock:
             known = self._journals.pop(os.path.abspath(path), _Known())
             found = read_records(path, known.end)
@@ -209,19 +213,19 @@ class Cache:
             return {key: known.rows[key] for key in names}, dict(known.failures)
 
     def end(self, path: Path) -> int:
-        """Up to where a journal has been read."""
+        """Return up to which byte a journal has been read."""
         with self._lock:
             return self._journals.get(os.path.abspath(path), _Known()).end
 
     def forget(self, path: Path) -> None:
-        """A journal that is removed."""
+        """Forget a journal that is removed."""
         with self._lock:
             self._journals.pop(os.path.abspath(path), None)
 
 
 @dataclass
 class _Known:
-    """What has been read of a journal."""
+    """Hold what has been read from a journal."""
 
     end: int = 0
     rows: dict[Key, Row] = field(default_factory=dict)
@@ -234,7 +238,7 @@ def _table(keys: Sequence[Key], *columns: Any) -> pa.Table:
 
 
 def _lists(array: NDArray) -> pa.Array:
-    """An array (n, a, ...) as a column of n lists."""
+    """Convert an array (n, a, ...) to a column of n lists."""
     offsets = pa.array(np.arange(len(array) + 1, dtype=np.int32) * array.shape[1])
     values = (
         pa.array(array.ravel())
@@ -245,7 +249,7 @@ def _lists(array: NDArray) -> pa.Array:
 
 
 def _array(table: pa.Table, name: str, *, depth: int) -> NDArray[np.float64]:
-    """A column of lists of equal length, nested `depth` times, as one array."""
+    """Convert a column of lists of equal length, nested `depth` times, to one array."""
     column, shape = table.column(name), [len(table)]
     for _ in range(depth):
         lengths = pc.unique(pc.list_value_length(column)).to_pylist()

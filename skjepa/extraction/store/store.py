@@ -1,10 +1,10 @@
-"""A folder that keeps finished samples, from which a run resumes: Parquet shards, a JSON manifest, and journals.
+"""Keep finished samples in a folder from which a run resumes: Parquet shards, a JSON manifest and journals.
 
-manifest.json               the settings that all its samples share
-samples/*.parquet           a row a sample, never rewritten; the hash of a shard's bytes is in its name
-samples/unreadable.parquet  samples that could not be read, with the reasons: they are tried again by each run
-journals/                   what writers have finished since their last shard, a file each
-damaged/                    shards that were not what had been written
+manifest.json               settings that all samples of the store share
+samples/*.parquet           shards: one row per sample, never rewritten; the file name holds the hash of its bytes
+samples/unreadable.parquet  samples that could not be read, with the reasons; each run tries them again
+journals/                   samples finished since the last shard, one file per writer
+damaged/                    shards whose bytes do not match their hash
 """
 
 import functools
@@ -35,12 +35,12 @@ _MANIFEST = "manifest.json"
 _LOCK = ".lock"
 _UNREADABLE = "unreadable.parquet"
 _SHARD_BYTES = 64 * 2**20
-_CACHE_SHARD_BYTES = 8 * 2**20  # a journal is read by every process that uses the cache
+_CACHE_SHARD_BYTES = 8 * 2**20  # smaller: every process that uses the cache reads all journals
 _READ_LATELY = shards.Cache()
 
 
 def cache_of(memory: Any) -> Path | None:
-    """The folder of a cache, given as a path or a joblib.Memory; None where there is none."""
+    """Return the folder of a cache, given as a path or a joblib.Memory; None if there is none."""
     if hasattr(memory, "location"):
         memory = memory.location
     if memory is None:
@@ -51,14 +51,14 @@ def cache_of(memory: Any) -> Path | None:
 
 
 def memory_folder(memory: Any, settings: dict[str, Any]) -> Path | None:
-    """The folder of a `Store` for these settings within a cache of many; None where there is no cache.
+    """Return the folder of the `Store` for these settings within a cache; None if there is no cache.
 
     Parameters
     ----------
     memory : path, joblib.Memory or None
-        A joblib.Memory with no location is no cache.
+        A joblib.Memory without a location means no cache.
     settings : dict
-        As of `Store`.
+        As for `Store`.
     """
     if (folder := cache_of(memory)) is None:
         return None
@@ -69,13 +69,13 @@ def memory_folder(memory: Any, settings: dict[str, Any]) -> Path | None:
 
 
 def stores_of(memory: Any) -> list[Path]:
-    """The folders of all stores within a cache."""
+    """Return the folders of all stores within a cache."""
     folder = cache_of(memory)
     return [] if folder is None else [manifest.parent for manifest in folder.glob(f"*/{_MANIFEST}")]
 
 
 def settings_of(store: Path) -> dict[str, Any] | None:
-    """The settings of a store; None where there is none, or a damaged one: whoever opens it is told what is wrong."""
+    """Return the settings of a store; None if there is none or it is damaged, which opening it reports."""
     try:
         settings = _read_manifest(store / _MANIFEST)["settings"]
     except (OSError, ValueError):
@@ -84,27 +84,27 @@ def settings_of(store: Path) -> dict[str, Any] | None:
 
 
 class Store:
-    """Rows of finished samples. Any number of processes may read and write one at the same time.
+    """Keep rows of finished samples in a folder; many processes may read and write it at once.
 
-    What is appended goes to a journal of this writer alone, under a checksum, and from there into shards: when it is
-    large, and at `close`. A journal whose writer was killed is taken over by the next one.
+    Each writer appends to its own journal, with a checksum per record. A journal becomes a shard when it is large, and
+    at `close`. The next writer takes over the journal of a writer that was killed.
 
     Parameters
     ----------
     path : path
-        Made if absent. A folder that holds other files and no manifest is refused.
+        Created if absent. A folder that holds other files and no manifest is refused.
     settings : dict
-        What must agree before results may be mixed (`skjepa.extraction.store.settings.SETTINGS`).
+        Settings that must agree before results may be mixed (`skjepa.extraction.store.settings.SETTINGS`).
     is_cache : bool
-        A cache is asked for few samples at a time, often: its journals become shards only when they are large, and
-        samples that could not be read are not kept.
+        Whether it is a cache, which is read often for few samples. Its journals then become shards only when they are
+        large, and samples that could not be read are not recorded.
 
     Raises
     ------
     SettingsMismatchError
-        The store was made with other settings; every difference is named.
+        If the store was made with other settings; the message names every difference.
     OSError
-        It cannot be made or read.
+        If it cannot be created or read.
     """
 
     def __init__(self, path: str | os.PathLike, settings: dict[str, Any], *, is_cache: bool = False) -> None:
@@ -113,14 +113,14 @@ class Store:
         self._samples, self._journals = self.path / "samples", self.path / "journals"
         self._journal: Journal | None = None
         self._shard_bytes = self._roll_at = _CACHE_SHARD_BYTES if is_cache else _SHARD_BYTES
-        self._known: set[Path] = set()  # shards that have none of what this writer appends
+        self._known: set[Path] = set()  # shards known to hold nothing that this writer appends
         self._has_inherited = False
-        # Before the manifest is looked for: another process may be making the same store, and its manifest comes first.
+        # Checked before the manifest: another process may be creating the store, and writes its manifest first.
         is_foreign = self.path.exists() and (not self.path.is_dir() or any(map(_is_foreign, self.path.iterdir())))
         manifest = self.path / _MANIFEST
         if not manifest.exists():
             if is_foreign:
-                raise ValueError(f"{self.path} is not a store: it exists, without {_MANIFEST}")
+                raise ValueError(f"{self.path} is not a store, for it has no {_MANIFEST}: give a new or empty folder")
             with self._writing(), self._locked():
                 if not manifest.exists():
                     self._write_manifest(manifest)
@@ -133,18 +133,18 @@ class Store:
         self.close()
 
     def read(self, keys: Iterable[Key] | None = None) -> dict[Key, Row]:
-        """Finished samples, all or those of `keys` that there are: embedding (K,), singular values (V, R), layers (W,).
+        """Return finished samples, all or those among `keys`: embedding (K,), singular values (V, R), layers (W,).
 
-        A damaged shard is named in a warning and set aside: its samples count as not finished.
+        A damaged shard is moved aside with a warning that names it; its samples count as not finished.
         """
         return self.read_all(keys)[0]
 
     def failures(self) -> dict[Key, str]:
-        """Samples that could not be read -> why, as far as runs have noted."""
+        """Return recorded samples that could not be read, with the reasons."""
         return self.read_all(())[1]
 
     def read_all(self, keys: Iterable[Key] | None = None) -> tuple[dict[Key, Row], dict[Key, str]]:
-        """What `read` and `failures` tell, of one moment."""
+        """Return what `read` and `failures` return, as of the same moment."""
         wanted = None if keys is None else set(keys)
         rows: dict[Key, Row] = {}
         failures: dict[Key, str] = {}
@@ -167,13 +167,13 @@ class Store:
         return rows, self._noted() | failures
 
     def claim(self) -> None:
-        """Make ready to write: what stands in the way of it is said now, not after an hour of work."""
+        """Prepare for writing, so that a folder that cannot be written raises now and not after an hour of work."""
         if self._journal is None:
             with self._writing():
                 self._journal = Journal.claimed(self._journals, _READ_LATELY.end)
             _warn_if_torn(self._journal)
             self._has_inherited = self._journal.size > 0
-            if self._has_inherited:  # of a writer that may have been killed after its shard was there
+            if self._has_inherited:  # its writer may have been killed after it wrote a shard
                 self._known.clear()
 
     def append(
@@ -184,7 +184,7 @@ class Store:
         failures: Mapping[Key, str] | None = None,
         layers: NDArray | None = None,
     ) -> None:
-        """Keep finished samples, and why others could not be read: all of them or, where an error is raised, none."""
+        """Append finished samples and reasons for unreadable ones; if it raises, none of them is kept."""
         tables = [shards.finished(keys, embeddings, singular_values, layers)] if len(keys) else []
         if failures and not self.is_cache:
             tables.append(shards.unreadable(failures))
@@ -198,7 +198,7 @@ class Store:
             self._roll()
 
     def close(self) -> None:
-        """Let go of the journal; all that is in journals without a writer becomes a shard first, unless in a cache."""
+        """Release the journal; except in a cache, all journals without a writer become a shard first."""
         if not self.is_cache and (self._journal is not None or _files(self._journals, SUFFIX)):
             self._roll(adopt=True)
         if self._journal is not None:
@@ -207,7 +207,7 @@ class Store:
         self._roll_at = self._shard_bytes
 
     def _roll(self, *, adopt: bool = False) -> None:
-        """Journals become a shard. Where that fails, they stay: nothing is lost, and the next run finds it there."""
+        """Turn journals into a shard; if that fails they stay, and the next run reads them."""
         journals = [] if self._journal is None else [self._journal]
         is_mine = bool(journals)
         try:
@@ -225,8 +225,8 @@ class Store:
             if self._journal is not None:
                 self._roll_at += self._shard_bytes
                 warnings.warn(
-                    f"the store {self.path}: no shard could be written ({error.strerror or error}); what is finished "
-                    f"stays in its journals, from which the next run reads it",
+                    f"the store {self.path}: no shard could be written ({error.strerror or error}). Finished samples "
+                    f"stay in its journals, from which the next run reads them",
                     stacklevel=2,
                 )
             return
@@ -237,7 +237,7 @@ class Store:
 
     def _write_rows(self, records: list[bytes], is_adopting: bool) -> None:
         self._samples.mkdir(exist_ok=True)
-        for path in _files(self._samples, PARTIAL):  # of writers that were killed: whoever writes here holds the lock
+        for path in _files(self._samples, PARTIAL):  # left by killed writers: a live one would hold the lock
             path.unlink(missing_ok=True)
         table = shards.from_bytes(records)
         done = shards.of_status(table, shards.OK)
@@ -245,12 +245,12 @@ class Store:
         if len(done):
             about = {"settings": self.settings, "versions": _versions()}
             path = shards.write_shard(self._samples, done, about)
-            if not (is_adopting or self._has_inherited):  # what others finished, this writer may measure, too
+            if not (is_adopting or self._has_inherited):  # inherited samples may be measured again by this writer
                 self._known.add(path)
         self._note(shards.failures_of(table), shards.keys_of(done))
 
     def _note(self, failures: dict[Key, str], done: list[Key]) -> None:
-        """Bring the table of unreadable samples up to date."""
+        """Update the table of unreadable samples."""
         before = self._noted()
         read_since = {*done, *((name, "") for name, _ in done)}  # the content of a file that cannot be opened is ""
         left = {key: reason for key, reason in (before | failures).items() if key not in read_since}
@@ -265,7 +265,7 @@ class Store:
     def _noted(self) -> dict[Key, str]:
         try:
             return shards.failures_of(pq.read_table(self._samples / _UNREADABLE))
-        except shards.BROKEN:  # not there, or damaged: they are tried again, and noted again
+        except shards.BROKEN:  # missing or damaged: the samples are tried and recorded again
             return {}
 
     def _shards(self) -> list[Path]:
@@ -275,7 +275,7 @@ class Store:
         try:
             (self.path / "damaged").mkdir(exist_ok=True)
             os.replace(path, self.path / "damaged" / path.name)
-            where = f"it is set aside in {self.path / 'damaged'}, and "
+            where = f"it is moved to {self.path / 'damaged'}, and "
         except OSError:
             where = ""
         warnings.warn(f"{error}: {where}its samples are computed again", stacklevel=3)
@@ -297,14 +297,14 @@ class Store:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Alone among the writers, for as long as a shard takes. The system lets go when the holder dies."""
+        """Hold the lock of all writers; the operating system releases it if this process dies."""
         self.path.mkdir(parents=True, exist_ok=True)
         with FileLock(self.path / _LOCK, thread_local=False):
             yield
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Errors of the system say what they are about."""
+        """Add the path and the state of the store to errors of the operating system."""
         try:
             yield
         except OSError as error:
@@ -312,15 +312,15 @@ class Store:
             raise OSError(
                 error.errno,
                 f"the store {self.path} cannot be written ({reason}); what it holds is intact, and a run with the same "
-                "store goes on from there",
+                "store resumes from there",
             ) from error
 
 
 def _warn_if_torn(journal: Journal) -> None:
     if journal.found.torn:
         warnings.warn(
-            f"{journal.path} ended in {journal.found.torn} bytes of a record that was not written to its end; its "
-            "samples are computed again",
+            f"{journal.path} ended in {journal.found.torn} bytes of an incomplete record; its samples are computed "
+            "again",
             stacklevel=3,
         )
 
@@ -333,7 +333,10 @@ def _files(folder: Path, ending: str) -> list[Path]:
 
 
 def _is_foreign(path: Path) -> bool:
-    """A process in the midst of making a store has its lock there; one that was killed, its partial file."""
+    """Return whether a path does not belong to an unfinished store.
+
+    A process that is creating a store has its lock there; one that was killed leaves a partial file.
+    """
     return path.name != _LOCK and not path.name.endswith(PARTIAL)
 
 
@@ -348,9 +351,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         format_ = manifest["format"]
         manifest["settings"].keys()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not the manifest of a store: {error}") from error
+        raise ValueError(f"{path} is not the manifest of a store ({error}): give another folder") from error
     if format_ != FORMAT:
         raise SettingsMismatchError(
-            f"{path} has format {format_}; this version of skjepa reads {FORMAT}: give another folder"
+            f"{path} has format {format_}; this version of skjepa reads format {FORMAT}: give another folder"
         )
     return manifest

@@ -43,5 +43,5 @@ def test_default_views_are_pictures_and_differ():
 
 
 def test_a_transform_that_changes_the_shape_is_refused():
-    with pytest.raises(ValueError, match=r"must keep the shape \(3, 4, 4\); it returned \(3, 2, 2\)"):
+    with pytest.raises(ValueError, match=r"transform returned \(3, 2, 2\); it must keep the shape \(3, 4, 4\)"):
         make_view(torch.rand(3, 4, 4), lambda x: x[:, :2, :2], seed=0, sample_id="a", view=0)

@@ -190,7 +190,7 @@ class Broken(torch.utils.data.Dataset):
 
 def test_a_file_that_only_the_worker_lacks_is_no_skipped_image(tmp_path):
     sample = skjepa.extraction.processes.worker.FileSample("a.png", str(tmp_path / "a.png"), exists=True)
-    with pytest.raises(FileNotFoundError, match=r"worker .* does not find .*a\.png, which is there for the process"):
+    with pytest.raises(FileNotFoundError, match=r"worker .* does not find .*a\.png, which exists for the process"):
         sample.load()
 
 
@@ -229,17 +229,17 @@ class TestLosses:
     def test_accidents_lose_nothing(self, encoder, pool):
         X, alone = random_images(10), extract(encoder, random_images(10))
         used = pool(accidents=4)
-        with pytest.warns(UserWarning, match="a worker ended"):
+        with pytest.warns(UserWarning, match="a worker process ended"):
             assert equal(extract(encoder, X), alone)
         assert used.mended
         assert used.closed == [False]
 
-    @pytest.mark.filterwarnings("ignore:a worker ended")
+    @pytest.mark.filterwarnings("ignore:a worker process ended")
     def test_a_sample_that_ends_its_worker_is_named_after_all_others_are_kept(self, encoder, pool, tmp_path):
         X = random_images(10)
         ids = [f"image {i}" for i in range(10)]
         used = pool(poison="image 5")
-        with pytest.raises(WorkerLostError, match="sample image 5 ends the process"):
+        with pytest.raises(WorkerLostError, match="sample image 5 ends every process"):
             extract(encoder, X, ids=ids, store=tmp_path / "store")
         assert used.closed == [True]
         assert used.sizes[-2:] == [1, 1]  # halved down to it, and tried once more
@@ -296,7 +296,7 @@ class TestWorker:
         pool()
         module = mlp()
         module.stream = (i for i in range(3))
-        with pytest.raises(TypeError, match=r"encoder 'Sequential'.* cannot be sent to other processes.*generator"):
+        with pytest.raises(TypeError, match=r"encoder 'Sequential'.* cannot be pickled for other processes.*generator"):
             jepa_score(load_encoder(module), np.random.default_rng(0).normal(size=(99, 12)))
 
     def test_threads_are_those_asked_for_and_given_back(self, encoder, pool):
@@ -410,7 +410,7 @@ class TestActivePool:
             assert self.active() is None
         with workers(2):
             assert self.active().slots() == 2
-        with pytest.raises(ValueError, match="not both"), workers(2, "tcp://localhost:1"):
+        with pytest.raises(ValueError, match="got both n_jobs and scheduler"), workers(2, "tcp://localhost:1"):
             pass
 
 

@@ -159,7 +159,7 @@ class TestRoundTrip:
         keys, embeddings, sigma = some_rows(3)
         with pytest.raises(ValueError, match="3 samples, 2 embeddings, 3 singular values"):
             store.append(keys, embeddings[:2], sigma)
-        with pytest.raises(ValueError, match="3 samples, 3 embeddings, 3 singular values, 2 layers"):
+        with pytest.raises(ValueError, match="3 samples, 3 embeddings, 3 singular values and 2 layers"):
             store.append(keys, embeddings, sigma, None, np.zeros((2, 6)))
         assert store.read() == {}
 
@@ -465,7 +465,7 @@ class TestForeign:
     def test_another_format(self, store, number):
         manifest = json.loads((store.path / "manifest.json").read_text())
         (store.path / "manifest.json").write_text(json.dumps({**manifest, "format": number}))
-        with pytest.raises(SettingsMismatchError, match=f"has format {number}; this version of skjepa reads 2"):
+        with pytest.raises(SettingsMismatchError, match=f"has format {number}; this version of skjepa reads format 2"):
             Store(store.path, AGREED)
 
 
@@ -500,7 +500,7 @@ class TestFailure:
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", full)
             with pytest.raises(
-                OSError, match=r"cannot be written \(No space.*intact, and a run with the same store goes on"
+                OSError, match=r"cannot be written \(No space.*intact, and a run with the same store resumes"
             ):
                 store.append(*second)
         assert_holds(store, first)
@@ -567,7 +567,7 @@ class TestFailure:
             Store(store.path, AGREED).close()
         else:
             with pytest.warns(
-                UserWarning, match=f"{journal.name} ended in {cut - ([0, *ends][whole])} bytes of a record"
+                UserWarning, match=f"{journal.name} ended in {cut - ([0, *ends][whole])} bytes of an incomplete record"
             ):
                 Store(store.path, AGREED).close()
         assert_holds(written(store.path, *parts[whole:]), *parts)
@@ -581,7 +581,7 @@ class TestFailure:
         content = bytearray(journal.read_bytes())
         content[content.index(b"SKJ2", 1) + where] ^= 1
         journal.write_bytes(content)
-        with pytest.warns(UserWarning, match=f"{journal.name} is damaged in 1 of its records"):
+        with pytest.warns(UserWarning, match=f"{journal.name} is damaged in 1 records"):
             assert_holds(Store(store.path, AGREED), parts[0], parts[2])
 
     @pytest.mark.parametrize("damage", ["cut", "empty", "text", "a bit", "rewritten"])
@@ -597,7 +597,7 @@ class TestFailure:
             half = len(content) // 2
             flipped = content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]
             shard.write_bytes({"cut": content[:half], "empty": b"", "text": b"words", "a bit": flipped}[damage])
-        with pytest.warns(UserWarning, match=f"{shard.name} is damaged: .*set aside in .*damaged.*computed again"):
+        with pytest.warns(UserWarning, match=f"{shard.name} is damaged: .*moved to .*damaged.*computed again"):
             assert_holds(store, good)
         assert (store.path / "damaged" / shard.name).exists()
         assert_holds(store, good)

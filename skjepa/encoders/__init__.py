@@ -1,4 +1,4 @@
-"""Encoders: loading, preprocessing, fingerprints and costs."""
+"""Load encoders, prepare their input, and describe them by fingerprint and cost."""
 
 from skjepa._lazy import doors
 

@@ -1,4 +1,4 @@
-"""Encoders known to work, with what a score costs. Figures come from `benchmarks/speed/encoder_costs.py`."""
+"""List encoders known to work, with the cost of a score, measured by `benchmarks/speed/encoder_costs.py`."""
 
 import json
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ FAMILIES = {
         "vit_small_patch14_reg4_dinov2.lvd142m",
         "vit_base_patch14_reg4_dinov2.lvd142m",
     ),
-    # The quickgelu variants: what these weights were trained with.
+    # The quickgelu variants, since these weights were trained with that activation.
     "MetaCLIP": (
         "vit_base_patch32_clip_quickgelu_224.metaclip_2pt5b",
         "vit_base_patch16_clip_quickgelu_224.metaclip_2pt5b",
@@ -39,22 +39,24 @@ FAMILIES = {
         "convnext_base.dinov3_lvd1689m",
     ),
 }
-"""Family -> names that `load_encoder` takes. The families on which JEPA-SCORE was shown, and DINOv3."""
+"""Names for `load_encoder` by family: those of the JEPA-SCORE paper, and DINOv3."""
 
 
 @dataclass(frozen=True)
 class EncoderCost:
-    """What one exact score takes.
+    """Hold the number of operations of one exact score.
 
     Attributes
     ----------
     family, name : str
     n_components : int
-        K; an exact score takes K backward passes an image.
+        Number K of encoder outputs; an exact score takes K backward passes per image.
     image_size : int
+        Side of the input image in pixels.
     is_default_size : bool
+        Whether that is the model's own size.
     forward_gflop, backward_gflop : float
-        Of one image, counted operator by operator on a model without weights.
+        10^9 operations per image of one pass, counted operator by operator on a model without weights.
     """
 
     family: str
@@ -66,15 +68,15 @@ class EncoderCost:
     backward_gflop: float
 
     def tflop(self, n_passes: int) -> float:
-        """One forward pass and so many backward passes, K at most, in 10^12 floating-point operations."""
+        """Return the 10^12 floating-point operations of one forward pass and `n_passes` backward passes, at most K."""
         return (self.forward_gflop + min(n_passes, self.n_components) * self.backward_gflop) / 1000
 
     @property
     def tflop_per_image(self) -> float:
-        """Of an exact score: one forward and K backward passes."""
+        """10^12 floating-point operations of an exact score: one forward and K backward passes."""
         return self.tflop(self.n_components)
 
 
 def encoder_costs() -> list[EncoderCost]:
-    """The catalogue, in the order of `FAMILIES`."""
+    """Return the encoders known to work with the cost of a score, in the order of the catalogue."""
     return [EncoderCost(**entry) for entry in json.loads(COSTS.read_text())["encoders"]]

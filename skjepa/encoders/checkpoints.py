@@ -1,4 +1,4 @@
-"""State dicts as other people's trainings leave them: wrapped, prefixed, with a head of their own."""
+"""Read state dicts of other training programs, without their wrappers, prefixes and heads."""
 
 import os
 from collections.abc import Mapping
@@ -7,18 +7,18 @@ from typing import Any
 
 from torch import Tensor
 
-# What DataParallel, torch.compile, Lightning and self-supervised trainings put before every name.
+# Prefixes that DataParallel, torch.compile, Lightning and self-supervised training programs put before every name.
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.", "student.", "teacher.")
 _WRAPPERS = ("model_state_dict", "model_state", "teacher", "student", "net", "network", "weights", "params", "module")
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Tensor]:
-    """Names and tensors of a checkpoint file, without wrappers and prefixes; pickled code is not run.
+    """Read names and tensors of a checkpoint file, without wrappers and prefixes, and without running pickled code.
 
     Raises
     ------
     ValueError
-        The file holds no tensors with names.
+        If the file holds no named tensors.
     """
     from timm.models import load_state_dict
 
@@ -31,14 +31,14 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Tensor]:
     tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
     if not tensors:
         raise ValueError(
-            f"{Path(path).name} holds no tensors by name, but {', '.join(map(str, list(found)[:5])) or 'nothing'}: "
+            f"{Path(path).name} holds no named tensors, but {', '.join(map(str, list(found)[:5])) or 'nothing'}: "
             "give a file that torch.save(model.state_dict(), FILE) wrote"
         )
     return _without_prefix(tensors)
 
 
 def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names below a prefix that most of them have; the others, of a loss or a head beside it, go."""
+    """Strip a prefix that most names have, and drop the others, which belong to a loss or another head."""
     while True:
         for prefix in _PREFIXES:
             below = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
@@ -50,7 +50,7 @@ def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def classes_of(tensors: dict[str, Tensor], classifier: Any) -> int | None:
-    """How many classes the head in a state dict has, 0 where there is none; None where nobody knows its name."""
+    """Return the number of classes of the head in a state dict; 0 if there is none, None if its name is unknown."""
     names = [classifier] if isinstance(classifier, str) else list(classifier or [])
     if not names:
         return None

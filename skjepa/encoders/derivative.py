@@ -1,5 +1,7 @@
-"""Whether autograd's derivative is that of the encoder's values: `detach`, straight-through estimators and custom
-backward rules may make it another, and then every score is of another function."""
+"""Check that autograd's derivative is the derivative of the encoder's output.
+
+`detach`, straight-through estimators and custom backward rules can make it differ; scores would then be wrong.
+"""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -15,20 +17,20 @@ from skjepa.encoders.probe import EncoderError
 from skjepa.jacobian.repeated_backward import prepared
 from skjepa.jacobian.rows import jacobian
 
-_TOLERANCE = 0.02  # of the norm of the derivatives
-_COARSE = 0.3  # where only narrow arithmetic can look
+_TOLERANCE = 0.02  # share of the norm of the derivatives
+_COARSE = 0.3  # the same, if the module cannot compute in float64
 _STEPS = {torch.float64: (1e-4, 1e-6, 1e-3, 1e-5, 1e-2, 1e-1)}
 _NARROW_STEPS = (1e-2, 1e-3, 1e-1, 3e-2, 3e-3)
 _N_COTANGENTS, _N_TANGENTS = 2, 3
 _MODES_AGREE = 1e-2
-_FLAT = 1e-9  # share of an output which its slope in one unit has to reach to be a slope
-_EVIDENCE = 0.1  # noise beyond this share of the slope makes a step worthless
+_FLAT = 1e-9  # slopes below this share of the output count as zero
+_EVIDENCE = 0.1  # a step is ignored if noise exceeds this share of the slope
 
 Function = Callable[[Tensor], Tensor]
 
 
 def derivative_error(function: Function, point: Tensor, scale: Tensor | float = 1.0) -> float:
-    """How far derivatives by autograd are from finite differences, relative to their norm; 0 where both vanish.
+    """Compare derivatives by autograd with finite differences.
 
     Parameters
     ----------
@@ -37,12 +39,13 @@ def derivative_error(function: Function, point: Tensor, scale: Tensor | float = 
     point : Tensor
         One sample.
     scale : Tensor or float
-        The Jacobian is one with respect to inputs in these units.
+        Units of the inputs with respect to which the Jacobian is taken.
 
     Returns
     -------
     float
-        The least over several steps: too long ones see the curvature, too short ones see rounding.
+        Norm of the difference relative to the norm of the derivatives; 0 if both vanish. The smallest over several
+        steps, since long steps include curvature and short ones rounding errors.
     """
     generator = torch.Generator().manual_seed(1)
     drawn = torch.randn(_N_TANGENTS, *point.shape, generator=generator, dtype=torch.float64)
@@ -55,7 +58,7 @@ def derivative_error(function: Function, point: Tensor, scale: Tensor | float = 
         slopes = (values[:_N_TANGENTS] - values[_N_TANGENTS:]) / (2 * step)  # (tangents, K)
         size = slopes.norm(dim=0)
         if claimed is None:
-            # Every output counts alike: a score sums logarithms, and a small one may be wrong beside a large one.
+            # Outputs are weighted to count equally: a score sums logarithms, so errors of small outputs matter as well.
             flat = _FLAT * float(values.abs().max())
             least_size = torch.maximum(noise / step, 1e-3 * size.max()).clamp_min(max(flat, 1e-300))
             weights = 1 / torch.maximum(size, least_size)
@@ -66,7 +69,7 @@ def derivative_error(function: Function, point: Tensor, scale: Tensor | float = 
         unsure = float((cotangents.double().square() @ (noise / step).square()).sum().mul(_N_TANGENTS).sqrt())
         is_flat = float(size.max()) < flat and float(claimed.norm()) < (claimed.numel() * len(size)) ** 0.5
         if unsure > _EVIDENCE * norm or is_flat:
-            continue  # of a slope that noise hides this step tells nothing
+            continue  # noise hides the slope at this step
         least = min(least, max(0.0, float((claimed - found).norm()) - unsure) / norm)
         if least <= _TOLERANCE:
             break
@@ -74,7 +77,10 @@ def derivative_error(function: Function, point: Tensor, scale: Tensor | float = 
 
 
 def _noise(function: Function, point: Tensor, scale: Tensor | float, tangents: Tensor) -> Tensor:
-    """What rounding does to each output, (K,), in double: by inputs that hardly differ, for parts may be narrower."""
+    """Estimate the rounding error of each output, (K,), from nearly equal inputs.
+
+    Measured, since parts of a module may compute in lower precision than its output shows.
+    """
     eps = torch.finfo(point.dtype).eps
     tiny = 1e-9 if point.dtype == torch.float64 else 4 * eps
     with torch.no_grad():
@@ -83,9 +89,9 @@ def _noise(function: Function, point: Tensor, scale: Tensor | float, tangents: T
 
 
 def modes_differ(function: Function, point: Tensor) -> float:
-    """How far the forward-mode Jacobian is from reverse mode, relative to its norm; 0 where there is no forward mode.
+    """Return the relative difference between forward-mode and reverse-mode Jacobian; 0 without forward mode.
 
-    The one that runs depends on D against K.
+    Which of the two modes a run uses depends on the numbers of inputs and outputs.
     """
     _, cotangents, gradient = _gradients(function, point, torch.Generator().manual_seed(2))
     try:
@@ -102,7 +108,7 @@ def modes_differ(function: Function, point: Tensor) -> float:
 def _gradients(
     function: Function, point: Tensor, generator: torch.Generator, weights: Tensor | float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Outputs of copies of the point, random cotangents times the weights of outputs, and the gradients they give."""
+    """Return outputs at copies of the point, random weighted output directions, and the gradients along them."""
     with torch.enable_grad():
         leaf = point.expand(_N_COTANGENTS, *point.shape).clone().requires_grad_(True)
         outputs = prepared(function)(leaf)
@@ -118,7 +124,7 @@ def is_derivative_right(
     scale: Tensor | float,
     in_float64: Callable[[], AbstractContextManager[Function]],
 ) -> bool:
-    """Whether `derivative_error` is small; where it is not, float64 decides, in which steps can be short."""
+    """Return whether `derivative_error` is small, in float64 with short steps if it is not in lower precision."""
     error = derivative_error(function, point, scale)
     if error <= _TOLERANCE or point.dtype == torch.float64:
         return error <= _TOLERANCE
@@ -126,7 +132,7 @@ def is_derivative_right(
         with in_float64() as exact:
             wide = scale.double() if isinstance(scale, Tensor) else scale
             return derivative_error(exact, point.double(), wide) <= _TOLERANCE
-    except (RuntimeError, TypeError) as failed:  # a module that computes in float32 alone
+    except (RuntimeError, TypeError) as failed:  # a module that computes only in float32
         if is_out_of_memory(failed):
             raise
         return error <= _COARSE
@@ -140,7 +146,7 @@ def require_derivative(
     device: str,
     sample: Callable[[], Tensor | None],
 ) -> None:
-    """Raise EncoderError where the Jacobian of an encoder would not be that of its values. Once a fingerprint.
+    """Raise EncoderError if autograd's derivative of an encoder is wrong; each fingerprint is checked once.
 
     Parameters
     ----------
@@ -148,12 +154,13 @@ def require_derivative(
     function : callable
         What its `scoring` yields on the device.
     shape : tuple of int
-        Of one input.
+        Shape of one input.
     n_components : int
-        K.
+        Number K of encoder outputs.
     device : str
     sample : callable
-        An input as the encoder receives it, or None. It is looked at beside a random one, where an encoder may be flat.
+        Returns an input as the encoder receives it, or None. It is checked as well as a random input, at which an
+        encoder may be flat.
     """
     checked = (encoder.fingerprint, tuple(shape), str(device))
     if checked in encoder.checked:
@@ -165,20 +172,19 @@ def require_derivative(
     drawn = torch.randn((2, *shape), generator=generator, dtype=torch.float64).to(device, encoder.dtype)
     points = [centre + scale * drawn[0]]
     first = sample()
-    if first is not None:  # of one colour it would lie in a corner, where all ReLUs bend and maxima tie at once
+    if first is not None:  # noise is added, since ReLUs and maxima have no derivative at images of one colour
         points.append(first + 0.1 * scale * drawn[1])
     in_float64 = partial(encoder.scoring, device, torch.float64)
     if not all(is_derivative_right(function, point, scale, in_float64) for point in points):
         raise EncoderError(
-            "the derivative that autograd gives for this encoder is not that of its output: a finite difference "
-            "differs (detach(), .data, a straight-through estimator, rounding, or a backward pass of its own inside?). "
-            "Its Jacobian would be of another function; score an encoder without that part, or choose a layer before "
-            "it with output="
+            "autograd's derivative of this encoder differs from finite differences of its output, so its Jacobian "
+            "would be wrong. It may contain detach(), .data, a straight-through estimator, rounding or a custom "
+            "backward pass: take an encoder without that part, or choose a layer before it with output="
         )
     is_forward = points[0].numel() < n_components
     if is_forward and max(modes_differ(function, point) for point in points) > _MODES_AGREE:
         raise EncoderError(
-            "forward-mode and reverse-mode derivatives of this encoder differ: a part of it has a derivative of its "
-            "own (a torch.autograd.Function with a wrong jvp?)"
+            "forward-mode and reverse-mode derivatives of this encoder differ: correct its custom derivative, for "
+            "example the jvp of a torch.autograd.Function"
         )
     encoder.checked.add(checked)

@@ -1,4 +1,4 @@
-"""Functions, values and modules as text: what they do and what they carry, the same in every process."""
+"""Describe functions, values and modules as text that is the same in every process, for fingerprints."""
 
 import dis
 import enum
@@ -21,7 +21,7 @@ from skjepa.encoders.in_use import settled_attributes
 _LIBRARIES = ("torch", "torchvision", "timm", "transformers", "PIL", "numpy", "builtins", "skjepa", "functools", "math")
 _BASE = frozenset(vars(nn.Module())) | {"training"}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-# Of libraries' modules: where they were loaded from, what they are made of, what they remember.
+# Attributes of library modules that do not decide the output: origin, configuration, caches.
 _PAPERS = re.compile(r"config|cfg|info|cache|hf_|generation")
 _KINDS = (bool, int, float, complex, str, tuple, types.FunctionType)
 _DATA = (tuple, list, dict, set, Tensor, np.ndarray)
@@ -32,7 +32,7 @@ _SIMPLE = (bool, int, float, complex, str, bytes, enum.Enum, type(None))
 
 
 def plain_attributes(module: nn.Module) -> dict[str, str]:
-    """Numbers, words and functions that modules keep as plain attributes: they decide the output as weights do."""
+    """Describe numbers, strings and functions in plain attributes of modules, which decide the output like weights."""
     return {
         f"{name}.{key}": describe(value)
         for name, part in module.named_modules()
@@ -42,17 +42,17 @@ def plain_attributes(module: nn.Module) -> dict[str, str]:
 
 
 def code_and_state(module: nn.Module) -> tuple[dict[str, str], list[str]]:
-    """What decides the output beside architecture, parameters and `plain_attributes`; and what cannot be described.
+    """Describe what decides the output beside architecture, parameters and `plain_attributes`.
 
-    Of the user's own classes the source and every attribute; of a library's what was changed in an instance: hooks,
-    a `forward` of its own, tensors and containers.
+    For classes of the user's these are the source and every attribute. For library classes these are changes of an
+    instance: hooks, a replaced `forward`, tensors and containers.
 
     Returns
     -------
     dict of name -> text
-        Empty where there is nothing of that kind.
+        Empty if there is nothing of that kind.
     list of str
-        Names of attributes that are different each time, or tell nothing of themselves.
+        Names of attributes that cannot be described, because their text differs each time or shows no content.
     """
     names = {id(part): name for name, part in module.named_modules()}
     found, unknown = {}, []
@@ -81,19 +81,19 @@ def code_and_state(module: nn.Module) -> tuple[dict[str, str], list[str]]:
 
 
 def describe(value: Any) -> str:
-    """What a function does or a value is, for a fingerprint: source code, parameters, and what it carries, in depth."""
-    if type(value) in _NUMBERS:  # what modules keep most of
+    """Describe a function or value for a fingerprint: source code, parameters and everything it refers to."""
+    if type(value) in _NUMBERS:  # a shortcut for the most frequent values
         return repr(value)
     return _Writer({}).text(value, 10)
 
 
 class _Writer:
-    """Writes one description; functions of the user's with what they name outside themselves.
+    """Write one description; functions of the user's are described with the globals that they use.
 
     Parameters
     ----------
     names : dict
-        Of modules by `id`, which are described elsewhere.
+        Names, by `id`, of modules that are described elsewhere.
     """
 
     def __init__(self, names: dict[int, str]) -> None:
@@ -133,12 +133,12 @@ class _Writer:
             return f"{value.__name__}{self.text(_plain_names(value), depth)}"
         carried = [*_carried(value), *_globals_of(value)]
         inside = self.text(carried, depth) if carried else ""
-        if callable(value) and hasattr(value, "__qualname__"):  # a generator has a name, too, and is nothing to repeat
+        if callable(value) and hasattr(value, "__qualname__"):  # not generators
             return _source_code(value) + inside
         return self._object(value, inside)
 
     def _object(self, value: Any, inside: str) -> str:
-        """Of what is no function: its class, and what it carries or says of itself."""
+        """Describe an object that is not a function: its class with its state, or else its repr."""
         code = _source_code(type(value))
         if inside:
             return code + inside
@@ -146,12 +146,12 @@ class _Writer:
         if " at 0x" in said and not isinstance(value, _TELL_NOTHING):
             try:
                 return code + self.text(value.__reduce_ex__(2)[1:3], 4)
-            except Exception:  # whatever an object does that cannot be pickled
+            except Exception:  # an object that cannot be pickled may raise anything
                 self.unknown = True
         return code + without_addresses(said)
 
     def _class(self, cls: type, depth: int) -> str:
-        """The functions and plain attributes of a class and its bases, as they are now; its source may be older."""
+        """Describe the current functions and plain attributes of a class and its bases; its source may be older."""
         found = [cls.__qualname__]
         for base in cls.__mro__:
             if _is_of_library(base):
@@ -159,14 +159,14 @@ class _Writer:
             for key, item in sorted(vars(base).items()):
                 function = getattr(item, "__func__", getattr(item, "fget", item))
                 if key.startswith("__") and key not in ("__call__", "__getattr__", "__getattribute__"):
-                    continue  # how it is made is told by what it is
+                    continue  # other special methods do not decide the output
                 if isinstance(function, types.FunctionType) or isinstance(item, (*_SIMPLE, tuple, *_CONTENTS)):
                     found.append(f"{key}: {self.text(function, depth)}")
         return "\n".join(found)
 
 
 def _without_containers(hook: Any) -> Any:
-    """A hook as its code and the numbers, tensors and objects of its closure; lists it fills change with each call."""
+    """Return a hook's code with the numbers, tensors and objects it refers to, without lists, which it may fill."""
     function = getattr(hook, "__func__", hook)
     if not isinstance(function, types.FunctionType):
         return hook
@@ -178,7 +178,7 @@ def _without_containers(hook: Any) -> Any:
 
 
 def _numbers_in(item: Any) -> Any:
-    """Of a dict the numbers and words, which set something; not what a hook puts there."""
+    """Keep of a dict only numbers and strings, which are settings, not what a hook stores in it."""
     return {key: value for key, value in item.items() if isinstance(value, _SIMPLE)} if isinstance(item, dict) else item
 
 
@@ -187,7 +187,7 @@ def _is_of_library(code: Any) -> bool:
 
 
 def _globals_of(function: Any) -> list[Any]:
-    """What a function of the user's names outside itself: numbers, tensors, and other functions of the user's."""
+    """Return the globals that a user's function uses: numbers, tensors, and other functions of the user's."""
     function = getattr(function, "__func__", function)
     if not isinstance(function, types.FunctionType) or _is_of_library(function):
         return []
@@ -198,7 +198,7 @@ def _globals_of(function: Any) -> list[Any]:
 
 
 def _is_the_users(value: Any) -> bool:
-    """Whether a global is a function, class, module or object of the user's; networks are described where they are."""
+    """Return whether a global is a function, class, module or object of the user's, and not a network."""
     if isinstance(value, types.ModuleType):
         is_installed = "site-packages" in (getattr(value, "__file__", None) or "")
         return not is_installed and value.__name__.partition(".")[0] not in (*_LIBRARIES, *sys.stdlib_module_names)
@@ -216,14 +216,14 @@ def _plain_names(module: types.ModuleType) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=4096)
 def _names_in(code: types.CodeType) -> tuple[str, ...]:
-    """Global names that the code loads, its inner functions too; names of attributes are none."""
+    """Return the global names that code and its inner functions load, without names of attributes."""
     own = [step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
     inner = [name for const in code.co_consts if isinstance(const, types.CodeType) for name in _names_in(const)]
     return tuple(dict.fromkeys([*own, *inner]))
 
 
 def _carried(value: Any) -> list[Any]:
-    """What a function, a bound method or an object brings along beside its code."""
+    """Return what a function, a bound method or an object refers to beside its code: closure, defaults, state."""
     if not hasattr(value, "__code__") and hasattr(value, "__qualname__"):
         return []  # a class, or a function that is not written in Python
     if not hasattr(value, "__code__"):
@@ -238,10 +238,10 @@ def _carried(value: Any) -> list[Any]:
 def _source_code(code: Any) -> str:
     name = f"{getattr(code, '__module__', '')}.{getattr(code, '__qualname__', repr(code))}"
     if name.startswith(("torch", "timm.", "PIL.", "numpy.", "builtins.")):
-        return name  # of a library: its name says it
+        return name  # for library code the name is enough
     try:
         source = _source(getattr(code, "__code__", code))
-        # The source of a lambda is its whole line, which it may share with another.
+        # The source of a lambda is its whole line, which may hold another lambda.
         inside = (code.__code__.co_code, code.__code__.co_consts) if "<lambda>" in name else ""
         return source + without_addresses(repr(inside))
     except (OSError, TypeError):  # typed at a prompt
@@ -254,7 +254,7 @@ def _source(code: Any) -> str:
 
 
 def _byte_code(code: types.CodeType | None) -> str:
-    """Of a function without source: what it does, in the language of this version of Python."""
+    """Describe a function without source by its byte code, which depends on the version of Python."""
     if code is None:
         return ""
     inner = [_byte_code(const) if isinstance(const, types.CodeType) else repr(const) for const in code.co_consts]
@@ -262,5 +262,5 @@ def _byte_code(code: types.CodeType | None) -> str:
 
 
 def without_addresses(text: str) -> str:
-    """A repr that is the same in every process."""
+    """Remove memory addresses from a repr, so that it is the same in every process."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text) if " at 0x" in text else text

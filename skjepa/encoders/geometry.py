@@ -1,4 +1,4 @@
-"""Where the pixels that an encoder receives lie in the picture as it was given: resize and crop undone."""
+"""Find where the pixels that an encoder receives lie in the original image, undoing resize and crop."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,18 +13,19 @@ from skjepa.encoders.preprocessing import Preprocessing
 
 @dataclass(frozen=True)
 class Axis:
-    """Places along one side: pixel i of the encoder's input shows what lies at ``start + step * i`` in the picture.
+    """Map places along one side: pixel i of the encoder's input lies at ``start + step * i`` in the image.
 
-    Both count pixels from the centre of the first one.
+    Both count pixels from the centre of the first pixel.
     """
 
     start: float
     step: float
 
     def weights(self, n_cells: int, n_input: int, n_picture: int) -> NDArray[np.float32]:
-        """Linear interpolation from cells that divide the input evenly to pixels of the picture, (n_picture, n_cells).
+        """Return weights that interpolate from cells of the input to pixels of the image, (n_picture, n_cells).
 
-        Rows of NaN where the encoder saw nothing. Beyond the centre of the outermost cell its value goes on.
+        The cells divide the input evenly. Interpolation is linear, and constant beyond the centres of the outer cells.
+        Rows of pixels that the encoder does not receive are NaN.
         """
         in_input = (np.arange(n_picture) - self.start) / self.step
         place = np.clip((in_input + 0.5) * n_cells / n_input - 0.5, 0, n_cells - 1)
@@ -40,7 +41,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Placement:
-    """The encoder's input in one picture.
+    """Locate the encoder's input in one image.
 
     Attributes
     ----------
@@ -55,14 +56,14 @@ class Placement:
     horizontal: Axis
 
     def to_picture(self, values: NDArray) -> NDArray[np.float32]:
-        """A grid of values over the input, (rows, columns), at every pixel of the picture; NaN outside the crop."""
+        """Interpolate a grid of values (rows, columns) to every pixel of the image; NaN outside the crop."""
         rows, columns = values.shape
         down = self.vertical.weights(rows, self.input_size[0], self.picture_size[0])
         across = self.horizontal.weights(columns, self.input_size[1], self.picture_size[1])
         return down @ np.asarray(values, dtype=np.float32) @ across.T
 
     def box(self, cells: tuple[slice, ...], grid: tuple[int, ...]) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom, in whole pixels of the picture, of a range of cells of a grid over the input."""
+        """Return left, top, right and bottom of a range of grid cells, in whole pixels of the image."""
         sides = []
         for axis, own, n_cells, n_input, n in zip(
             (self.vertical, self.horizontal), cells, grid, self.input_size, self.picture_size, strict=True
@@ -75,16 +76,16 @@ class Placement:
 
 
 def placement(preprocessing: Preprocessing, picture_size: tuple[int, int]) -> Placement:
-    """Where the input lies in a picture of this height and width, found by a look at pictures of coordinates.
+    """Find where the input lies in an image of this height and width.
 
-    Any preprocessing that enlarges, crops, pads or shifts by the same law for all pictures of one size is undone, a
-    function of the user's as well: a ramp along each side goes through it, and a line through what comes out in the
-    middle of the input tells start and step. One that mirrors or turns pictures is not.
+    Works for any preprocessing that scales, crops, pads or shifts all images of one size in the same way, including a
+    user's function, but not for one that mirrors or rotates. A brightness ramp along each side is preprocessed, and a
+    line fitted to the middle of the result gives start and step.
 
     Raises
     ------
     ValueError
-        The ramps come out flat: the preprocessing does not keep places.
+        If the preprocessed ramps do not rise, so that pixels cannot be located.
     """
     height, width = picture_size
     ends = [_seen(preprocessing, np.full((height, width), level, dtype=np.uint8)) for level in (0, 255)]
@@ -98,13 +99,13 @@ def placement(preprocessing: Preprocessing, picture_size: tuple[int, int]) -> Pl
 
 
 def _seen(preprocessing: Preprocessing, levels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """One channel of what the encoder receives of a grey picture, (height, width) of its input."""
+    """Return one channel of a preprocessed grey image, (height, width) of the encoder's input."""
     picture = Image.fromarray(np.ascontiguousarray(levels)).convert("RGB")
     return preprocessing.load(picture, torch.float64)[0].numpy().astype(np.float64)
 
 
 def _axis(places: NDArray[np.float64], n: int) -> Axis:
-    """The line through places in the picture, by pixel of the input, of those that lie well inside the picture."""
+    """Fit a line to places in the image by pixel of the input, using pixels well inside the image."""
     i = np.arange(len(places))
     inside = (places > 0.05 * n) & (places < 0.95 * n - 1)
     if n == 1 or inside.sum() < 2:
@@ -112,14 +113,14 @@ def _axis(places: NDArray[np.float64], n: int) -> Axis:
     step, start = np.polyfit(i[inside], places[inside], 1)
     if not step > 0:
         raise ValueError(
-            "the preprocessing does not keep places: left and right, or top and bottom, of a picture come out alike or "
-            "mirrored, so that no map can be laid over the picture"
+            "the preprocessing does not keep places: left and right, or top and bottom, of an image come out alike or "
+            "mirrored, so no map can be drawn over it. Give a preprocess that only scales, crops or pads"
         )
     return Axis(float(start), float(step))
 
 
 def picture_size(sample: object) -> tuple[int, int]:
-    """Height and width of a loaded sample: PIL image, array (H, W, 3) or tensor (3, H, W)."""
+    """Return height and width of a loaded sample: PIL image, array (H, W, 3) or tensor (3, H, W)."""
     if isinstance(sample, Image.Image):
         return sample.height, sample.width
     shape: Sequence[int] = sample.shape  # type: ignore[attr-defined]

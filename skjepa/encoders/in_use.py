@@ -1,4 +1,4 @@
-"""A module while it is scored: one thread at a time calls it, and afterwards it is as it was before."""
+"""Use a module for scoring: only one thread calls it at a time, and its state is restored afterwards."""
 
 import itertools
 import threading
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-_LARGEST_COPY = 1 << 20  # entries of a plain tensor that is copied, to be put back
+_LARGEST_COPY = 1 << 20  # most entries of a tensor attribute that is copied and restored
 _CHECKPOINTING = {"grad_checkpointing", "gradient_checkpointing"}  # of timm, of transformers
 _STRUCTURE = {"_parameters", "_buffers", "_modules"}
 _SEALED = (
@@ -27,20 +27,20 @@ _SEALED = (
     "pathlib",
     "weakref",
 )
-_PLAIN = frozenset({bool, int, float, str, type(None)})  # nothing inside can change
+_PLAIN = frozenset({bool, int, float, str, type(None)})  # immutable, need no copy
 _CONTAINERS = ("dict", "OrderedDict", "defaultdict", "list", "set", "deque")
 
 
-_EMPTY: dict[str, Any] = {}  # of hooks there are a dozen kinds, and hardly ever any
+_EMPTY: dict[str, Any] = {}  # shared: a module has a dozen dicts of hooks, mostly empty
 
 
 class _Use:
-    """Of one module, whoever scores it: several encoders may be made of one, or of parts of it."""
+    """Hold the lock and the number of users of one module, which several encoders may share."""
 
     _serial = itertools.count()
 
     def __init__(self) -> None:
-        self.serial = next(self._serial)  # locks are taken in this order, and so never wait for one another
+        self.serial = next(self._serial)  # locks are acquired in this order, which prevents deadlocks
         self.lock = threading.RLock()
         self.users = 0
         self.before = _NOTHING
@@ -52,7 +52,7 @@ _FINDING = threading.Lock()
 
 @contextmanager
 def alone_with(module: nn.Module) -> Iterator[None]:
-    """Context in which no other thread calls the module, or any part of it, through an encoder."""
+    """Keep other threads from calling the module, or a part of it, through an encoder in a ``with`` block."""
     held: list[_Use] = []
     try:
         for _, use in _uses(module):
@@ -66,9 +66,9 @@ def alone_with(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def in_eval_mode(module: nn.Module) -> Iterator[None]:
-    """Context in which the module is in eval mode; the last one out puts back modes and attributes.
+    """Keep the module in eval mode within a ``with`` block; the last block to end restores modes and attributes.
 
-    Passes leave things behind: caches in the arithmetic of the pass, weights that a hook computed, counters.
+    Forward passes change attributes: caches in the precision of the pass, weights that a hook computed, counters.
     """
     with alone_with(module):
         uses = _uses(module)
@@ -80,7 +80,7 @@ def in_eval_mode(module: nn.Module) -> Iterator[None]:
             module.eval()
         for part, _ in uses:
             for switch in _CHECKPOINTING & vars(part).keys():
-                setattr(part, switch, False)  # it saves memory in training, and computes anew in every pass
+                setattr(part, switch, False)  # it saves memory in training, but repeats computations in every pass
     try:
         yield
     finally:
@@ -93,7 +93,7 @@ def in_eval_mode(module: nn.Module) -> Iterator[None]:
 
 
 def settled_attributes(part: nn.Module) -> dict[str, Any]:
-    """Attributes of one module as they are outside passes, whether or not one is running."""
+    """Return the attributes of a module as they were before any running pass."""
     use = _USES.get(part)
     if use is None or use.users == 0:
         return vars(part)
@@ -107,7 +107,7 @@ def _uses(module: nn.Module) -> list[tuple[nn.Module, _Use]]:
 
 
 def _parts_of(module: nn.Module) -> list[nn.Module]:
-    """As ``module.modules()``, in another order and in a fifth of the time: each pass asks several times."""
+    """Return ``module.modules()`` in another order, in a fifth of the time; each pass calls it several times."""
     found: dict[int, nn.Module] = {}
     waiting = [module]
     while waiting:
@@ -119,7 +119,7 @@ def _parts_of(module: nn.Module) -> list[nn.Module]:
 
 
 class _Before:
-    """The attributes of a module, what lies in their containers and objects, and the numbers of arrays."""
+    """Keep a copy of a module's attributes, with the content of containers, objects and arrays, and restore it."""
 
     def __init__(self, attributes: dict[str, Any]) -> None:
         self.attributes = dict(attributes)
@@ -132,7 +132,7 @@ class _Before:
                 self._keep(value, depth=4)
             if type(value).__name__ in _CONTAINERS:
                 self.contents[key] = value.copy() if value or not isinstance(value, dict) else _EMPTY
-        # Of these only what they are made of: weights and modules are looked at where they are.
+        # Only the names in these dicts: weights and submodules are handled elsewhere.
         self.kept += [(attributes[key], attributes[key].copy()) for key in _STRUCTURE & attributes.keys()]
 
     def _keep(self, value: Any, depth: int) -> None:
@@ -169,7 +169,7 @@ class _Before:
 
 
 def _fill(value: Any, before: Any) -> None:
-    """What the value holds is made to be what it held before, where it is not."""
+    """Restore the former content of a value, if it changed."""
     if isinstance(value, Tensor):
         version, numbers = before
         if value._version != version:

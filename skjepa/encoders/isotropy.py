@@ -1,4 +1,4 @@
-"""How far embeddings are from the isotropic Gaussian that the theory asks for, and the linear part of the remedy."""
+"""Measure how far embeddings are from the isotropic Gaussian of the theory, and whiten them."""
 
 import torch
 import torch.nn.functional as F
@@ -6,21 +6,23 @@ from torch import Tensor, nn
 
 
 def embedding_statistics(embeddings: Tensor, *, seed: int = 0) -> dict[str, float]:
-    """How far a sample of embeddings is from an isotropic Gaussian.
+    """Measure how far embeddings are from an isotropic Gaussian.
 
     Parameters
     ----------
     embeddings : Tensor of shape (n_samples, n_components)
     seed : int
-        Of the 256 random directions for the normality statistic.
+        Seed of the 256 random directions of the normality statistic.
 
     Returns
     -------
     dict
-        ``n_components`` K; ``eigenvalue_max``, ``eigenvalue_median``, ``eigenvalue_min`` of the covariance;
-        ``participation_ratio`` (sum l)^2 / sum l^2 in [1, K], zero if nothing varies; ``normality``, the mean
-        Epps-Pulley statistic of projections, centred and scaled together, over n_samples: zero for an isotropic
-        Gaussian but for about 1 / n_samples of sampling noise.
+        - ``n_components``: number K of outputs;
+        - ``eigenvalue_max``, ``eigenvalue_median``, ``eigenvalue_min``: eigenvalues of the covariance;
+        - ``participation_ratio``: (sum l)^2 / sum l^2 of the eigenvalues l, in [1, K]; higher = more isotropic; 0 if
+          nothing varies;
+        - ``normality``: mean Epps-Pulley statistic of random projections, divided by n_samples, after centring and
+          scaling all outputs together; 0 for an isotropic Gaussian, up to sampling noise of about 1 / n_samples.
     """
     z = embeddings.double()
     n, k = z.shape
@@ -41,20 +43,19 @@ def embedding_statistics(embeddings: Tensor, *, seed: int = 0) -> dict[str, floa
 
 @torch.no_grad()
 def whiten_head(head: nn.Linear, outputs: Tensor) -> float:
-    """Compose a linear head with the map that gives its outputs zero mean and covariance I.
+    """Change a linear head so that its outputs have zero mean and unit covariance.
 
-    SIGReg prescribes this covariance but feels a small departure from it only weakly, since a random projection
-    averages over the components; what is left after training is corrected in closed form. With Sigma the covariance
-    of the outputs, the head is multiplied by Sigma^(-1/2): all log-volumes shift by the same constant
-    -1/2 log det Sigma, so the unfloored JEPA-SCORE ranks as before, and distances between outputs become Mahalanobis
-    distances.
+    The SIGReg loss aims at this covariance but reacts weakly to small deviations, since a random projection averages
+    over the components. The rest is corrected here in closed form: with Sigma the covariance of the outputs, the head
+    is multiplied by Sigma^(-1/2). All log-volumes shift by the same constant -1/2 log det Sigma, so a JEPA-SCORE
+    without floor keeps its ranking, and distances between outputs become Mahalanobis distances.
 
     Parameters
     ----------
     head : nn.Linear
-        K outputs. Changed in place.
+        Linear layer with K outputs, changed in place.
     outputs : Tensor of shape (n_samples, K)
-        What it gives for unaugmented training samples, n_samples > K.
+        Its outputs for unaugmented training samples, n_samples > K.
 
     Returns
     -------
@@ -64,14 +65,14 @@ def whiten_head(head: nn.Linear, outputs: Tensor) -> float:
     Raises
     ------
     ValueError
-        If the outputs have collapsed: an eigenvalue of Sigma under 1e-6 of the largest, which this would blow up.
+        If the outputs have collapsed: an eigenvalue of Sigma is below 1e-6 of the largest.
     """
     z = outputs.double()
     centre = z.mean(0)
     eigenvalues, vectors = torch.linalg.eigh((z - centre).T @ (z - centre) / (len(z) - 1))
     low, high = eigenvalues[0].item(), eigenvalues[-1].item()
     if low <= 1e-6 * high:
-        raise ValueError(f"collapsed outputs: covariance eigenvalues from {low:.1e} to {high:.1e}")
+        raise ValueError(f"the outputs have collapsed: covariance eigenvalues from {low:.1e} to {high:.1e}")
     whitening = vectors @ torch.diag(eigenvalues.rsqrt()) @ vectors.T
     head.bias.copy_(whitening @ (head.bias.double() - centre))
     head.weight.copy_(whitening @ head.weight.double())
@@ -79,19 +80,19 @@ def whiten_head(head: nn.Linear, outputs: Tensor) -> float:
 
 
 def unit_directions(n_components: int, n_directions: int, generator: torch.Generator) -> Tensor:
-    """Directions uniform on the unit sphere, as columns: shape (n_components, n_directions), float32."""
+    """Draw directions uniform on the unit sphere, as columns of (n_components, n_directions), float32."""
     return F.normalize(torch.randn(n_components, n_directions, generator=generator), dim=0)
 
 
 def epps_pulley(samples: Tensor, *, n_points: int = 17, t_max: float = 5.0) -> Tensor:
-    """Epps-Pulley distance of one-dimensional samples from the standard normal law.
+    """Compute the Epps-Pulley distance of one-dimensional samples from the standard normal distribution.
 
     With phi_N the empirical characteristic function,
 
     .. math:: N \\int |\\phi_N(t) - e^{-t^2/2}|^2 \\, e^{-t^2/2} \\, dt
 
     by the trapezoidal rule on [0, t_max], doubled since the integrand is even. Location and scale are not estimated:
-    a shifted or scaled normal sample is a departure too.
+    a shifted or scaled normal sample has a positive distance.
 
     Parameters
     ----------
@@ -105,7 +106,7 @@ def epps_pulley(samples: Tensor, *, n_points: int = 17, t_max: float = 5.0) -> T
     Returns
     -------
     Tensor of shape (*,)
-        Non-negative. Of order 1 for N(0, 1) samples of any size, growing like n_samples for any other law.
+        Non-negative. Of order 1 for N(0, 1) samples of any size; grows like n_samples for any other distribution.
 
     References
     ----------

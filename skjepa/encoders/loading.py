@@ -1,4 +1,4 @@
-"""From what `load_encoder` takes (a name, a folder, a file, a module) to a module and its preprocessing."""
+"""Turn the source that `load_encoder` is given into a module and its preprocessing."""
 
 import os
 import re
@@ -25,13 +25,13 @@ BUNDLED = Path(__file__).parent / "bundled" / "encoder.safetensors"
 
 
 def require_known_source(source: Any, weights: str | None = None) -> None:
-    """Raise NotHereError where a saved detector names a file, a folder or a page of the hub: its writer chose that."""
+    """Raise NotHereError if a saved detector names a file, a folder or a hub page, which its writer may have chosen."""
     is_known = not isinstance(source, str) or (re.fullmatch(r"[\w.-]+", source) and not source.endswith(".safetensors"))
     if weights is not None or not is_known:
         named = repr(source) if weights is None else f"{source!r} with weights {weights!r}"
         raise NotHereError(
-            f"the saved detector names its encoder as {named}: paths and pages of the hub are not followed, for "
-            "whoever wrote the folder chose them; if you trust it, give it as encoder="
+            f"the saved detector names its encoder as {named}; paths and hub pages are not loaded from a saved "
+            "detector, since its writer chose them. If you trust the encoder, give it as encoder="
         )
 
 
@@ -40,7 +40,7 @@ def check_output_choice(source: Any, output: Any) -> None:
         raise TypeError(f"output must be a name or a callable of (module, x); got {output!r}")
     if output in ("pooled", "projected") and (isinstance(source, nn.Module) or _is_file(source)):
         raise ValueError(
-            f"output={output!r} is for timm models and those of transformers; name a layer or give a callable"
+            f"got output={output!r}, which is for models of timm and transformers; give a layer name or a callable"
         )
 
 
@@ -48,33 +48,33 @@ def own_preprocessing(preprocess, image_size, mean, std) -> Preprocessing:
     if not callable(preprocess):
         raise TypeError(f"preprocess must be 'auto' or a callable of a PIL image; got {preprocess!r}")
     if mean is not None or std is not None:
-        raise ValueError("a preprocess of your own normalises by itself: give no mean and std")
+        raise ValueError("got mean or std with your own preprocess, which normalises itself: leave mean and std out")
     return callable_preprocessing(preprocess, image_size)
 
 
 def square(preprocessing: Preprocessing) -> int:
     height, width = preprocessing.size
     if height != width:
-        raise ValueError(f"named models take squares; preprocess returns {height}x{width}")
+        raise ValueError(f"preprocess returns {height}x{width} images; named models take squares: crop to equal sides")
     return height
 
 
 def load_source(source, *, image_size, mean, std, output, weights, own) -> tuple[nn.Module, Preprocessing | None]:
-    """The module behind a source, and the preprocessing that goes with it: the user's `own`, if any."""
+    """Return the module behind a source, and its preprocessing: the user's `own`, if any."""
     if isinstance(source, torch.export.ExportedProgram):
-        raise TypeError("source is an exported program: give its module, load_encoder(program.module(), ...)")
+        raise TypeError("got an exported program: give its module, load_encoder(program.module(), ...)")
     if isinstance(source, torch.jit.ScriptModule):
         raise TypeError(
-            "source is a TorchScript module, whose weights cannot be taken in another precision: give the module that "
-            "it was made from, or export that by torch.export"
+            "got a TorchScript module, whose weights cannot be converted to another precision: give the module that it "
+            "was made from, or one exported by torch.export"
         )
     if not isinstance(source, str | os.PathLike | nn.Module):
         raise TypeError(f"source must be a name, a path, a torch module or an Encoder; got {type(source).__name__}")
     if weights is not None and (isinstance(source, nn.Module) or _is_file(source) or str(source).startswith(PREFIX)):
-        raise ValueError("weights= goes with a timm name; this source has its own")
+        raise ValueError("got weights= with a source that has its own; weights= is for timm names: leave it out")
     if isinstance(source, nn.Module):
         if image_size is None and (mean is not None or std is not None):
-            raise ValueError("mean and std are for images: give image_size as well")
+            raise ValueError("got mean or std without image_size: for images give image_size as well")
         return unwrapped(source), own or (None if image_size is None else plain_preprocessing(image_size, mean, std))
     name = os.fspath(source)
     projected = {"auto": None, "projected": True}.get(output, False) if isinstance(output, str) else False
@@ -95,12 +95,12 @@ def load_source(source, *, image_size, mean, std, output, weights, own) -> tuple
             metadata["std"] if std is None else std,
         )
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{name} does not say which images it takes: {error!r}") from error
+        raise ValueError(f"{name} does not state the images it takes ({error!r}): save it again") from error
     return _fast(module), own or preprocessing
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The module inside what serves training alone: several devices, compilation, an average of weights."""
+    """Return the module inside wrappers for training: several devices, compilation, averaged weights."""
     while True:
         if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel):
             module = module.module
@@ -111,22 +111,22 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 def _fast(module: nn.Module) -> nn.Module:
-    """A module of ours or timm's with its convolutions in the layout that is fast on CPUs and GPUs.
+    """Return a module of skjepa or timm with convolutions in the faster channels-last layout.
 
-    Not so a user's module: one that calls `view` on what a convolution returns would fail.
+    Not used for a user's module, which would fail if it calls `view` on the output of a convolution.
     """
     return module.to(memory_format=torch.channels_last)
 
 
 def _is_file(source: Any) -> bool:
-    """Whether a source is a network that an installed file holds, not a model of timm's or of transformers."""
+    """Return whether a source is a network in an installed file, not a model of timm or transformers."""
     if not isinstance(source, str | os.PathLike) or str(source).startswith(PREFIX):
         return False
     return str(source) in ("bundled", LITE0) or str(source).endswith(".safetensors")
 
 
 def absolute(source: str | os.PathLike) -> str:
-    """The source as another working directory knows it."""
+    """Return the source with paths made absolute."""
     name = os.fspath(source)
     if name.startswith("local-dir:"):
         return f"local-dir:{Path(name.removeprefix('local-dir:')).resolve()}"

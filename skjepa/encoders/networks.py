@@ -1,6 +1,6 @@
-"""Small encoders trained by this package, and the one file format that holds them.
+"""Build small encoders, and write and read the file format that holds them.
 
-A file is safetensors whose header carries, under the key ``skjepa``, everything needed to rebuild the module and to
+A file is safetensors whose header holds, under the key ``skjepa``, everything needed to rebuild the module and to
 prepare its input. Reading it runs no code from the file.
 """
 
@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from skjepa._utils.files import written_whole
 
 FORMAT = 1
-_MOST_LAYERS = 10_000  # of a file: one of a stranger could name any number
+_MOST_LAYERS = 10_000  # in a file, since an untrusted file could state any number
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions with a residual path; SiLU keeps the Jacobian smooth."""
+    """Apply two 3x3 convolutions with a residual path; SiLU keeps the Jacobian smooth."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class _Block(nn.Module):
 
 
 class _Trunk(nn.Sequential):
-    """Stem and blocks; the output is the mean over positions after each of the blocks named in `pooled`."""
+    """Apply stem and blocks, and return the means over positions after the blocks in `pooled`."""
 
     def __init__(self, *layers: nn.Module, pooled: set[int]) -> None:
         super().__init__(*layers)
@@ -64,16 +64,16 @@ class _Trunk(nn.Sequential):
 
 
 class ConvNet(nn.Module):
-    """A small residual network with a linear scored output.
+    """Build a small residual network for images with a linear output.
 
     Parameters
     ----------
     widths, depths : sequence of int
         Channels and blocks of each stage. The stem and every stage after the first halve the resolution.
     n_components : int
-        K, length of the scored embedding.
+        Length K of the embedding.
     n_pooled : int
-        The features are the pooled outputs of this many stages, the last ones.
+        Number of last stages whose pooled outputs are the features.
 
     Attributes
     ----------
@@ -81,7 +81,7 @@ class ConvNet(nn.Module):
         (n_samples, 3, H, W) normalised images -> (n_samples, sum(widths[-n_pooled:])) pooled features, for probes and
         neighbours.
     head : nn.Linear
-        Features -> (n_samples, n_components), with nothing after it: any normalisation or rectifier here would make
+        Features -> (n_samples, n_components). Nothing follows it, since a normalisation or rectifier would make some
         singular values of the Jacobian exactly zero.
     """
 
@@ -94,9 +94,9 @@ class ConvNet(nn.Module):
     ) -> None:
         super().__init__()
         if len(widths) != len(depths) or not widths:
-            raise ValueError(f"widths and depths need equal, positive length, got {widths} and {depths}")
+            raise ValueError(f"widths and depths need the same positive length; got {widths} and {depths}")
         if not 1 <= n_pooled <= len(widths):
-            raise ValueError(f"n_pooled must lie in [1, {len(widths)}] (the number of stages), got {n_pooled}")
+            raise ValueError(f"n_pooled must be between 1 and {len(widths)}, the number of stages; got {n_pooled}")
         layers: list[nn.Module] = [
             nn.Conv2d(3, widths[0], 4, 2, 1, bias=False),
             nn.BatchNorm2d(widths[0]),
@@ -114,25 +114,25 @@ class ConvNet(nn.Module):
 
     @property
     def stages(self) -> dict[str, str]:
-        """Name -> path of the layers that are read beside the embedding."""
+        """Name -> path of the hidden layers that are read beside the embedding."""
         return {f"stage {i + 1}": f"features.{end}" for i, end in enumerate(self._ends)}
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised images (n_samples, 3, H, W) -> scored embeddings (n_samples, n_components)."""
+        """Return embeddings (n_samples, n_components) for normalised images (n_samples, 3, H, W)."""
         return self.head(self.features(x))
 
 
 class ViT(nn.Module):
-    """A small vision transformer (timm's) with a linear scored output.
+    """Build a small vision transformer of timm's with a linear output.
 
     Parameters
     ----------
     image_size, patch_size : int
         Position embeddings are for `image_size` and are interpolated for other sizes.
     width, depth, n_heads : int
-        Channels of the tokens, transformer blocks, attention heads of each.
+        Channels of the tokens, number of transformer blocks, attention heads per block.
     n_components : int
-        K, length of the scored embedding.
+        Length K of the embedding.
 
     Attributes
     ----------
@@ -143,7 +143,7 @@ class ViT(nn.Module):
 
     def __init__(self, image_size=32, patch_size=4, width=128, depth=6, n_heads=4, n_components=64) -> None:
         super().__init__()
-        # Here and not above: vectors and convolutional networks need no timm.
+        # Imported here, since vectors and convolutional networks need no timm.
         from timm.models.vision_transformer import VisionTransformer
 
         self.features = VisionTransformer(
@@ -161,21 +161,21 @@ class ViT(nn.Module):
         self.head = nn.Linear(width, n_components)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised images (n_samples, 3, H, W) -> scored embeddings (n_samples, n_components)."""
+        """Return embeddings (n_samples, n_components) for normalised images (n_samples, 3, H, W)."""
         return self.head(self.features(x))
 
 
 class MLP(nn.Module):
-    """A small smooth network for vectors, with a linear scored output.
+    """Build a small smooth network for vectors with a linear output.
 
     Parameters
     ----------
     n_features : int
-        d, length of a vector.
+        Length d of a vector.
     widths : sequence of int
-        Hidden layers.
+        Widths of the hidden layers.
     n_components : int
-        K, length of the scored embedding.
+        Length K of the embedding.
 
     Attributes
     ----------
@@ -185,7 +185,7 @@ class MLP(nn.Module):
 
     Notes
     -----
-    SiLU and not ReLU: a network that is linear in pieces gives all samples of a piece the same log-volume.
+    It uses SiLU, not ReLU: a piecewise linear network gives all samples of one piece the same log-volume.
     """
 
     def __init__(self, n_features: int, widths: tuple[int, ...] = (128, 128), n_components: int = 16) -> None:
@@ -199,7 +199,7 @@ class MLP(nn.Module):
         self.head = nn.Linear(inputs, n_components)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Standardised vectors (n_samples, d) -> scored embeddings (n_samples, n_components)."""
+        """Return embeddings (n_samples, n_components) for standardised vectors (n_samples, d)."""
         return self.head(self.features(x))
 
 
@@ -207,14 +207,14 @@ _NETWORKS: dict[str, Callable[..., nn.Module]] = {"convnet": ConvNet, "mlp": MLP
 
 
 def build_network(name: str, **kwargs: Any) -> nn.Module:
-    """A freshly initialised network by its registered name.
+    """Create a newly initialised network by its registered name.
 
     Parameters
     ----------
     name : str
         ``"convnet"``, ``"mlp"`` or ``"vit"``.
     **kwargs
-        Arguments of the network, representable in JSON.
+        Arguments of the network; must be representable in JSON.
 
     Returns
     -------
@@ -228,24 +228,24 @@ def build_network(name: str, **kwargs: Any) -> nn.Module:
         If the name is unknown.
     """
     if name not in _NETWORKS:
-        raise ValueError(f"unknown network {name!r}; known: {', '.join(sorted(_NETWORKS))}")
+        raise ValueError(f"got unknown network {name!r}; known are {', '.join(sorted(_NETWORKS))}")
     module = _NETWORKS[name](**kwargs)
     module.recipe = {"network": name, "kwargs": kwargs}  # type: ignore[assignment]
     return module
 
 
 def save_network(module: nn.Module, path: str | os.PathLike, *, metadata: Mapping[str, Any]) -> None:
-    """Write weights and description to one safetensors file, atomically.
+    """Write weights and description of a network to one safetensors file, atomically.
 
     Parameters
     ----------
     module : nn.Module
-        Made by `build_network`; its tensors are written in their own dtype.
+        A network made by `build_network`; its tensors are written in their own dtype.
     path : path-like
-        The file appears, complete, under this name or not at all.
+        The file appears under this name when it is complete, or not at all.
     metadata : mapping
-        What a reader needs beside the network, representable in JSON: ``image_size`` (pixels), ``mean`` and ``std``
-        (three numbers each, of pixels in [0, 1]), and any account of the training.
+        Values that a reader needs beside the network, representable in JSON: ``image_size`` (pixels), ``mean`` and
+        ``std`` (three numbers each, of pixels in [0, 1]), and any notes on the training.
 
     Raises
     ------
@@ -254,7 +254,7 @@ def save_network(module: nn.Module, path: str | os.PathLike, *, metadata: Mappin
     """
     recipe = getattr(module, "recipe", None)
     if recipe is None:
-        raise ValueError(f"{type(module).__name__} has no recipe: only modules made by build_network can be saved")
+        raise ValueError(f"{type(module).__name__} has no recipe: only networks made by build_network can be saved")
     header = {"format": FORMAT, **recipe, **metadata}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     with written_whole(path) as partial:
@@ -293,17 +293,15 @@ def read_network(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:
     except SafetensorError as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
     if header is None:
-        raise ValueError(
-            f"{path} carries no 'skjepa' metadata: it was not written by skjepa.encoders.networks.save_network"
-        )
+        raise ValueError(f"{path} holds no 'skjepa' metadata: give a file that `skjepa pretrain` or save_network wrote")
     try:
         metadata = json.loads(header)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: the 'skjepa' metadata is not JSON: {error}") from error
     if not isinstance(metadata, dict):
-        raise ValueError(f"{path}: the 'skjepa' metadata is {type(metadata).__name__}, not a description")
+        raise ValueError(f"{path}: the 'skjepa' metadata is a {type(metadata).__name__}, not a JSON object")
     if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path} has format {metadata.get('format')!r}; this version of skjepa reads {FORMAT}")
+        raise ValueError(f"{path} has format {metadata.get('format')!r}; this version of skjepa reads format {FORMAT}")
     try:
         module = _with_tensors(metadata["network"], metadata["kwargs"], tensors)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
@@ -312,10 +310,10 @@ def read_network(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def _with_tensors(name: str, kwargs: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
-    """A network of these tensors. What the file says of sizes is not believed: memory is taken for its tensors only."""
+    """Build a network from these tensors, allocating memory for them only, whatever sizes the file states."""
     depths = [kwargs.get("depth", 0), *kwargs.get("depths", ()), len(kwargs.get("widths", ()))]
     if sum(depths) > _MOST_LAYERS:
-        raise ValueError(f"{sum(depths)} layers are more than the {_MOST_LAYERS} that are read")
+        raise ValueError(f"got {sum(depths)} layers; at most {_MOST_LAYERS} are allowed")
     with torch.device("meta"):
         module = build_network(name, **kwargs)
     module.load_state_dict(tensors, assign=True)

@@ -1,4 +1,4 @@
-"""Which layer of a module is the embedding, and how its output becomes one vector per sample."""
+"""Choose a layer of a module as the embedding, and pool its output to one vector per sample."""
 
 import difflib
 import threading
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class LayerOutput(nn.Module):
-    """The output of one named layer, averaged over positions (B, C, H, W) or tokens (B, N, C)."""
+    """Return the output of one named layer, averaged over positions (B, C, H, W) or tokens (B, N, C)."""
 
     def __init__(self, module: nn.Module, layer: str) -> None:
         super().__init__()
@@ -19,12 +19,12 @@ class LayerOutput(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         _, caught = with_layers(self.module, [self.layer], lambda: self.module(x))
         if self.layer not in caught:
-            raise ValueError(f"layer {self.layer!r} takes no part in the forward pass")
+            raise ValueError(f"layer {self.layer!r} is not used in the forward pass: choose another")
         return pooled(caught[self.layer], self.module, self.layer, is_square=has_square_sides(x))
 
 
 def _copied(_layer: str, output: Any) -> Any:
-    """A copy, where it is a tensor: the next layer may work on it in place."""
+    """Return a copy of a tensor, since the next layer may work on it in place."""
     return output.clone() if isinstance(output, Tensor) else output
 
 
@@ -34,18 +34,18 @@ def with_layers(
     call: Callable[[], Tensor],
     kept: Callable[[str, Any], Any] = _copied,
 ) -> tuple[Tensor, dict[str, Any]]:
-    """What a call of the module returns, and what its named layers returned meanwhile; those not called are missing.
+    """Call the module and return its output with the outputs of named layers; layers not called are missing.
 
-    `kept` makes of a layer's name and output what is kept of it, before the next layer sees the output.
+    `kept` is called with a layer's name and output, before the next layer runs, and returns what to keep.
     """
     caught: dict[str, Any] = {}
-    this_thread = threading.get_ident()  # another may call the bare module meanwhile
+    this_thread = threading.get_ident()  # other threads may call the module directly meanwhile
 
     def keep(layer: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             if threading.get_ident() != this_thread:
                 return
-            caught.pop(layer, None)  # of a layer that is called twice the last call counts, and so does its place
+            caught.pop(layer, None)  # if a layer is called twice, its last call and position count
             caught[layer] = kept(layer, output)
 
         return hook
@@ -59,42 +59,42 @@ def with_layers(
 
 
 def pooled(value: object, module: nn.Module, layer: str, *, is_square: bool = False) -> Tensor:
-    """What a layer of the module returned, averaged over positions or tokens; raises TypeError for no tensor."""
+    """Average a layer's output over positions or tokens; raises TypeError if it is not a tensor."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"layer {layer!r} returns {type(value).__name__}, not a tensor; choose another")
+        raise TypeError(f"layer {layer!r} returns {type(value).__name__}, not a tensor: choose another")
     axes = position_axes(value, module, is_square=is_square)
     return value.mean(axes) if axes else value
 
 
 def position_axes(value: Tensor, module: nn.Module, *, is_square: bool = False) -> tuple[int, ...]:
-    """The axes of a layer's output that are positions or tokens; none where it is one vector per sample.
+    """Return the axes of a layer's output that are positions or tokens; none if it is one vector per sample.
 
-    Of square images the two sides of a feature map are equal: (B, 7, 7, 768) has its channels last.
+    For square images a feature map has equal sides, so (B, 7, 7, 768) has its channels last.
     """
     if value.ndim == 4:
         _, first, second, third = value.shape
-        channels_last = getattr(module, "output_fmt", None) == "NHWC"  # timm's Swin and its kin
+        channels_last = getattr(module, "output_fmt", None) == "NHWC"  # timm's Swin and similar models
         channels_last = channels_last or (is_square and first == second != third)
         return (1, 2) if channels_last else (2, 3)
     return (1,) if value.ndim == 3 else ()
 
 
 def has_square_sides(x: Tensor) -> bool:
-    """Whether a batch is one of square images."""
+    """Return whether a batch holds square images."""
     return x.ndim == 4 and x.shape[-1] == x.shape[-2]
 
 
 def require_layer(module: nn.Module, layer: str) -> None:
-    """Raise ValueError, with close names, where the module has no layer of that name."""
+    """Raise ValueError with close names if the module has no layer of that name."""
     names = [name for name, _ in module.named_modules() if name]
     if layer not in names:
         close = difflib.get_close_matches(layer, names, n=5, cutoff=0.4)
-        hint = f" Close: {', '.join(close)}." if close else ""
+        hint = f" Close names: {', '.join(close)}." if close else " named_modules() lists the names."
         raise ValueError(f"no layer {layer!r} in {type(module).__name__}.{hint}")
 
 
 class MethodOutput(nn.Module):
-    """The output of a callable of ``(module, x)``."""
+    """Return the output of a callable of ``(module, x)``."""
 
     def __init__(self, module: nn.Module, function: Callable[[nn.Module, Tensor], Tensor]) -> None:
         super().__init__()

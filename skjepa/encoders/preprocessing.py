@@ -1,4 +1,4 @@
-"""From a picture of any size to the tensor a module receives: resize and crop on the CPU, normalise on the device."""
+"""Turn images of any size into a module's input: resize and crop on the CPU, normalise on the device."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,18 +15,19 @@ from skjepa.encoders.description import describe
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Fixed size, pixel statistics and the resizing that leads there.
+    """Turn images into tensors of one size and normalise them.
 
     Attributes
     ----------
     size : (int, int)
-        Height and width the module receives.
+        Height and width of the module's input.
     mean, std : tuple of float
-        Per channel, of pixels in [0, 1].
+        Statistics per channel of pixels in [0, 1].
     resize : callable
-        PIL image or float tensor (3, H, W) in [0, 1] to ``(3, *size)``: uint8 from a PIL image, float from a tensor.
+        From a PIL image or a float tensor (3, H, W) in [0, 1] to ``(3, *size)``, uint8 for a PIL image and float for a
+        tensor.
     settings : dict
-        The whole of it in words, for the fingerprint.
+        Description of all of these for the fingerprint.
     """
 
     size: tuple[int, int]
@@ -36,10 +37,10 @@ class Preprocessing:
     settings: dict[str, Any] = field(default_factory=dict, repr=False)
 
     normalises_first: ClassVar[bool] = False
-    """Whether `load` yields normalised pixels already, so that views cannot be taken of a picture in [0, 1]."""
+    """Whether `load` returns normalised pixels, so that random views of images in [0, 1] are not possible."""
 
     def load(self, image: Image.Image | Tensor | np.ndarray, dtype: torch.dtype) -> Tensor:
-        """One image to ``(3, *size)`` of `dtype` in [0, 1]; uint8 arrays take the path of PIL images, bit for bit."""
+        """Return one image as ``(3, *size)`` of `dtype` in [0, 1]; uint8 arrays give the same bits as PIL images."""
         if isinstance(image, np.ndarray):
             # A copy in native order: torch takes neither read-only nor byte-swapped arrays.
             image = (
@@ -48,18 +49,21 @@ class Preprocessing:
                 else torch.from_numpy(np.array(image.transpose(2, 0, 1), dtype=np.float64, order="C"))
             )
         if isinstance(image, Tensor):
-            # Bicubic interpolation overshoots; a pixel outside [0, 1] is not a picture.
+            # Bicubic interpolation overshoots, and pixels must stay in [0, 1].
             return self.resize(image.to(dtype)).clamp(0, 1)
         return self.resize(image).to(dtype) / 255
 
     def normalise(self, batch: Tensor) -> Tensor:
-        """``(B, 3, H, W)`` in [0, 1] to zero mean and unit variance, as the module was trained."""
+        """Normalise a batch ``(B, 3, H, W)`` in [0, 1] by mean and std."""
         mean, std = (batch.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
         return (batch - mean) / std
 
 
 def plain_preprocessing(image_size: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> Preprocessing:
-    """Shorter side to `image_size` (bicubic, antialiased), centre crop, then (x - mean) / std; None leaves [0, 1]."""
+    """Return preprocessing to squares: shorter side to `image_size`, centre crop, then (x - mean) / std.
+
+    Resizing is bicubic with antialiasing. None as mean and std leaves pixels in [0, 1].
+    """
     resize = Compose([Resize(image_size, interpolation=InterpolationMode.BICUBIC), CenterCrop(image_size), _ToTensor()])
     return _square(image_size, mean, std, resize, "shorter side, bicubic, centre crop")
 
@@ -79,7 +83,7 @@ def _square(image_size, mean, std, resize, description: str) -> Preprocessing:
 
 
 def callable_preprocessing(function: Callable[[Image.Image], Tensor], image_size: int | None) -> Preprocessing:
-    """Preprocessing by a function of the user's, PIL image to normalised tensor; its size is found by a call."""
+    """Return preprocessing by a user's function from a PIL image to a normalised tensor, after a test call."""
     try:
         result = function(Image.new("RGB", (320, 240)))
     except Exception as error:
@@ -89,13 +93,13 @@ def callable_preprocessing(function: Callable[[Image.Image], Tensor], image_size
         raise ValueError(f"preprocess must return a normalised float tensor (3, H, W); got {found}")
     size = (result.shape[1], result.shape[2])
     if image_size is not None and size != (image_size, image_size):
-        raise ValueError(f"preprocess returns {size[0]}x{size[1]} images, image_size is {image_size}")
+        raise ValueError(f"preprocess returns {size[0]}x{size[1]} images, image_size is {image_size}: leave it out")
     settings = {"resize": describe(function), "size": list(size)}
     return _CallablePreprocessing(size, (0.0,) * 3, (1.0,) * 3, function, settings)
 
 
 class _CallablePreprocessing(Preprocessing):
-    """`resize` does everything, normalisation too, and takes PIL images only."""
+    """Preprocess PIL images by a function that also normalises."""
 
     normalises_first = True
 
@@ -107,8 +111,8 @@ class _CallablePreprocessing(Preprocessing):
         result = self.resize(image)
         if tuple(result.shape) != (3, *self.size):
             raise ValueError(
-                f"preprocess returned shape {tuple(result.shape)} for a picture of {image.width}x{image.height}, "
-                f"{(3, *self.size)} for another: it must end in one size (a centre crop)"
+                f"preprocess returned shape {tuple(result.shape)} for an image of {image.width}x{image.height}, and "
+                f"{(3, *self.size)} for another; it must return one size: end it with a centre crop"
             )
         return result.to(dtype)
 
@@ -119,23 +123,22 @@ def _three(name: str, values: Any, default: float) -> tuple[float, ...]:
     try:
         return tuple(float(value) for value in values)
     except (TypeError, ValueError) as error:
-        hint = f"; write ({values}, {values}, {values})" if isinstance(values, int | float) else ""
-        raise TypeError(f"{name} must be three numbers, one for each channel; got {values!r}{hint}") from error
+        hint = f": write ({values}, {values}, {values})" if isinstance(values, int | float) else ""
+        raise TypeError(f"{name} must be three numbers, one per channel; got {values!r}{hint}") from error
 
 
 def channel_statistics(
     mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Checked (mean, std) of three channels each; None means 0 and 1."""
+    """Check and return (mean, std) of three channels each; None means 0 and 1."""
     mean, std = _three("mean", mean, 0.0), _three("std", std, 1.0)
     if len(mean) != 3 or len(std) != 3:
-        raise ValueError(f"mean and std need one value for each of 3 channels; got {mean} and {std}")
+        raise ValueError(f"mean and std need three values, one per channel; got {mean} and {std}")
     if not np.isfinite((*mean, *std)).all():
         raise ValueError(f"mean and std must be finite; got {mean} and {std}")
     if min(mean) < 0 or max(mean) > 1:
         raise ValueError(
-            f"mean must be of pixels in [0, 1]; got {mean}. Statistics of pixels in 0 ... 255 are to be divided by "
-            "255, and so is std"
+            f"mean must be of pixels in [0, 1]; got {mean}. Divide mean and std of pixels in 0 ... 255 by 255"
         )
     if min(std) <= 0:
         raise ValueError(f"std must be positive; got {std}")
@@ -143,7 +146,7 @@ def channel_statistics(
 
 
 class _ToTensor:
-    """PIL images become uint8 tensors, tensors stay: the last step of a resize that takes both."""
+    """Convert PIL images to uint8 tensors and return tensors unchanged."""
 
     def __init__(self) -> None:
         self._convert = PILToTensor()

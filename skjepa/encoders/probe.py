@@ -1,4 +1,4 @@
-"""One look at an encoder before hours are spent on it: shape, determinism, independence of samples, memory."""
+"""Check an encoder before a long run: output shape, determinism, independence of samples, memory."""
 
 import weakref
 from collections.abc import Callable
@@ -13,34 +13,34 @@ from skjepa._utils.hardware import is_out_of_memory
 from skjepa._utils.randomness import own_random_numbers
 from skjepa.jacobian.repeated_backward import prepared
 
-# Relative to the largest output. The same pass twice may differ by the order of sums on a GPU, another batch size by
-# what another kernel rounds; dropout and mixing differ by far more.
+# Tolerances relative to the largest output. Repeating a pass may change the order of sums on a GPU, and another batch
+# size may use another kernel; dropout and mixing of samples change outputs by far more.
 _REPEATED, _REBATCHED = 1e-5, 1e-4
 
 
 _MIXES = "the encoder mixes the samples of a batch"
-_HOW = "batch statistics in eval mode, batch-wide normalisation or attention?"
+_HOW = "remove batch statistics, and normalisation or attention over the batch"
 
 
 class EncoderError(ValueError):
-    """The module is not a function that a Jacobian score makes sense for; the message says which condition fails."""
+    """Raised when a module cannot be scored; the message names the condition that fails."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What one pass over two samples tells.
+    """Hold what a pass over two samples shows about an encoder.
 
     Attributes
     ----------
     n_components : int
-        K, length of the embedding.
+        Length K of the embedding.
     n_inputs : int
-        D, entries of one input.
+        Number D of entries of one input.
     graph_bytes : int
-        Memory that the forward pass keeps for the backward passes, per sample.
+        Bytes per sample that the forward pass keeps for the backward passes.
     gflop : float
-        Floating-point operations of the forward pass, per sample, in 10^9: of matrix products and convolutions, counted
-        from shapes, so that every machine finds the same. 0 where they cannot be counted.
+        10^9 floating-point operations of the forward pass per sample: matrix products and convolutions, counted from
+        shapes, so that they are the same on every machine. 0 if they cannot be counted.
     """
 
     n_components: int
@@ -55,7 +55,8 @@ def probe(function: Callable[[Tensor], Tensor], shape: tuple[int, ...], *, dtype
     Raises
     ------
     EncoderError
-        Wrong shape, not floating point, not finite, not differentiable, stochastic, or samples of a batch are mixed.
+        If the output has a wrong shape, is not floating point, finite or differentiable, is stochastic, or mixes the
+        samples of a batch.
     """
     generator = torch.Generator().manual_seed(0)
     first, second, third = torch.randn(3, *shape, generator=generator, dtype=dtype).to(device)
@@ -69,22 +70,22 @@ def probe(function: Callable[[Tensor], Tensor], shape: tuple[int, ...], *, dtype
     output = output.detach()
     if _differ(output, again, _REPEATED):
         raise EncoderError(
-            "the encoder is stochastic: two passes over the same input differ in eval mode "
-            "(dropout called by function, noise, random crops?)"
+            "the encoder is stochastic: two passes over the same input differ in eval mode. Remove dropout called as a "
+            "function, noise or random crops"
         )
     if any(_differ(output[row], other[row], _REBATCHED) for row, other in enumerate(others)):
-        raise EncoderError(f"{_MIXES}: one sample's embedding changes with its neighbour ({_HOW})")
+        raise EncoderError(f"{_MIXES}: one sample's embedding changes with the other samples. In eval mode {_HOW}")
     single = first[None].requires_grad_(True)
     alone, bytes_of_one = _call_and_count(function, single)
     _check_output(alone, single, n_samples=1)
     if _differ(output[0], alone[0].detach(), _REBATCHED):
-        raise EncoderError(f"{_MIXES}: one sample's embedding changes with the size of its batch ({_HOW})")
-    # The weights are kept once however many samples there are: the difference is what a sample costs.
+        raise EncoderError(f"{_MIXES}: one sample's embedding changes with the batch size. In eval mode {_HOW}")
+    # Weights are kept once for any number of samples, so the difference is the memory per sample.
     return Probe(output.shape[1], first.numel(), max(0, bytes_of_two - bytes_of_one), gflop)
 
 
 def _call_and_count(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, int]:
-    """Output, with its graph, and the bytes that the graph keeps."""
+    """Return the output, with its graph, and the bytes that the graph keeps."""
     saved: list[weakref.ref[Tensor]] = []
 
     def note(tensor: Tensor) -> Tensor:
@@ -93,7 +94,7 @@ def _call_and_count(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Te
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         output = called(prepared(function), x)
-    # What small graphs inside the function saved is gone by now, and its memory may hold other tensors.
+    # Weak references: tensors saved by inner graphs are freed by now, and their memory may be reused.
     storages = [tensor.untyped_storage() for reference in saved if (tensor := reference()) is not None]
     return output, sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
@@ -101,24 +102,24 @@ def _call_and_count(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Te
 def count_operations(
     function: Callable[[Tensor], Tensor], shape: tuple[int, ...], *, dtype: torch.dtype, device: str
 ) -> float:
-    """10^9 operations of a forward pass per sample, see `Probe`."""
+    """Count the 10^9 operations of a forward pass per sample, see `Probe`."""
     with torch.no_grad(), own_random_numbers():
         return call_and_count_operations(function, torch.zeros(2, *shape, dtype=dtype, device=device))[1]
 
 
 def call_and_count_operations(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, float]:
-    """Output, and 10^9 operations per sample."""
+    """Return the output and the 10^9 operations per sample."""
     counter = _Operations()
     try:
         with counter:
             output = called(function, x)
-    except EncoderError:  # compiled or traced modules may refuse to be watched
+    except EncoderError:  # compiled or traced modules may not support counting
         return called(function, x), 0.0
     return output, counter.total / len(x) / 1e9
 
 
 class _Operations(TorchDispatchMode):
-    """Counts as torch's own FlopCounterMode does, which hooks every module: compiled ones warn of that."""
+    """Count like torch's FlopCounterMode, but without its hooks on modules, about which compiled modules warn."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,7 +133,7 @@ class _Operations(TorchDispatchMode):
 
 
 def called(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """``function(x)``; what a module raises for an input that it cannot take becomes an EncoderError."""
+    """Return ``function(x)``; errors of the module become an EncoderError."""
     try:
         return function(x)
     except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
@@ -144,7 +145,8 @@ def called(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 def _check_output(output: object, x: Tensor, n_samples: int) -> None:
     if not isinstance(output, Tensor):
         raise EncoderError(
-            f"the encoder must return a tensor (B, K); it returned {type(output).__name__}. Choose with output="
+            f"the encoder returned a {type(output).__name__}; it must return a tensor (B, K). Choose a layer or a "
+            "callable with output="
         )
     if output.ndim != 2 or output.shape[0] != n_samples or output.shape[1] == 0:
         raise EncoderError(
@@ -158,13 +160,13 @@ def _check_output(output: object, x: Tensor, n_samples: int) -> None:
     try:
         with torch.enable_grad():
             depends = output.requires_grad and torch.autograd.grad(output.sum(), x, allow_unused=True)[0] is not None
-    except RuntimeError as error:  # what was needed has been changed in place, or there is no backward rule
+    except RuntimeError as error:  # a tensor was changed in place, or an operation has no backward rule
         if is_out_of_memory(error):
             raise
         raise EncoderError(f"the encoder has no backward pass: {error}") from error
     if not depends:
         raise EncoderError(
-            "the encoder's output does not depend differentiably on its input (detached or no_grad inside?)"
+            "the encoder's output does not depend differentiably on its input: remove detach() or no_grad inside it"
         )
 
 

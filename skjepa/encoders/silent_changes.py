@@ -1,4 +1,4 @@
-"""`WeightsWatch`: whether weights are still what they were, for much less than reading them all."""
+"""Detect changes of weights without reading all of them each time."""
 
 import torch
 import xxhash
@@ -7,25 +7,24 @@ from torch import Tensor, nn
 from skjepa.encoders.fingerprint import Names, once
 
 READ_AT_ONCE = 1 << 24
-"""Bytes that a look reads: weights of no more than that are read whole each time."""
+"""Bytes read per check; weights that take no more are read completely each time."""
 
-_EVERY = 4096  # one entry in so many of every tensor is read in each look
-_FEWEST = 16  # of a tensor, so that one of few entries is not judged by one
+_EVERY = 4096  # each check reads one in so many entries of every tensor
+_FEWEST = 16  # fewest entries read per tensor
 
 
 class WeightsWatch:
-    """What a module's weights were at one moment, and looks whether they are that still.
+    """Remember a module's weights and check later whether they changed.
 
-    A look compares, of every parameter and buffer, which tensor it is, where its numbers lie, torch's counter of
-    changes and one entry in 4096. What torch does not count (writes through ``.data`` or a shared NumPy array) and the
-    sample does not meet is found because each look also reads the next 16 MiB whole: after as many looks as the
-    weights have parts of that size at the latest.
+    A check compares the identity, address and torch's version counter of every parameter and buffer, and one entry in
+    4096. torch does not count writes through ``.data`` or a shared NumPy array. If such a write misses the sampled
+    entries, it is still found later, since each check also reads the next 16 MiB completely.
 
     Parameters
     ----------
     module : torch.nn.Module
     about : str
-        Whatever else decides an embedding, in words.
+        Text that describes everything else that decides an embedding.
     """
 
     def __init__(self, module: nn.Module, about: str) -> None:
@@ -41,7 +40,7 @@ class WeightsWatch:
         self._next = 0
 
     def sees_no_change(self, module: nn.Module, about: str) -> bool:
-        """Whether module and words are, as far as this look sees, what they were."""
+        """Return whether this check finds the module and the text unchanged."""
         names = Names(module)
         if about != self._about or _objects(names) != self._objects:
             return False
@@ -53,7 +52,7 @@ class WeightsWatch:
         return b"".join(part.contiguous().view(torch.uint8).cpu().numpy().tobytes() for part in self._sampled)
 
     def _next_parts_are_the_same(self) -> bool:
-        """Of the parts whose turn it is, at most `READ_AT_ONCE` bytes together."""
+        """Compare the next parts in turn, at most `READ_AT_ONCE` bytes together."""
         read = 0
         for _ in self._parts:
             part = self._parts[self._next]
@@ -67,12 +66,12 @@ class WeightsWatch:
 
 
 def bytes_of(module: nn.Module) -> int:
-    """Bytes of all parameters and buffers."""
+    """Return the bytes of all parameters and buffers."""
     return sum(tensor.numel() * tensor.element_size() for tensor in _weights(Names(module)))
 
 
 def can_be_watched(module: nn.Module) -> bool:
-    """Whether torch counts the changes of every tensor, and its numbers lie side by side and can be read in place."""
+    """Return whether every tensor has a version counter and contiguous memory, which a check needs."""
     return all(type(tensor) in (Tensor, nn.Parameter, nn.Buffer) for tensor in _weights(Names(module))) and all(
         tensor.layout == torch.strided and not tensor.is_inference() and _is_dense(tensor)
         for tensor in _weights(Names(module))
@@ -84,7 +83,7 @@ def _weights(names: Names) -> list[Tensor]:
 
 
 def _objects(names: Names) -> list[tuple[str, int]]:
-    """Every name of a module, parameter or buffer, and which object it is."""
+    """Return every name of a submodule, parameter or buffer with the id of its object."""
     return [(name, id(item)) for name, item in [*names.modules, *names.parameters, *names.buffers]]
 
 
@@ -93,12 +92,12 @@ def _counted(tensor: Tensor) -> tuple:
 
 
 def _flat(tensor: Tensor) -> Tensor:
-    """The numbers of a dense tensor where they lie, in the order of memory."""
+    """Return a view of a dense tensor in the order of memory."""
     return tensor.detach().as_strided((tensor.numel(),), (1,))
 
 
 def _is_dense(tensor: Tensor) -> bool:
-    """Whether the numbers fill a stretch of memory without a gap."""
+    """Return whether a tensor fills its memory without gaps."""
     expected = 1
     for stride, size in sorted(pair for pair in zip(tensor.stride(), tensor.shape, strict=True) if pair[1] != 1):
         if stride != expected:

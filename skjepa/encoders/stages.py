@@ -1,4 +1,4 @@
-"""The stages of an encoder, whose ends are the hidden layers worth reading: found by structure and one forward pass."""
+"""Find the stages of an encoder, whose ends are the hidden layers that are read by default."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -15,40 +15,40 @@ from skjepa.encoders.outputs import LayerOutput, MethodOutput, with_layers
 from skjepa.encoders.probe import called
 
 MAX_STAGES = 8
-"""Of more stages so many are taken at even distances, the last one among them."""
+"""Largest number of stages that are read; of more stages, evenly spaced ones, including the last."""
 
 INPUT = "input"
-"""The name of the rows themselves among the layers of an encoder of vectors."""
+"""Name of the input rows among the layers of an encoder of vectors."""
 
 POSITIONS = "positions"
-"""The name under which the positions of several layers are asked for."""
+"""Name by which the positions of several layers on one grid are requested."""
 
 RESERVED = (INPUT, "output", POSITIONS)
-"""What scores call the rows, the embedding and positions; a module of that name is read as ``"NAME (module)"``."""
+"""Names of input rows, embedding and positions in scores; a module of such a name is called ``"NAME (module)"``."""
 
-_PROBES = 5  # inputs: few networks have as many tokens or time steps, which may come first as well
-_FEW = 3  # ends of stages of different shape: fewer say that the network keeps one shape throughout
+_PROBES = 5  # inputs: an unusual number of tokens or time steps, so that their axis is not taken for the batch
+_FEW = 3  # with fewer different shapes the network counts as one that keeps its shape throughout
 
 
 def stages(encoder: Encoder, shape: tuple[int, ...]) -> dict[str, str]:
-    """Names and module paths of the layers that ``layers="auto"`` reads, in the order of the forward pass.
+    """Return names and module paths of the layers that ``layers="auto"`` reads, in forward order.
 
-    Those that the module declares itself by an attribute `stages`, a dict of name -> path; else those of timm's
-    ``feature_info``; else the last child of each shape of feature map; else, where all feature maps have one shape,
-    the blocks of the transformer. Of an encoder of vectors first the rows, and then the same, or the outputs of its
-    hidden layers where it has neither tokens nor feature maps.
+    The first of these that exists: stages that the module declares in a dict attribute ``stages`` (name -> path); the
+    entries of timm's ``feature_info``; the last child module of each shape of feature map; the blocks of a transformer,
+    if all feature maps have one shape. For an encoder of vectors the input rows come first, and a network with neither
+    tokens nor feature maps adds the outputs of its hidden layers.
 
     Parameters
     ----------
     encoder : Encoder
     shape : tuple of int
-        Of one input.
+        Shape of one input.
 
     Returns
     -------
     dict of name -> path
-        At most `MAX_STAGES`, for a module of the user's none where nothing of it can be hooked. The path of the rows
-        themselves is "".
+        At most `MAX_STAGES` entries; empty if no submodule of a user's module can be hooked. The path of the input rows
+        is "".
     """
     if (declared := declared_stages(encoder)) is not None:
         return {named(name): path for name, path in declared.items()}
@@ -59,7 +59,7 @@ def stages(encoder: Encoder, shape: tuple[int, ...]) -> dict[str, str]:
     if encoder.input_shape is not None:
         return {named(path): path for path in thinned(found, MAX_STAGES)}
     hidden = _hidden(module, prefix, outputs)
-    if maps and hidden:  # what is called before any weights is the row itself in another shape
+    if maps and hidden:  # layers before any weights only reshape the row
         called = list(outputs)
         hidden = [path for path in found if called.index(path) >= called.index(hidden[0])]
     hidden = [path for path in hidden if not _is_output(outputs, path)]
@@ -67,12 +67,12 @@ def stages(encoder: Encoder, shape: tuple[int, ...]) -> dict[str, str]:
 
 
 def named(path: str) -> str:
-    """What a layer is called; not like the rows or the embedding."""
+    """Return the name of a layer, different from the reserved names."""
     return f"{path} (module)" if path in RESERVED else path
 
 
 def declared_stages(encoder: Encoder) -> dict[str, str] | None:
-    """Name -> path of the stages that a module declares itself; None where its `stages`, if any, are something else."""
+    """Return name -> path of the stages that a module declares; None if it has no valid `stages` attribute."""
     prefix, module = _inside(encoder)
     declared = getattr(module, "stages", None)
     paths = {path for path, _ in module.named_modules()}
@@ -82,15 +82,15 @@ def declared_stages(encoder: Encoder) -> dict[str, str] | None:
 
 
 def _inside(encoder: Encoder) -> tuple[str, nn.Module]:
-    """The module without the choice of its output, and where it lies."""
+    """Return the path and the module without the wrapper that chooses its output."""
     whole = encoder.module
     return ("module.", whole.module) if isinstance(whole, LayerOutput | MethodOutput) else ("", whole)
 
 
 def _outputs(encoder: Encoder, shape: tuple[int, ...]) -> dict[str, Tensor]:
-    """What each submodule returns for some random inputs, by path, in the order of the calls; "": the encoder's output.
+    """Return the output of each submodule for random inputs, by path, in the order of the calls.
 
-    Less what is no tensor with a row per input.
+    The path "" is the encoder's output. Outputs that are not a tensor with one row per input are left out.
     """
     paths = [path for path, _ in encoder.module.named_modules() if path]
     x = torch.randn(_PROBES, *shape, generator=torch.Generator().manual_seed(0), dtype=encoder.dtype)
@@ -105,12 +105,12 @@ def _outputs(encoder: Encoder, shape: tuple[int, ...]) -> dict[str, Tensor]:
 
 
 def first_tensor(output: Any) -> Any:
-    """What a layer returned; of several things the first, as blocks of Hugging Face's return their tokens."""
+    """Return a layer's output; of a tuple or list the first item, which in Hugging Face blocks holds the tokens."""
     return output[0] if isinstance(output, tuple | list) and output else output
 
 
 def _of_timm(module: nn.Module, prefix: str) -> list[str]:
-    """The stages that a timm model lists, whether it is the module itself or a part of it."""
+    """Return the stages that a timm model lists, whether it is the module itself or a part of it."""
     for path, part in module.named_modules():
         listed = getattr(part, "feature_info", None)
         listed = getattr(listed, "info", listed)
@@ -121,9 +121,10 @@ def _of_timm(module: nn.Module, prefix: str) -> list[str]:
 
 
 def _ends(module: nn.Module, prefix: str, maps: dict[str, Tensor]) -> list[str]:
-    """The last child of each shape of feature map; where they have one or two shapes, the blocks of a transformer.
+    """Return the last child module of each shape of feature map, or the blocks of a transformer.
 
-    Of the outermost submodule whose children show either, else of the one with most children.
+    The outermost submodule is searched whose children have at least three shapes or are at least three blocks of one
+    class; if there is none, the submodule with most children.
     """
     order, parts = list(maps), dict(module.named_modules())
     rows = [sorted(row, key=order.index) for row in _rows_of_children(module, prefix, maps) if row]
@@ -144,7 +145,7 @@ def _last_of_each_shape(row: list[str], maps: dict[str, Tensor]) -> list[str]:
 
 
 def _rows_of_children(module: nn.Module, prefix: str, maps: dict[str, Tensor]) -> Iterator[list[str]]:
-    """For each submodule, its children whose output is a feature map; a list of modules stands for what it holds."""
+    """Yield, for each submodule, its children that return feature maps; module lists are replaced by their items."""
     for path, part in module.named_modules():
         if isinstance(part, nn.ModuleList | nn.ModuleDict):
             continue
@@ -161,7 +162,7 @@ def _children(module: nn.Module, prefix: str) -> Iterator[str]:
 
 
 def _hidden(module: nn.Module, prefix: str, outputs: dict[str, Tensor]) -> list[str]:
-    """Of a network of vectors, what each of its weights makes: the last output before the next weights."""
+    """Return, for a network of vectors, the last layer before each next layer with weights."""
     leaves = {prefix + path: part for path, part in module.named_modules() if path and not any(part.children())}
     ends: list[str] = []
     for path in filter(leaves.__contains__, outputs):
@@ -177,7 +178,7 @@ def _is_output(outputs: dict[str, Tensor], path: str) -> bool:
 
 
 def thinned(paths: list[str], most: int) -> list[str]:
-    """At most so many, at even distances, the last one among them."""
+    """Return at most `most` evenly spaced items, including the last one."""
     if len(paths) <= most:
         return paths
     places = np.linspace(len(paths) / most - 1, len(paths) - 1, most)

@@ -1,4 +1,4 @@
-"""Pretrained models by timm name, from the hub, the cache, a local folder or a file, with timm's own preprocessing."""
+"""Load pretrained timm models from the hub, the cache, a folder or a file, with timm's own preprocessing."""
 
 import difflib
 import os
@@ -21,7 +21,7 @@ _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 class WeightsNotFoundError(FileNotFoundError):
-    """Pretrained weights are neither cached nor reachable."""
+    """Raised when pretrained weights are neither cached nor reachable."""
 
 
 def load_timm_model(
@@ -38,25 +38,25 @@ def load_timm_model(
     name : str
         A timm name (``"vit_small_patch14_dinov2.lvd142m"``), ``"hf-hub:..."`` or ``"local-dir:PATH"``.
     image_size : int, optional
-        Overrides the model's own; position embeddings are resampled by timm.
+        Side of the image in pixels instead of the model's own; timm resamples position embeddings.
     projected : bool, optional
         True keeps the model's head (the projection of a CLIP-type model), False drops it (pooled features); by default
         CLIP-type models keep it.
     weights : path, optional
-        A checkpoint file, or a folder that holds one, in the place of the hub.
+        A checkpoint file, or a folder that holds one, used instead of the hub.
 
     Raises
     ------
     ValueError
-        Unknown model (close names are suggested), weights that do not fit it, no head to keep, or an image size that
-        the patches do not divide.
+        If the model is unknown (close names are suggested), the weights do not fit it, it has no head to keep, or the
+        patches do not divide the image size.
     WeightsNotFoundError
-        Nothing cached and no network; says within seconds what was tried.
+        If nothing is cached and there is no network; raised within seconds, with what was tried.
     """
     name = _cached_snapshot(name, weights is not None)
     config = _pretrained_config(name)
     if projected and not config.get("num_classes"):
-        raise ValueError(f"{name!r} has no projection: take output='pooled'")
+        raise ValueError(f"{name!r} has no projection: give output='pooled'")
     drops_head = projected is False or (projected is None and not is_clip_type(config))
     options: dict[str, Any] = {"pretrained_cfg_overlay": _weights_overlay(name, config, weights)}
     if image_size is not None and config.get("fixed_input_size"):
@@ -72,17 +72,17 @@ def load_timm_model(
         except ValueError:
             raise as_it_is from None
     check_patches(name, getattr(getattr(model, "patch_embed", None), "patch_size", None), image_size)
-    # The head goes only now: where a model is built without it, timm loads weights that do not fit and says nothing.
+    # The head is dropped only now: for a model built without it, timm loads unfitting weights without an error.
     if drops_head:
         model.reset_classifier(0)
-    getattr(model, "pretrained_cfg", {}).pop("state_dict", None)  # the model has it by now
+    getattr(model, "pretrained_cfg", {}).pop("state_dict", None)  # loaded into the model already
     return model
 
 
 def timm_preprocessing(
     model: nn.Module, *, image_size: int | None, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Preprocessing:
-    """timm's evaluation transform of `model`; what is given here overrides the model's configuration."""
+    """Return timm's evaluation transform of `model`, with the values given here instead of its configuration."""
     from timm.data import create_transform, resolve_model_data_config
 
     config = resolve_model_data_config(model)
@@ -96,13 +96,13 @@ def timm_preprocessing(
 
 
 def is_clip_type(config: dict[str, Any]) -> bool:
-    """Whether a timm configuration is of an image-text model whose head is the projection, not a classifier."""
+    """Return whether a timm configuration belongs to an image-text model, whose head is a projection."""
     tag = config.get("tag") or ""
     return "clip" in f"{config.get('architecture')} {tag}" and "_ft_" not in tag and bool(config.get("num_classes"))
 
 
 def close_names(name: str, known: Sequence[str] = ()) -> list[str]:
-    """Up to five known encoder or timm names that look like `name`."""
+    """Return up to five encoder or timm names similar to `name`."""
     import timm
 
     candidates = [*known, *timm.list_models(), *timm.list_pretrained()]
@@ -110,7 +110,7 @@ def close_names(name: str, known: Sequence[str] = ()) -> list[str]:
 
 
 def _create(name: str, options: dict[str, Any]) -> Any:
-    """timm's `create_model`, whose errors come to say which model, and what is wrong with its weights."""
+    """Call timm's `create_model`, with errors that name the model and the problem with its weights."""
     import timm
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
     from safetensors import SafetensorError
@@ -121,12 +121,12 @@ def _create(name: str, options: dict[str, Any]) -> Any:
         raise download_failed(name, error) from error
     except (RuntimeError, ValueError, KeyError, AssertionError, SafetensorError, OSError) as error:
         size = f" at image_size={options['img_size']}" if "img_size" in options else ""
-        reason = textwrap.shorten(str(error) or repr(error), 400)  # torch lists every tensor that is missing
+        reason = textwrap.shorten(str(error) or repr(error), 400)  # torch lists every missing tensor
         raise ValueError(f"cannot load {name!r}{size}: {reason}") from error
 
 
 def _cached_snapshot(name: str, has_weights: bool) -> str:
-    """A hub id whose files are all cached becomes the cached folder: the hub's client would ask the network first."""
+    """Replace a hub id whose files are all cached by the cached folder, to avoid a request by the hub's client."""
     from huggingface_hub import try_to_load_from_cache
 
     if not name.startswith("hf-hub:"):
@@ -141,7 +141,7 @@ def _cached_snapshot(name: str, has_weights: bool) -> str:
 
 
 def _pretrained_config(name: str) -> dict[str, Any]:
-    """The pretrained configuration behind a name; for hub ids and folders what can be known before loading."""
+    """Return the pretrained configuration behind a name, without loading weights."""
     from timm.models import get_pretrained_cfg, is_model
 
     if name.startswith("local-dir:"):
@@ -178,7 +178,7 @@ def _local_config(folder: Path) -> dict[str, Any]:
     from timm.models._hub import load_model_config_from_path
 
     if not folder.is_dir():
-        raise WeightsNotFoundError(f"local-dir: no folder {folder}")
+        raise WeightsNotFoundError(f"local-dir: there is no folder {folder}: give an existing model folder")
     try:
         config, architecture, _ = load_model_config_from_path(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -200,9 +200,9 @@ def _remote_config(hub_id: str) -> dict[str, Any]:
 
 
 def _weights_overlay(name: str, config: dict[str, Any], weights: str | os.PathLike | None) -> dict[str, Any] | None:
-    """What to change in the configuration so that the weights come from where they are."""
+    """Return changes of the configuration that make timm load the weights from where they are."""
     if weights is not None:
-        # An empty source: that of a hub id or a folder would prevail over the file.
+        # The source is emptied, since timm would prefer the source of a hub id or a folder to the file.
         file = _checkpoint_file(Path(weights))
         return {"file": str(file), "source": "", "custom_load": file.suffix == ".npz"}
     if name.startswith(("local-dir:", "hf-hub:")):
@@ -216,18 +216,18 @@ def _weights_overlay(name: str, config: dict[str, Any], weights: str | os.PathLi
     elif url:
         require_network(name, url, url)
     else:
-        raise WeightsNotFoundError(f"timm names no source of weights for {name!r}; pass weights=FILE_OR_FOLDER")
+        raise WeightsNotFoundError(f"timm knows no source of weights for {name!r}: give weights=FILE_OR_FOLDER")
     return None
 
 
 def _repaired(weights: Path, config: dict[str, Any], *, drops_head: bool) -> dict[str, Any] | None:
-    """Options for a checkpoint of somebody's training: without wrappers and prefixes, with the classes that it has.
+    """Return options for a checkpoint of another training program: without wrappers, with its number of classes.
 
-    timm goes first, which knows the formats of its families. None where the file holds nothing of that kind.
+    Tried only if timm, which knows the formats of its families, cannot load it. None if it holds no such weights.
     """
     try:
         tensors = read_checkpoint(_checkpoint_file(weights))
-    except Exception:  # torch.load raises nearly anything on a broken file; timm's error tells of it
+    except Exception:  # torch.load may raise anything on a broken file; timm's error reports it
         return None
     overlay: dict[str, Any] = {"state_dict": tensors, "file": "", "source": "", "custom_load": False}
     n_classes = classes_of(tensors, config.get("classifier")) if drops_head else None
@@ -243,8 +243,8 @@ def _checkpoint_file(path: Path) -> Path:
         for name in _HUB_FILES:
             if (path / name).is_file():
                 return path / name
-        raise WeightsNotFoundError(f"weights: {path} holds neither {' nor '.join(_HUB_FILES)}")
-    raise WeightsNotFoundError(f"weights: no file or folder {path}")
+        raise WeightsNotFoundError(f"weights={path} holds neither {' nor '.join(_HUB_FILES)}: give the file itself")
+    raise WeightsNotFoundError(f"weights={path} does not exist: give a checkpoint file or a folder that holds one")
 
 
 def _cached_file(hub_id: str | None, filename: str | None, url: str | None) -> Path | None:
@@ -270,9 +270,9 @@ def _hub_address() -> str:
 
 
 def require_network(name: str, what: str, address: str | None = None, *, local_copy: str | None = None) -> None:
-    """The hub client retries for over a minute where there is no network; ask once, briefly, before it starts.
+    """Raise WeightsNotFoundError, with the advice `local_copy`, if an address does not answer within seconds.
 
-    Raises WeightsNotFoundError with the advice `local_copy`. The default address is the hub's.
+    The default address is the hub's. Called first because the hub's client retries for over a minute without a network.
     """
     from huggingface_hub import constants
 
@@ -287,7 +287,7 @@ def require_network(name: str, what: str, address: str | None = None, *, local_c
 
 
 def download_failed(name: str, error: BaseException, *, local_copy: str | None = None) -> WeightsNotFoundError:
-    """The error to raise, with the advice `local_copy`."""
+    """Return the error for a failed download, with the advice `local_copy`."""
     reason = " ".join(str(error).split())
     return WeightsNotFoundError(
         f"no weights for {name!r}: the download failed ({reason}). {local_copy or _local_copy(name)}"
@@ -302,7 +302,7 @@ def _local_copy(name: str) -> str:
 
 
 def _unreachable(address: str) -> str | None:
-    """Why `address` gives no answer within a few seconds, or None where any HTTP server answers."""
+    """Return why `address` does not answer within a few seconds; None if an HTTP server answers."""
     outcome: list[str | None] = [f"no answer from {address} in {_PROBE_SECONDS:g} s"]
 
     def ask() -> None:
@@ -310,13 +310,13 @@ def _unreachable(address: str) -> str | None:
             urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=_PROBE_SECONDS).close()
             outcome[0] = None
         except urllib.error.HTTPError as error:
-            # Most answers are an answer, whatever they say; a broken gateway or a proxy that wants a password is none.
+            # Any answer shows a connection, except from a broken gateway or a proxy that wants a password.
             blocked = error.code >= 500 or error.code == 407
             outcome[0] = f"{address}: {error}" if blocked else None
         except (OSError, ValueError) as error:
             outcome[0] = f"{address}: {getattr(error, 'reason', error)}"
 
-    # Name resolution knows no timeout: a thread that may be left behind does.
+    # Name resolution has no timeout, so it runs in a thread that can be abandoned.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(_PROBE_SECONDS)
@@ -324,7 +324,7 @@ def _unreachable(address: str) -> str | None:
 
 
 def check_patches(name: str, patch_size: Any, image_size: int | None) -> None:
-    """Raise ValueError where an image size is no multiple of the patch size: a number, or one a side, or None."""
+    """Raise ValueError if an image size is not a multiple of the patch size (a number, one per side, or None)."""
     sides = patch_size if isinstance(patch_size, tuple | list) else [patch_size]
     if image_size is not None and any(side and image_size % side for side in sides):
-        raise ValueError(f"image_size={image_size} is not a multiple of {name}'s patch size {sides[0]}")
+        raise ValueError(f"image_size={image_size} must be a multiple of {name}'s patch size {sides[0]}")

@@ -1,4 +1,4 @@
-"""Vision models of Hugging Face `transformers`, by name, from the cache or a folder, with their own image processor."""
+"""Load vision models of Hugging Face `transformers` by name or folder, with their own image processor."""
 
 import json
 import textwrap
@@ -16,7 +16,7 @@ from skjepa.encoders.preprocessing import Preprocessing, channel_statistics
 from skjepa.encoders.timm_models import WeightsNotFoundError, check_patches, download_failed, require_network
 
 PREFIX = "transformers:"
-"""What a name or folder of these models begins with."""
+"""Prefix of names and folders of these models."""
 
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # the second since transformers 5
 _FILES = ["config.json", *_PROCESSORS, "model*.safetensors", "model.safetensors.index.json"]
@@ -24,18 +24,18 @@ _FILES = ["config.json", *_PROCESSORS, "model*.safetensors", "model.safetensors.
 
 @dataclass(frozen=True)
 class _Family:
-    """How models of one `model_type` are built and read out.
+    """Describe how models of one `model_type` are built and pooled.
 
     Attributes
     ----------
     names : tuple of str
-        Of the class in `transformers`, of the one with the projection where there is one.
+        Name of the class in `transformers`, and of the class with a projection if there is one.
     read_out : {"mean", "class"}
         Pooled features: mean of all tokens, or the class token, both after the last normalisation.
-    options : dict
-        Given to `from_pretrained`.
+    options : tuple of str
+        Options of `from_pretrained` that are set to False.
     resamples : bool
-        Whether position embeddings are resampled on request only (else always, or there are none).
+        Whether position embeddings are resampled only on request. Otherwise they always are, or there are none.
     """
 
     names: tuple[str, ...]
@@ -59,14 +59,14 @@ _FAMILIES = {
 
 
 class TransformersVision(nn.Module):
-    """A vision model of `transformers` as a function of its pixels.
+    """Wrap a vision model of `transformers` as a function of its pixels.
 
     Parameters
     ----------
     model : nn.Module
     read_out : {"mean", "class", "projection"}
     options : dict
-        Of the model's `forward`.
+        Options of the model's `forward`.
     """
 
     def __init__(self, model: nn.Module, read_out: str, options: dict[str, Any]) -> None:
@@ -74,11 +74,11 @@ class TransformersVision(nn.Module):
         self.model, self.read_out, self._options = model, read_out, options
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """All tokens after the last layer, (B, N, C), like a timm model's method; CLIP's lack the last norm."""
+        """Return all tokens after the last layer, (B, N, C), like timm's method; without the last norm for CLIP."""
         return self.model(pixel_values=x, **self._options).last_hidden_state
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, 3, H, W)`` normalised pixels to ``(B, K)``."""
+        """Return embeddings ``(B, K)`` for normalised pixels ``(B, 3, H, W)``."""
         output = self.model(pixel_values=x, **self._options)
         if self.read_out == "projection":
             return output.image_embeds
@@ -94,29 +94,29 @@ def load_transformers_model(name: str, *, image_size: int | None, projected: boo
     Parameters
     ----------
     name : str
-        ``"transformers:OWNER/NAME"`` on the Hugging Face hub, or ``"transformers:FOLDER"`` as `save_pretrained` writes.
+        ``"transformers:OWNER/NAME"`` on the Hugging Face hub, or ``"transformers:FOLDER"`` from `save_pretrained`.
     image_size : int, optional
-        Of the pixels to come, where it is not the model's own: position embeddings are resampled.
+        Side of the images in pixels, if it is not the model's own; position embeddings are resampled.
     projected : bool, optional
-        True: CLIP's projection. False: pooled features. None: the projection where there is one.
+        True takes CLIP's projection, False the pooled features; None takes the projection if there is one.
 
     Raises
     ------
     ModuleNotFoundError
-        `transformers` is not installed.
+        If `transformers` is not installed.
     ValueError
-        Another kind of model, weights that do not fit or are no safetensors, no projection.
+        If the model is of another kind or has no projection, or the weights do not fit or are not safetensors.
     skjepa.encoders.WeightsNotFoundError
-        Neither a folder nor cached, and no network.
+        If the weights are neither in a folder nor cached, and there is no network.
     """
     folder = local_folder(name)
     config = _json(folder / "config.json")
     kind = config.get("model_type")
     if kind not in _FAMILIES:
-        raise ValueError(f"{name!r} is of model_type {kind!r}; known are {', '.join(map(repr, _FAMILIES))}")
+        raise ValueError(f"{name!r} has model_type {kind!r}; supported are {', '.join(map(repr, _FAMILIES))}")
     family = _FAMILIES[kind]
     if projected and len(family.names) == 1:
-        raise ValueError(f"{name!r} has no projection: take output='pooled'")
+        raise ValueError(f"{name!r} has no projection: give output='pooled'")
     with_projection = len(family.names) == 2 and projected is not False
     model = _pretrained(name, folder, family.names[-1 if with_projection else 0], dict.fromkeys(family.options, False))
     size = _own_size(model.config)
@@ -128,9 +128,9 @@ def load_transformers_model(name: str, *, image_size: int | None, projected: boo
 def transformers_preprocessing(
     name: str, *, image_size: int | None, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Preprocessing:
-    """Resizing, crop and statistics of the model's image processor; what is given here overrides them.
+    """Return resizing, crop and statistics of the model's image processor, or the values given here instead.
 
-    `image_size` scales the size before the crop by as much. Pictures are resized by Pillow, antialiased.
+    `image_size` scales the size before the crop by the same factor. Pillow resizes images, with antialiasing.
     """
     folder = local_folder(name)
     if not any((folder / file).is_file() for file in _PROCESSORS):
@@ -148,7 +148,7 @@ def transformers_preprocessing(
 
 
 def local_folder(name: str) -> Path:
-    """The folder behind a name: itself, the hub's cache, or a download into it."""
+    """Return the folder behind a name: itself, a folder of the hub's cache, or a new download there."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -162,8 +162,8 @@ def local_folder(name: str) -> Path:
     except LocalEntryNotFoundError:
         pass
     except HFValidationError as error:
-        raise WeightsNotFoundError(f"{name!r}: no folder {where}, and no name on the Hugging Face hub") from error
-    local = f"Give a local copy: load_encoder('{PREFIX}FOLDER'), as save_pretrained writes it."
+        raise WeightsNotFoundError(f"{name!r} names neither a folder nor a model on the Hugging Face hub") from error
+    local = f"Give a local copy, a folder that save_pretrained wrote: load_encoder('{PREFIX}FOLDER')."
     require_network(name, f"{where} on the Hugging Face hub", local_copy=local)
     try:
         return Path(snapshot_download(where, allow_patterns=_FILES))
@@ -181,9 +181,9 @@ def _transformers() -> Any:
 
 
 def _pretrained(name: str, folder: Path, class_name: str, options: dict[str, Any]) -> Any:
-    """The model, from safetensors alone; missing weights, which `transformers` would draw at random, are an error.
+    """Load a model from safetensors only; raises if weights are missing, which `transformers` would draw at random.
 
-    Attention is "sdpa": "eager" takes its softmax in float32, whatever the precision.
+    Attention is "sdpa", since "eager" computes its softmax in float32 at every precision.
     """
     transformers = _transformers()
     from safetensors import SafetensorError
@@ -195,7 +195,7 @@ def _pretrained(name: str, folder: Path, class_name: str, options: dict[str, Any
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # told below, by name
+                ignore_mismatched_sizes=True,  # reported below, by name
                 dtype=torch.float32,
                 attn_implementation="sdpa",
                 **options,
@@ -209,7 +209,7 @@ def _pretrained(name: str, folder: Path, class_name: str, options: dict[str, Any
         raise ValueError(f"cannot load {name!r}: weights missing, {textwrap.shorten(', '.join(missing), 300)}")
     for part in model.modules():
         if hasattr(part, "name_or_path"):
-            part.name_or_path = ""  # where it came from is no part of what it is: fingerprints
+            part.name_or_path = ""  # its origin must not change the fingerprint
     return model
 
 
@@ -220,7 +220,7 @@ def _of_wrong_size(entry: Any) -> str:
 
 
 class _quiet:
-    """No bars and no log lines of `transformers`, whose level is as it was after."""
+    """Silence bars and log lines of `transformers`, and restore its settings afterwards."""
 
     def __enter__(self) -> None:
         from transformers.utils import logging
@@ -240,12 +240,12 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path.parent} is no model folder of transformers (config.json): {error!r}") from error
+        raise ValueError(f"{path.parent} is not a model folder of transformers, with config.json: {error!r}") from error
     return content if isinstance(content, dict) else {}
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether a folder of the cache holds configuration and all weights."""
+    """Return whether a folder of the cache holds the configuration and all weights."""
     if not (folder / "config.json").is_file():
         return False
     index = folder / "model.safetensors.index.json"
@@ -258,7 +258,7 @@ def _own_size(config: Any) -> int | None:
 
 
 def _resizing(name: str, processor: Any, image_size: int | None) -> tuple[list[Callable], tuple[int, int]]:
-    """Resize and crop of an image processor, and the (height, width) that they end in."""
+    """Return resize and crop steps of an image processor, and the (height, width) of their result."""
 
     def setting(key: str) -> Any:
         return getattr(processor, key, None)
@@ -270,11 +270,11 @@ def _resizing(name: str, processor: Any, image_size: int | None) -> tuple[list[C
     odd = setting("do_pad") or not setting("do_rescale") or abs(processor.rescale_factor * 255 - 1) > 1e-6
     if odd or final is None or not final.height or not final.width:
         raise ValueError(
-            f"{name!r}: its image processor does more or less than resize, crop and normalise to one size; "
-            "give preprocess=, a function of a PIL image"
+            f"the image processor of {name!r} does not only resize, crop and normalise to one size: give preprocess=, "
+            "a function of a PIL image"
         )
     if image_size is not None and final.height != final.width:
-        raise ValueError(f"image_size is for squares; {name!r} takes {final.height}x{final.width}")
+        raise ValueError(f"image_size is for squares; {name!r} takes {final.height}x{final.width}: leave it out")
     scale = 1.0 if image_size is None else image_size / final.height
     height, width = round(scale * final.height), round(scale * final.width)
     steps: list[Callable] = []
@@ -287,7 +287,7 @@ def _resizing(name: str, processor: Any, image_size: int | None) -> tuple[list[C
 
 
 def _interpolation(resample: Any) -> InterpolationMode:
-    """torchvision's name of what Pillow numbers; image processors keep either."""
+    """Return torchvision's interpolation mode for one that may be given as Pillow's number."""
     if isinstance(resample, InterpolationMode):
         return resample
     return {number: mode for mode, number in pil_modes_mapping.items()}[int(resample)]
@@ -295,7 +295,7 @@ def _interpolation(resample: Any) -> InterpolationMode:
 
 @dataclass(frozen=True)
 class _Crop:
-    """Centre crop of a PIL image or tensor; an odd margin is rounded down as there, not to even as in torchvision."""
+    """Crop the centre of a PIL image or tensor; rounds an odd margin down as transformers does, unlike torchvision."""
 
     height: int
     width: int

@@ -1,4 +1,4 @@
-"""The mathematics of the Jacobian: rows, singular values, log-volume, fewer directions."""
+"""Compute Jacobians, their singular values and log-volume, exactly or from fewer directions."""
 
 from skjepa._lazy import doors
 

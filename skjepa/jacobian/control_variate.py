@@ -1,4 +1,4 @@
-"""What hidden layers tell of the log-volume that a few directions do not: a regression on what a first one leaves."""
+"""Predict from hidden layers the part of the log-volume that a first regression cannot predict."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,27 +14,27 @@ from sklearn.preprocessing import StandardScaler
 N_FOLDS = 5
 _ALPHAS = np.logspace(-2, 4, 13)
 _ALPHAS_OF_LAYERS = np.logspace(-2, 6, 17)
-_SMALL = 1e-2  # of the mean of a layer's deviations: what lies below is as good as constant
+_SMALL = 1e-2  # share of a layer's mean standard deviation; smaller deviations count as constant
 
 
 class TwoStageRidge(RegressorMixin, BaseEstimator):
-    """Ridge regression on the first columns, and of what it leaves out of fold on the others.
+    """Fit a ridge regression on the first columns, and one on the other columns for its out-of-fold residuals.
 
-    The first is learned as if there were no others, so that these change nothing but what it cannot tell. One
-    regression on all of them leans on the others even where they are wrong, far from the samples that it was learned
-    from (benchmarks/accuracy/activations.py).
+    The first stage is fitted as if there were no other columns, so that they only predict what it cannot. A single
+    regression on all columns relies on the others even far from its training samples, where they are wrong
+    (benchmarks/accuracy/activations.py).
 
     Parameters
     ----------
     n_first : int
-        Columns of the first stage. Where there are no others, there is no second.
+        Number of columns of the first stage. Without other columns there is no second stage.
     """
 
     def __init__(self, n_first: int) -> None:
         self.n_first = n_first
 
     def fit(self, X: ArrayLike, y: ArrayLike, samples: ArrayLike | None = None) -> "TwoStageRidge":
-        """Learn from rows (n, p) and targets (n,); equal numbers in `samples` (n,) mark rows of one sample."""
+        """Fit on rows (n, p) and targets (n,); equal numbers in `samples` (n,) mark rows of one sample."""
         rows, target = np.asarray(X), np.asarray(y)
         samples = np.arange(len(rows)) if samples is None else np.asarray(samples)
         first, others = rows[:, : self.n_first], rows[:, self.n_first :]
@@ -51,21 +51,21 @@ class TwoStageRidge(RegressorMixin, BaseEstimator):
 
 
 def folds(samples: NDArray[np.integer]) -> GroupKFold:
-    """Rows of one sample, its views, are not independent and stay together."""
+    """Return cross-validation folds that keep the views of one sample together, since they are not independent."""
     return GroupKFold(min(N_FOLDS, len(np.unique(samples))))
 
 
 def deviation_floors(layers: Mapping[str, NDArray[Any]]) -> dict[str, float]:
-    """Of each layer that has means and deviations of its channels, the least deviation that counts.
+    """Return the lower bound of standard deviations for each layer that has them.
 
-    Layers of another kind, vectors, are left out: those whose later half is negative somewhere.
+    Layers of vectors, which have none, are recognised by negative values in their second half and left out.
     """
     deviations = {name: values[:, values.shape[1] // 2 :].astype(np.float64) for name, values in layers.items()}
     return {name: float(_SMALL * found.mean()) or 1.0 for name, found in deviations.items() if (found >= 0).all()}
 
 
 def activations(layers: Mapping[str, NDArray[Any]], floors: Mapping[str, float], n_samples: int) -> NDArray[np.float64]:
-    """Means and logarithms of deviations of these layers side by side, (n_samples, W): of none, (n_samples, 0)."""
+    """Concatenate means and log standard deviations of the layers in `floors`, (n_samples, W)."""
     columns = [np.empty((n_samples, 0))]
     for name, floor in floors.items():
         mean, deviation = np.split(np.asarray(layers[name], dtype=np.float64), 2, axis=1)

@@ -1,4 +1,4 @@
-"""Output directions learned by gradient descent: those whose subspace tells most about the whole log-volume."""
+"""Learn by gradient descent the output directions that predict the full log-volume best."""
 
 import numpy as np
 import torch
@@ -14,34 +14,36 @@ _RIDGE = 10.0
 def telling_directions(
     grams: ArrayLike, embeddings: ArrayLike, log_volumes: ArrayLike, start: ArrayLike, *, floor: float, seed: int = 0
 ) -> NDArray[np.float64]:
-    """m orthonormal directions U for which the log-volume is best predicted from z and the spectrum of U^T J.
+    """Find m orthonormal directions U from which the log-volume is predicted best.
 
-    At each of `N_STEPS` steps the samples are divided at random: a ridge regression of the log-volume on the embedding,
-    the log singular values of U^T J and their sum is solved on the one part, and U follows the gradient (Adam) of its
-    squared error on the other, so that U cannot serve the samples at hand alone. A step costs n K^2 m operations.
+    The prediction uses the embedding z and the singular values of U^T J. At each of 200 steps the samples are split at
+    random. A ridge regression of the log-volume on the embedding, the log singular values of U^T J and their sum is
+    solved on one part, and U follows the gradient (Adam) of its squared error on the other part, which limits
+    overfitting. A step takes n K^2 m operations.
 
     Parameters
     ----------
     grams : array of shape (n, K, K)
-        J J^T of every sample; float32 will do.
+        J J^T of every sample; float32 is precise enough.
     embeddings : array of shape (n, K)
+        Embedding z of every sample.
     log_volumes : array of shape (n,)
-        Of J, in nats.
+        Log-volume of J of every sample, in nats.
     start : array of shape (K, m)
-        Orthonormal.
+        Orthonormal directions to start from.
     floor : float
-        Of the singular values of U^T J.
+        Lower bound of the singular values of U^T J.
     seed : int
-        Of the divisions.
+        Seed of the random splits.
 
     Returns
     -------
     array of shape (K, m), float64
-        Orthonormal.
+        Orthonormal directions.
 
     Examples
     --------
-    Only the first output's gradient varies from sample to sample, and so the log-volume with it:
+    Here only the gradient of the first output varies between samples, and the log-volume with it:
 
     >>> rng = np.random.default_rng(0)
     >>> lengths = rng.uniform(0.1, 10, size=60)
@@ -76,7 +78,7 @@ def _orthonormal(free: Tensor) -> Tensor:
 
 
 def _spectral(U: Tensor, grams: Tensor, floor: float) -> Tensor:
-    """Log singular values of U^T J and their sum, standardised, (n, m + 1)."""
+    """Return log singular values of U^T J and their sum, standardised, (n, m + 1)."""
     squares = torch.linalg.eigvalsh((U.T @ grams @ U).double())
     logs = 0.5 * torch.log(squares.clamp_min(floor**2))
     return _standardised(torch.cat([logs, logs.sum(dim=1, keepdim=True)], dim=1))
@@ -90,6 +92,6 @@ def _error(rows: Tensor, target: Tensor, fitted: Tensor, judged: Tensor) -> Tens
 
 def _standardised(values: Tensor) -> Tensor:
     centred = values - values.mean(dim=0)
-    # What does not vary stays zero; the scale is no way for U to lower the error.
+    # Constant columns stay zero. The scale is detached, so that U cannot lower the error by changing it.
     spread = centred.detach().square().mean(dim=0).sqrt()
     return torch.where(spread > 1e-9, centred / spread.clamp_min(1e-9), 0)

@@ -1,4 +1,4 @@
-"""Fewer passes: m output directions in the place of all K, and a regression that tells what they leave out."""
+"""Score with m output directions instead of all K, with a regression that corrects the log-volume."""
 
 import hashlib
 from collections.abc import Mapping
@@ -18,10 +18,10 @@ from skjepa.persistence.folder import portable
 from skjepa.persistence.schema import Above, Mark, MayLack
 
 DEFAULT_SHARE = 4
-"""m = K / 4 where no number of directions is given; docs/results/fewer-passes.md has the curve."""
+"""By default m = K / 4; docs/results/fewer-passes.md shows accuracy by m."""
 
 MIN_EXACT = 50
-"""Exact samples that a correction takes at the least, and `EXACT_A_DIRECTION` for each direction."""
+"""Fewest exact samples for a correction; it also needs `EXACT_A_DIRECTION` per direction."""
 
 EXACT_A_DIRECTION = 3
 
@@ -29,24 +29,25 @@ EXACT_A_DIRECTION = 3
 @portable
 @dataclass(frozen=True, eq=False)
 class Correction:
-    r"""Exact log-volume from an embedding z and the m singular values of U^T J, by ridge regression.
+    r"""Predict the exact log-volume from an embedding z and the m singular values of U^T J.
 
-    The regression is of what the log-volume of U^T J lacks, on z and on the logarithms of the singular values, so that
-    with m = K nothing is changed. Where hidden layers were read, a second one tells from them what the first leaves.
+    A ridge regression on z and the log singular values predicts the difference between the exact log-volume and the
+    log-volume of U^T J; with m = K the difference is zero. If hidden layers were read, a second regression on them
+    predicts the remainder.
 
     Attributes
     ----------
     floor, rank : float, int
-        Of the log-volume that is predicted, and of that of U^T J.
+        Floor and rank of both log-volumes.
     intercept, coef : float, array of shape (K + m + W,)
-        What is added to the log-volume of U^T J: affine in z, log singular values, and of each layer the means and the
-        logarithms of deviations of its channels.
+        Affine function that is added to the log-volume of U^T J. Its inputs are z, the log singular values and, per
+        layer, means and log standard deviations of the channels.
     residual_ : float
-        Root mean square of exact less predicted log-volume, in nats, out of fold.
+        Root mean square error of the predicted log-volume, in nats, out of fold.
     spearman_ : float
-        Rank correlation of exact and predicted, out of fold.
+        Rank correlation of exact and predicted log-volume, out of fold.
     deviation_floors : dict of layer -> float
-        The layers that are used, and what their deviations are at the least; empty where none are.
+        Layers that are used, with the lower bound of their standard deviations; empty if none are used.
     """
 
     floor: Annotated[float, Above(0)]
@@ -64,7 +65,7 @@ class Correction:
     def log_volume(
         self, embeddings: ArrayLike, sigma: ArrayLike, layers: Mapping[str, NDArray[Any]] | None = None
     ) -> NDArray[np.float64]:
-        """Predicted exact log-volume in nats, (n, V).
+        """Predict the exact log-volume in nats, (n, V).
 
         Parameters
         ----------
@@ -72,7 +73,7 @@ class Correction:
         sigma : array of shape (n, V, m)
             Singular values of U^T J.
         layers : dict of layer -> array of shape (n, 2 C), optional
-            Those of `skjepa.Extraction`, where the correction uses some.
+            Layers as in `skjepa.Extraction`; needed if the correction uses any.
         """
         sigma = np.asarray(sigma, dtype=np.float64)
         raw = log_volume(sigma, floor=self.floor, rank=self.rank)
@@ -81,7 +82,7 @@ class Correction:
 
 
 class ViewSettings(TypedDict):
-    """Of the samples that directions were learned from."""
+    """Hold the view settings of the samples that directions were learned from."""
 
     views: int
     transform: str | None
@@ -90,25 +91,26 @@ class ViewSettings(TypedDict):
 @portable
 @dataclass(frozen=True, eq=False, repr=False)
 class Directions:
-    """Orthonormal output directions U of one encoder: the singular values of U^T J take m passes, those of J take K.
+    """Hold m orthonormal output directions U of an encoder, with the samples for their correction.
 
-    Made by `skjepa.learn_directions`, and frozen: whoever shares them shares extractions made with them.
+    The singular values of U^T J take m backward passes instead of the K passes of the exact Jacobian J. Made by
+    `skjepa.learn_directions` or `skjepa.jacobian.random_directions`, and never changed.
 
     Attributes
     ----------
     components : array of shape (K, m), float64
-        U.
+        Matrix U.
     encoder : str or None
-        Fingerprint of the encoder they are for; None for random ones, which fit any of K outputs.
+        Fingerprint of the encoder that they belong to; None for random directions, which fit any encoder of K outputs.
     embeddings : array of shape (n, K), or None
-        Of the samples that were measured exactly, as all arrays below. None where there were none: such directions
-        have no correction.
+        Embeddings of the n samples that were measured exactly. None if there were none: such directions have no
+        correction.
     singular_values, subspace_values : arrays of shape (n, V, R) and (n, V, m), or None
-        Of J, and of U^T J.
+        Singular values of J and of U^T J for these samples.
     layers : dict of layer -> array of shape (n, 2 C)
-        Hidden layers of those samples, as `skjepa.Extraction` has them; empty where none were read.
+        Hidden layers of these samples, as in `skjepa.Extraction`; empty if none were read.
     view_settings : dict or None
-        ``views`` and ``transform`` of those samples, as the meta of their extraction has them.
+        ``views`` and ``transform`` of these samples, as in the meta of their extraction.
     """
 
     components: Annotated[NDArray[np.float64], "K m", Above(-1e6, below=1e6)]
@@ -125,23 +127,23 @@ class Directions:
 
     @property
     def n_directions(self) -> int:
-        """m, the passes that a view costs."""
+        """Number m of directions, which is the number of backward passes per view."""
         return self.components.shape[1]
 
     @property
     def fingerprint(self) -> str:
-        """Of U and the encoder: extractions with equal ones may be mixed."""
+        """Hash of U and the encoder; extractions with equal ones may be mixed."""
         content = np.ascontiguousarray(self.components, dtype="<f8").tobytes()
         return hashlib.sha256(f"{self.encoder} {self.components.shape} ".encode() + content).hexdigest()
 
     @property
     def method(self) -> str:
-        """What `Extraction.meta` calls a pass with these directions."""
+        """Name of a pass with these directions in ``Extraction.meta["method"]``."""
         return str(PassMethod("subspace", self.n_directions, self.fingerprint[:16]))
 
     @property
     def n_exact(self) -> int:
-        """Samples that were measured exactly."""
+        """Number of samples that were measured exactly."""
         return 0 if self.embeddings is None else len(self.embeddings)
 
     def __repr__(self) -> str:
@@ -160,23 +162,28 @@ class Directions:
     def correction(
         self, floor: float = PAPER_FLOOR, rank: int | None = None, layers: Mapping[str, Any] | None = None
     ) -> Correction:
-        """Learn the exact log-volume at a floor and rank from z and U^T J: cheap, no pass.
+        """Fit the regression that predicts the exact log-volume at a floor and rank; runs no encoder.
 
         Parameters
         ----------
         floor : float
+            See `skjepa.jacobian.log_volume`.
         rank : int, optional
-            As of `skjepa.jacobian.log_volume`; by default all R.
+            See `skjepa.jacobian.log_volume`; by default all R.
         layers : dict of layer -> array, optional
-            Of samples to come: hidden layers are used if these have all that the directions were learned with.
+            Layers of the samples to score. Hidden layers are used if all that the directions were learned with are
+            among them.
 
         Raises
         ------
         ValueError
-            Random directions, for which nothing was measured exactly.
+            If no samples were measured exactly, as for random directions.
         """
         if self.embeddings is None or self.singular_values is None or self.subspace_values is None:
-            raise ValueError("these directions have no correction: no sample was measured exactly to learn it from")
+            raise ValueError(
+                "these directions have no correction, because no samples were measured exactly: make directions with "
+                "learn_directions"
+            )
         rank = self.singular_values.shape[2] if rank is None else rank
         exact = log_volume(self.singular_values, floor=floor, rank=rank)
         raw = log_volume(self.subspace_values, floor=floor, rank=rank)
@@ -193,7 +200,7 @@ class Directions:
         return Correction(floor, rank, intercept, coef, residual, spearman(exact.ravel(), predicted), floors)
 
     def has_made(self, correction: Correction) -> bool:
-        """Whether a correction is of so many directions and layers as these have."""
+        """Return whether a correction fits the numbers of directions and layers here."""
         if not correction.deviation_floors.keys() <= self.layers.keys():
             return False
         n_activations = sum(self.layers[name].shape[1] for name in correction.deviation_floors)
@@ -201,21 +208,26 @@ class Directions:
 
 
 def random_directions(n_components: int, n_directions: int, *, seed: int = 0) -> Directions:
-    """m random orthonormal directions of K, uniformly distributed: a sketch, which needs no data.
+    """Draw m random orthonormal output directions of K, uniformly distributed: a sketch, which needs no data.
 
-    The log-volume of a sketch is not the exact one, nor does its mean over seeds tend to it: with m < K it is the
-    volume of a random shadow of the Jacobian. It ranks samples, and compares with the same sketch of others only.
+    With m < K the log-volume of a sketch is that of a random projection of the Jacobian. It is not the exact
+    log-volume, and its mean over seeds does not approach it. Compare it only between samples with the same sketch.
 
     Parameters
     ----------
     n_components, n_directions : int
-        K and m, 1 <= m <= K.
+        Number K of encoder outputs and number m of directions, 1 <= m <= K.
     seed : int
+
+    Returns
+    -------
+    Directions
+        Without a correction.
 
     Raises
     ------
     ValueError
-        m > K.
+        If m > K.
     """
     check_number_of_directions(n_directions, n_components)
     gaussian = np.random.default_rng(seed).normal(size=(n_components, n_directions))
@@ -224,9 +236,9 @@ def random_directions(n_components: int, n_directions: int, *, seed: int = 0) ->
 
 
 def principal_directions(gram: ArrayLike, n_directions: int) -> NDArray[np.float64]:
-    """Eigenvectors of the m largest eigenvalues of E[J J^T], largest first: (K, m), signs fixed.
+    """Return the eigenvectors of the m largest eigenvalues of E[J J^T], largest first, (K, m), with fixed signs.
 
-    Of all m directions they keep the most of the mean squared singular values, tr(U^T E[J J^T] U).
+    Of all m directions they keep the largest share of the mean squared singular values, tr(U^T E[J J^T] U).
     """
     _, vectors = np.linalg.eigh(np.asarray(gram, dtype=np.float64))
     chosen = vectors[:, ::-1][:, :n_directions]
@@ -235,12 +247,12 @@ def principal_directions(gram: ArrayLike, n_directions: int) -> NDArray[np.float
 
 
 def exact_samples_needed(n_directions: int) -> int:
-    """Fewest samples that directions and their correction are learned from."""
+    """Return the fewest exact samples from which m directions and their correction can be learned."""
     return max(MIN_EXACT, EXACT_A_DIRECTION * n_directions)
 
 
 def check_number_of_directions(n_directions: Any, n_components: int | None = None) -> int | None:
-    """Return it as an int, K // 4 where it is None and K is known; raise where it is no number from 1 to K."""
+    """Return the number as an int, K // 4 if it is None and K is known; raise if it is not between 1 and K."""
     if n_directions is None:
         return None if n_components is None else max(1, n_components // DEFAULT_SHARE)
     n_directions = check_integer("n_directions", n_directions, minimum=1)
@@ -256,7 +268,7 @@ def _features(
     layers: Mapping[str, NDArray[Any]],
     floors: Mapping[str, float],
 ) -> NDArray[np.float64]:
-    """Embedding, log singular values and activations of each view side by side, (n, V, K + m + W)."""
+    """Concatenate embedding, log singular values and layers of each view, (n, V, K + m + W)."""
     z = np.asarray(embeddings, dtype=np.float64)
     logs = np.log(np.maximum(sigma, floor))
     parts = (z[:, None], logs, activations(layers, floors, len(z))[:, None])

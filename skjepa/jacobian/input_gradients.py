@@ -1,7 +1,7 @@
-"""Gradients of linear layers with respect to their input, from kernels that are fast when many passes share a weight.
+"""Compute gradients of linear layers with respect to their input, by kernels that are fast for many passes.
 
-A gradient with respect to the input is linear in the gradient of the output and needs nothing of the input but its
-shape: `torch.nn.grad.conv2d_input` and torch's own rule pass the whole input to the kernel all the same.
+Such a gradient is linear in the gradient of the output and depends on the input only by its shape.
+`torch.nn.grad.conv2d_input` and torch's own rule still pass the whole input to the kernel.
 """
 
 import functools
@@ -15,26 +15,26 @@ from torch import Tensor
 
 from skjepa._utils.hardware import processor
 
-_FEW_CHANNELS = 4  # of an input: kernels for the gradient of a convolution are made for many
-_ROWS_FOR_A_MATRIX = 16  # of a batch: to build the matrix of a convolution takes as long as some passes
+_FEW_CHANNELS = 4  # input channels; kernels for gradients of convolutions are made for more
+_ROWS_FOR_A_MATRIX = 16  # smallest batch; building the matrix of a convolution takes as long as some passes
 _LARGEST_MATRIX = 2**22
 _LAST = torch.channels_last
-_WORTHWHILE = 2**23  # multiplications of a product, below which the call costs more than it gains
+_WORTHWHILE = 2**23  # multiplications per product; below, the call costs more than it gains
 
 
 def has_few_channels(weight: Tensor, groups: int) -> bool:
-    """Whether a convolution has so few input channels, as stems have, that its gradient is better taken by phases."""
+    """Return whether a convolution has few input channels, like a stem, so that phases compute its gradient faster."""
     return groups == 1 and weight.shape[1] <= _FEW_CHANNELS
 
 
 def of_convolution(weight: Tensor, shape: torch.Size, how: dict[str, Any]) -> Callable[[Tensor], Tensor]:
-    """Maps the gradient at the output of a two-dimensional convolution to that at its input.
+    """Return a function from the gradient at the output of a 2-D convolution to the gradient at its input.
 
     Parameters
     ----------
     weight : Tensor of shape (C_out, C_in / groups, k_h, k_w)
     shape : torch.Size
-        Of the input, (B, C_in, H, W).
+        Shape of the input, (B, C_in, H, W).
     how : dict
         ``stride``, ``padding`` and ``dilation``, each a pair, and ``groups``.
 
@@ -59,7 +59,7 @@ def of_convolution(weight: Tensor, shape: torch.Size, how: dict[str, Any]) -> Ca
 
 
 def _by_pixels(weight: Tensor, transposed: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Of a convolution of one pixel, where pixels lie in rows: with one thread torch's own leaves oneDNN as well."""
+    """Handle a 1x1 convolution as a product of rows of pixels, which torch with one thread computes without oneDNN."""
     product = of_linear(weight[:, :, 0, 0])
 
     def below(gradient: Tensor) -> Tensor:
@@ -72,10 +72,10 @@ def _by_pixels(weight: Tensor, transposed: Callable[[Tensor], Tensor]) -> Callab
 
 
 def _by_phases(weight: Tensor, shape: torch.Size, stride: Any, padding: Any) -> Callable[[Tensor], Tensor]:
-    """Of a convolution with a stride: pixels at equal distance from their patches are so many channels of another.
+    """Handle a convolution with a stride by a convolution without stride and more channels.
 
-    With stride s each s x s block of the input becomes s^2 C_in channels of one pixel, and the gradient a convolution
-    without stride whose kernel has k / s taps.
+    With stride s, each s x s block of the input becomes s^2 C_in channels of one pixel. The gradient is then a
+    convolution without stride whose kernel has k / s taps.
     """
     (height, width), kernel_size = shape[2:], weight.shape[2:]
     taps = [-(-k // s) for k, s in zip(kernel_size, stride, strict=True)]
@@ -95,9 +95,10 @@ def _by_phases(weight: Tensor, shape: torch.Size, stride: Any, padding: Any) -> 
 
 
 def _by_blocks(weight: Tensor, shape: torch.Size, padding: Any) -> Callable[[Tensor], Tensor]:
-    """Of a convolution without stride: four pixels at a time, whose channels fill the registers that three leave empty.
+    """Handle a convolution without stride and with few channels by computing blocks of 2 x 2 pixels at a time.
 
-    The kernel is the flipped one at each of the four places that it has in a block of 2 x 2 pixels.
+    The channels of four pixels fill processor registers better than those of one. The kernel holds the flipped kernel
+    at each of its four places in a block.
     """
     flipped = weight.flip(2, 3).transpose(0, 1)
     places = [F.pad(flipped, (right, 1 - right, down, 1 - down)) for down in (0, 1) for right in (0, 1)]
@@ -107,14 +108,14 @@ def _by_blocks(weight: Tensor, shape: torch.Size, padding: Any) -> Callable[[Ten
 
 
 def _is_small(weight: Tensor, shape: torch.Size) -> bool:
-    """Whether the image has fewer pixels than the kernel has taps: most of them fall beside it."""
+    """Return whether the image has fewer pixels than the kernel has taps, so that most taps lie outside it."""
     pixels = shape[2:].numel()
     is_worthwhile = shape[0] >= _ROWS_FOR_A_MATRIX and weight.shape[:2].numel() * pixels**2 <= _LARGEST_MATRIX
     return is_worthwhile and pixels < weight.shape[2:].numel() and weight.is_contiguous(memory_format=_LAST)
 
 
 def _by_matrix(weight: Tensor, shape: torch.Size, stride: Any, padding: Any) -> Callable[[Tensor], Tensor]:
-    """Of a convolution of a small image: the matrix of all its output entries and all its input entries."""
+    """Handle a convolution of a small image as one matrix from all inputs to all outputs."""
     n_out, (height, width) = len(weight), shape[2:]
     k_h, k_w = weight.shape[2:]
     sizes = zip(shape[2:], weight.shape[2:], stride, padding, strict=True)
@@ -149,10 +150,10 @@ def _laid_out_as(weight: Tensor, kernel: Tensor) -> Tensor:
 
 
 def of_linear(weight: Tensor) -> Callable[[Tensor], Tensor]:
-    """Maps the gradient at the output of a linear layer, (..., C_out), to that at its input, (..., C_in).
+    """Return a function from the gradient at the output of a linear layer, (..., C_out), to that at its input.
 
-    On some processors torch's matrix products of float32 reach half the rate of its convolutions: MKL takes AVX2 where
-    oneDNN takes AVX-512. A product is a convolution of one pixel as well, and goes there on such a processor.
+    The result has shape (..., C_in). On some processors torch's float32 matrix products are half as fast as its
+    convolutions, because MKL uses AVX2 where oneDNN uses AVX-512. There the product is computed as a 1x1 convolution.
     """
     if not _takes_convolutions(weight):
         return lambda gradient: gradient @ weight
@@ -173,9 +174,9 @@ def _takes_convolutions(weight: Tensor) -> bool:
 
 
 def product_by_convolution(rows: Tensor, kernel: Tensor) -> Tensor:
-    """(n, C_out) rows times a (C_out, C_in, 1, 1) kernel, the rows as pixels of an image of height one.
+    """Multiply rows (n, C_out) by a kernel (C_out, C_in, 1, 1), with the rows as pixels of an image of height one.
 
-    The stride along the height does nothing there, but with one thread torch takes oneDNN only where it sees a stride.
+    The stride along the height has no effect there, but with one thread torch uses oneDNN only if there is a stride.
     """
     pixels = rows.contiguous().view(1, 1, *rows.shape).permute(0, 3, 1, 2)
     return F.conv_transpose2d(pixels, kernel, stride=(2, 1))[0, :, 0].mT
@@ -183,9 +184,9 @@ def product_by_convolution(rows: Tensor, kernel: Tensor) -> Tensor:
 
 @functools.cache
 def convolutions_are_faster() -> bool:
-    """Whether this processor multiplies float32 matrices faster by convolutions: one of AMD's with AVX-512.
+    """Return whether this processor, from AMD with AVX-512, multiplies float32 matrices faster by convolutions.
 
-    Told from its name and not by the clock: two runs have to take the same way, for the ways round differently.
+    Decided by name and not by timing, since the two ways round differently and two runs must agree.
     """
     has_avx512 = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
     return has_avx512 and "AMD" in processor()

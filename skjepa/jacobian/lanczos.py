@@ -1,4 +1,4 @@
-"""A log-volume without the Jacobian: stochastic Lanczos quadrature from products with J and its transpose alone."""
+"""Estimate the log-volume without forming the Jacobian, by stochastic Lanczos quadrature."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from skjepa._utils.validation import check_integer, check_number
 from skjepa.jacobian.rows import first_forward_pass
 
-_BREAKDOWN = 1e-12  # of the largest coefficient: the Krylov space is exhausted, what follows is rounding noise
+_BREAKDOWN = 1e-12  # share of the largest coefficient; below, the Krylov space is exhausted and the rest is noise
 
 
 def lanczos_log_volume(
@@ -23,39 +23,46 @@ def lanczos_log_volume(
     seed: int = 0,
     probes: Tensor | None = None,
 ) -> Tensor:
-    r"""Estimates of the damped log-volume, ``sum_k 1/2 log(sigma_k^2 + damping^2)`` over R = min(K, D) values.
+    r"""Estimate the damped log-volume without forming the Jacobian J.
 
-    Each probe v of random signs costs `n_steps` products with J J^T (J^T J where D < K), each of them one reverse and
-    one forward pass, and gives v^T log(J J^T + damping^2) v / 2 by Gauss quadrature (Ubaru, Chen and Saad, 2017). With
-    ``n_steps`` = R its mean over probes is the damped log-volume without bias; with fewer there is a quadrature error,
-    which falls geometrically in `n_steps`, the faster the larger the damping.
+    The damped log-volume is ``sum_k 1/2 log(sigma_k^2 + damping^2)`` over R = min(K, D) singular values, for K outputs
+    and D inputs per sample. Use it where K passes or the memory of J are too expensive. It is not JEPA-SCORE, which
+    clips each singular value at a floor: with the damping as floor, it exceeds the clipped sum by 0 to R log(2) / 2.
 
-    The damped log-volume is not JEPA-SCORE: that clips each singular value at a floor, which no quadrature of products
-    can. It is at least the clipped sum with the damping as floor, by at most R log(2) / 2.
+    Each probe v of random signs takes `n_steps` products with J J^T (J^T J if D < K), each of one reverse and one
+    forward pass, and estimates v^T log(J J^T + damping^2) v / 2 by Gauss quadrature. With ``n_steps`` = R the mean over
+    probes is an unbiased estimate. With fewer steps there is a quadrature error, which falls geometrically in
+    `n_steps`, faster for larger damping.
 
     Parameters
     ----------
     function : callable
-        Maps ``(B, *input_shape)`` to ``(B, K)``, each row from its own sample alone; with a rule for forward mode.
+        Maps ``(B, *input_shape)`` to ``(B, K)``, each row from its own sample only; must support forward mode.
     x : Tensor of shape ``(B, *input_shape)``
     damping : float
-        Positive; it takes the place of the floor, for log 0 is minus infinity.
+        Positive number that replaces the floor and keeps log 0 finite.
     n_probes, n_steps : int
-        More of either cost passes, 2 x n_probes x n_steps in all, and lower the variance or the quadrature error.
+        Numbers of probes and of products per probe, 2 x n_probes x n_steps passes in all. More probes lower the
+        variance, more steps the quadrature error.
     seed : int
-        Of the probes, which are the same for all samples: neither batch size nor order changes an estimate.
+        Seed of the probes, which are the same for all samples, so that batch size and order change no estimate.
     probes : Tensor of shape (n_probes, R), optional
-        In the place of random ones; entries +1 or -1.
+        Probes to use instead of random ones; entries +1 or -1.
 
     Returns
     -------
     Tensor of shape (B, n_probes), float64
-        One estimate a probe, in nats; the score is the mean, its standard error follows from the spread.
+        One estimate per probe in nats; higher = denser = more normal. Take the mean as the score and its standard error
+        from the spread.
 
     Raises
     ------
     ValueError, TypeError
-        A damping that is not positive, counts below 1, probes of another length than R.
+        If the damping is not positive, a count is below 1, or probes do not have length R.
+
+    References
+    ----------
+    Ubaru, Chen and Saad (2017), Fast estimation of tr(f(A)) via stochastic Lanczos quadrature.
 
     Examples
     --------
@@ -80,7 +87,7 @@ def lanczos_log_volume(
 
 
 class _Gram:
-    """Products of a batch of vectors (B, R) with J J^T, or with J^T J where that is smaller; never the matrix."""
+    """Multiply batches of vectors (B, R) by J J^T, or by J^T J if that is smaller, without forming the matrix."""
 
     def __init__(self, function: Callable[[Tensor], Tensor], x: Tensor) -> None:
         self.function, self.x = function, x.detach()
@@ -101,14 +108,14 @@ class _Gram:
         return gradient.flatten(1)
 
     def _forward(self, tangents: Tensor) -> Tensor:
-        # As in `skjepa.jacobian`: fused attention has no forward-mode rule, and torch warns of its own first call.
+        # Fused attention has no forward-mode rule, and torch warns about its own first call.
         with sdpa_kernel(SDPBackend.MATH), first_forward_pass():
             both: Any = torch.func.jvp(self.function, (self.x,), (tangents.view_as(self.x),))
         return both[1].detach()
 
 
 def _quadrature(gram: _Gram, probe: Tensor, damping: float, n_steps: int) -> Tensor:
-    """v^T log(G + damping^2) v / 2 of every sample for one probe v, (B,)."""
+    """Estimate v^T log(G + damping^2) v / 2 for one probe v and every sample, (B,)."""
     start = probe.to("cpu", torch.float64)
     basis = [(start / start.norm()).expand(gram.n_samples, -1)]
     diagonal: list[Tensor] = []
@@ -117,14 +124,14 @@ def _quadrature(gram: _Gram, probe: Tensor, damping: float, n_steps: int) -> Ten
         product = gram(basis[-1])
         diagonal.append((product * basis[-1]).sum(1))
         spanned = torch.stack(basis, dim=1)
-        for _ in range(2):  # once is not enough: rounding would bring back directions that are done with
+        for _ in range(2):  # twice, since rounding in the first pass brings back earlier directions
             product = product - torch.einsum("bsr,bs->br", spanned, torch.einsum("bsr,br->bs", spanned, product))
         length = product.norm(dim=1)
         scale = torch.stack([*diagonal, *beside]).abs().amax(0)
         length = torch.where(length > _BREAKDOWN * scale, length, 0)
         if step + 1 < n_steps:
             beside.append(length)
-            # After a breakdown nothing is left to span: zero vectors, which have no weight in the sum.
+            # After a breakdown the space is exhausted: zero vectors have no weight in the sum.
             basis.append(torch.where(length[:, None] > 0, product / length.clamp_min(1e-300)[:, None], 0))
     tridiagonal = torch.diag_embed(torch.stack(diagonal, dim=1))
     if beside:

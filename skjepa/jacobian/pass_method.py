@@ -1,4 +1,4 @@
-"""How an `Extraction` was measured: the text in its meta, read and written in one place."""
+"""Parse and format the method in the meta of an `Extraction`."""
 
 import re
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ _TEXT = re.compile(r"(sketch|subspace) of (\d+) directions(?:, ([0-9a-f]+))?")
 
 @dataclass(frozen=True)
 class PassMethod:
-    """The directions of the output that a pass measured.
+    """Describe which output directions were measured.
 
     Attributes
     ----------
     kind : {"forward", "exact", "sketch", "subspace"}
-        None of them, all, random ones, or ones learned from samples measured exactly.
+        No directions, all outputs, random directions, or directions learned from samples measured exactly.
     n_directions : int or None
-        m; None where all were measured.
+        Number m of directions; None for "forward" and "exact".
     fingerprint : str or None
-        First 16 digits of the fingerprint of learned directions; None for others.
+        First 16 digits of the fingerprint of learned directions; otherwise None.
     """
 
     kind: Literal["forward", "exact", "sketch", "subspace"]
@@ -27,7 +27,7 @@ class PassMethod:
 
     @classmethod
     def parse(cls, text: str | None) -> "PassMethod":
-        """From ``Extraction.meta["method"]``. An Extraction made by hand may say nothing: all it has then counts."""
+        """Parse ``Extraction.meta["method"]``; an unknown or missing text, as in hand-made meta, means "exact"."""
         if text == "forward":
             return cls("forward")
         found = _TEXT.fullmatch(text or "")

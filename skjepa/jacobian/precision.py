@@ -1,4 +1,4 @@
-"""Named precisions: in which arithmetic the passes run, whatever the process has set elsewhere."""
+"""Define named precisions, and run passes in them whatever the process has set elsewhere."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -12,21 +12,21 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """What a name stands for.
+    """Describe the floating-point arithmetic that a precision's name stands for.
 
     Attributes
     ----------
     dtype : torch.dtype
-        Of weights, inputs and rows of the Jacobian.
+        Type of weights, inputs and rows of the Jacobian.
     eps : float
-        Ten of them, relative to the largest singular value, are above what a zero singular value reads. For float64
-        and float32 the machine epsilon. For bfloat16 it was measured: sums are in float32 and rounding errors average
-        out, so that it lies sixteen times below the machine epsilon (docs/results/precision.md); TF32 has three bits
-        more.
+        Relative rounding error: a zero singular value reads less than ``10 * eps`` times the largest. It is the machine
+        epsilon for float64 and float32. For bfloat16 it was measured (docs/results/precision.md), and is sixteen times
+        smaller than the machine epsilon, because sums are in float32 and rounding errors average out. TF32 has three
+        bits more.
     products : {"ieee", "tf32"}
-        How matrix products of float32 are computed, where the hardware offers less than float32.
+        How float32 matrix products are computed on hardware that offers lower precision.
     autocast : torch.dtype or None
-        Narrower type of the forward and backward passes of the Jacobian; embeddings stay in `dtype`.
+        Narrower type for the forward and backward passes of the Jacobian; embeddings stay in `dtype`.
     """
 
     dtype: torch.dtype
@@ -44,17 +44,17 @@ PRECISIONS = {
 
 
 _changed = threading.Condition()
-_inside: list[tuple[int, str]] = []  # thread and kind of products, the last one in at the end
+_inside: list[tuple[int, str]] = []  # thread and kind of products of each open context, latest last
 _before: list[str] = []
 
 
 @contextmanager
 def arithmetic(precision: str) -> Iterator[None]:
-    """Context in which products of float32 matrices are computed as the name says.
+    """Compute float32 matrix products in a named precision within a ``with`` block.
 
-    Elsewhere one line in a user's script lets torch round them to TF32 or bfloat16, and convolutions on a GPU are in
-    TF32 unless told otherwise: a float32 score must not depend on that. The switches are those of the whole process:
-    a thread waits while others compute in another way, and what was set before is set again behind each context.
+    A line in a user's script can let torch round them to TF32 or bfloat16, and convolutions on a GPU use TF32 by
+    default; float32 scores must not depend on that. The switches belong to the whole process, so a thread waits while
+    others use another precision, and the former settings are restored at the end.
     """
     backends: Any = torch.backends
     switches = [backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv]
@@ -70,7 +70,7 @@ def arithmetic(precision: str) -> Iterator[None]:
         yield
     finally:
         with _changed:
-            # The last of the same: contexts of one thread end in the order opposite to that in which they began.
+            # Remove the latest equal entry, since contexts of one thread end in reverse order.
             del _inside[len(_inside) - 1 - _inside[::-1].index((thread, products))]
             after = [_inside[-1][1]] * len(switches) if _inside else _before
             for switch, value in zip(switches, after, strict=True):
@@ -79,7 +79,7 @@ def arithmetic(precision: str) -> Iterator[None]:
 
 
 def narrowed(function: Callable[[Tensor], Tensor], precision: str, device: str) -> Callable[[Tensor], Tensor]:
-    """The function as the Jacobian sees it: under autocast where the precision asks for it."""
+    """Return the function to differentiate: under autocast if the precision asks for it."""
     dtype = PRECISIONS[precision].autocast
     if dtype is None:
         return function

@@ -1,7 +1,7 @@
-"""A forward pass prepared for many backward passes: what every one of the K passes would compute again is kept.
+"""Prepare a forward pass for many backward passes, by keeping what each of them would compute again.
 
-Training runs one backward pass for each forward pass, and torch's backward rules are made for that: they keep the
-inputs and compute derivatives anew. A Jacobian runs K of them. The rules here give the same products, up to rounding.
+torch's backward rules are made for training, with one backward pass per forward pass: they keep inputs and recompute
+derivatives. A Jacobian takes K backward passes. The rules here give the same products, up to rounding.
 """
 
 from collections.abc import Callable
@@ -15,23 +15,23 @@ from torch.overrides import TorchFunctionMode
 from skjepa.jacobian import input_gradients
 
 _MANY_TOKENS = 8
-_LONGEST_KEPT = 2048  # tokens whose attention weights, a square matrix a head, are kept
+_LONGEST_KEPT = 2048  # most tokens for which attention weights, a square matrix per head, are kept
 
 
 def prepared(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The same function; its graph is cheaper to go through many times.
+    """Return the same function with a graph that is faster to traverse many times.
 
-    - Smooth activations (GELU, SiLU ...) keep their derivative: a pass multiplies.
-    - Batch normalisation in eval mode is a factor a channel, which the convolution before it takes into its weights.
+    - Smooth activations (GELU, SiLU and others) keep their derivative, so that a pass only multiplies.
+    - Batch normalisation in eval mode is one factor per channel, which is merged into the convolution before it.
     - Convolutions with a batch normalisation or few channels (a stem, a patch embedding), and linear layers of tokens,
-      go back by kernels whose weights are laid out once.
-    - On the CPU, attention keeps its weights instead of computing them again in every pass, and a linear layer of
-      tokens leaves out those that no gradient reaches: behind a class token, all others.
+      use backward kernels whose weights are laid out once.
+    - On the CPU, attention keeps its weights instead of recomputing them in every pass, and a linear layer of tokens
+      skips tokens that no gradient reaches (all but the class token, if that is the output).
 
-    A rule is left alone where a weight depends on the input. Where a rule does not work, as in functions that
-    differentiate inside themselves, the function is called without any.
+    A rule is not used if a weight depends on the input. If a rule fails, as in functions that differentiate inside
+    themselves, the function is called without rules.
 
-    What a part computes under `torch.no_grad` depends on the input no less: it is differentiated like the rest.
+    Parts that run under `torch.no_grad` are differentiated as well, since their values depend on the input.
     """
 
     def called(x: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def prepared(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]
 
 
 class _ThroughNoGrad(TorchFunctionMode):
-    """Gradients go through parts that the function runs without them: the Jacobian is that of its values."""
+    """Compute gradients also through parts that the function runs under `no_grad`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class _ThroughNoGrad(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if self.is_wanted and _is_checkpointed():
-            raise RuntimeError("what a checkpoint computes again has to be what it computed first")
+            raise RuntimeError("a checkpointed part must repeat its first computation exactly, without these rules")
         is_as_wanted = torch.is_grad_enabled() or not self.is_wanted
         if is_as_wanted or torch.is_inference_mode_enabled() or _keeps_off(func, kwargs):
             return self.called(func, args, kwargs)
@@ -75,13 +75,13 @@ class _ThroughNoGrad(TorchFunctionMode):
 
 
 def _is_checkpointed() -> bool:
-    """Whether `torch.utils.checkpoint` watches: it compares what the second forward pass keeps with the first."""
+    """Return whether `torch.utils.checkpoint` is active, which compares a second forward pass with the first."""
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     return hooks is not None and "_checkpoint_hook" in getattr(hooks[0], "__qualname__", "")
 
 
 def _keeps_off(func: Callable, kwargs: dict[str, Any]) -> bool:
-    """Switches of the gradient mode, and what writes in place: of statistics, which gradients would only hold on to."""
+    """Return whether a call switches the gradient mode or writes in place, as updates of statistics do."""
     name = getattr(func, "__name__", "")
     is_in_place = name.endswith("_") and not name.endswith("__")
     return is_in_place or "out" in kwargs or name in ("_set_grad_enabled", "set_grad_enabled", "__set__", "__setitem__")
@@ -90,7 +90,7 @@ def _keeps_off(func: Callable, kwargs: dict[str, Any]) -> bool:
 class _ManyPasses(_ThroughNoGrad):
     def called(self, func: Callable, args: Any, kwargs: dict[str, Any]) -> Any:
         if func in _WATCHES and getattr(args[0], "_is_passed_by", False):
-            raise RuntimeError("a hook waits for a gradient that the rules pass by")
+            raise RuntimeError("a hook needs a gradient that these rules do not compute")
         rule = _RULES.get(func)
         result = None if rule is None or not torch.is_grad_enabled() else rule(func, *args, **kwargs)
         return func(*args, **kwargs) if result is None else result
@@ -130,7 +130,7 @@ def _batch_norm(
     scale = _scale_of(running_var, weight, eps)
     output = func(input.detach(), running_mean, running_var, weight, bias, training, momentum, eps)
     x, kernel, how, versions = cast(Any, getattr(input, "_convolution", (None, None, None, None)))
-    # Not where one was changed in place since, or a hook waits for the gradient in between.
+    # Not if a tensor was changed in place since, or a hook needs the gradient in between.
     if versions is not None and versions == (x._version, input._version) and not _is_watched(input):
         cast(Any, input)._is_passed_by = True
         return _Convolution.apply(x, kernel * scale[:, None, None, None], how, lambda _: output)
@@ -138,7 +138,7 @@ def _batch_norm(
 
 
 def _scale_of(running_var: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-    """The factor of each channel in eval mode."""
+    """Return the factor of each channel in eval mode."""
     scale = torch.rsqrt(running_var + eps)
     return scale if weight is None else scale * weight
 
@@ -153,7 +153,7 @@ def _plain_batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor | None:
-    """Batch normalisation in eval mode by products and sums."""
+    """Compute batch normalisation in eval mode by products and sums."""
     if training or running_mean is None or running_var is None or not input.requires_grad:
         return None
     shape = (-1, *[1] * (input.ndim - 2))
@@ -189,7 +189,7 @@ def _conv2d(
 
 
 def _pair(size: Any) -> Any:
-    """Of height and width; torch takes one number, or a sequence of one, for both."""
+    """Return a pair for height and width, for which torch also accepts one number or a sequence of one."""
     return tuple(size) * (2 // len(size)) if isinstance(size, tuple | list) else (size, size)
 
 
@@ -236,13 +236,13 @@ _RULES: dict[Callable, Callable] = {
 
 
 def _refuse_second_derivatives() -> None:
-    # What a rule keeps is a number to the backward pass: differentiated again, it would be wrong in silence.
+    # The rules keep constants, so differentiating again would silently give wrong results.
     if torch.is_grad_enabled():
         raise RuntimeError("a graph prepared for many backward passes has no second derivatives")
 
 
 class _Scaled(torch.autograd.Function):
-    """Any function whose derivative is one factor an entry, or one a channel."""
+    """Apply a function whose derivative is one factor per entry or per channel."""
 
     @staticmethod
     def forward(ctx, input, with_derivative):
@@ -258,7 +258,7 @@ class _Scaled(torch.autograd.Function):
 
 
 class _Convolution(torch.autograd.Function):
-    """A convolution whose output is given, alone or with a batch normalisation whose scale its weight has taken in."""
+    """Apply a convolution with a given output, alone or merged with the scale of a batch normalisation."""
 
     @staticmethod
     def forward(ctx, input, weight, how, output_of):
@@ -274,7 +274,7 @@ class _Convolution(torch.autograd.Function):
 
 
 class _Tokens(torch.autograd.Function):
-    """A linear layer of tokens (B, N, C), or of positions (B, H, W, C)."""
+    """Apply a linear layer to tokens (B, N, C) or positions (B, H, W, C)."""
 
     @staticmethod
     def forward(ctx, input, func, weight, bias):
@@ -287,8 +287,8 @@ class _Tokens(torch.autograd.Function):
     def backward(ctx, gradient):
         _refuse_second_derivatives()
         if not ctx.dense:
-            # Which tokens the output reads is a matter of the network: where the first pass finds most of them
-            # reached, later passes do not look.
+            # Which tokens the output uses depends only on the network: if the first pass reaches most of them, later
+            # passes do not check again.
             reached = gradient.abs().amax(-1) != 0
             ctx.dense = int(reached.sum()) > reached.numel() // 2
         if ctx.dense:

@@ -1,7 +1,7 @@
-"""Rows of the Jacobian of a batch: reverse mode with K passes, forward mode with D passes, the same answer.
+"""Compute the Jacobians of a batch, row by row in reverse mode or column by column in forward mode.
 
-The function must treat the samples of a batch independently (a probe checks that elsewhere): then one pass with the
-same output direction for every sample yields one row of every Jacobian, as in Listing 1 of arXiv 2510.05949.
+The function must treat the samples of a batch independently, which `skjepa.encoders.probe` checks. Then one pass with
+the same output direction for every sample yields one row of every Jacobian, as in Listing 1 of arXiv 2510.05949.
 """
 
 import warnings
@@ -20,7 +20,7 @@ from skjepa.jacobian.repeated_backward import prepared
 _ROWS_OF_A_PASS = 2048
 _PASSES_A_COPY = 8
 _HAS_COMPILED: list[bool] = []
-# Entries of a batch beyond which a larger one is not faster: 85 images of 32x32 on a CPU, one of 224x224.
+# Entries of a batch beyond which a larger one is not faster: on a CPU 85 images of 32x32 or one of 224x224.
 _FULL, _FULL_ON_GPU = 2**18, 2**23
 
 
@@ -33,30 +33,31 @@ def jacobian(
     copies: int = 1,
     on_pass: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Outputs and Jacobians J of `function` at a batch of inputs, or U^T J for some output directions U.
+    """Compute outputs and Jacobians J of a function at a batch of inputs, or U^T J for output directions U.
 
     Parameters
     ----------
     function : callable
-        Maps ``(B, *input_shape)`` to ``(B, K)``, each row from its own sample alone.
+        Maps ``(B, *input_shape)`` to ``(B, K)``, each row from its own sample only.
     x : Tensor of shape (B, *input_shape)
-        Where to differentiate; D is the number of entries of one sample.
+        Inputs at which to differentiate; D is the number of entries of one sample.
     mode : {"auto", "reverse", "forward"}
-        Reverse mode costs K backward passes (m with `directions`), forward mode D forward passes; "auto" takes the
-        cheaper.
+        Reverse mode takes K backward passes (m with `directions`), forward mode D forward passes; "auto" takes the
+        smaller number.
     directions : Tensor of shape (K, m), optional
-        U, whose columns are the cotangents; by default the unit vectors.
+        Matrix U, whose columns are the output directions to differentiate; by default the K unit vectors.
     copies : int
-        In reverse mode, so many copies of the batch go through the function side by side and one pass yields a row for
-        each: what small batches need to fill a machine. The graph takes the memory of so many batches.
+        Number of copies of the batch that go through the function together in reverse mode, so that one pass yields as
+        many rows. Speeds up small batches, and multiplies the memory of the graph.
     on_pass : callable, optional
-        Called after each pass with the number of rows (in forward mode: columns) that are done, and of all.
+        Called after each pass with the numbers of finished and of all rows (columns in forward mode).
 
     Returns
     -------
     outputs : Tensor of shape (B, K)
+        Detached outputs.
     jacobians : Tensor of shape (B, K, D), or (B, m, D)
-        Detached, in the dtype of the inputs.
+        Detached Jacobians, in the dtype of the inputs.
 
     Examples
     --------
@@ -80,17 +81,17 @@ def jacobian(
             try:
                 return _forward(function, x, directions, on_pass)
             except (RuntimeError, NotImplementedError) as error:
-                # Not every operation has a forward-mode rule; every one that trains has a backward pass.
+                # Some operations have no forward-mode rule; all that can be trained have a backward pass.
                 if is_out_of_memory(error):
                     raise
         return outputs[: len(x)].detach(), _reverse(outputs, leaf, directions, n_passes, copies, on_pass)
 
 
 def worthwhile_copies(x: Tensor, n_passes: int, room: int) -> int:
-    """Copies of a batch to pass through the function side by side where `room` of them fit into memory.
+    """Return how many copies of a batch to differentiate together, if `room` of them fit into memory.
 
-    As many as fill the machine. The forward pass of a copy costs about as much as a backward pass: an eighth more, at
-    the most.
+    As many as fill the machine, but at most an eighth of the passes: the forward pass of a copy costs about as much as
+    a backward pass.
     """
     if x[0].numel() < n_passes:  # forward mode
         return 1
@@ -100,9 +101,9 @@ def worthwhile_copies(x: Tensor, n_passes: int, room: int) -> int:
 
 @contextmanager
 def first_forward_pass() -> Iterator[None]:
-    """In the first forward-mode pass of a process torch compiles its own rules, by a way that it deprecates.
+    """Ignore the deprecation warning that torch gives about itself in the first forward-mode pass of a process.
 
-    Only that pass is inside a filter: whoever changes filters empties Python's memory of what it has warned of.
+    Only that pass is filtered, since changing filters resets Python's record of warnings already shown.
     """
     if _HAS_COMPILED:
         yield
@@ -149,9 +150,9 @@ def _forward(
     n_samples = len(x)
     columns = []
     outputs: Tensor = x
-    # Vectors are small: many directions share a pass, whose fixed cost would otherwise be most of the whole.
+    # For small vectors many directions share a pass, to spread its fixed cost.
     shared = max(1, _ROWS_OF_A_PASS // n_samples) if x.ndim == 2 else 1
-    # The fused attention kernels have no forward-mode rule; the mathematical one is the same function.
+    # Fused attention kernels have no forward-mode rule; the unfused one computes the same function.
     with sdpa_kernel(SDPBackend.MATH), first_forward_pass():
         for units in torch.eye(x[0].numel(), dtype=x.dtype, device=x.device).split(shared):
             repeated = torch.cat([x] * len(units))

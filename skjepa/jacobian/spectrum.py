@@ -1,20 +1,20 @@
-"""Singular values of a batch of Jacobians. The Jacobians die here: only R = min(K, D) numbers a sample go on."""
+"""Compute the singular values of a batch of Jacobians, the only numbers that are kept of them."""
 
 import torch
 from torch import Tensor
 
-# float64 entries converted at once (4 MiB): a copy that stays in the cache costs little beside the product, a whole one
-# as much as a backward pass.
+# float64 entries converted at once (4 MiB). A copy that stays in the cache takes little time compared with the product;
+# a copy of everything would take as long as a backward pass.
 _CHUNK_ENTRIES = 2**19
 _CHUNK_ENTRIES_ON_GPU = 2**24  # 128 MiB: few kernels
 
 
 def singular_values(jacobians: Tensor) -> Tensor:
-    """Singular values of each matrix of a batch, in descending order.
+    """Compute the singular values of each matrix of a batch, in descending order.
 
-    A float64 Jacobian goes through `torch.linalg.svdvals`. Anything narrower goes through the eigenvalues of its
-    float64 Gram matrix on the smaller side: faster, and exact to the precision that the Jacobian itself has. (A float32
-    Gram matrix is not: its squared condition number costs nats.)
+    A float64 Jacobian is passed to `torch.linalg.svdvals`. For a narrower type the eigenvalues of the smaller Gram
+    matrix (J J^T or J^T J) are computed in float64, which is faster and as precise as the Jacobian itself. A float32
+    Gram matrix would not be: squaring the condition number changes log-volumes by tenths of a nat or more.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ def singular_values(jacobians: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape (B, min(K, D)), float64, on the CPU
-        NaN for a matrix that is not finite: LAPACK would raise for the whole batch, or never return.
+        NaN for a matrix that is not finite, for which LAPACK would raise for the whole batch, or never return.
 
     Examples
     --------
@@ -36,7 +36,7 @@ def singular_values(jacobians: Tensor) -> Tensor:
         return _where(finite, torch.linalg.svdvals(_zeroed(jacobians, finite)))
     wide = jacobians if jacobians.shape[1] <= jacobians.shape[2] else jacobians.mT
     gram = gram_matrices(wide)
-    finite = torch.isfinite(gram).flatten(1).all(dim=1)  # as the Jacobian is: float64 holds every square of a float32
+    finite = torch.isfinite(gram).flatten(1).all(dim=1)  # float64 can hold the square of every finite float32
     return _where(finite, torch.linalg.eigvalsh(_zeroed(gram, finite)).clamp_min(0).sqrt().flip(-1))
 
 
@@ -49,7 +49,7 @@ def _where(finite: Tensor, sigma: Tensor) -> Tensor:
 
 
 def gram_matrices(jacobians: Tensor) -> Tensor:
-    """J J^T in float64, (B, K, K), of Jacobians (B, K, D), summed over chunks of columns."""
+    """Compute J J^T in float64, (B, K, K), from Jacobians (B, K, D), summed over chunks of columns."""
     wide = jacobians.cpu() if jacobians.device.type == "mps" else jacobians  # no float64 there
     n_samples, n_rows, n_columns = wide.shape
     gram = wide.new_zeros(n_samples, n_rows, n_rows, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""From singular values to a number a sample: log-volume, combined views, numerical rank. NumPy only."""
+"""Compute log-volume, combination of views and numerical rank from singular values, in NumPy."""
 
 import warnings
 
@@ -7,28 +7,32 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
 
 PAPER_FLOOR = 1e-6
-"""The absolute clip of Listing 1 in arXiv 2510.05949."""
+"""Lower bound of singular values in Listing 1 of arXiv 2510.05949."""
 
 _NOISE_FACTOR = 10.0
 
 
 def log_volume(sigma: ArrayLike, *, floor: float = PAPER_FLOOR, rank: int | None = None) -> NDArray[np.float64]:
-    r"""Sum of log singular values, ``sum_{k <= rank} log max(sigma_k, floor)``, in nats: higher = denser = more normal.
+    r"""Sum the logarithms of singular values: the log-volume, in nats.
 
-    With the defaults this is JEPA-SCORE (arXiv 2510.05949, Eq. 5).
+    Computes ``sum_{k <= rank} log max(sigma_k, floor)``; higher = denser = more normal. With the defaults this is
+    JEPA-SCORE (arXiv 2510.05949, Eq. 5).
 
     Parameters
     ----------
     sigma : array of shape (..., R)
         Singular values, descending along the last axis.
     floor : float
-        Values below it count as `floor`. One floor for all samples, else scores do not compare.
+        Lower bound of singular values: smaller ones are replaced by it. Use the same floor for all samples, otherwise
+        scores cannot be compared.
     rank : int, optional
-        Only the `rank` largest values count. One rank for all samples: dropping a small singular value RAISES a score.
+        Number of largest values that are summed; by default all. Use the same rank for all samples, since leaving out a
+        small singular value raises a score.
 
     Returns
     -------
     array of shape (...)
+        Log-volumes in nats (natural logarithms).
 
     Examples
     --------
@@ -40,9 +44,10 @@ def log_volume(sigma: ArrayLike, *, floor: float = PAPER_FLOOR, rank: int | None
 
 
 def combine_views(scores: ArrayLike) -> NDArray[np.float64]:
-    r"""One score from several views, ``-log mean_v exp(-score_v)`` (arXiv 2510.05949, Eq. 4 / Theorem 1).
+    r"""Combine the scores of several views to one score per sample, ``-log mean_v exp(-score_v)``.
 
-    The expectation over training transforms is of the inverse volume, so the least dense view weighs most.
+    This is Eq. 4 / Theorem 1 of arXiv 2510.05949: the expectation over training transforms is taken of the inverse
+    volume, so the view with the lowest score weighs most.
 
     Parameters
     ----------
@@ -52,6 +57,7 @@ def combine_views(scores: ArrayLike) -> NDArray[np.float64]:
     Returns
     -------
     array of shape (...)
+        Scores in nats; higher = denser = more normal.
 
     Examples
     --------
@@ -63,13 +69,13 @@ def combine_views(scores: ArrayLike) -> NDArray[np.float64]:
 
 
 def noise_level(sigma: ArrayLike, eps: float) -> NDArray[np.float64]:
-    """Largest value that a zero singular value may read in arithmetic of machine epsilon `eps`: 10 eps sigma_max.
+    """Return the largest value that rounding may give to a zero singular value, 10 eps sigma_max.
 
     Parameters
     ----------
     sigma : array of shape (..., R), descending
     eps : float
-        1.2e-7 for float32, 2.2e-16 for float64, see `skjepa.jacobian.Arithmetic`.
+        Machine epsilon: 1.2e-7 for float32, 2.2e-16 for float64, see `skjepa.jacobian.Arithmetic`.
 
     Returns
     -------
@@ -79,22 +85,30 @@ def noise_level(sigma: ArrayLike, eps: float) -> NDArray[np.float64]:
 
 
 def warn_if_floor_is_noise(sigma: ArrayLike, *, floor: float, rank: int | None, eps: float) -> None:
-    """Warn where a score would count rounding errors: floor and smallest counted value both lie under the noise."""
+    """Warn if floor and smallest summed value are both below the rounding noise, so that a score sums noise."""
     noise = float(np.median(noise_level(sigma, eps)))
     smallest = float(np.median(np.asarray(sigma)[..., :rank][..., -1]))
     if floor < noise and smallest < noise:
         warnings.warn(
-            f"floor {floor:.2g} lies under the noise of the arithmetic ({noise:.2g}, ten epsilon times the largest "
-            "singular value), and so do some singular values: the score counts rounding errors. Use a floor above "
-            f"{noise:.2g} (a detector's floor='auto'), a rank, or precision='float64'",
+            f"floor {floor:.2g} and some singular values are below the rounding noise ({noise:.2g}, ten epsilon times "
+            "the largest singular value), so the score contains rounding errors. Give a floor above "
+            f"{noise:.2g} (in a detector floor='auto'), a rank, or precision='float64'",
             stacklevel=3,
         )
 
 
 def numerical_rank(sigma: ArrayLike, eps: float) -> NDArray[np.int64]:
-    """Number of singular values above the noise of the arithmetic: a diagnostic, never part of a score.
+    """Count the singular values above the rounding noise, 10 eps times the largest; not part of any score.
 
-    Parameters and errors as `noise_level`; returns integers of shape (...).
+    Parameters
+    ----------
+    sigma : array of shape (..., R), descending
+    eps : float
+        Machine epsilon: 1.2e-7 for float32, 2.2e-16 for float64, see `skjepa.jacobian.Arithmetic`.
+
+    Returns
+    -------
+    array of shape (...), int
     """
     sigma = np.asarray(sigma, dtype=np.float64)
     return (sigma > noise_level(sigma, eps)[..., None]).sum(axis=-1)

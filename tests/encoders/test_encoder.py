@@ -122,10 +122,10 @@ class TestPlainModule:
             ({"image_size": 0}, ValueError, "image_size must be at least 1"),
             ({"image_size": 16.0}, TypeError, "image_size must be an integer"),
             ({"precision": "float16"}, ValueError, "'float32', 'float64'"),
-            ({"output": "pooled"}, ValueError, "name a layer"),
+            ({"output": "pooled"}, ValueError, "give a layer name"),
             ({"output": 3}, TypeError, "output must be a name or a callable"),
             ({"output": "hed"}, ValueError, "no layer 'hed' in Small.*head"),
-            ({"weights": "file.safetensors"}, ValueError, "weights= goes with a timm name"),
+            ({"weights": "file.safetensors"}, ValueError, "weights= is for timm names"),
             ({"preprocess": "torchvision"}, TypeError, "'auto' or a callable"),
         ],
     )
@@ -173,7 +173,7 @@ class TestOutput:
     def test_layer_without_a_part(self, images):
         module = Small()
         module.idle = nn.Identity()
-        with pytest.raises(ValueError, match="'idle' takes no part"):
+        with pytest.raises(ValueError, match="'idle' is not used in the forward pass"):
             embed(load_encoder(module, image_size=16, output="idle"), images)
 
     def test_layer_that_returns_no_tensor(self):
@@ -402,7 +402,7 @@ class TestSharing:
         [("image_size", 32), ("precision", "float64"), ("output", "head"), ("mean", np.zeros(3)), ("weights", "file")],
     )
     def test_settings_beside_an_encoder_are_refused(self, encoder, option, value):
-        with pytest.raises(ValueError, match=f"{option}: an Encoder keeps"):
+        with pytest.raises(ValueError, match=f"got {option} together with an Encoder, which keeps"):
             load_encoder(encoder, **{option: value})
 
     def test_defaults_beside_an_encoder_are_not(self, encoder):
@@ -492,9 +492,9 @@ class TestOwnFormat:
     def test_refusals(self, network_file, tmp_path):
         with pytest.raises(FileNotFoundError, match="nowhere"):
             load_encoder(tmp_path / "nowhere.safetensors")
-        with pytest.raises(ValueError, match="weights= goes with a timm name"):
+        with pytest.raises(ValueError, match="weights= is for timm names"):
             load_encoder("bundled", weights=network_file)
-        with pytest.raises(ValueError, match="is for timm models"):
+        with pytest.raises(ValueError, match="is for models of timm and transformers"):
             load_encoder(network_file, output="projected")
 
 
@@ -556,7 +556,7 @@ class TestOwnPreprocessing:
             (transforms.PILToTensor(), {}, "normalised float tensor"),
             (lambda image: image, {}, "normalised float tensor.*got Image"),
             (lambda image: 1 / 0, {}, "preprocess fails.*division"),
-            (to_bgr, {"mean": (0, 0, 0)}, "no mean and std"),
+            (to_bgr, {"mean": (0, 0, 0)}, "leave mean and std out"),
             (to_bgr, {"image_size": 32}, "returns 16x16 images, image_size is 32"),
         ],
     )
@@ -567,13 +567,13 @@ class TestOwnPreprocessing:
     def test_sizes_that_vary(self, china):
         """Without a crop the shape follows the picture."""
         encoder = load_encoder(Small(), preprocess=transforms.Compose([transforms.Resize(16), transforms.ToTensor()]))
-        with pytest.raises(ValueError, match="must end in one size"):
+        with pytest.raises(ValueError, match="must return one size"):
             encoder.preprocessing.load(china.crop((0, 0, 50, 400)), torch.float32)
 
     def test_rectangles(self, network_file):
         transform = transforms.Compose([transforms.Resize((16, 24)), transforms.ToTensor()])
         assert load_encoder(Small(), preprocess=transform).input_shape == (3, 16, 24)
-        with pytest.raises(ValueError, match="named models take squares; preprocess returns 16x24"):
+        with pytest.raises(ValueError, match="preprocess returns 16x24 images; named models take squares"):
             load_encoder(network_file, preprocess=transform)
 
 

@@ -44,5 +44,5 @@ def test_whitening_gives_covariance_one_and_shifts_every_log_volume_alike():
 
 def test_whitening_refuses_collapsed_outputs():
     _, head = mlp()
-    with pytest.raises(ValueError, match="collapsed outputs"):
+    with pytest.raises(ValueError, match="the outputs have collapsed"):
         whiten_head(head, torch.randn(50, 1).expand(50, 8))

@@ -34,7 +34,7 @@ def test_what_it_learns():
         (lambda x: x - x.mean(dim=0), "mixes the samples"),
         (lambda x: nn.functional.batch_norm(x, None, None, training=True), "mixes the samples"),
         (lambda x: x.cumsum(0), "mixes the samples"),
-        (lambda x: x / len(x), "the size of its batch"),
+        (lambda x: x / len(x), "changes with the batch size"),
         (lambda x: x.squeeze(), r"returned shape \(6,\) for a batch of 1"),
         (lambda x: x * (1 + 1e-3 * torch.rand(1)), "stochastic"),
         (lambda x: x[:, :, None], r"returned shape \(2, 6, 1\)"),

@@ -243,7 +243,7 @@ class TestWeightsArgument:
             torch.testing.assert_close(embed(encoder, x), module(x), rtol=0, atol=1e-6)
 
     def test_missing(self, offline):
-        with pytest.raises(WeightsNotFoundError, match=r"no file or folder.*nowhere"):
+        with pytest.raises(WeightsNotFoundError, match=r"weights=.*nowhere does not exist"):
             load_encoder(TINY, weights=offline / "nowhere")
 
     def test_folder_without_weights(self, offline):

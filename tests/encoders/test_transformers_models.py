@@ -140,7 +140,7 @@ class TestFamilies:
         encoder = load_encoder(f"transformers:{folders / kind}", image_size=42)
         assert encoder.input_shape == (3, 42, 42)
         assert torch.isfinite(embed(encoder, pixels(size=42))).all()
-        with pytest.raises(ValueError, match=r"image_size=30 is not a multiple of .* patch size 7"):
+        with pytest.raises(ValueError, match=r"image_size=30 must be a multiple of .* patch size 7"):
             load_encoder(f"transformers:{folders / kind}", image_size=30)
 
     def test_fingerprint_knows_weights_not_places(self, folders, kind, tmp_path):
@@ -312,7 +312,7 @@ class TestRefused:
             load_encoder("transformers:facebook/ijepa_vith14_1k")
 
     def test_weights_beside(self, copy):
-        with pytest.raises(ValueError, match="weights= goes with a timm name"):
+        with pytest.raises(ValueError, match="weights= is for timm names"):
             load_encoder(f"transformers:{copy}", weights=copy)
 
     def test_no_image_processor(self, copy):
@@ -326,7 +326,7 @@ class TestRefused:
     def test_processor_that_does_other_things(self, copy, change):
         path = copy / "preprocessor_config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | change))
-        with pytest.raises(ValueError, match="more or less than resize, crop and normalise"):
+        with pytest.raises(ValueError, match="does not only resize, crop and normalise"):
             load_encoder(f"transformers:{copy}")
 
     def test_bare_folder_and_name(self, copy):

@@ -276,7 +276,7 @@ class TestForgery:
         forged(path, lambda state, arrays: state["encoder_"]["state"]["recipe"].update(recipe))
         given = load_encoder("bundled")
         monkeypatch.setattr("skjepa.encoders.encoder.load_encoder", lambda *args, **options: pytest.fail("looked for"))
-        with pytest.raises(NotHereError, match=f"names its encoder as {named}: paths .* give it as encoder="):
+        with pytest.raises(NotHereError, match=f"names its encoder as {named}; paths .* give it as encoder="):
             JEPAScoreDetector.load(path)
         assert JEPAScoreDetector.load(path, encoder=given).encoder_ is given
 

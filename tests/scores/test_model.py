@@ -176,7 +176,7 @@ def test_an_estimator_as_reference():
 def test_a_floor_under_the_noise_warns():
     data = extraction(precision="float32")
     data.singular_values[..., -1] = 1e-8
-    with pytest.warns(UserWarning, match="under the noise of the arithmetic"):
+    with pytest.warns(UserWarning, match="below the rounding noise"):
         fit(data, floor=1e-9, rank=5)
     fit(data, floor=1e-9, rank=4)
     fit(data)

@@ -1,1 +1,1 @@
-"""Ground that every folder may stand on: checks, files, hardware, statistics; imports nothing of the package."""
+"""Helpers for all other folders: checks, files, hardware, statistics. Imports nothing else of the package."""

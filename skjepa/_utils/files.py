@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Write files so that they appear complete or not at all."""
 
 import os
 import threading
@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PARTIAL = ".partial"
-"""Ending of a file in the making; a process killed in the midst leaves one behind."""
+"""Ending of an unfinished file; a process that is killed while writing leaves one behind."""
 
 
 @contextmanager
 def written_whole(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary path to write to: it becomes `path` where the block ends well, and vanishes where it does not.
+    """Yield a temporary path that is renamed to `path` if the ``with`` block succeeds, and deleted otherwise.
 
-    Flushed to the disk before it is renamed, so that a reader never sees half a file, not even after a power cut.
+    The file is flushed to disk before it is renamed, so that no reader sees half a file, even after a power cut.
     """
     path = Path(path)
-    # Processes, and threads of one, may write the same file at the same time: the last one done wins.
+    # The name is unique per process and thread, since several may write the same file; the last to finish wins.
     partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}{PARTIAL}")
     try:
         yield partial
@@ -30,7 +30,7 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def _flush_folder(folder: Path) -> None:
-    """A rename, too, must outlive a power cut."""
+    """Flush a folder to disk, so that a rename in it survives a power cut."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -40,14 +40,14 @@ def _flush_folder(folder: Path) -> None:
 
 
 def check_output(path: str | os.PathLike, suffixes: Iterable[str]) -> Path:
-    """The path, if a file can be written there; said before hours of work, not after."""
+    """Return the path if a file can be written there, otherwise raise; called before long work."""
     path = Path(path)
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"{path}: the name must end in {' or '.join(suffixes)}")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} to")
+        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to: create it first")
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder")
+        raise IsADirectoryError(f"{path} is a folder: give the name of a file")
     if not os.access(path.parent, os.W_OK):
-        raise PermissionError(f"{path.parent} is not writable")
+        raise PermissionError(f"{path.parent} is not writable: give another folder")
     return path

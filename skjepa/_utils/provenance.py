@@ -1,4 +1,4 @@
-"""When, with what and on what a figure was measured."""
+"""Record when, with which versions and on which machine a figure was measured."""
 
 import os
 import platform
@@ -12,9 +12,9 @@ PACKAGES = ("skjepa", "torch", "numpy", "scikit-learn", "scipy", "timm", "pyod")
 
 
 def stamp(seed: int, **settings: Any) -> dict[str, Any]:
-    """Date, seed, `settings`, versions and hardware, to be written beside what was measured.
+    """Return date, seed, `settings`, versions and hardware, to write beside measured figures.
 
-    A package that is not installed, as `skjepa` itself run from a checkout, has no version.
+    The version is None for a package that is not installed, such as `skjepa` run from a checkout.
     """
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

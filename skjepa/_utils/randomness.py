@@ -1,4 +1,4 @@
-"""Random numbers of one's own: what torch, NumPy and `random` draw belongs to the whole process."""
+"""Seed the random numbers of torch, NumPy and `random`, which belong to the whole process, for a while."""
 
 import random
 import threading
@@ -13,9 +13,9 @@ _ONE_AT_A_TIME = threading.RLock()
 
 @contextmanager
 def own_random_numbers(seed: int | None = None) -> Iterator[None]:
-    """Context that draws what the seed says, if there is one; after it the caller's random numbers go on as before.
+    """Seed all random numbers within a ``with`` block, if a seed is given, and restore the caller's state afterwards.
 
-    One thread at a time is inside: two would draw from each other's numbers.
+    Only one thread is inside at a time, since two would draw from each other's numbers.
     """
     with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
         python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - third-party code draws from it

@@ -1,4 +1,4 @@
-"""Rank correlation, and the affine map of a fitted pipeline."""
+"""Compute rank correlations, and the affine function of a fitted pipeline."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from scipy.stats import spearmanr
 
 
 def affine(regression: Any, n_features: int) -> tuple[Any, NDArray[np.float64]]:
-    """Intercept and coefficients (n_features, ...) of a fitted linear regression, whatever pipeline it stands in."""
+    """Return intercept and coefficients (n_features, ...) of a fitted linear regression, also inside a pipeline."""
     intercept = regression.predict(np.zeros((1, n_features)))[0]
     return intercept, regression.predict(np.eye(n_features)) - intercept
 
 
 def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """0 where one of them does not vary: it says nothing of the other."""
+    """Return Spearman's rank correlation; 0 if one of the two is constant."""
     if is_constant(a) or is_constant(b):
         return 0.0
     return float(spearmanr(a, b).statistic)

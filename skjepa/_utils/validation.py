@@ -1,4 +1,4 @@
-"""Argument checks shared by every layer: one sentence that names the argument, what came and what is allowed."""
+"""Check arguments; errors name the argument, what is allowed and what came."""
 
 from collections.abc import Iterable
 from numbers import Integral, Real
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
-    """Return `value` if it is one of `choices`, else raise a ValueError that lists them."""
+    """Return `value` if it is one of `choices`, otherwise raise ValueError that lists them."""
     choices = list(choices)
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
@@ -16,7 +16,7 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
 
 
 def check_integer(name: str, value: Any, *, minimum: int) -> int:
-    """Return `value` as an int of at least `minimum`; bools and floats are refused."""
+    """Return `value` as an int of at least `minimum`; raises for bools and floats."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise TypeError(f"{name} must be an integer; got {value!r}")
     if value < minimum:
@@ -25,7 +25,7 @@ def check_integer(name: str, value: Any, *, minimum: int) -> int:
 
 
 def check_number(name: str, value: Any, *, above: float = -np.inf, below: float = np.inf, closed: str = "") -> float:
-    """Return `value` as a finite float inside the interval; `closed` holds "<" and / or ">" for the ends included."""
+    """Return `value` as a finite float between the limits; "<" or ">" in `closed` includes the lower or upper limit."""
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number; got {value!r}")
     number = float(value)
@@ -38,10 +38,10 @@ def check_number(name: str, value: Any, *, above: float = -np.inf, below: float 
 
 
 def seed_from(random_state: Any) -> int:
-    """One integer seed from an sklearn-style `random_state`.
+    """Return an integer seed from a scikit-learn style `random_state`.
 
-    ``None`` means 0: views and splits must be the same in a resumed run. A ``numpy.random.RandomState`` or
-    ``Generator`` gives one draw.
+    ``None`` means 0, so that a resumed run has the same views and splits. A ``numpy.random.RandomState`` or
+    ``Generator`` is asked for one number.
     """
     if random_state is None:
         return 0
@@ -51,5 +51,5 @@ def seed_from(random_state: Any) -> int:
         return int(random_state.integers(2**31 - 1))
     seed = check_integer("random_state", random_state, minimum=0)
     if seed >= 2**32:
-        raise ValueError(f"random_state must be under 2**32, as NumPy's seeds; got {seed}")
+        raise ValueError(f"random_state must be below 2**32, like NumPy's seeds; got {seed}")
     return seed

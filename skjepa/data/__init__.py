@@ -1,4 +1,4 @@
-"""Whatever a user calls data: images, folders, arrays, splits."""
+"""Read images, folders, arrays and datasets, and split them."""
 
 from skjepa._lazy import doors
 

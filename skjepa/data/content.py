@@ -1,4 +1,4 @@
-"""Hashes of content, by which copies are known whatever they are called."""
+"""Hash the content of samples, so that copies are recognised under any name."""
 
 import hashlib
 import os
@@ -16,12 +16,12 @@ def file_hash(path: str | os.PathLike) -> str:
         require_file(path)
         with open(path, "rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    except (OSError, ValueError):  # of a path that no file can have
-        return ""  # `load` says what is wrong with it
+    except (OSError, ValueError):  # ValueError: a path that no file can have
+        return ""  # `load` reports the problem
 
 
 def hash_of(sample: Any) -> str:
-    """The hash of a loaded sample: the same of a PIL image and of the array of its pixels."""
+    """Return the hash of a loaded sample; a PIL image and the array of its pixels have the same."""
     if isinstance(sample, Tensor):
         sample = (sample.float() if sample.dtype == torch.bfloat16 else sample).numpy()
     return hash_of_array(np.asarray(sample))

@@ -1,4 +1,4 @@
-"""Which files below a folder are images: all that Pillow reads, but nothing hidden, and nothing of a system."""
+"""Find the image files below a folder, without hidden files and files of the operating system."""
 
 import os
 import warnings
@@ -48,7 +48,7 @@ IMAGE_SUFFIXES = frozenset(
         ".xpm",
     ]
 )
-"""Of pictures that Pillow reads."""
+"""Endings of image files that Pillow reads."""
 
 _SYSTEM_FOLDERS = frozenset(
     ["__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"]
@@ -91,16 +91,16 @@ _NO_PICTURES = frozenset(
         ".zip",
     ]
 )
-"""What commonly lies beside pictures, and is passed over without a word."""
+"""Endings of files that often lie beside images, and are ignored without a warning."""
 
 
 def image_files(root: Path) -> list[Path]:
-    """Image files below a folder, sorted; warns of files that are passed over and may be images.
+    """Return the image files below a folder, sorted; warns about ignored files that may be images.
 
     Raises
     ------
     ValueError
-        There are none.
+        If there are none.
     """
     found = sorted(files_below(root))
     files = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
@@ -108,19 +108,19 @@ def image_files(root: Path) -> list[Path]:
     others = Counter({suffix: n for suffix, n in others.items() if suffix not in _NO_PICTURES})
     passed_over = ", ".join(f"{n} with {suffix}" for suffix, n in others.most_common(5))
     if not files:
-        also = f"; there are {passed_over}" if others else ""
+        also = f"; found {passed_over}: convert or rename them" if others else ": give a folder of images"
         raise ValueError(f"no image files below {root} (looked for {', '.join(sorted(IMAGE_SUFFIXES))}){also}")
     if others:
         warnings.warn(
-            f"{others.total()} files below {root} are passed over, which have no ending of an image: {passed_over}. If "
-            "they are images, convert or rename them",
+            f"{others.total()} files below {root} are ignored, because their endings are not of images: {passed_over}. "
+            "If they are images, convert or rename them",
             stacklevel=4,
         )
     return files
 
 
 def files_below(root: Path) -> Iterator[Path]:
-    """Files that are neither hidden nor of a system; linked folders are followed, but for those that lead back."""
+    """Yield files that are neither hidden nor of the operating system; follows links to folders, but not in circles."""
     way: dict[str, set[str]] = {os.fspath(root): {os.path.realpath(root)}}
     for parent, folders, names in os.walk(root, onerror=_raise, followlinks=True):
         above = way.pop(parent)
@@ -139,5 +139,5 @@ def _is_hidden(name: str) -> bool:
 
 
 def _raise(error: OSError) -> None:
-    """`os.walk` passes over a folder it may not read, unless told otherwise."""
+    """Raise, since `os.walk` would otherwise skip a folder that cannot be read."""
     raise error

@@ -1,4 +1,4 @@
-"""One image file, read safely and converted to RGB."""
+"""Read one image file safely and convert it to RGB."""
 
 import io
 import os
@@ -11,7 +11,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 
 def as_picture(sample: Any) -> Image.Image:
-    """A loaded sample of images as a PIL image: PIL, uint8 or float (H, W, 3), or a tensor (3, H, W)."""
+    """Convert a loaded image, PIL, uint8 or float array (H, W, 3) or tensor (3, H, W), to a PIL image."""
     if isinstance(sample, Image.Image):
         return sample
     pixels = np.asarray(sample)
@@ -21,38 +21,43 @@ def as_picture(sample: Any) -> Image.Image:
 
 
 ValueRange = tuple[float, float] | None
-_PHOTOMETRIC = 262  # a tag of TIFF
+_PHOTOMETRIC = 262  # a TIFF tag
 _SIXTEEN_BITS = (0.0, 65535.0)
 
 MAX_PIXELS = 178_956_970
-"""An image file of more is a row with this reason, before it is decoded. The largest cameras make 151 million.
+"""Most pixels of an image file; a larger file is refused before it is decoded. The largest cameras make 151 million.
 
-Pillow takes four bytes a pixel, so that a thread that reads takes up to 0.7 GB, and twice that to turn a photograph
-upright. It is the number at which Pillow refuses, too; a program of yours that knows better raises both.
+Pillow uses four bytes per pixel, so a reading thread takes up to 0.7 GB, and twice that to turn a photograph upright.
+Pillow itself refuses images above the same number; a program that needs larger ones has to raise both limits.
 """
 _LONGEST_STRIP = 200
 _RUN_PROGRAMS = frozenset(["EPS", "WMF"])
-"""Formats of Pillow that are programs to run, by Ghostscript or by the system, whatever the file is called."""
+"""Formats that are refused under any file name, since Pillow runs them as programs by Ghostscript or the system."""
 
 
 class ImageReadError(ValueError):
-    """An image cannot be read or is not a picture; the message names it."""
+    """Raised when an image cannot be read; the message names it."""
 
 
 def read_image(path: str | os.PathLike, value_range: ValueRange = None) -> Image.Image:
-    """An image file as upright RGB; of several pages the first.
+    """Read an image file as upright RGB; of several pages it reads the first.
 
     Parameters
     ----------
     path : path-like
     value_range : (low, high), optional
-        Numbers of a file of more than 8 bits that are black and white; by default 0 and 65535, whatever is in it.
+        Values of black and white in a file of more than 8 bits; by default 0 and 65535, whatever the file holds.
+
+    Returns
+    -------
+    PIL.Image.Image
+        In mode RGB, turned as its EXIF orientation says.
 
     Raises
     ------
     ImageReadError
-        Names the file and the reason: it is no image, is cut off, is no regular file (a pipe would be waited for), or
-        has more than `MAX_PIXELS`.
+        If the file is not an image, is cut off, is not a regular file (reading a pipe could wait forever), or has more
+        than 178,956,970 pixels; the message names the file and the reason.
     """
     _pass_over_large_cameras()
     try:
@@ -60,25 +65,25 @@ def read_image(path: str | os.PathLike, value_range: ValueRange = None) -> Image
         return _opened(path, value_range, MAX_PIXELS)
     except UserWarning:
         raise
-    except Exception as error:  # Pillow's plugins raise nearly anything on a broken file
+    except Exception as error:  # Pillow's plugins may raise anything on a broken file
         raise ImageReadError(f"{path_as_text(path)}: {reason(error)}") from error
 
 
 def image_from_bytes(content: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The content of an image file as upright RGB, as `read_image` reads a file.
+    """Decode the content of an image file as upright RGB, as `read_image` reads a file.
 
     Parameters
     ----------
     content : bytes
     name : str
-        For the error; nothing of that name is opened.
+        Name for the error message; no file of that name is opened.
     max_pixels : int
-        Refused, before it is decoded, is what has more.
+        Most pixels; larger images are refused before they are decoded.
 
     Raises
     ------
     ImageReadError
-        Names the image and the reason.
+        If it cannot be decoded; the message names the image and the reason.
     """
     _pass_over_large_cameras()
     try:
@@ -95,14 +100,15 @@ def _opened(file: str | os.PathLike | io.BytesIO, value_range: ValueRange, max_p
     with Image.open(file, formats=_formats()) as image:
         _require_size(image, max_pixels)
         if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
-            warnings.warn("a TIFF file holds several pages: the first is read", stacklevel=3)
+            warnings.warn("a TIFF file holds several pages: only the first is read", stacklevel=3)
         return to_rgb(image, value_range)
 
 
 def _pass_over_large_cameras() -> None:
-    """Between Pillow's warning and its error lie their photographs. To catch a warning is not safe in threads.
+    """Ignore Pillow's warning about large images, since large cameras exceed its limit.
 
-    The filter is set once: whoever changes filters empties Python's memory of what it has warned of.
+    Catching a warning is not safe in threads. The filter is set only once, since changing filters resets Python's
+    record of warnings already shown.
     """
     if not any(
         action == "ignore" and kind is Image.DecompressionBombWarning for action, _, kind, *_ in warnings.filters
@@ -111,7 +117,7 @@ def _pass_over_large_cameras() -> None:
 
 
 def check_value_range(value_range: Any) -> ValueRange:
-    """Return two finite numbers, the first smaller, or None; else raise a ValueError."""
+    """Return two finite numbers, the first smaller, or None; otherwise raise ValueError."""
     if value_range is None:
         return None
     try:
@@ -124,12 +130,12 @@ def check_value_range(value_range: Any) -> ValueRange:
 
 
 def path_as_text(path: str | os.PathLike) -> str:
-    """A path as an id or in a sentence: bytes in it that are no text are escapes, for tables hold text only."""
+    """Return a path as text, with escapes for bytes that are not valid text, since tables hold only text."""
     return os.fspath(path).encode("utf-8", "backslashreplace").decode()
 
 
 def require_file(path: str | os.PathLike) -> None:
-    """Raise for what would never end, or never begin, to be read."""
+    """Raise for a folder, and for pipes, sockets and devices, which could be read forever."""
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(None, "a folder")
@@ -138,7 +144,7 @@ def require_file(path: str | os.PathLike) -> None:
 
 
 def _formats() -> list[str]:
-    """What a file may hold: all that Pillow knows, plugins too, less what runs programs."""
+    """Return the formats that Pillow and its plugins read, except those that run programs."""
     Image.init()
     return [name for name in Image.ID if name not in _RUN_PROGRAMS]
 
@@ -149,39 +155,40 @@ def _require_size(image: Image.Image, max_pixels: int) -> None:
 
 
 def reason(error: Exception) -> str:
-    """In words, without the path: the sentence begins with it."""
+    """Return the reason of an error in words, without the path, which the message begins with."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, Image.DecompressionBombError):
-        return f"more than {MAX_PIXELS:,} pixels would fill the memory; make it smaller"
+        return f"has more than {MAX_PIXELS:,} pixels, which would fill the memory: make it smaller"
     if isinstance(error, UnidentifiedImageError):
-        why = "no format that is known"
+        why = "unknown format"
     else:
         why = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
     return f"cannot be read as an image ({path_as_text(why)})"
 
 
 def to_rgb(image: Image.Image, value_range: ValueRange = None) -> Image.Image:
-    """Grey, palette, RGBA, CMYK and 16-bit images as upright RGB; transparency is dropped. RGB itself is not copied.
+    """Convert grey, palette, RGBA, CMYK and 16-bit images to upright RGB, dropping transparency.
 
-    Grey of more than 8 bits is scaled by `value_range`, never by what is in the picture.
+    An upright RGB image is returned as it is. Grey of more than 8 bits is scaled by `value_range`, never by the content
+    of the image.
     """
     if max(image.size) > _LONGEST_STRIP * min(image.size):
         raise ValueError(
-            f"{image.width} x {image.height} pixels: a strip of more than {_LONGEST_STRIP} to 1 would fill the memory "
-            "when its shorter side is enlarged; cut it"
+            f"it has {image.width} x {image.height} pixels; more than {_LONGEST_STRIP} to 1 would fill the memory when "
+            "the shorter side is enlarged: cut it into parts"
         )
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode == "F" and value_range is None:
         raise ValueError(
-            "floating-point pixels have no known range; give value_range=(low, high) to as_source, or convert them to "
+            "floating-point pixels have no known range: give value_range=(low, high) to as_source, or convert them to "
             "8 bits"
         )
     if image.mode == "F" or image.mode.startswith("I"):
         pixels = np.asarray(image)
         if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0 and image.mode.startswith("I;16"):
-            pixels = 65535 - pixels  # white is zero; Pillow turns 8 bits, and leaves 16
+            pixels = 65535 - pixels  # white is zero; Pillow inverts 8 bits but not 16
         image = _scaled(pixels, value_range)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
@@ -190,12 +197,12 @@ def to_rgb(image: Image.Image, value_range: ValueRange = None) -> Image.Image:
 
 
 def _scaled(pixels: np.ndarray, value_range: ValueRange) -> Image.Image:
-    """Grey of any numbers as 8 bits. Pillow would clip 16 bits at 255 instead of scaling them."""
+    """Scale grey values to 8 bits; Pillow would clip 16 bits at 255 instead."""
     low, high = value_range or _SIXTEEN_BITS
     if value_range is None and pixels.max() < high / 2:
         warnings.warn(
-            "a picture of 16 or 32 bits uses less than half of the range 0 ... 65535, and becomes dark and coarse: "
-            "give as_source value_range=(0, 4095) for 12 bits, (0, 255) for 8, or what your camera has",
+            "an image of 16 or 32 bits uses less than half of the range 0 ... 65535, and becomes dark and coarse: give "
+            "as_source value_range=(0, 4095) for 12 bits, (0, 255) for 8 bits, or the range of your camera",
             stacklevel=2,
         )
     if value_range is None:

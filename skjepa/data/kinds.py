@@ -1,4 +1,4 @@
-"""What a user gives as data, by kind; and what to give in the place of what is no data."""
+"""Tell kinds of data apart, and refuse objects that are not data."""
 
 import os
 from collections.abc import Iterator
@@ -11,24 +11,24 @@ from torch import Tensor
 
 
 def refuse_what_is_no_data(X: Any) -> None:
-    """Raise TypeError that says what to give in the place of what NumPy would make an object of, or worse."""
+    """Raise TypeError for objects that NumPy would misread; the message names what to give instead."""
     instead = None
-    if hasattr(X, "toarray"):  # sparse: refused elsewhere
+    if hasattr(X, "toarray"):  # sparse matrices are refused elsewhere
         return
     if isinstance(X, torch.utils.data.DataLoader):
-        instead = "give its dataset, X.dataset: batches are made here"
+        instead = "give its dataset, X.dataset, since skjepa makes batches itself"
     elif any(np.ma.is_masked(item) for item in (X if isinstance(X, list | tuple) else [X])):
-        instead = "fill in or leave out what is masked (X.filled(...), scikit-learn's SimpleImputer): its numbers count"
+        instead = "fill in masked values (X.filled(...), scikit-learn's SimpleImputer) or leave them out"
     elif isinstance(X, dict | set | frozenset | bytes | bytearray):
         instead = "give an array, a list, a folder or a torch Dataset"
     elif isinstance(X, Iterator):
-        instead = "which can be read only once: give list(X)"
+        instead = "give list(X), since an iterator can be read only once"
     if instead is not None:
-        raise TypeError(f"X must hold data that can be looked at by position; got {type(X).__name__}: {instead}")
+        raise TypeError(f"X must hold data that can be read by position; got {type(X).__name__}: {instead}")
 
 
 def is_number(item: Any) -> bool:
-    """Whether a text is a number: tables are read so where one cell of a column is none."""
+    """Return whether a text is a number, as in a column that was read as text because of one bad cell."""
     try:
         float(item)
     except (TypeError, ValueError):

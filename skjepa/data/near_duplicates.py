@@ -1,4 +1,4 @@
-"""Pictures that are the same, or nearly: scaled down, re-compressed, a shade brighter."""
+"""Find images that are equal or nearly equal: scaled, re-compressed, slightly brighter."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,47 +12,48 @@ from scipy.spatial import cKDTree
 
 SIDE = 16
 TOLERANCE = 0.2
-"""Two pictures are alike where they differ by less than this share of their contrast."""
-_GREY_LEVEL = 1.0  # what rounding may do to a pixel
+"""Images count as alike if they differ by less than this share of their contrast."""
+_GREY_LEVEL = 1.0  # rounding error of a pixel
 _PROJECTED = 12
 _BLOCK = 2048
 
 
 @dataclass(frozen=True)
 class Look:
-    """What is kept of a picture to find its like.
+    """Hold a small copy of an image, by which similar images are found.
 
     Attributes
     ----------
     small : array of shape (SIDE * SIDE * 3,), uint8
-        The picture, scaled to a square.
+        The image, scaled to a small square.
     """
 
     small: NDArray[np.uint8]
 
 
 def look_of(image: Image.Image) -> Look:
-    """Of a picture in RGB."""
+    """Return the small copy of an RGB image."""
     small = image.resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0)
     return Look(np.asarray(small, dtype=np.uint8).ravel())
 
 
 def alike(looks: Sequence[Look | None], *, tolerance: float = TOLERANCE) -> list[list[int]]:
-    """Groups of pictures that are the same or nearly.
+    """Group images that are equal or nearly equal.
 
-    Two are alike where, scaled to 16 x 16 pixels, the root mean square of their difference is at most `tolerance` times
-    the smaller of their contrasts (the standard deviation of their pixels), and one grey level more. Whatever is alike
-    to one of a group belongs to it.
+    Images are compared at 16 x 16 pixels. Two are alike if the root mean square of their difference is at most
+    `tolerance` times the smaller of their contrasts (standard deviations of their pixels), plus one grey level. An
+    image that is alike to one member of a group belongs to the group.
 
     Parameters
     ----------
     looks : sequence of Look or None
-        None for what could not be read: alike to nothing.
+        None for an image that could not be read, which is alike to none.
     tolerance : float
 
     Returns
     -------
-    list of lists of positions, ascending, the largest groups first
+    list of lists of positions
+        Each in ascending order, the largest groups first.
 
     Examples
     --------
@@ -73,13 +74,13 @@ def alike(looks: Sequence[Look | None], *, tolerance: float = TOLERANCE) -> list
 
 
 def is_alike(first: Look, second: Look, *, tolerance: float = TOLERANCE) -> bool:
-    """Whether two pictures are alike, see `alike`."""
+    """Return whether two images are alike, see `alike`."""
     small = np.stack([first.small, second.small]).astype(np.float32)
     return bool(_distances(small[1:], small[0])[0] <= _reach(small, tolerance).min())
 
 
 def _reach(small: NDArray[np.float32], tolerance: float) -> NDArray[np.float64]:
-    """How far from each picture, (n, d), its like may be."""
+    """Return the largest distance of an alike image, for each image (n, d)."""
     return (tolerance * small.std(axis=1, dtype=np.float64) + _GREY_LEVEL) * np.sqrt(small.shape[1])
 
 
@@ -88,9 +89,9 @@ def _distances(small: NDArray[np.float32], one: NDArray[np.float32]) -> NDArray[
 
 
 def _pairs(small: NDArray[np.float32], tolerance: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Positions i < j of all that are alike.
+    """Return the positions i < j of all alike pairs.
 
-    A projection brings pictures only nearer to one another: what is far apart in a few dimensions need not be compared.
+    A projection never increases distances, so pairs that are far apart in a few dimensions need not be compared.
     """
     reach = _reach(small, tolerance)
     centred = small - small.mean(axis=0)

@@ -1,4 +1,4 @@
-"""Real images that installed packages carry: photographs, and scans, digits and terrain that differ from them."""
+"""Load real images from installed packages: photographs, and scans, digits and terrain as outliers."""
 
 import gzip
 from pathlib import Path
@@ -12,11 +12,23 @@ from skjepa.data.images import read_image
 
 TILE = 32
 _N_FIT, _N_TEST = 320, 200
-_BLANK = 10.0  # standard deviation within every channel, of 8-bit pixels, below which a tile shows nothing
+_BLANK = 10.0  # standard deviation of 8-bit pixels in every channel; below, a tile is blank
 
 
 def demo_images(seed: int = 0) -> dict[str, NDArray[np.uint8]]:
-    """Name -> images (n, 32, 32, 3): "fit" and "photographs" are normal and disjoint, the others foreign."""
+    """Return small sets of real images for demonstrations, from files of installed packages.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the order of the images.
+
+    Returns
+    -------
+    dict of name -> array of shape (n, 32, 32, 3), uint8
+        "fit" and "photographs" are disjoint sets of normal images; "MRI scan", "elevation model" and "digits" are
+        out-of-distribution.
+    """
     rng = np.random.default_rng(seed)
     portrait = np.asarray(read_image(_sample("grace_hopper.jpg")))
     photographs = np.concatenate([_tiles(image) for image in (*load_sample_images().images, portrait)])
@@ -30,7 +42,7 @@ def demo_images(seed: int = 0) -> dict[str, NDArray[np.uint8]]:
 
 
 def _tiles(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Tiles that do not overlap and are not blank, (n, 32, 32, 3)."""
+    """Cut an image into tiles that do not overlap, without blank ones, (n, 32, 32, 3)."""
     rows, columns = image.shape[0] // TILE, image.shape[1] // TILE
     whole = image[: rows * TILE, : columns * TILE]
     tiles = whole.reshape(rows, TILE, columns, TILE, 3).swapaxes(1, 2).reshape(-1, TILE, TILE, 3)
@@ -38,7 +50,7 @@ def _tiles(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _rgb(grey: NDArray) -> NDArray[np.uint8]:
-    """Any range of values as 8-bit grey in three channels."""
+    """Scale values of any range to 8-bit grey in three channels."""
     low, high = float(grey.min()), float(grey.max())
     scaled = np.round(255 * (grey.astype(np.float64) - low) / (high - low)).astype(np.uint8)
     return np.repeat(scaled[..., None], 3, axis=-1)
@@ -55,7 +67,7 @@ def _terrain() -> NDArray:
 
 
 def _sample(name: str) -> str:
-    """Path of a file that Matplotlib brings along."""
+    """Return the path of a file that Matplotlib contains."""
     return str(get_sample_data(name, asfileobj=False))
 
 

@@ -1,4 +1,4 @@
-"""Whatever a user calls data becomes a `Source`: ids, and a function that loads one sample."""
+"""Turn any data into a `Source`: ids, and a function that loads one sample."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -28,23 +28,24 @@ from skjepa.data.kinds import is_number, kind_of, refuse_what_is_no_data
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """n samples, loaded one at a time.
+    """Hold the ids of n samples and a function that loads them one at a time.
 
     Attributes
     ----------
     ids : array of shape (n_samples,), str
+        Names of the samples.
     load : callable
-        Position to a PIL image in RGB, a uint8 or float array (H, W, 3), a float tensor (3, H, W), or, where
-        `is_vector`, a float64 array (d,). Raises ImageReadError.
+        Returns the sample at a position: a PIL image in RGB, a uint8 or float array (H, W, 3), a float tensor
+        (3, H, W), or, if `is_vector`, a float64 array (d,). Raises `skjepa.data.ImageReadError`.
     is_vector : bool
+        Whether samples are vectors and not images.
     stable_ids : bool
-        False where ids are mere positions (a torch Dataset), which a later run may number otherwise.
+        False if ids are only positions (a torch Dataset), which may differ in a later run.
     content : callable
-        Position to a hash of what lies there, "" where that is not known without loading it: a store must not take
-        one file for another of the same name.
+        Returns a hash of the content at a position, by which a store recognises a file that changed under its name; ""
+        if the hash is not known without loading the sample.
     file : callable
-        Position to the path that holds the image, None where it lies in no file of its own: another process can read
-        a file by itself.
+        Returns the path of the image file at a position, which another process can read; None if there is none.
     """
 
     ids: NDArray[np.str_]
@@ -58,7 +59,7 @@ class Source:
         return len(self.ids)
 
     def __getitem__(self, index: Any) -> "Source":
-        """The samples at a slice, a mask or integer positions."""
+        """Return the samples at a slice, a mask or integer positions."""
         chosen = np.arange(len(self))[index].tolist()
         return Source(
             self.ids[index],
@@ -71,22 +72,24 @@ class Source:
 
     @property
     def identities(self) -> NDArray[np.str_]:
-        """What tells samples from copies of one another, (n_samples,): their content, or the id where it is unknown."""
+        """Keys that are equal for copies of one sample, (n_samples,): its content hash, or else its id."""
         return np.array([self.content(i) or name for i, name in enumerate(self.ids.tolist())], dtype=np.str_)
 
     def sample(self, n: int | None, seed: int) -> "Source":
-        """At most `n` of the samples, drawn at random and in their order; all of them where n is None."""
+        """Return at most n samples, drawn at random, in their original order; all if n is None."""
         if n is None or len(self) <= n:
             return self
         return self[np.sort(np.random.default_rng(seed).choice(len(self), n, replace=False))]
 
     def rows(self) -> NDArray[np.float64]:
-        """All vectors of a source of vectors, (n_samples, d)."""
+        """Return all vectors of a source of vectors, (n_samples, d)."""
         return np.stack([self.load(i) for i in range(len(self))])
 
 
 def as_source(X: Any, *, ids: Sequence[str] | None = None, value_range: Sequence[float] | None = None) -> Source:
-    """Make a `Source` of images or vectors.
+    """Make a source of images or vectors from arrays, lists, folders or datasets.
+
+    Every function and detector of skjepa that takes data calls it, so it is needed only to set `ids` or `value_range`.
 
     Parameters
     ----------
@@ -98,36 +101,41 @@ def as_source(X: Any, *, ids: Sequence[str] | None = None, value_range: Sequence
           PIL image;
         - numeric array, list or data frame (n, d): vectors.
     ids : sequence of str, optional
-        Unique names in the place of the source's own.
+        Unique names to use instead of the source's own.
     value_range : (low, high), optional
-        Numbers that are black and white in grey images of more than 8 bits (files or PIL images), such as (0, 4095) for
-        a camera of 12 bits; by default (0, 65535). It is one for all: a picture is never scaled by its own content.
+        Values of black and white in grey images of more than 8 bits (files or PIL images), such as (0, 4095) for a
+        12-bit camera; by default (0, 65535). The same range is used for all images, whatever they contain.
+
+    Returns
+    -------
+    Source
 
     Raises
     ------
     ValueError, TypeError
-        Names what is wrong: empty, ragged, wrong channel count, not finite, outside [0, 1], repeated ids.
+        If the data are empty, ragged, not finite or outside [0, 1], have a wrong number of channels, or ids repeat; the
+        message names which.
     """
     scale = check_value_range(value_range)
     if scale is not None and isinstance(X, Source):
-        raise ValueError("X is a Source already: give value_range where it is made")
+        raise ValueError("X is already a Source: give value_range where it is made")
     source = X if isinstance(X, Source) else _dispatch(X, scale)
     if len(source) == 0:
-        raise ValueError("X holds no samples")
+        raise ValueError("X holds no samples: give at least one")
     if ids is not None:
         names = np.asarray(ids, dtype=np.str_)
         if names.shape != (len(source),):
-            raise ValueError(f"ids must be one name a sample: {len(source)} samples, ids of shape {names.shape}")
+            raise ValueError(f"ids must be one name per sample: {len(source)} samples, ids of shape {names.shape}")
         if len(np.unique(names)) != len(names):
-            raise ValueError("ids must be unique")
+            raise ValueError("ids must be unique; got the same id twice: rename one")
         source = Source(names, source.load, source.is_vector, content=source.content, file=source.file)
     return source
 
 
 def known_by_content(source: Source) -> Source:
-    """The source with a hash of the content of every sample, which is loaded for it where the source has none.
+    """Return the source with a content hash for every sample, loading samples whose hash is not known.
 
-    Its `load` raises ValueError where a sample so known comes out otherwise than before: it cannot be known again.
+    Its `load` raises ValueError if such a sample differs from when it was hashed.
     """
     loaded: dict[int, str] = {}
 
@@ -140,14 +148,16 @@ def known_by_content(source: Source) -> Source:
     def load(i: int) -> Any:
         sample = source.load(i)
         if i in loaded and hash_of(sample) != loaded[i]:
-            raise ValueError(f"sample {source.ids[i]} is another at each load: a memory needs data that stay the same")
+            raise ValueError(
+                f"sample {source.ids[i]} changed between two loads; memory= needs a deterministic data set"
+            )
         return sample
 
     return Source(source.ids, load, source.is_vector, source.stable_ids, content, source.file)
 
 
 def noting_content(source: Source) -> Source:
-    """For one run: each sample is hashed once, and what has no hash of its own has one when it has been loaded."""
+    """Return the source for one run, in which each sample is hashed only once, at the latest when it is loaded."""
     noted: dict[int, str] = {}
 
     def content(i: int) -> str:
@@ -164,7 +174,7 @@ def noting_content(source: Source) -> Source:
 
 
 def holds_vectors(X: Any) -> bool:
-    """Whether X is numbers for scikit-learn's `validate_data` to judge, not images, paths, a folder or a Dataset."""
+    """Return whether X holds numbers, which `validate_data` checks, and not images, paths, a folder or a Dataset."""
     if isinstance(X, Source):
         return X.is_vector
     refuse_what_is_no_data(X)
@@ -174,7 +184,7 @@ def holds_vectors(X: Any) -> bool:
         kind = kind_of(X[0])
         return kind == "values" or (kind in ("arrays", "tensors") and np.ndim(X[0]) < 2)
     if hasattr(X, "toarray"):
-        return True  # sparse: refused there
+        return True  # sparse matrices, which `validate_data` refuses
     array = X if isinstance(X, Tensor) else np.asarray(X)
     if isinstance(array, np.ndarray) and array.dtype.kind in "OSU" and array.size and array.size == len(array):
         return not any(kind_of(item) in ("paths", "PIL images") and not is_number(item) for item in array.flat)
@@ -191,7 +201,7 @@ def _dispatch(X: Any, value_range: ValueRange) -> Source:
     if isinstance(X, list | tuple):
         return _list_source(X, value_range)
     if hasattr(X, "toarray"):
-        raise TypeError("sparse input is not supported; pass X.toarray()")
+        raise TypeError("sparse input is not supported: give X.toarray()")
     refuse_what_is_no_data(X)
     array = np.asarray(X)
     if array.ndim == 0:
@@ -200,20 +210,38 @@ def _dispatch(X: Any, value_range: ValueRange) -> Source:
 
 
 def folder_source(folder: str | os.PathLike, value_range: ValueRange = None) -> Source:
-    """Image files below a folder, in sorted order; ids are paths relative to it, with forward slashes.
+    """Make a source of the image files below a folder, in sorted order.
 
-    Hidden files and folders, and those of systems, are passed over; links to folders are followed.
+    Ids are paths relative to the folder, with forward slashes. Hidden files and folders, and those of the operating
+    system, are ignored. Links to folders are followed.
+
+    Parameters
+    ----------
+    folder : path-like
+    value_range : (low, high), optional
+        See `skjepa.data.as_source`.
+
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError
+        If there is no such folder.
+    ValueError
+        If it holds no image files.
 
     Warns
     -----
     UserWarning
-        Files are passed over that may be pictures; counted by their endings.
+        If ignored files may be images; the message counts them by their endings.
     """
     root = Path(folder)
     if not root.exists():
-        raise FileNotFoundError(f"no folder {root}")
+        raise FileNotFoundError(f"there is no folder {root}: give an existing folder of images")
     if not root.is_dir():
-        raise NotADirectoryError(f"{root} is a file; give a folder, or a list of paths")
+        raise NotADirectoryError(f"{root} is a file: give a folder, or a list of paths")
     files = image_files(root)
     return _files_source(files, _names(file.relative_to(root).as_posix() for file in files), value_range)
 
@@ -223,7 +251,7 @@ def _files_source(files: Sequence[Any], names: NDArray[np.str_], value_range: Va
         return Source(
             names, lambda i: read_image(files[i]), content=lambda i: file_hash(files[i]), file=lambda i: files[i]
         )
-    # Another process would read the file by itself, without the range; and read otherwise it is another picture.
+    # No `file`: another process would read it without the range, which gives a different image.
     return Source(
         names,
         lambda i: read_image(files[i], value_range),
@@ -232,7 +260,7 @@ def _files_source(files: Sequence[Any], names: NDArray[np.str_], value_range: Va
 
 
 def _names(paths: Iterable[str | os.PathLike]) -> NDArray[np.str_]:
-    """Paths as ids; of two that look alike as text the second gets a number, for they are two files."""
+    """Return paths as ids; if two paths have the same text, the second gets a number."""
     taken: dict[str, str] = {}
     names = []
     for given in paths:
@@ -252,10 +280,10 @@ def _paths_source(paths: Sequence[str | os.PathLike], value_range: ValueRange) -
 
 def _list_source(X: Sequence[Any], value_range: ValueRange = None) -> Source:
     if not X:
-        raise ValueError("X is an empty list")
+        raise ValueError("X is an empty list: give at least one sample")
     kinds = {kind_of(item) for item in X}
     if len(kinds) > 1:
-        raise TypeError(f"X mixes {' and '.join(sorted(kinds))}; give one kind")
+        raise TypeError(f"X mixes {' and '.join(sorted(kinds))}: give one kind")
     kind = kinds.pop()
     if kind == "paths":
         return _paths_source(X, value_range)
@@ -269,7 +297,7 @@ def _list_source(X: Sequence[Any], value_range: ValueRange = None) -> Source:
     except ValueError as error:
         if "inhomogeneous" not in str(error):
             raise
-        raise ValueError(f"ragged input: the items of X differ in length ({error})") from error
+        raise ValueError(f"ragged input: the items of X differ in length, give all the same ({error})") from error
 
 
 def _same_shape(items: Sequence[Any]) -> Sequence[Any]:
@@ -277,7 +305,7 @@ def _same_shape(items: Sequence[Any]) -> Sequence[Any]:
     if len(shapes) > 1:
         some = ", ".join(map(str, sorted(shapes)[:3]))
         raise ValueError(
-            f"ragged input: arrays of different shapes ({some} ...); resize them, or give PIL images or paths"
+            f"ragged input: arrays of different shapes ({some} ...): resize them, or give PIL images or paths"
         )
     return items
 
@@ -285,7 +313,7 @@ def _same_shape(items: Sequence[Any]) -> Sequence[Any]:
 def _loaded(image: Image.Image, position: int, what: str = "image", *, value_range: ValueRange = None) -> Image.Image:
     try:
         rgb = to_rgb(image, value_range)
-        return rgb.copy() if rgb is image else rgb  # the caller's own may be changed, or closed
+        return rgb.copy() if rgb is image else rgb  # the caller may change or close the original
     except UserWarning:
         raise
     except Exception as error:  # a lazily opened image is read here
@@ -295,7 +323,7 @@ def _loaded(image: Image.Image, position: int, what: str = "image", *, value_ran
 
 
 def _image_id(image: Image.Image, position: int, value_range: ValueRange) -> str:
-    """The hash of the picture, as of the array of its pixels; a broken one is named by its place, and fails in load."""
+    """Return the hash of the image's pixels as its id; a broken image is named by its position and fails in load."""
     try:
         return hash_of_array(np.asarray(_loaded(image, position, value_range=value_range)))
     except ImageReadError:
@@ -309,13 +337,13 @@ def _array_source(X: np.ndarray, value_range: ValueRange = None) -> Source:
             return _list_source(list(items), value_range)
         if X.dtype.kind == "O" and X.ndim == 2:
             return _vector_source(X)
-        raise TypeError(f"array of dtype {X.dtype} and shape {X.shape} holds neither images, paths nor vectors")
+        raise TypeError(f"got an array of dtype {X.dtype} and shape {X.shape}: give images, paths or vectors")
     if X.ndim == 2:
         return _vector_source(X)
     if X.ndim != 4:
         raise ValueError(
             f"images must be (N, H, W, 3) and vectors (n, d); got an array of shape {X.shape}"
-            + (". One image is X[np.newaxis]" if X.ndim == 3 and X.shape[-1] == 3 else "")
+            + (". For one image give X[np.newaxis]" if X.ndim == 3 and X.shape[-1] == 3 else "")
         )
     if X.shape[-1] != 3:
         raise ValueError(
@@ -323,7 +351,7 @@ def _array_source(X: np.ndarray, value_range: ValueRange = None) -> Source:
             "Convert them, or give PIL images or files, which are converted to RGB"
         )
     if 0 in X.shape[1:]:
-        raise ValueError(f"images of no pixels: shape {X.shape}")
+        raise ValueError(f"got images without pixels, of shape {X.shape}")
     if X.dtype != np.uint8:
         _check_pixels(X, "image")
     return _hashed(np.array([hash_of_array(image) for image in X], dtype=np.str_), lambda i: X[i])
@@ -337,7 +365,7 @@ def _vector_source(X: np.ndarray) -> Source:
     except (TypeError, ValueError) as error:
         raise ValueError(f"vectors must be numbers: {error}") from error
     if not np.isfinite(rows).all():
-        raise ValueError("X holds NaN or infinite values")
+        raise ValueError("X holds NaN or infinite values: fill them in or leave those rows out")
     ids = np.array([hash_of_array(row) for row in rows], dtype=np.str_)
     return _hashed(ids, lambda i: rows[i].copy(), is_vector=True)
 
@@ -358,7 +386,7 @@ def _tensor_source(X: Tensor) -> Source:
 
 def _dataset_source(dataset: torch.utils.data.Dataset, value_range: ValueRange = None) -> Source:
     if isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "__len__"):
-        raise TypeError("an iterable Dataset has no length and no positions; give a map-style torch Dataset")
+        raise TypeError("got an iterable Dataset, which has no length and no positions: give a map-style torch Dataset")
 
     def load(i: int) -> Any:
         item = dataset[i]
@@ -384,7 +412,7 @@ def _dataset_source(dataset: torch.utils.data.Dataset, value_range: ValueRange =
 
 
 def _check_pixels(images: np.ndarray, what: str, first: int = 0) -> None:
-    """Raise for float images (N, ...) not in [0, 1]; the error names the first, counting from `first`."""
+    """Raise if float images (N, ...) are not in [0, 1]; the message names the first, counting from `first`."""
     if images.dtype.kind != "f":
         raise TypeError(f"pixels must be uint8 or float in [0, 1]; got dtype {images.dtype}")
     for i, image in enumerate(images, start=first):
@@ -396,7 +424,7 @@ def _check_pixels(images: np.ndarray, what: str, first: int = 0) -> None:
 
 
 def _hashed(ids: NDArray[np.str_], load: Callable[[int], Any], *, is_vector: bool = False) -> Source:
-    """A source whose ids are hashes of the content."""
+    """Return a source whose ids are hashes of the content."""
     return Source(ids, load, is_vector, content=lambda i: str(ids[i]))
 
 
@@ -404,4 +432,4 @@ def _hash_of_loaded(source: Source, i: int) -> str:
     try:
         return hash_of(source.load(i))
     except ImageReadError:
-        return ""  # `load` says so again
+        return ""  # `load` raises it again

@@ -1,4 +1,4 @@
-"""Fit, calibration and test samples that never overlap, and a look whether the same picture is in two of them."""
+"""Split samples into fit, calibration and test sets, and find images that are in more than one set."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ SPLITS = ("fit", "calibration", "test")
 
 @dataclass(frozen=True)
 class Repeat:
-    """One sample that two groups share, bit by bit after decoding.
+    """Name a sample that two groups share, with equal bits after decoding.
 
     Attributes
     ----------
     group, id : str
-        Where it is found again.
+        Group and id of the repeated sample.
     first_group, first_id : str
-        Where it was found first.
+        Group and id of its first occurrence.
     """
 
     group: str
@@ -34,27 +34,27 @@ class Repeat:
 def split_source(
     X: Any, *, fit: float = 0.5, calibration: float = 0.2, limit: int | None = None, random_state: int = 0
 ) -> dict[str, Source]:
-    """Normal samples, dealt out at random.
+    """Split normal samples at random into fit, calibration and test sets.
 
     Parameters
     ----------
     X : images or vectors
         See `skjepa.data.as_source`.
     fit, calibration : float in (0, 1)
-        Shares; the rest is for the test.
+        Shares of the samples; the rest is the test set.
     limit : int, optional
-        At most so many samples in all.
+        Largest number of samples in all sets together.
     random_state : int
 
     Returns
     -------
     dict of Source
-        "fit", "calibration", "test"; no sample in two of them.
+        With the keys "fit", "calibration" and "test"; no sample is in two of them.
 
     Raises
     ------
     ValueError
-        Shares that leave nothing for a split.
+        If the shares leave no samples for a set.
 
     Examples
     --------
@@ -74,21 +74,26 @@ def split_source(
     for name, part in parts.items():
         if len(part) < (2 if name == "fit" else 1):
             raise ValueError(
-                f"{len(order)} normal samples, {fit:g} of them to fit and {calibration:g} to calibrate, leave "
+                f"got {len(order)} normal samples; the shares fit={fit:g} and calibration={calibration:g} leave "
                 f"{len(part)} for {name}: give more samples or other shares"
             )
     return {name: source[part] for name, part in parts.items()}
 
 
 def repeats(groups: Mapping[str, Source]) -> list[Repeat]:
-    """Samples of one group that an earlier group holds too, by the content that is seen after decoding.
+    """Find samples that an earlier group already holds, by comparing their content after decoding.
 
-    Groups that are not splits of normal samples are compared with these only: two sets of outliers may share images.
+    Groups other than "fit", "calibration" and "test" are compared only with these: two sets of outliers may share
+    images.
 
     Parameters
     ----------
     groups : mapping of name -> Source
-        Every sample is loaded. Those that cannot be read are passed over.
+        Every sample is loaded; samples that cannot be read are left out.
+
+    Returns
+    -------
+    list of Repeat
     """
     seen: dict[str, tuple[str, str]] = {}
     found = []
@@ -106,7 +111,7 @@ def repeats(groups: Mapping[str, Source]) -> list[Repeat]:
 
 
 def without_repeats(groups: Mapping[str, Source], found: Sequence[Repeat]) -> dict[str, Source]:
-    """The groups, less what was found again in them."""
+    """Return the groups without the repeated samples that `repeats` found in them."""
     again = {(repeat.group, repeat.id) for repeat in found}
     return {
         group: source[np.array([(group, str(name)) not in again for name in source.ids], dtype=bool)]
@@ -115,16 +120,16 @@ def without_repeats(groups: Mapping[str, Source], found: Sequence[Repeat]) -> di
 
 
 def contents_of(source: Source) -> list[str]:
-    """A hash of every sample as it is loaded, "" of those that cannot be read.
+    """Return a hash of every sample as loaded; "" for samples that cannot be read.
 
-    Of the pixels, not of the file: one picture in two files, or with other metadata, is still one picture.
+    Pixels are hashed, not files, so an image stored in two files or with other metadata has the same hash.
     """
     loaded = known_by_content(Source(source.ids, source.load, source.is_vector))
     return [loaded.content(i) for i in range(len(source))]
 
 
 def classes_of(source: Source) -> NDArray[np.str_] | None:
-    """The folder that each image lies in, as ImageFolder has it; None where there are not several.
+    """Return the folder of each image as its class, like torchvision's ImageFolder; None if all are in one folder.
 
     Examples
     --------
@@ -136,16 +141,16 @@ def classes_of(source: Source) -> NDArray[np.str_] | None:
 
 
 def folders_of(ids: Iterable[str]) -> NDArray[np.str_] | None:
-    """The folder in each id, a path with forward slashes; None where there are not several."""
+    """Return the folder in each id, a path with forward slashes; None if all are in one folder."""
     names = np.array([str(name).rpartition("/")[0] for name in ids], dtype=np.str_)
     return names if len(np.unique(names)) > 1 else None
 
 
 def checked_classes(classes: ArrayLike | None, n_samples: int) -> NDArray | None:
-    """One class a sample, or None; raises ValueError otherwise."""
+    """Return classes as an array of one per sample, or None; raises ValueError for another shape."""
     if classes is None:
         return None
     labels = np.asarray(classes)
     if labels.shape != (n_samples,):
-        raise ValueError(f"classes must be one a fit sample: {n_samples} samples, classes of shape {labels.shape}")
+        raise ValueError(f"classes must be one per fit sample: {n_samples} samples, classes of shape {labels.shape}")
     return labels

@@ -1,4 +1,4 @@
-"""Large pictures as overlapping tiles at their own resolution, each a sample of its own."""
+"""Cut large images into overlapping tiles at their own resolution, each a sample of its own."""
 
 import threading
 from dataclasses import dataclass
@@ -14,19 +14,20 @@ from skjepa.data.sources import Source, as_source
 
 @dataclass(frozen=True, eq=False)
 class TiledPictures:
-    """The tiles of some pictures.
+    """Hold the tiles of some images, and combine scores of tiles to scores of images.
 
     Attributes
     ----------
     source : Source
-        Of all tiles, picture by picture; ids are ``"PICTURE [left,top]"``. Any detector fits on it and scores it.
+        All tiles, image by image, with ids ``"IMAGE [left,top]"``. Any detector fits on it and scores it.
     groups : array of shape (n_tiles,)
-        Position of the picture that a tile is of: give it to `fit` as ``groups=``.
+        Position of the image that a tile belongs to: give it to `fit` as ``groups=``.
     boxes : array of shape (n_tiles, 4)
-        Left, top, right and bottom of each tile in its picture; right and bottom are exclusive.
+        Left, top, right and bottom of each tile in its image, in pixels; right and bottom are exclusive.
     ids : array of shape (n_pictures,), str
+        Ids of the images.
     sizes : array of shape (n_pictures, 2)
-        Height and width.
+        Height and width of each image.
     """
 
     source: Source
@@ -39,36 +40,44 @@ class TiledPictures:
         return len(self.ids)
 
     def least_normal(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The lowest score among the tiles of each picture, (n_pictures,); NaN where a tile could not be read."""
+        """Return the lowest score among the tiles of each image, (n_pictures,); NaN if a tile could not be read."""
         found = np.full(len(self), np.inf)
         np.minimum.at(found, self.groups, scores)
         return found
 
     def p_values(self, p_values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """A p-value of each picture from those of its tiles, (n_pictures,): the smallest, times how many there are."""
+        """Combine the p-values of tiles to one per image, (n_pictures,): the smallest times the number of tiles.
+
+        The result is at most 1 (Bonferroni's correction).
+        """
         return np.minimum(1.0, self.least_normal(p_values) * np.bincount(self.groups, minlength=len(self)))
 
 
 def tile_pictures(X: Any, size: int, *, overlap: float = 0.25) -> TiledPictures:
-    """Cut pictures into overlapping squares of one size, at their own resolution.
+    """Cut images into overlapping squares of one size, at their own resolution.
 
-    A defect of 40 pixels in a photograph of 5,000 is less than two pixels wide where the whole photograph is brought to
-    224; in tiles of 224 it is 40.
+    Use it to find small defects in large images. A defect of 40 pixels in a photograph 5,000 pixels wide is less than
+    two pixels wide when the photograph is resized to 224; in tiles of 224 it stays 40.
 
     Parameters
     ----------
     X : images
-        As `as_source` takes them. Each is read once for its size, and once more when its tiles are.
+        In any form that `skjepa.data.as_source` accepts. Each image is read once for its size, and once more when its
+        tiles are read.
     size : int
-        Side of a tile in pixels; where the encoder takes so many, nothing is resized. A picture with a shorter side is
-        covered by tiles of that side.
+        Side of a tile in pixels; tiles of the encoder's input size are not resized. An image with a shorter side is cut
+        into tiles of that side.
     overlap : float in [0, 1)
-        Share of a tile's side by which neighbours overlap, at least: a defect on a border is whole in one of them.
+        Smallest share of a tile's side by which neighbours overlap, so that a defect on a border is whole in one tile.
+
+    Returns
+    -------
+    TiledPictures
 
     Raises
     ------
     ValueError, TypeError
-        X holds vectors, or the parameters are not of these kinds.
+        If X holds vectors, or a parameter is out of range.
 
     Examples
     --------
@@ -80,7 +89,7 @@ def tile_pictures(X: Any, size: int, *, overlap: float = 0.25) -> TiledPictures:
     """
     source = as_source(X)
     if source.is_vector:
-        raise ValueError("X holds vectors, which have no tiles: give pictures")
+        raise ValueError("X holds vectors, which have no tiles: give images")
     size = check_integer("size", size, minimum=1)
     overlap = check_number("overlap", overlap, above=0.0, below=1.0, closed="<")
     pictures = _LastPicture(source)
@@ -113,14 +122,14 @@ def _boxes(height: int, width: int, size: int, overlap: float) -> NDArray[np.int
 
 
 def _starts(length: int, side: int, overlap: float) -> list[int]:
-    """Where tiles begin, at even distances, the first and the last at the borders."""
+    """Return where tiles begin, evenly spaced, the first and the last at the borders."""
     step = max(1.0, side * (1 - overlap))
     n = int(np.ceil((length - side) / step)) + 1
     return np.round(np.linspace(0, length - side, n)).astype(int).tolist()
 
 
 class _LastPicture:
-    """Pixels of a picture, (H, W, 3); the last one is kept, for its tiles are read one after the other."""
+    """Load the pixels of an image, (H, W, 3), and keep the last image, since its tiles are read in sequence."""
 
     def __init__(self, source: Source) -> None:
         self.source, self.lock = source, threading.Lock()
@@ -129,7 +138,7 @@ class _LastPicture:
     def __call__(self, i: int) -> NDArray[np.uint8]:
         with self.lock:
             if self.known is None or self.known[0] != i:
-                self.known = None  # before the next one is read: two large pictures need not be in memory
+                self.known = None  # released first, so that two large images are never in memory
                 self.known = (i, np.asarray(as_picture(self.source.load(i)).convert("RGB")))
             return self.known[1]
 

@@ -1,4 +1,4 @@
-"""Saved objects without pickle."""
+"""Save and load objects without pickle."""
 
 from skjepa._lazy import doors
 

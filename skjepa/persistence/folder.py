@@ -1,12 +1,12 @@
-"""Objects as a folder of JSON and safetensors, without pickle: nothing in such a folder can run when it is read.
+"""Save objects as a folder of JSON and safetensors, without pickle, so that reading one runs no code from it.
 
 A class takes part by the decorator `portable`. Its instances are written as their attributes (or what its method
-`portable_state` returns) and made again by setting them (or by its class method `from_portable_state`). Attributes are
-numbers, strings, None, arrays, lists, tuples, dicts with string keys, and other portable objects; the class declares
-which, see ``persistence.schema``, and nothing is built from a folder that does not hold just these. What declarations
-cannot say, a method `portable_check` may: it raises ValueError for attributes that do not go together.
+`portable_state` returns) and rebuilt by setting them (or by its class method `from_portable_state`). Attributes are
+numbers, strings, None, arrays, lists, tuples, dicts with string keys, and other portable objects. The class declares
+them, see ``persistence.schema``, and a folder with other attributes is refused. A method `portable_check` may raise
+ValueError for attributes that do not fit together, which declarations cannot express.
 
-A folder is two files of fixed names, and holds no path that is opened. The checksum tells damage, not who wrote it.
+A folder holds two files of fixed names and no path that is opened. The checksum detects damage, not who wrote it.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from skjepa.persistence.schema import Record, SchemaError, check
 FORMAT = 2
 OBJECT_FILE, ARRAY_FILE = "object.json", "arrays.safetensors"
 LARGEST_JSON = 1 << 26
-"""Bytes: what is long is an array, and lies in the other file."""
+"""Most bytes of the JSON file; long values are arrays, in the other file."""
 
 _FILES = {OBJECT_FILE, ARRAY_FILE}
 _PORTABLE: dict[str, type] = {}
@@ -40,21 +40,21 @@ Given = dict[str, Any]
 
 
 class NotPortableError(TypeError):
-    """Something cannot be written without pickle; the message names it."""
+    """Raised when something cannot be written without pickle; the message names it."""
 
 
 class NotHereError(ValueError):
-    """What was saved is whole, but needs something that is not here, or is another."""
+    """Raised when a saved object is intact but needs something that is missing or different here."""
 
 
 def portable(cls: _Class) -> _Class:
-    """Let instances of a class be written and read, under its name."""
+    """Register a class, under its name, so that its instances can be written and read without pickle."""
     _PORTABLE[cls.__name__] = cls
     return cls
 
 
 def is_portable(value: Any) -> bool:
-    """Whether the value is an instance of a portable class."""
+    """Return whether the value is an instance of a portable class."""
     return _PORTABLE.get(type(value).__name__) is type(value)
 
 
@@ -65,20 +65,25 @@ def write_folder(value: Any, path: str | os.PathLike, *, versions: dict[str, str
     ----------
     value : portable object
     path : path-like
-        Made, or replaced where it is such a folder already.
+        Folder to create; a folder of a saved object is replaced.
     versions : dict
-        Of packages, for the reader's information.
+        Versions of packages, as information for the reader.
+
+    Returns
+    -------
+    Path
+        The folder.
 
     Raises
     ------
     NotPortableError
-        Names the attribute that cannot be written, or would not be read again.
+        If an attribute cannot be written or could not be read again; the message names it.
     FileExistsError
-        `path` exists and is something else.
+        If `path` exists and is not a saved object.
     """
     path = Path(path)
     if path.is_symlink() or (path.exists() and not (path.is_dir() and {p.name for p in path.iterdir()} == _FILES)):
-        raise FileExistsError(f"{path} exists and is not a saved detector; choose another name")
+        raise FileExistsError(f"{path} exists and is not a saved detector: choose another name")
     arrays: dict[str, NDArray] = {}
     try:
         tree = _encode(value, type(value).__name__, arrays)
@@ -89,7 +94,7 @@ def write_folder(value: Any, path: str | os.PathLike, *, versions: dict[str, str
     document = {"format": FORMAT, "versions": versions, "sha256": _digest(tree, packed), "object": tree}
     text = json.dumps(document, indent=1, allow_nan=False)
     if len(text) > LARGEST_JSON:
-        raise NotPortableError(f"{OBJECT_FILE} would have {len(text)} bytes, it may have {LARGEST_JSON}")
+        raise NotPortableError(f"{OBJECT_FILE} would have {len(text)} bytes; at most {LARGEST_JSON} are allowed")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -105,32 +110,37 @@ def write_folder(value: Any, path: str | os.PathLike, *, versions: dict[str, str
 
 
 def read_folder(path: str | os.PathLike, given: Given | None = None) -> Any:
-    """The object that `write_folder` wrote.
+    """Read an object that `write_folder` wrote, without running code from the folder.
 
     Parameters
     ----------
     path : path-like
     given : dict, optional
-        What `from_portable_state` may need that the folder does not hold, handed to it as it is.
+        Objects that the folder does not hold, such as an encoder; passed to `from_portable_state`.
+
+    Returns
+    -------
+    object
+        An instance of the portable class that was written.
 
     Raises
     ------
     FileNotFoundError
-        No such folder.
+        If there is no such folder.
     NotHereError
-        It needs an encoder that is not given, or is another one.
+        If it needs an encoder that is not given, or a different one is given.
     ValueError
-        Damaged, changed, of another format, not what the classes declare, or not such a folder; names the folder and,
-        where there is one, the attribute.
+        If it is not such a folder, is damaged, changed or of another format, or does not hold what the classes declare;
+        the message names the folder and, if possible, the attribute.
     """
     path = Path(path)
     if not path.is_dir():
-        raise FileNotFoundError(f"no folder {path}")
+        raise FileNotFoundError(f"there is no folder {path}: give the folder of a saved detector")
     for name in _FILES:
         if (path / name).is_symlink() or not (path / name).is_file():
             raise ValueError(f"{path} is not a saved detector: it has no file {name}")
     if (size := (path / OBJECT_FILE).stat().st_size) > LARGEST_JSON:
-        raise ValueError(f"{path} is damaged: {OBJECT_FILE} has {size} bytes, it may have {LARGEST_JSON}")
+        raise ValueError(f"{path} is damaged: {OBJECT_FILE} has {size} bytes; at most {LARGEST_JSON} are allowed")
     try:
         document = json.loads((path / OBJECT_FILE).read_text(encoding="utf-8"), parse_constant=_refuse)
         version, expected, tree = document["format"], document["sha256"], document["object"]
@@ -139,8 +149,8 @@ def read_folder(path: str | os.PathLike, given: Given | None = None) -> Any:
         raise ValueError(f"{path} is damaged: {OBJECT_FILE} cannot be read ({error!r})") from error
     if type(version) is not int or version != FORMAT:
         raise ValueError(
-            f"{path} has format {version!r}; this version of skjepa reads {FORMAT}: fit and save again, or read it "
-            "with the version that wrote it"
+            f"{path} has format {version!r}; this version of skjepa reads format {FORMAT}: fit and save again, or read "
+            "it with the version that wrote it"
         )
     if found != expected:
         raise ValueError(f"{path} is damaged: {OBJECT_FILE} or {ARRAY_FILE} is not the file that was written")
@@ -190,13 +200,13 @@ def _encode(value: Any, where: str, arrays: dict[str, NDArray]) -> Any:
         inner = {key: _encode(item, f"{where}.{key}", arrays) for key, item in state.items()}
         return {"$class": type(value).__name__, "state": inner}
     raise NotPortableError(
-        f"{where} is {value!r}, which cannot be written without pickle (joblib.dump writes it, to be loaded only "
-        "where it is trusted)"
+        f"{where} is {value!r}, which cannot be written without pickle: use joblib.dump, and load its file only where "
+        "you trust it"
     )
 
 
 def _decode(tree: Any, arrays: dict[str, NDArray]) -> Any:
-    """What a tree says, with a `Record` in the place of each object."""
+    """Decode a tree of JSON values, with a `Record` for each object."""
     if isinstance(tree, list):
         return [_decode(item, arrays) for item in tree]
     if not isinstance(tree, dict):
@@ -214,11 +224,11 @@ def _decode(tree: Any, arrays: dict[str, NDArray]) -> Any:
             return np.array(names, dtype=object)
         case {"$tuple": list(items), **more} if not more:
             return tuple(_decode(item, arrays) for item in items)
-    raise ValueError(f"{OBJECT_FILE} has an entry that means nothing: {textwrap.shorten(repr(tree), 60)}")
+    raise ValueError(f"{OBJECT_FILE} has an unknown entry: {textwrap.shorten(repr(tree), 60)}")
 
 
 def _built(value: Any, where: str, given: Given) -> Any:
-    """The value with objects in the place of records, the innermost first."""
+    """Build the objects of all records in a value, the innermost first."""
     if isinstance(value, list | tuple) and not isinstance(value, Record):
         return type(value)(_built(item, f"{where}[{i}]", given) for i, item in enumerate(value))
     if isinstance(value, dict):
@@ -243,11 +253,11 @@ def _built(value: Any, where: str, given: Given) -> Any:
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number of JSON")
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def _digest(tree: Any, packed: bytes) -> str:
-    """Of both files: a number changed in the one is no less wrong than in the other."""
+    """Return one hash of both files, so that a change in either is detected."""
     digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode())
     digest.update(packed)
     return digest.hexdigest()

@@ -1,13 +1,13 @@
-"""What a saved object may hold: read off the annotations of its class, and checked before anything is built from it.
+"""Check what a saved object holds against the annotations of its class, before anything is built from it.
 
-A portable class annotates each of its attributes, or a `TypedDict` does, for those it is written by (`declared_by`).
-Understood are None, bool, int, float, str, `Literal`, unions, lists, tuples, dicts, `TypedDict`, NumPy arrays, portable
-classes and Any. `Annotated` adds what a type cannot say:
+A portable class annotates each of its attributes, or a `TypedDict` declares what is written (`declared_by`). Supported
+are None, bool, int, float, str, `Literal`, unions, lists, tuples, dicts, `TypedDict`, NumPy arrays, portable classes
+and Any. `Annotated` adds what a type cannot express:
 
-- the dimensions of an array by name, ``Annotated[NDArray[np.float64], "n K"]``: a name stands for one size in all of an
-  object, ``_`` for any; an integer with a name is that size;
-- which names another object shares with this one, ``Annotated[KNNDensity, "n K=R"]``: its n is our n, its K our R;
-- `Above`; `Mark`; what can be `Saved` of an attribute that may be more in use.
+- named dimensions of an array, ``Annotated[NDArray[np.float64], "n K"]``: a name stands for one size throughout an
+  object, ``_`` for any size; an integer with a name is that size;
+- sizes that another object shares with this one, ``Annotated[KNNDensity, "n K=R"]``: its n is our n, its K is our R;
+- limits (`Above`), a `Mark`, or the narrower type that can be saved (`Saved`).
 """
 
 import inspect
@@ -40,22 +40,22 @@ _Class = TypeVar("_Class", bound=type)
 
 
 class Mark(Enum):
-    FINITE = "finite"  # of a number; arrays are, unless marked
-    MAY_BE_INFINITE = "may be infinite"  # or NaN, of an array
+    FINITE = "finite"  # for a number; arrays must be finite unless marked
+    MAY_BE_INFINITE = "may be infinite"  # for an array, which may also hold NaN
     MAY_LACK = "may lack"
     UNFITTED = "unfitted"
 
 
 MayLack = Annotated[_T, Mark.MAY_LACK]
-"""An attribute that need not be there."""
+"""An attribute that may be missing."""
 
 Unfitted = Annotated[_T, Mark.UNFITTED]
-"""An estimator that may have its parameters alone."""
+"""An estimator that may have only its parameters, unfitted."""
 
 
 @dataclass(frozen=True)
 class Above:
-    """A number, or each of an array, is finite, greater than the one limit and less than the other."""
+    """Require a number, or all of an array, to be finite, above `limit` and below `below`."""
 
     limit: float
     below: float = np.inf
@@ -63,20 +63,20 @@ class Above:
 
 @dataclass(frozen=True)
 class Saved:
-    """What can be saved of an attribute: its type in use is wider."""
+    """Name the type of an attribute that can be saved, if its type in use is wider."""
 
     kind: Any
 
 
 class Record(NamedTuple):
-    """An object that is not built yet."""
+    """Hold the class and attributes of an object that is not built yet."""
 
     cls: type
     state: dict[str, Any]
 
 
 class SchemaError(ValueError):
-    """Something is not what is declared of it; names the attribute."""
+    """Raised when an attribute does not match its declaration; the message names it."""
 
     def __init__(self, where: str, what: str) -> None:
         super().__init__(f"{where} {what}")
@@ -89,7 +89,7 @@ class _OtherKind(SchemaError):
 
 
 def declared_by(state: Any) -> Any:
-    """Class decorator: a portable class is written by what this `TypedDict` declares, not by its own attributes."""
+    """Return a class decorator: the class is written as this `TypedDict` declares, not by its own attributes."""
 
     def remember(cls: _Class) -> _Class:
         cls.__portable_state__ = state  # type: ignore[attr-defined]
@@ -99,13 +99,13 @@ def declared_by(state: Any) -> Any:
 
 
 def check(record: Record) -> None:
-    """Raise SchemaError where a record, or one within it, is not what its class declares."""
-    with np.errstate(all="ignore"):  # limits are beyond what small kinds of numbers hold
+    """Raise SchemaError if a record, or one inside it, does not match the declarations of its class."""
+    with np.errstate(all="ignore"):  # limits may exceed the range of small number types
         _check(record, record.cls, record.cls.__name__, {}, ())
 
 
 def _check(value: Any, kind: Any, where: str, sizes: Sizes, marks: tuple) -> None:
-    """Raise where a value is not of a kind; named sizes are compared with those known, and remembered."""
+    """Raise if a value is not of a kind; named sizes are compared with known ones and recorded."""
     while get_origin(kind) is Annotated:
         kind, *more = get_args(kind)
         marks = (*marks, *more)
@@ -145,7 +145,7 @@ def _is_kind(value: Any, kind: Any) -> bool:
     if isinstance(value, Record):
         return kind in (Record, value.cls)
     wanted_type = {None: NoneType}.get(kind, origin or kind)
-    if type(value) is int and wanted_type in (int, float):  # JSON has one kind of number, of any size
+    if type(value) is int and wanted_type in (int, float):  # JSON has one number type, of any size
         return abs(value) < 2**63
     return type(value) is wanted_type
 
@@ -161,13 +161,13 @@ def _check_any_of(value: Any, kind: Any, where: str, sizes: Sizes, marks: tuple)
         else:
             sizes.update(trial)
             return
-    # The choice that was meant is the one of whose kind the value is, or most of it.
+    # Report the error of the choice that matches best: the one that fails deepest inside the value.
     of_the_kind = [error for error in errors if error.where != where or not isinstance(error, _OtherKind)]
     raise max(of_the_kind, key=lambda error: len(error.where), default=_OtherKind(where, value, kind))
 
 
 def _items(value: Any, origin: Any, inner: tuple) -> Iterator[tuple[Any, Any, Any]]:
-    """Place, item and kind of each item."""
+    """Yield key or index, item and kind of each item."""
     if origin is dict:
         yield from ((key, item, inner[1]) for key, item in value.items())
     elif origin is tuple and inner[1:] != (...,):
@@ -193,7 +193,7 @@ def _check_attributes(state: dict[str, Any], declaration: Any, where: str, may_b
 
 @cache
 def _declared(declaration: Any) -> tuple[dict[str, Any], set[str]]:
-    """Kinds of the attributes by name, and which must be there."""
+    """Return the kinds of the attributes by name, and which of them are required."""
     hints = get_type_hints(declaration, include_extras=True)
     hints = {name: kind for name, kind in hints.items() if ClassVar not in (kind, get_origin(kind))}
     if is_typeddict(declaration):
@@ -204,7 +204,7 @@ def _declared(declaration: Any) -> tuple[dict[str, Any], set[str]]:
 
 
 def _check_numbers(value: Any, marks: tuple, where: str, sizes: Sizes) -> None:
-    """Of a number or an array: finite, in range, of the size that its names say."""
+    """Check that a number or an array is finite, in range and of the size that its names require."""
     limits = [mark for mark in marks if isinstance(mark, Above)]
     is_array = isinstance(value, np.ndarray)
     must_be_finite = Mark.FINITE in marks or limits or (is_array and Mark.MAY_BE_INFINITE not in marks)
@@ -222,7 +222,7 @@ def _check_numbers(value: Any, marks: tuple, where: str, sizes: Sizes) -> None:
 
 
 def _check_shared(within: Sizes, marks: tuple, where: str, sizes: Sizes) -> None:
-    """Sizes that an object of an attribute has in common with the object itself."""
+    """Check the sizes that the object in an attribute shares with the outer object."""
     for name in " ".join(mark for mark in marks if isinstance(mark, str)).split():
         theirs, _, ours = name.partition("=")
         if theirs in within:
@@ -243,7 +243,7 @@ def _shown(value: Any) -> str:
 
 
 def _words(kind: Any) -> str:
-    """A kind as a reader would say it."""
+    """Describe a kind in words."""
     if get_origin(kind) is Annotated:
         return _words(get_args(kind)[0])
     if get_origin(kind) in (Union, UnionType):

@@ -139,7 +139,7 @@ def test_rows_train_an_encoder_for_each_fold():
         ({"target_fpr": 0.1, "per_class": True}, "it needs keep"),
         ({"target_fpr": 0.1, "normal": np.eye(9), "detector": Seen()}, "a detector with p-values"),
         ({"keep": 0.5, "per_class": True}, "per_class needs classes"),
-        ({"keep": 0.5, "classes": ["a"]}, "classes must be one a fit sample"),
+        ({"keep": 0.5, "classes": ["a"]}, "classes must be one per fit sample"),
         ({"keep": 0.5, "rounds": 2, "normal": np.eye(9)}, "nothing of it is learned from"),
         ({"keep": 0.5, "folds": 6}, "folds=6 need at least 12 different samples; got 9"),
         ({"keep": 0.5, "folds": 2, "store": "somewhere"}, "this detector has none"),

@@ -181,7 +181,8 @@ class TestIds:
         assert as_source(pixels, ids=range(5)).ids.tolist() == ["0", "1", "2", "3", "4"]
 
     @pytest.mark.parametrize(
-        ("ids", "message"), [("abcde", "one name a sample"), (["a"], "one name a sample"), (list("abcda"), "unique")]
+        ("ids", "message"),
+        [("abcde", "one name per sample"), (["a"], "one name per sample"), (list("abcda"), "unique")],
     )
     def test_refused(self, pixels, ids, message):
         with pytest.raises(ValueError, match=message):
@@ -413,13 +414,13 @@ BAD = [
     ("grey array", lambda tmp: np.zeros((2, 4, 4, 1)), ValueError, r"3 channels, last.*\(2, 4, 4, 1\)"),
     ("RGBA array", lambda tmp: np.zeros((2, 4, 4, 4), np.uint8), ValueError, "3 channels"),
     ("channels first", lambda tmp: np.zeros((2, 3, 4, 4)), ValueError, "3 channels"),
-    ("one image", lambda tmp: np.zeros((4, 4, 3)), ValueError, r"One image is X\[np.newaxis\]"),
+    ("one image", lambda tmp: np.zeros((4, 4, 3)), ValueError, r"For one image give X\[np.newaxis\]"),
     ("grey images", lambda tmp: np.zeros((5, 4, 4)), ValueError, r"\(N, H, W, 3\).*\(5, 4, 4\)"),
     ("list of grey", lambda tmp: [np.zeros((4, 4))] * 2, ValueError, r"\(N, H, W, 3\).*\(2, 4, 4\)"),
     ("one vector", lambda tmp: np.zeros(4), ValueError, r"\(n, d\).*\(4,\)"),
     ("scalar", lambda tmp: 3.0, TypeError, "got float"),
     ("None", lambda tmp: None, TypeError, "got NoneType"),
-    ("no pixels", lambda tmp: np.zeros((2, 0, 4, 3)), ValueError, "no pixels"),
+    ("no pixels", lambda tmp: np.zeros((2, 0, 4, 3)), ValueError, "images without pixels"),
     ("empty array", lambda tmp: np.zeros((0, 4, 4, 3)), ValueError, "no samples"),
     ("empty uint8 array", lambda tmp: np.zeros((0, 4, 4, 3), np.uint8), ValueError, "no samples"),
     ("empty table", lambda tmp: np.zeros((0, 3)), ValueError, "no samples"),
@@ -428,15 +429,15 @@ BAD = [
     ("empty tensor", lambda tmp: torch.zeros(0, 3, 4, 4), ValueError, "no samples"),
     ("empty folder", lambda tmp: tmp, ValueError, "no image files below .*jpeg"),
     ("missing folder", lambda tmp: tmp / "gone", FileNotFoundError, "no folder .*gone"),
-    ("a file", lambda tmp: Path(__file__), NotADirectoryError, "is a file; give a folder"),
+    ("a file", lambda tmp: Path(__file__), NotADirectoryError, "is a file: give a folder"),
     ("ragged arrays", lambda tmp: [np.zeros((4, 4, 3)), np.zeros((5, 4, 3))], ValueError, r"ragged.*\(4, 4, 3\)"),
     ("ragged tensors", lambda tmp: [torch.zeros(3, 4, 4), torch.zeros(3, 4, 5)], ValueError, "ragged"),
     ("ragged lists", lambda tmp: [[1, 2], [3]], ValueError, "ragged"),
     ("mixed kinds", lambda tmp: ["a.png", Image.new("RGB", (2, 2))], TypeError, "mixes PIL images and paths"),
     ("paths and arrays", lambda tmp: [Path("a.png"), np.zeros((2, 2, 3))], TypeError, "mixes arrays and paths"),
-    ("words in a table", lambda tmp: [["a", "b"], ["c", "d"]], TypeError, "neither images, paths nor vectors"),
+    ("words in a table", lambda tmp: [["a", "b"], ["c", "d"]], TypeError, "give images, paths or vectors"),
     ("objects", lambda tmp: np.array([[1, "b"]], dtype=object), ValueError, "vectors must be numbers"),
-    ("bytes", lambda tmp: [b"a.png"], TypeError, "neither images, paths nor vectors"),
+    ("bytes", lambda tmp: [b"a.png"], TypeError, "give images, paths or vectors"),
     ("sparse", lambda tmp: scipy.sparse.eye_array(3).tocsr(), TypeError, "sparse.*toarray"),
     ("NaN in a table", lambda tmp: [[1.0, np.nan]], ValueError, "NaN or infinite"),
     ("infinity in a table", lambda tmp: np.array([[np.inf]]), ValueError, "NaN or infinite"),

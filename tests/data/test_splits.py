@@ -56,5 +56,5 @@ def test_the_same_picture_is_found_in_another_file_of_another_format(tmp_path):
 def test_classes():
     assert classes_of(as_source(np.eye(3))) is None
     assert checked_classes(None, 3) is None
-    with pytest.raises(ValueError, match="one a fit sample: 3 samples, classes of shape"):
+    with pytest.raises(ValueError, match="one per fit sample: 3 samples, classes of shape"):
         checked_classes([1, 2], 3)

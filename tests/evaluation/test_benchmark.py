@@ -209,7 +209,7 @@ def test_unreadable_images_are_left_out_for_everyone(tmp_path, image_encoder):
         ({"detectors": {}}, "no detectors to compare"),
         ({"detectors": {"a": Entry(KNN(), "pixels")}}, "reads of 'a' must be one of"),
         ({"normal": {"fit": rows(9), "test": rows(9)}}, "splits of one's own are 'fit', 'calibration', 'test'"),
-        ({"classes": [1, 2]}, "one a fit sample"),
+        ({"classes": [1, 2]}, "one per fit sample"),
         ({"passes": "all"}, "passes must be 'auto', None or numbers"),
         ({"passes": [4, -1]}, "passes must be an integer >= 0|passes must be"),
         ({"passes": [2, 4]}, "passes of 4 random directions: the encoder has 3 outputs"),

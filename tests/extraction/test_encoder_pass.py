@@ -395,7 +395,7 @@ class TestCache:
             def __getitem__(self, i):
                 return torch.rand(3, 32, 32)
 
-        with pytest.raises(ValueError, match="sample 0 is another at each load"):
+        with pytest.raises(ValueError, match="sample 0 changed between two loads"):
             extract(load_encoder(conv_net(), image_size=32), Noisy(), memory=tmp_path)
 
     def test_unreadable_samples_stay_out_of_it(self, tmp_path):

@@ -1,7 +1,7 @@
-"""Pretrained JEPA-family encoders as calibrated anomaly detectors with a scikit-learn face.
+"""Detect anomalies with pretrained JEPA-family encoders, by calibrated detectors with scikit-learn's interface.
 
-Public names load on first use (PEP 562), so ``import skjepa`` alone imports neither torch nor timm. `__init__.pyi` says
-where each of them lives, for the loader and for type checkers.
+Public names load on first use (PEP 562), so ``import skjepa`` alone imports neither torch nor timm. ``__init__.pyi``
+lists where each of them is defined, for the loader and for type checkers.
 """
 
 from skjepa._lazy import doors

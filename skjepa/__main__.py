@@ -1,4 +1,4 @@
-"""`python -m skjepa`."""
+"""Run the command line by ``python -m skjepa``."""
 
 from skjepa.cli.app import main
 

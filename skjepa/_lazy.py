@@ -1,4 +1,4 @@
-"""Public names that load on first use (PEP 562); a stub beside each `__init__.py` says where they live."""
+"""Load public names on first use (PEP 562); a stub beside each `__init__.py` lists where they are defined."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,9 +7,10 @@ import lazy_loader
 
 
 def doors(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """`__getattr__`, `__dir__` and `__all__` of a package whose `__init__.pyi` names its public objects.
+    """Return `__getattr__`, `__dir__` and `__all__` of a package whose `__init__.pyi` names its public objects.
 
-    `lazy_loader` reads the stub; type checkers read the same file. Its own error for an unknown name is not Python's.
+    `lazy_loader` and type checkers read the same stub. An unknown name raises Python's own message, which `lazy_loader`
+    does not give.
     """
     load, _, stubbed = lazy_loader.attach_stub(package, file)
     names = sorted(stubbed)

@@ -1,4 +1,4 @@
-"""Training of small encoders on images or tables."""
+"""Train small encoders on images or tables."""
 
 from skjepa._lazy import doors
 

@@ -1,7 +1,7 @@
-"""Random views of samples as tensors, a whole batch in a few operations.
+"""Draw random views of samples as tensors, a whole batch in a few operations.
 
-Colour changes are composed into one affine map of RGB per image, and crop and flip into one resampling grid, so that
-the cost does not grow with the number of changes.
+Colour changes are combined into one affine map of RGB per image, and crop and flip into one resampling grid, so that
+the time does not grow with the number of changes.
 """
 
 import math
@@ -18,22 +18,22 @@ _YIQ_TO_RGB = torch.linalg.inv(_RGB_TO_YIQ)
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """Strength of the random changes made by `training_views`.
+    """Hold the strength of the random changes that views of images get.
 
     Attributes
     ----------
     scale : (float, float)
         Range of the crop's share of the image area.
     ratio : float
-        The aspect ratio is log-uniform in [1 / ratio, ratio].
+        Limit of the aspect ratio, which is log-uniform in [1 / ratio, ratio].
     flip : bool
-        Mirror half of the images left to right.
+        Whether to mirror half of the images left to right.
     brightness, contrast, saturation : float
-        Factors are uniform in [1 - x, 1 + x].
+        Strength x of each change, whose factor is uniform in [1 - x, 1 + x].
     hue : float
-        Rotation of the chroma plane, uniform in [-hue, hue] turns.
+        Largest rotation of the chroma plane, uniform in [-hue, hue] turns.
     jitter_probability, grayscale_probability : float
-        Share of the images whose colours change at all, and share turned grey.
+        Share of the images whose colours are changed, and share of the images turned grey.
     """
 
     scale: tuple[float, float] = (0.2, 1.0)
@@ -49,14 +49,14 @@ class ViewOptions:
 
 @dataclass(frozen=True)
 class VectorViewOptions:
-    """Strength of the random changes made by `vector_views`.
+    """Hold the strength of the random changes that views of vectors get.
 
     Attributes
     ----------
     noise : float
-        Standard deviation of the Gaussian noise on every feature, in units of the features, which are standardised.
+        Standard deviation of the Gaussian noise on every feature, in units of the standardised features.
     mask : float
-        Share of the features, drawn for each row, that are replaced by the same features of another row of the batch.
+        Share of the features, drawn per row, that are replaced by the same features of other rows of the batch.
     """
 
     noise: float = 0.3
@@ -66,7 +66,7 @@ class VectorViewOptions:
 def training_views(
     images: Tensor, generator: torch.Generator, *, size: int | None = None, options: ViewOptions | None = None
 ) -> Tensor:
-    """One random view of every image: resized crop, flip, colour jitter, greyscale.
+    """Draw one random view of every image: resized crop, flip, colour jitter, greyscale.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def training_views(
         If `images` is not a batch of uint8 RGB images.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"expected uint8 images of shape (n, 3, h, w), got {images.dtype} {tuple(images.shape)}")
+        raise ValueError(f"images must be uint8 of shape (n, 3, h, w); got {images.dtype} {tuple(images.shape)}")
     options = options or ViewOptions()
     size = size or images.shape[2]
     pixels = images.float().div_(255)
@@ -100,9 +100,9 @@ def training_views(
 
 
 def vector_views(rows: Tensor, generator: torch.Generator, *, options: VectorViewOptions | None = None) -> Tensor:
-    """One random view of every row: some features taken from other rows, noise on all.
+    """Draw one random view of every row: some features taken from other rows, and noise on all.
 
-    A masked feature gets a value from another row rather than zero, so that views stay where data can be.
+    A masked feature gets the value of another row, not zero, so that views stay in the range of the data.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def vector_views(rows: Tensor, generator: torch.Generator, *, options: VectorVie
     Returns
     -------
     Tensor of shape (n_samples, n_features)
-        Of the rows' dtype, on their device.
+        Views in the dtype and on the device of the rows.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def vector_views(rows: Tensor, generator: torch.Generator, *, options: VectorVie
         If `rows` is not a matrix of floats.
     """
     if rows.ndim != 2 or not rows.is_floating_point():
-        raise ValueError(f"expected floating rows of shape (n, d), got {rows.dtype} {tuple(rows.shape)}")
+        raise ValueError(f"rows must be floating point of shape (n, d); got {rows.dtype} {tuple(rows.shape)}")
     options = options or VectorViewOptions()
     if options.mask > 0:
         masked = torch.rand(rows.shape, generator=generator) < options.mask
@@ -137,7 +137,7 @@ def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> Ten
 
 
 def _crop_parameters(n: int, generator: torch.Generator, options: ViewOptions) -> Tensor:
-    """Affine maps (n, 2, 3) from output to input coordinates in [-1, 1], for `affine_grid`."""
+    """Draw affine maps (n, 2, 3) from output to input coordinates in [-1, 1], for `affine_grid`."""
     area = _uniform(n, *options.scale, generator)
     stretch = torch.exp(_uniform(n, -1.0, 1.0, generator) * math.log(options.ratio) / 2)
     width = (area.sqrt() * stretch).clamp_(max=1)

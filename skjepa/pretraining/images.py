@@ -1,4 +1,4 @@
-"""The job of `skjepa pretrain`: a folder of images becomes an encoder file."""
+"""Train an encoder on a folder of images and write it to a file, as `skjepa pretrain` does."""
 
 import json
 import os
@@ -35,20 +35,21 @@ RECIPE = PretrainConfig(
     projector_weight=2.0,
     full_size_share=0.1,
 )
-"""What the bundled encoder was trained with; sizes and pixel statistics are filled in from the images."""
+"""Settings of the bundled encoder; sizes and pixel statistics are filled in from the images."""
 
 
 @dataclass(frozen=True)
 class TrainedEncoder:
-    """What `train_encoder` did.
+    """Hold the result of `skjepa.pretraining.train_encoder`.
 
     Attributes
     ----------
     path : Path
-        The encoder, for `load_encoder`.
+        File of the encoder, for `load_encoder`.
     history : list of dict
-        What `skjepa.pretraining.pretrain` returned; also in the file next to it, one JSON object a line.
+        Statistics per epoch from `skjepa.pretraining.pretrain`; also in the file next to it, one JSON object per line.
     n_images : int
+        Number of images that were trained on.
     skipped : dict of id -> reason
         Images that could not be read.
     """
@@ -78,25 +79,30 @@ def train_encoder(
     Parameters
     ----------
     X : images
-        A folder, or whatever else `skjepa.data.as_source` takes for images. All of them are held in memory, resized.
+        A folder, or images in any other form that `skjepa.data.as_source` accepts. All resized images are held in
+        memory.
     out : path-like
-        Encoder to write, ``.safetensors``. Next to it lie ``.jsonl``, the statistics of each epoch, and
-        ``.checkpoint.pt``, from which `resume` goes on.
+        File of the encoder to write, ending in ``.safetensors``. Next to it are written the statistics of each epoch,
+        ``.jsonl``, and the state from which `resume` continues, ``.checkpoint.pt``.
     network : {"convnet", "vit"}
+        Architecture: a small residual convolutional network or a small vision transformer.
     image_size : int
-        Side of the square images the encoder sees, in pixels; for a "vit" a multiple of 8.
+        Side of the square input images in pixels; for "vit" a multiple of 8.
     n_components : int
-        K, length of the scored embedding.
+        Length K of the embedding.
     config : PretrainConfig
-        `view_size`, `mean` and `std` are replaced by three quarters of `image_size` and the images' own statistics.
+        Settings of the training. `view_size`, `mean` and `std` are replaced by three quarters of `image_size` and the
+        images' own statistics.
     resume : bool
-        Go on from the checkpoint where there is one.
+        Whether to continue from the checkpoint, if there is one.
     device : str
+        Torch device; "auto" takes CUDA if there is one.
     n_jobs : int, optional
-        Threads that read images.
+        Number of threads that read images.
     on_error : {"raise", "skip"}
-        An image that cannot be read.
+        Whether an image that cannot be read raises an error, or is left out with a warning.
     progress : bool
+        Whether to show bars.
 
     Returns
     -------
@@ -105,26 +111,26 @@ def train_encoder(
     Raises
     ------
     ValueError
-        Bad settings, vectors, or a checkpoint of other settings.
+        If a setting is not usable, X holds vectors, or the checkpoint has other settings.
     skjepa.data.ImageReadError
-        With ``on_error="raise"``.
+        If an image cannot be read, with ``on_error="raise"``.
     MemoryError
-        The images do not fit into half of the free memory.
+        If the images do not fit into half of the free memory.
 
     Warns
     -----
     CollapseWarning
-        The embeddings vary in few directions; the encoder is written all the same.
+        If the embeddings vary in few directions only; the encoder is still written.
     """
     out = Path(out)
     if out.suffix != ".safetensors":
-        raise ValueError(f"{out}: the name of an encoder must end in .safetensors")
+        raise ValueError(f"got out={out}; the name of an encoder must end in .safetensors")
     check_choice("network", network, IMAGE_NETWORKS)
     check_integer("image_size", image_size, minimum=8)
     check_integer("n_components", n_components, minimum=1)
     source = as_source(X)
     if source.is_vector:
-        raise ValueError("X holds vectors; VectorJEPA is what trains on them")
+        raise ValueError("X holds vectors, and train_encoder takes images: use skjepa.VectorJEPA for vectors")
     images, skipped = _read(source, image_size, on_error=on_error, n_jobs=n_jobs, progress=progress)
     mean, std = _channel_statistics(images)
     config = replace(
@@ -156,7 +162,7 @@ def train_encoder(
         on_epoch=keep,
         progress=progress,
     )
-    with written_whole(log) as partial:  # an interrupted run may have lost a line
+    with written_whole(log) as partial:  # rewritten, since an interrupted run may have lost a line
         Path(partial).write_text("".join(json.dumps(record) + "\n" for record in history))
     _whiten(module, images, config)
     training = {"images": len(images), "last_epoch": history[-1], **asdict(config)}
@@ -173,13 +179,13 @@ def _network_arguments(network: str, image_size: int, n_components: int) -> dict
 
 
 def _read(source: Source, image_size: int, *, on_error: str, n_jobs, progress: bool) -> tuple[Tensor, dict[str, str]]:
-    """All images as uint8 (n, 3, image_size, image_size), prepared as the encoder will prepare what it scores."""
+    """Read all images as uint8 (n, 3, image_size, image_size), prepared as the encoder will prepare its input."""
     check_choice("on_error", on_error, ("raise", "skip"))
     needed, budget = len(source) * 3 * image_size**2, default_budget("cpu")
     if needed > budget:
         raise MemoryError(
-            f"{len(source)} images of {image_size}x{image_size} take {needed / 2**30:.1f} GiB, "
-            f"{budget / 2**30:.1f} GiB are to be had; choose a smaller image size or fewer images"
+            f"{len(source)} images of {image_size}x{image_size} take {needed / 2**30:.1f} GiB, and "
+            f"{budget / 2**30:.1f} GiB are available: give a smaller image_size or fewer images"
         )
     preprocessing = plain_preprocessing(image_size, None, None)
 
@@ -207,12 +213,12 @@ def _read(source: Source, image_size: int, *, on_error: str, n_jobs, progress: b
         readable[position] = False
         skipped[str(source.ids[position])] = str(item)
     if readable.sum() < 2:
-        raise ValueError(f"training needs at least 2 images; {int(readable.sum())} can be read")
+        raise ValueError(f"training needs at least 2 images; got {int(readable.sum())} that can be read")
     return images[readable] if skipped else images, skipped
 
 
 def _channel_statistics(images: Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and standard deviation of each channel, of pixels in [0, 1]; a channel that is constant keeps its scale."""
+    """Return mean and standard deviation of each channel, of pixels in [0, 1]; 1 for a constant channel."""
     counts = torch.stack([torch.bincount(images[:, channel].flatten(), minlength=256) for channel in range(3)]).double()
     levels = torch.arange(256, dtype=torch.float64) / 255
     total = counts.sum(1)
@@ -225,5 +231,5 @@ def _channel_statistics(images: Tensor) -> tuple[tuple[float, float, float], tup
 def _whiten(module: torch.nn.Module, images: Tensor, config: PretrainConfig) -> None:
     try:
         whiten_head(module.head, embed(module, images, config))  # type: ignore[arg-type]
-    except ValueError as error:  # too few images, or a collapse: the training is still worth keeping
-        warnings.warn(f"the encoder's outputs are left as they are: {error}", CollapseWarning, stacklevel=3)
+    except ValueError as error:  # too few images, or a collapse: the encoder is still written
+        warnings.warn(f"the encoder's outputs are not whitened: {error}", CollapseWarning, stacklevel=3)

@@ -1,9 +1,8 @@
-"""Training of small JEPAs without labels, on images and on vectors.
+"""Train small JEPAs without labels, on images and on vectors.
 
-Everything random in an epoch follows from (seed, epoch), and the schedule from the step alone, so a checkpoint taken
-between epochs needs no generator state and a resumed run equals an uninterrupted one exactly. The learning rate is
-constant between warm-up and decay: until the decay begins nothing depends on the number of epochs, which may then
-still be changed.
+All random numbers of an epoch follow from (seed, epoch), and the learning rate from the step. A checkpoint between
+epochs therefore needs no generator state, and a resumed run equals an uninterrupted one exactly. The learning rate is
+constant between warm-up and decay, so until the decay begins the number of epochs can still be changed.
 """
 
 import os
@@ -30,7 +29,7 @@ from skjepa.pretraining.losses import info_nce, invariance, sigreg, vicreg
 
 
 class CollapseWarning(UserWarning):
-    """The embeddings of an encoder in training vary in few directions only."""
+    """Issued when the embeddings of an encoder in training vary in few directions only."""
 
 
 def pretrain(
@@ -45,56 +44,58 @@ def pretrain(
     on_epoch: Callable[[nn.Module, dict[str, float]], None] | None = None,
     progress: bool = False,
 ) -> list[dict[str, float]]:
-    """Train `network` in place on unlabelled samples.
+    """Train a network in place on unlabelled samples.
 
     Parameters
     ----------
     network : nn.Module
-        (n, 3, H, W) or (n, d) -> (n, K); with submodules `features` and `head` if the configuration asks for a
+        Maps (n, 3, H, W) or (n, d) to (n, K); needs submodules `features` and `head` if the configuration has a
         projector.
     samples : uint8 Tensor of shape (n_samples, 3, height, width), or float Tensor of shape (n_samples, d)
         Images, or standardised vectors.
     config : PretrainConfig
+        Settings of the training.
     device : str or torch.device
-        Where to train. Random numbers are drawn on the CPU, so views and batches are the same everywhere.
+        Device to train on. Random numbers are drawn on the CPU, so views and batches are the same on every device.
     checkpoint : path-like, optional
-        Rewritten, atomically, after every epoch.
+        File that is rewritten, atomically, after every epoch.
     resume : bool
-        Continue from `checkpoint` where it exists; the result equals that of an uninterrupted run. `epochs` may differ
-        from the checkpoint's as long as the decay has begun in neither run.
+        Whether to continue from `checkpoint` if it exists; the result equals that of an uninterrupted run. `epochs` may
+        differ from the checkpoint's as long as the decay has begun in neither run.
     initial_checkpoint : path-like, optional
-        Checkpoint of an earlier run, whatever its settings, whose weights (of projector too) to start from: a warm
-        restart (Loshchilov and Hutter, 2017), with a schedule and an optimiser of its own. Give another `seed`, or the
-        earlier run's batches come again.
+        Checkpoint of an earlier run with any settings, whose weights (including the projector's) to start from. This is
+        a warm restart (Loshchilov and Hutter, 2017) with a new schedule and optimiser. Give another `seed`, otherwise
+        the batches of the earlier run are repeated.
     on_epoch : callable, optional
         Called with the network (in evaluation mode) and the epoch's statistics after the checkpoint is written.
     progress : bool
-        Show a bar with losses; its rate is in samples (not views) a second.
+        Whether to show a bar with losses and the number of samples (not views) per second.
 
     Returns
     -------
     list of dict
-        One for each epoch: ``epoch`` from 1, mean losses, ``samples_per_second``, and `embedding_statistics` of
-        `n_watched` random samples, unaugmented. The network is left in evaluation mode, on the CPU.
+        One per epoch: ``epoch`` from 1, mean losses, ``samples_per_second``, and
+        `skjepa.encoders.embedding_statistics` of `n_watched` random unaugmented samples. The network is left in
+        evaluation mode, on the CPU.
 
     Raises
     ------
     ValueError
-        If a setting is unusable, `checkpoint` belongs to another configuration, or `initial_checkpoint` to another
+        If a setting is not usable, `checkpoint` belongs to another configuration, or `initial_checkpoint` to another
         network.
     FloatingPointError
-        If the loss is not finite; the last checkpoint is then still good.
+        If the loss is not finite; the last checkpoint is still valid.
 
     Warns
     -----
     CollapseWarning
-        After an epoch, past the warm-up, whose embeddings' participation ratio is under a tenth of K.
+        If the participation ratio of the embeddings after an epoch, past the warm-up, is below a tenth of K.
     """
     config.validate(len(samples))
     _check_samples(samples, config)
     model = _model(network, samples, config).to(device)
     optimizer = _optimizer(model, config)
-    # A random choice: folders list one class after the other.
+    # Watched samples are drawn at random, since folders list one class after the other.
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(config.seed))
     watched = samples[order[: config.n_watched]]
     history: list[dict[str, float]] = []
@@ -122,7 +123,7 @@ def pretrain(
 
 @torch.no_grad()
 def embed(module: nn.Module, samples: Tensor, config: PretrainConfig, *, batch_size: int = 512) -> Tensor:
-    """Outputs of `module` (in its current mode) for unaugmented samples: float32 of shape (n_samples, n_outputs).
+    """Return the outputs of a module, in its current mode, for unaugmented samples, (n_samples, n_outputs), float32.
 
     Parameters
     ----------
@@ -130,7 +131,7 @@ def embed(module: nn.Module, samples: Tensor, config: PretrainConfig, *, batch_s
         A network, or its `features`.
     samples : uint8 Tensor of shape (n_samples, 3, height, width), or float Tensor of shape (n_samples, d)
     config : PretrainConfig
-        For mean and standard deviation of the pixels.
+        Settings with the mean and standard deviation of the pixels.
     """
     device = next((parameter.device for parameter in module.parameters()), samples.device)
 
@@ -145,11 +146,11 @@ def _check_samples(samples: Tensor, config: PretrainConfig) -> None:
     wanted = "vectors" if isinstance(config.views, VectorViewOptions) else "images"
     given = {2: "vectors", 4: "images"}.get(samples.ndim)
     if given != wanted:
-        raise ValueError(f"views={type(config.views).__name__} are views of {wanted}; got shape {tuple(samples.shape)}")
+        raise ValueError(f"views={type(config.views).__name__} needs {wanted}; got shape {tuple(samples.shape)}")
 
 
 def _model(network: nn.Module, samples: Tensor, config: PretrainConfig) -> nn.ModuleDict:
-    """The network and, beside it, the projector that is thrown away."""
+    """Return the network and, if there is a second loss, the projector, which is dropped after training."""
     if samples.ndim == 4:
         network.to(memory_format=torch.channels_last)
     with own_random_numbers(config.seed):
@@ -164,7 +165,7 @@ def _model(network: nn.Module, samples: Tensor, config: PretrainConfig) -> nn.Mo
 
 
 def _fix_spectral_norm(network: nn.Module) -> None:
-    """Make the normalised weights plain parameters again, as in a network trained without."""
+    """Turn the normalised weights into plain parameters again."""
     for module in network.modules():
         if is_parametrized(module, "weight"):
             remove_parametrizations(module, "weight", leave_parametrized=True)
@@ -197,7 +198,7 @@ def _train_epoch(model, optimizer, samples: Tensor, config: PretrainConfig, epoc
             loss = losses["loss"]
             if not torch.isfinite(loss):
                 raise FloatingPointError(
-                    f"loss {loss.item()} in epoch {epoch + 1}, step {step + 1}: lower the learning rate"
+                    f"the loss is {loss.item()} in epoch {epoch + 1}, step {step + 1}: lower learning_rate"
                 )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -236,7 +237,7 @@ def _view(batch: Tensor, generator: torch.Generator, size: int | None, config: P
 
 def _uses_bfloat16(device: torch.device, config: PretrainConfig) -> bool:
     if config.precision == "auto" and isinstance(config.views, VectorViewOptions):
-        return False  # small matrices gain nothing
+        return False  # not faster for small matrices
     if config.precision == "auto":
         return has_bfloat16(device)
     return config.precision == "bfloat16"
@@ -261,7 +262,7 @@ def _normalise(pixels: Tensor, config: PretrainConfig) -> Tensor:
 
 
 def _mix(seed: int, epoch: int) -> int:
-    """A generator seed that no other small (seed, epoch) shares."""
+    """Return a generator seed that no other small (seed, epoch) shares."""
     return (seed * 1_000_003 + epoch) % 2**63
 
 
@@ -309,7 +310,10 @@ def _load_checkpoint(path, model, optimizer, config: PretrainConfig) -> list[dic
     if changed == {"epochs"} and len(state["history"]) <= decay_start:
         changed = set()
     if changed:
-        raise ValueError(f"{path} was made with other settings: {', '.join(sorted(changed))}")
+        raise ValueError(
+            f"{path} was made with other settings of {', '.join(sorted(changed))}: give the same, another file, or "
+            "resume=False"
+        )
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     return state["history"]

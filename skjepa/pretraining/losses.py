@@ -1,6 +1,6 @@
-"""Self-supervised objectives as plain functions of embeddings.
+"""Compute self-supervised losses of embeddings.
 
-Every loss is to be minimised. `sigreg` is an anti-collapse term alone and needs `invariance` beside it; `vicreg` and
+Every loss is to be minimised. `sigreg` is only a term against collapse and needs `invariance` beside it; `vicreg` and
 `info_nce` are complete objectives for two views.
 """
 
@@ -14,7 +14,7 @@ from skjepa.encoders.isotropy import epps_pulley
 
 
 def invariance(views: Tensor) -> Tensor:
-    """Mean squared distance of each view's embedding from the mean over views.
+    """Compute the mean squared distance of the views' embeddings from their mean over views.
 
     .. math:: \\frac{1}{V N K} \\sum_{v,n,k} (z_{vnk} - \\bar z_{nk})^2
 
@@ -35,21 +35,21 @@ def invariance(views: Tensor) -> Tensor:
 
 
 def sigreg(embeddings: Tensor, directions: Tensor, *, n_points: int = 17, t_max: float = 5.0) -> Tensor:
-    """Sketched isotropic Gaussian regularisation: mean Epps-Pulley statistic over random projections.
+    """Compute SIGReg, the mean Epps-Pulley statistic of embeddings over random projections.
 
     Parameters
     ----------
     embeddings : Tensor of shape (n_samples, n_components)
         One view of a batch; views are regularised separately because views of one sample are not independent.
     directions : Tensor of shape (n_components, n_directions)
-        Unit columns, drawn afresh at every step (`unit_directions`).
-    n_points, t_max
-        Quadrature, see `epps_pulley`.
+        Unit columns, drawn again at every step (`unit_directions`).
+    n_points, t_max : int, float
+        Points and range of the quadrature, see `epps_pulley`.
 
     Returns
     -------
     Tensor of shape ()
-        Non-negative; of order 1, whatever the batch size, where the embeddings are N(0, I).
+        Non-negative; of order 1 for any batch size if the embeddings are N(0, I).
 
     References
     ----------
@@ -61,7 +61,7 @@ def sigreg(embeddings: Tensor, directions: Tensor, *, n_points: int = 17, t_max:
 def vicreg(
     first: Tensor, second: Tensor, *, invariance_weight=25.0, variance_weight=25.0, covariance_weight=1.0
 ) -> Tensor:
-    """Variance-invariance-covariance regularisation of two views.
+    """Compute the VICReg loss of two views: variance, invariance and covariance terms.
 
     Invariance is the mean squared difference; variance is a hinge on the unbiased standard deviation of each
     component at 1; covariance is the sum of squared off-diagonal entries of the covariance matrix over K. The hinge
@@ -93,10 +93,10 @@ def vicreg(
 
 
 def info_nce(first: Tensor, second: Tensor, *, temperature: float = 0.2) -> Tensor:
-    """Normalised-temperature cross entropy of two views (SimCLR).
+    """Compute the InfoNCE loss of two views, the normalised-temperature cross entropy of SimCLR.
 
-    Each of the 2N unit-normalised embeddings is to pick its other view among the 2N - 1 remaining embeddings by
-    cosine similarity over `temperature`.
+    Each of the 2N unit-normalised embeddings is classified by cosine similarity over `temperature`: its other view
+    should be the most similar of the 2N - 1 remaining embeddings.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def info_nce(first: Tensor, second: Tensor, *, temperature: float = 0.2) -> Tens
     Returns
     -------
     Tensor of shape ()
-        log(2N - 1) nats where all embeddings coincide.
+        In nats; log(2N - 1) if all embeddings coincide.
 
     References
     ----------

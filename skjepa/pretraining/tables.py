@@ -1,4 +1,4 @@
-"""`VectorJEPA`: a small JEPA for tables, trained in about a second on the rows it is given."""
+"""Train a small JEPA on the rows of a table, in about a second."""
 
 import math
 import warnings
@@ -26,65 +26,70 @@ from skjepa.pretraining.loop import pretrain
 OBJECTIVES = ("info_nce", "sigreg", "vicreg")
 
 MIN_ROWS = 50
-"""With fewer distinct rows, or with one feature, no network is trained and the shortcut alone is the embedding."""
+"""Fewest distinct rows on which a network is trained; with fewer, or with one feature, the embedding is the shortcut
+alone."""
 
 ROWS_A_DIMENSION = 8
-"""So many distinct rows for each direction in which rows vary (participation ratio of their covariance), or none is
-trained: a network of fewer rows knows them by heart, and new normal rows look foreign to it."""
+"""Fewest distinct rows per direction in which rows vary (participation ratio of their covariance). A network trained on
+fewer rows overfits, and new normal rows look anomalous to it."""
 
 ROWS_A_FEATURE = 2
-"""And so many for each feature, where there are more than `SHORTCUT_COMPONENTS`."""
+"""Fewest distinct rows per feature, if there are more than `SHORTCUT_COMPONENTS` features."""
 
 SHORTCUT_COMPONENTS = 64
-"""Rows of more features reach the shortcut by a random orthogonal projection, which nearly keeps distances."""
+"""Longest shortcut; more features are reduced by a random orthogonal projection, which nearly keeps distances."""
 
 NETWORK_SHARE = 0.1
-"""Of the network in the variance of the embedding. The neighbours of a row are mostly those it has in its features."""
+"""Share of the network in the variance of the embedding, small enough that neighbours are mostly those by features."""
 
-_STEPS = (100, 600)  # of training, at the least and at the most
+_STEPS = (100, 600)  # fewest and most training steps
 _BATCH_SIZE = 128
-_CONSTANT = 1e-12  # share of its size by which a constant column may vary
-_JUNK = 100.0  # ranges of the quartiles from the median
+_CONSTANT = 1e-12  # a column that varies by less than this share of its size is constant
+_JUNK = 100.0  # quartile ranges from the median; values beyond are clipped
 
 
 @portable
 class VectorJEPA(BaseEstimator):
-    """A JEPA of vectors that trains on X itself: two noisy views of a row get close embeddings, rows get distinct ones.
+    """Train a small JEPA encoder on the rows of a table.
 
-    The embedding has two parts: the unit-normalised output of a small MLP, and a shortcut, the features themselves,
-    standardised and compressed by asinh. The shortcut keeps apart what the network, which never saw it, may map to one
-    place.
+    Give it to a detector as the encoder of vectors; `fit` of the detector trains it. Two noisy views of a row get close
+    embeddings, different rows distinct ones. The embedding has two parts: the unit-normalised output of a small MLP,
+    and a shortcut, the features themselves, standardised and compressed by asinh. The shortcut separates rows unlike
+    any training row, which the network may map to the same place.
 
     Parameters
     ----------
     n_components : int
-        Outputs of the network. K is this plus the length of the shortcut, at most `SHORTCUT_COMPONENTS`.
+        Number of outputs of the network. The length K of the embedding is this plus the length of the shortcut, which
+        is at most 64.
     widths : sequence of int
-        Hidden layers.
+        Widths of the hidden layers.
     objective : {"info_nce", "sigreg", "vicreg"}
+        Loss of the training.
     noise : float
         Standard deviation of the noise that makes the views, in standard deviations of the features.
     mask : float in [0, 1)
-        Share of the features, drawn for each row and view, that are replaced by those of other rows.
+        Share of the features, drawn per row and view, that are replaced by the features of other rows.
     temperature : float
-        Of InfoNCE.
+        Temperature of InfoNCE.
     n_steps : int, optional
-        Steps of training; by default one for every ten rows, at least 100 and at most 600, and none where distinct
-        rows are fewer than `MIN_ROWS`, than `ROWS_A_DIMENSION` for each direction in which they vary or, of more than
-        64 features, than `ROWS_A_FEATURE` for each. With 0 there is no network.
+        Number of training steps. By default one per ten rows, at least 100 and at most 600. By default no network is
+        trained on fewer than 50 distinct rows, on fewer than 8 per direction in which rows vary, or, with more than 64
+        features, on fewer than 2 per feature. With 0 there is no network.
     learning_rate, weight_decay : float
-        AdamW.
+        Settings of AdamW.
     random_state : int, RandomState or Generator, optional
-        None means 0, or the seed of the detector that trains it.
+        Seed of weights, views and batches. None means 0, or the seed of the detector that trains it.
 
     Attributes
     ----------
     encoder_ : Encoder
-        Of rows as they come, K outputs, float64. Its Jacobian is taken with respect to standardised features, or the
-        units of the features would decide the score.
+        Encoder of unscaled rows with K outputs, in float64. Its Jacobian is taken with respect to standardised
+        features, so that the units of the features do not affect the score.
     history_ : list of dict
-        What `skjepa.pretraining.pretrain` returned; empty where there was nothing to train.
+        Statistics per epoch from `skjepa.pretraining.pretrain`; empty if no network was trained.
     n_features_in_ : int
+        Number of features of the training rows.
 
     Examples
     --------
@@ -136,7 +141,7 @@ class VectorJEPA(BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: object = None) -> "VectorJEPA":
-        """Train on rows.
+        """Train the encoder on rows.
 
         Parameters
         ----------
@@ -151,12 +156,14 @@ class VectorJEPA(BaseEstimator):
         Raises
         ------
         ValueError, TypeError
-            Bad data or parameters.
+            If data or a parameter is not usable; the message names which.
         """
         self._check_parameters()
         source = as_source(X)
         if not source.is_vector:
-            raise ValueError("VectorJEPA trains on vectors (n_samples, n_features), X holds images")
+            raise ValueError(
+                "X holds images, but VectorJEPA trains on vectors (n_samples, n_features): use train_encoder for images"
+            )
         seed = seed_from(self.random_state)
         rows = source.rows()
         standardise = _Standardise(rows)
@@ -174,21 +181,21 @@ class VectorJEPA(BaseEstimator):
         return self
 
     def _trains(self, n_distinct: int, compressed: Tensor) -> bool:
-        """Whether there is a network: with `n_steps` given, whenever it can be trained at all."""
+        """Return whether to train a network; with `n_steps` given, whenever it is possible."""
         if self.n_steps == 0 or compressed.shape[1] < 2:
             return False
         dimension = _effective_dimension(compressed)
         n_features = compressed.shape[1]
         needed = max(MIN_ROWS, math.ceil(ROWS_A_DIMENSION * dimension))
-        if n_features > SHORTCUT_COMPONENTS:  # the shortcut leaves directions out, of which the network alone tells
+        if n_features > SHORTCUT_COMPONENTS:  # the shortcut leaves directions out, which only the network covers
             needed = max(needed, ROWS_A_FEATURE * n_features)
         if self.n_steps is None or n_distinct < 2:
             return n_distinct >= needed
         if n_distinct < needed and n_features > SHORTCUT_COMPONENTS:
             warnings.warn(
                 f"VectorJEPA trains {self.n_steps} steps on {n_distinct} distinct rows, which vary in "
-                f"{dimension:.0f} directions: it may know them by heart, and then new normal rows are flagged. Give "
-                f"{needed} rows, or n_steps=None to train no network on fewer",
+                f"{dimension:.0f} directions: it may overfit, so that new normal rows are flagged. Give {needed} rows, "
+                "or n_steps=None, which trains no network on fewer",
                 stacklevel=3,
             )
         return True
@@ -245,20 +252,19 @@ class _RowNetworkState(TypedDict):
 @portable
 @declared_by(_RowNetworkState)
 class RowNetwork(nn.Sequential):
-    """What a `VectorJEPA` makes: rows standardised, then the shortcut and, where it was trained, the network."""
+    """Standardise rows, then apply the shortcut and, if it was trained, the network of a `VectorJEPA`."""
 
     @property
     def input_units(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the features: the Jacobian is one of standardised features."""
+        """Mean and standard deviation of the features; the Jacobian is taken in these units."""
         standardise: Any = self[0]
         return standardise.centre, standardise.scale
 
     @property
     def stages(self) -> dict[str, str]:
-        """Name -> path of the layers that are read beside the embedding: the rows, standardised, and hidden layers.
+        """Name -> path of the layers that are read beside the embedding: standardised rows and hidden layers.
 
-        Where there is no network and all features are in the shortcut, the embedding is the rows, and nothing is beside
-        it.
+        Empty if there is no network and the shortcut holds all features, since the embedding is then the rows.
         """
         parts: Any = self[1].parts
         network = parts[1].network.features if len(parts) > 1 else ()
@@ -282,8 +288,8 @@ class RowNetwork(nn.Sequential):
         tensors = {name: torch.from_numpy(array) for name, array in state["tensors"].items()}
         width, widths = state["n_features"], state["widths"]
         if len(tensors["0.centre"]) != width or len(widths or ()) > len(tensors):
-            raise ValueError(f"the tensors are not those of {width} features and the layers {widths}")
-        # Of the right sizes, but without memory, which a forged size could exhaust: every number in it is replaced.
+            raise ValueError(f"the tensors do not fit {width} features and hidden layers of widths {widths}")
+        # On the meta device, which takes no memory: a forged size could exhaust it. All numbers are replaced.
         parts: list[tuple[nn.Module, float]] = [(_Shortcut(width, seed=0).to("meta"), 1.0)]
         if widths is not None:
             with torch.device("meta"):
@@ -295,10 +301,10 @@ class RowNetwork(nn.Sequential):
 
 
 class _Standardise(nn.Module):
-    """Rows to features of mean 0 and variance 1, compressed by asinh, and to mean 0 and variance 1 again.
+    """Standardise features to mean 0 and variance 1, compress them by asinh, and standardise again.
 
-    asinh is linear near 0 and logarithmic in the tails. Features of two values, which it would shrink where one of them
-    is rare, get their size back.
+    asinh is linear near 0 and logarithmic in the tails. The second step restores the size of features with two values,
+    one of them rare, which asinh shrinks.
     """
 
     centre: Tensor
@@ -310,10 +316,10 @@ class _Standardise(nn.Module):
         super().__init__()
         scaler = StandardScaler().fit(_without_junk(rows))
         if not np.isfinite(scaler.scale_).all():
-            raise ValueError(f"X holds values too large to standardise: up to {np.abs(rows).max():.3g} in size")
+            raise ValueError(f"X holds values up to {np.abs(rows).max():.3g}, too large to standardise: rescale it")
         size = np.abs(rows).max(axis=0)
         is_constant = np.ptp(rows, axis=0) <= _CONSTANT * size
-        # A constant has no unit: a change is told by its share of the value.
+        # A constant column has no deviation, so its unit is a small share of its value.
         scale = np.where(is_constant, np.where(size > 0, 1e-6 * size, _CONSTANT), scaler.scale_)
         compressed = StandardScaler().fit(np.arcsinh((rows - scaler.mean_) / scale))
         for name, centre, spread in (("", scaler.mean_, scale), ("compressed_", compressed.mean_, compressed.scale_)):
@@ -322,24 +328,24 @@ class _Standardise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         standard = ((x - self.centre) / self.scale).detach()
-        # The value is that of `standard`, the derivative that of x: the Jacobian is one of standardised features.
+        # Keeps the value but has the derivative of x, so that the Jacobian is taken in standardised features.
         standard = standard + (x - x.detach())
         return (torch.asinh(standard) - self.compressed_centre) / self.compressed_scale
 
 
 def _without_junk(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rows with cells beyond 100 quartile ranges brought back to there: one of 1e9 would hide its whole column."""
+    """Clip values beyond 100 quartile ranges, since a single 1e9 would flatten the rest of its column."""
     quarter, median, three_quarters = np.quantile(rows, [0.25, 0.5, 0.75], axis=0)
     spread = three_quarters - quarter
     apart = np.abs(rows - median)
-    # A column that is mostly one value: by the others.
+    # If a column is mostly one value, use the median distance of the others.
     rare = np.ma.median(np.ma.masked_equal(apart, 0), axis=0).filled(0.0) if (spread == 0).any() else spread
     reach = _JUNK * np.where(spread > 0, spread, rare)
     return np.clip(rows, median - reach, median + reach)
 
 
 def _effective_dimension(samples: Tensor) -> float:
-    """Participation ratio of the covariance: directions in which rows vary, between 1 and d."""
+    """Return the participation ratio of the covariance, the number of directions in which rows vary, from 1 to d."""
     centred = samples - samples.mean(0)
     products = centred @ centred.T if len(centred) < centred.shape[1] else centred.T @ centred
     total = products.square().sum()
@@ -347,7 +353,7 @@ def _effective_dimension(samples: Tensor) -> float:
 
 
 class _Shortcut(nn.Module):
-    """The features, or a random orthogonal projection of many."""
+    """Return the features, or a random orthogonal projection of many features."""
 
     projection: Tensor
 
@@ -364,7 +370,7 @@ class _Shortcut(nn.Module):
 
 
 class _UnitNorm(nn.Module):
-    """Outputs on the unit sphere, where InfoNCE spreads them."""
+    """Normalise outputs to the unit sphere, on which InfoNCE spreads them."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -375,7 +381,7 @@ class _UnitNorm(nn.Module):
 
 
 class _SideBySide(nn.Module):
-    """Outputs of several modules, each centred and scaled to its share of the variance over the training rows."""
+    """Concatenate outputs of several modules, centred and scaled to their shares of the variance of training rows."""
 
     centre: Tensor
     factor: Tensor

@@ -91,7 +91,7 @@ def test_each_colour_change_has_its_invariant(name):
 
 @pytest.mark.parametrize("bad", [torch.zeros(2, 3, 8, 8), torch.zeros(2, 8, 8, 3, dtype=torch.uint8)])
 def test_other_arrays_are_refused(bad):
-    with pytest.raises(ValueError, match="uint8 images of shape"):
+    with pytest.raises(ValueError, match="images must be uint8 of shape"):
         training_views(bad, torch.Generator())
 
 
@@ -115,5 +115,5 @@ def test_noise_has_the_size_that_was_asked_for(noise):
 
 def test_vector_views_refuse_what_is_no_matrix_of_floats():
     for rows in (torch.zeros(4), torch.zeros(4, 2, dtype=torch.int64)):
-        with pytest.raises(ValueError, match="floating rows"):
+        with pytest.raises(ValueError, match="rows must be floating point"):
             vector_views(rows, torch.Generator())

@@ -782,7 +782,7 @@ class TestPixels:
     def test_units_of_the_mean(self):
         with pytest.raises(ValueError, match=r"Divide mean and std of pixels in 0 \.\.\. 255 by 255"):
             load_encoder("bundled", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
-        with pytest.raises(TypeError, match=r"mean must be three numbers.*got 0\.5; write \(0\.5, 0\.5, 0\.5\)"):
+        with pytest.raises(TypeError, match=r"mean must be three numbers.*got 0\.5: write \(0\.5, 0\.5, 0\.5\)"):
             load_encoder(nn.Flatten(), image_size=8, mean=0.5, std=0.5)
 
     def test_pages_of_a_file(self, tmp_path):

@@ -21,4 +21,5 @@ def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 
 
 def is_constant(values: NDArray[np.float64]) -> bool:
+    """Return whether values do not vary, up to rounding."""
     return bool(np.ptp(values) <= 1e-9 * (1 + np.abs(values).max()))

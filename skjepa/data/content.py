@@ -12,6 +12,7 @@ from skjepa.data.images import require_file
 
 
 def file_hash(path: str | os.PathLike) -> str:
+    """Return the hash of a file's bytes; "" if it cannot be read."""
     try:
         require_file(path)
         with open(path, "rb") as file:
@@ -28,6 +29,7 @@ def hash_of(sample: Any) -> str:
 
 
 def hash_of_array(array: np.ndarray) -> str:
+    """Return the hash of an array's type, shape and numbers."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(f"{array.dtype.str}{array.shape}".encode())
     digest.update(np.ascontiguousarray(array))

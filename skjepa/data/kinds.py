@@ -37,6 +37,7 @@ def is_number(item: Any) -> bool:
 
 
 def kind_of(item: Any) -> str:
+    """Return the kind of one item of a list: "paths", "PIL images", "tensors", "arrays" or "values"."""
     if isinstance(item, str | os.PathLike):
         return "paths"
     if isinstance(item, Image.Image):

@@ -278,6 +278,7 @@ class Encoder:
             )
 
     def portable_state(self) -> dict[str, Any]:
+        """Return the attributes that are saved without pickle."""
         # A recipe that holds a function cannot be saved without pickle.
         named = self._recipe is not None and not any(map(callable, self._recipe.values()))
         return {
@@ -290,6 +291,7 @@ class Encoder:
 
     @classmethod
     def from_portable_state(cls, state: dict[str, Any], given: dict[str, Any]) -> "Encoder":
+        """Return the saved encoder, loaded by its name or taken from `given`; raises if it is a different one."""
         made = given.setdefault("encoders", {})  # several places share one encoder
         fingerprint = state["fingerprint"]
         if fingerprint not in made:

@@ -36,6 +36,7 @@ def require_known_source(source: Any, weights: str | None = None) -> None:
 
 
 def check_output_choice(source: Any, output: Any) -> None:
+    """Raise if `output` is not a choice of `load_encoder` for this source."""
     if not isinstance(output, str) and not callable(output):
         raise TypeError(f"output must be a name or a callable of (module, x); got {output!r}")
     if output in ("pooled", "projected") and (isinstance(source, nn.Module) or _is_file(source)):
@@ -45,6 +46,7 @@ def check_output_choice(source: Any, output: Any) -> None:
 
 
 def own_preprocessing(preprocess, image_size, mean, std) -> Preprocessing:
+    """Return the preprocessing by a user's function, which replaces mean and std."""
     if not callable(preprocess):
         raise TypeError(f"preprocess must be 'auto' or a callable of a PIL image; got {preprocess!r}")
     if mean is not None or std is not None:
@@ -53,6 +55,7 @@ def own_preprocessing(preprocess, image_size, mean, std) -> Preprocessing:
 
 
 def square(preprocessing: Preprocessing) -> int:
+    """Return the side of square images; raises ValueError for others."""
     height, width = preprocessing.size
     if height != width:
         raise ValueError(f"preprocess returns {height}x{width} images; named models take squares: crop to equal sides")

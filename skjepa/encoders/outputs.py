@@ -105,4 +105,5 @@ class MethodOutput(nn.Module):
 
 
 def with_output(module: nn.Module, output: str | Callable) -> nn.Module:
+    """Wrap a module so that it returns the output of a named layer or of a callable."""
     return LayerOutput(module, output) if isinstance(output, str) else MethodOutput(module, output)

@@ -77,7 +77,7 @@ class Extraction:
 
     @property
     def shape(self) -> tuple[int]:
-        """``(n_samples,)``, which scikit-learn's splitters read."""
+        """Shape ``(n_samples,)``, as scikit-learn's splitters read it."""
         return (len(self.ids),)
 
     def __len__(self) -> int:

@@ -47,6 +47,7 @@ class ResumedStore:
         return sorted(names, key=lambda name: self.keys[name] in failures)
 
     def append(self, names: Sequence[str], arrays: Sequence[Any], unreadable: dict[str, str]) -> None:
+        """Store measured samples, and reasons for unreadable ones."""
         failures = {self.keys[name]: reason for name, reason in unreadable.items()}
         embeddings, sigma, layers = arrays
         self.store.append([self.keys[name] for name in names], embeddings, sigma, failures, layers)

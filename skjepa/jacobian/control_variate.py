@@ -45,6 +45,7 @@ class TwoStageRidge(RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Predict targets (n,) for rows (n, p)."""
         rows = np.asarray(X)
         parts = (rows[:, : self.n_first], rows[:, self.n_first :])
         return np.sum([stage.predict(part) for stage, part in zip(self.stages_, parts, strict=False)], axis=0)

@@ -60,7 +60,8 @@ class Correction:
 
     @classmethod
     def from_portable_state(cls, state: dict[str, Any], given: dict[str, Any]) -> "Correction":
-        return cls(**state)  # those of earlier versions lack the last attribute
+        """Return the saved correction; files of earlier versions lack the last attribute."""
+        return cls(**state)
 
     def log_volume(
         self, embeddings: ArrayLike, sigma: ArrayLike, layers: Mapping[str, NDArray[Any]] | None = None
@@ -123,7 +124,8 @@ class Directions:
 
     @classmethod
     def from_portable_state(cls, state: dict[str, Any], given: dict[str, Any]) -> "Directions":
-        return cls(**state)  # those of earlier versions lack the last attribute
+        """Return the saved directions; files of earlier versions lack the last attribute."""
+        return cls(**state)
 
     @property
     def n_directions(self) -> int:

@@ -40,6 +40,8 @@ _Class = TypeVar("_Class", bound=type)
 
 
 class Mark(Enum):
+    """Mark what a declaration allows or requires beyond its type."""
+
     FINITE = "finite"  # for a number; arrays must be finite unless marked
     MAY_BE_INFINITE = "may be infinite"  # for an array, which may also hold NaN
     MAY_LACK = "may lack"

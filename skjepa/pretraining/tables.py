@@ -274,6 +274,7 @@ class RowNetwork(nn.Sequential):
         return {"rows": "0"} | {f"hidden {i + 1}": path for i, path in enumerate(hidden)}
 
     def portable_state(self) -> dict[str, Any]:
+        """Return the attributes that are saved without pickle."""
         parts: Any = self[1].parts
         network = parts[1].network if len(parts) > 1 else None
         return {
@@ -285,6 +286,7 @@ class RowNetwork(nn.Sequential):
 
     @classmethod
     def from_portable_state(cls, state: dict[str, Any], given: dict[str, Any]) -> "RowNetwork":
+        """Rebuild the network from saved attributes; raises ValueError if they do not fit together."""
         tensors = {name: torch.from_numpy(array) for name, array in state["tensors"].items()}
         width, widths = state["n_features"], state["widths"]
         if len(tensors["0.centre"]) != width or len(widths or ()) > len(tensors):

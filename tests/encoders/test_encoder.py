@@ -117,7 +117,7 @@ class TestPlainModule:
         ("options", "error", "message"),
         [
             ({"mean": (0, 0, 0)}, ValueError, "give image_size"),
-            ({"image_size": 16, "mean": (0, 0)}, ValueError, "3 channels"),
+            ({"image_size": 16, "mean": (0, 0)}, ValueError, "mean and std need three values"),
             ({"image_size": 16, "std": (1, 0, 1)}, ValueError, "std must be positive"),
             ({"image_size": 0}, ValueError, "image_size must be at least 1"),
             ({"image_size": 16.0}, TypeError, "image_size must be an integer"),

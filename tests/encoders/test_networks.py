@@ -129,7 +129,7 @@ def _write(path, header=None, tensors=None):
         ({"skjepa": json.dumps({"format": 1, "network": "mystery", "kwargs": {}})}, "unknown network 'mystery'"),
         ({"skjepa": json.dumps({"format": 1, "network": "convnet", "kwargs": {"depth": 3}})}, "depth"),
         ({"skjepa": json.dumps({"format": 1, "network": "convnet", "kwargs": TINY})}, "head.weight"),
-        ({"skjepa": "[1]"}, "metadata is list"),
+        ({"skjepa": "[1]"}, "metadata is a list"),
         ({"skjepa": json.dumps({"format": 1, "network": "convnet", "kwargs": [1]})}, "does not fit"),
         ({"skjepa": json.dumps({"format": 1, "network": "mlp", "kwargs": {"n_features": 10**12}})}, "head.weight"),
         ({"skjepa": json.dumps({"format": 1, "network": "mlp", "kwargs": {"widths": [1] * 10**5}})}, "100000 layers"),

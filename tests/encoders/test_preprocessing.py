@@ -101,8 +101,8 @@ class TestChannelStatistics:
     @pytest.mark.parametrize(
         ("mean", "std", "message"),
         [
-            ((1, 2), None, "3 channels"),
-            (None, (1, 1, 1, 1), "3 channels"),
+            ((1, 2), None, "mean and std need three values"),
+            (None, (1, 1, 1, 1), "mean and std need three values"),
             (None, (1, 0, 1), "positive"),
             (None, (1, -1, 1), "positive"),
             ((0, float("nan"), 0), None, "finite"),

@@ -40,7 +40,7 @@ def test_what_it_learns():
         (lambda x: x[:, :, None], r"returned shape \(2, 6, 1\)"),
         (lambda x: x.sum(dim=1), r"returned shape \(2,\)"),
         (lambda x: x[:1], r"returned shape \(1, 6\)"),
-        (lambda x: (x, x), "must return a tensor .* returned tuple"),
+        (lambda x: (x, x), "returned a tuple; it must return a tensor"),
         (lambda x: x.detach(), "does not depend differentiably"),
         (lambda x: torch.zeros_like(x, requires_grad=True), "does not depend differentiably"),
         (lambda x: x / 0, "not finite"),

@@ -138,7 +138,7 @@ def test_modules_named_like_rows_and_embedding_are_told_apart():
     ]
     again = chosen_layers(load_encoder(Named()), [layer.name for layer in found], (6,))
     assert again == found  # as a saved detector asks for them
-    with pytest.raises(ValueError, match=r"'output' is the embedding.*read as 'output \(module\)'"):
+    with pytest.raises(ValueError, match=r"'output' is the embedding.*give 'output \(module\)'"):
         chosen_layers(encoder, ["output"], (6,))
 
 

@@ -276,7 +276,7 @@ class TestRefused:
 
     def test_unknown_architecture(self, copy):
         (copy / "config.json").write_text(json.dumps({"model_type": "bert"}))
-        with pytest.raises(ValueError, match=r"model_type 'bert'; known are 'ijepa', 'dinov2'"):
+        with pytest.raises(ValueError, match=r"model_type 'bert'; supported are 'ijepa', 'dinov2'"):
             load_encoder(f"transformers:{copy}")
 
     def test_code_of_the_folder_is_not_run(self, copy):
@@ -302,7 +302,7 @@ class TestRefused:
             load_encoder(f"transformers:{copy}")
 
     def test_no_folder(self, tmp_path):
-        with pytest.raises(WeightsNotFoundError, match="no folder"):
+        with pytest.raises(WeightsNotFoundError, match="names neither a folder nor a model"):
             load_encoder(f"transformers:{tmp_path / 'nowhere'}")
 
     def test_no_network(self, monkeypatch, tmp_path):

@@ -52,7 +52,8 @@ class Pool(Protocol):
     def part(self, *, is_budget_given: bool, **content: Any) -> worker.Part:
         """Return a `skjepa.extraction.processes.worker.Part` for these workers."""
 
-    def submit(self, key: str, part: bytes) -> Future: ...
+    def submit(self, key: str, part: bytes) -> Future:
+        """Start measuring a pickled part, with the measurement that `key` names."""
 
     def mend(self) -> None:
         """Prepare the pool for more work after a worker was lost."""

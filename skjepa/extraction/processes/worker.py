@@ -60,6 +60,7 @@ class FileSample:
     exists: bool
 
     def load(self) -> Any:
+        """Read the image; raises FileNotFoundError if only the sender has the file."""
         if self.exists and not os.path.exists(self.path):
             raise FileNotFoundError(
                 f"worker {_here()} does not find {self.path}, which exists for the process that sent it: give the "
@@ -102,6 +103,7 @@ class Part:
     is_limited: bool
 
     def source(self) -> Source:
+        """Return the samples as a source."""
         return Source(self.ids, self._load, self.is_vector)
 
     def _load(self, i: int) -> Any:

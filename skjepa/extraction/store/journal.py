@@ -153,6 +153,7 @@ class Journal:
 
 
 def warn_of_damage(path: Path, n: int) -> None:
+    """Warn that n records of a journal are damaged."""
     warnings.warn(f"{path} is damaged in {n} records; their samples are computed again", stacklevel=3)
 
 

@@ -86,10 +86,12 @@ def from_bytes(records: Iterable[bytes]) -> pa.Table:
 
 
 def of_status(table: pa.Table, status: str) -> pa.Table:
+    """Return the rows of a table with this status, `OK` or `UNREADABLE`."""
     return table.filter(pc.equal(table["status"], status))
 
 
 def keys_of(table: pa.Table) -> list[Key]:
+    """Return id and content of each row of a table."""
     return list(zip(table["id"].to_pylist(), table["content"].to_pylist(), strict=True))
 
 
@@ -111,6 +113,7 @@ class Block:
 
     @classmethod
     def of(cls, table: pa.Table, about: dict[str, Any] | None = None) -> "Block":
+        """Convert a table to arrays; raises ValueError if rows differ in length."""
         places = {key: i for i, key in enumerate(keys_of(table))}
         is_read = _LAYERS in table.column_names and table.column(_LAYERS).null_count < len(table)
         layers = _array(table, _LAYERS, depth=1) if is_read else np.empty((len(table), 0))
@@ -121,12 +124,14 @@ class Block:
         return block
 
     def rows(self, wanted: set[Key] | None) -> dict[Key, Row]:
+        """Return the wanted samples that are here, or all."""
         names = self.places.keys() if wanted is None else wanted & self.places.keys()
         arrays = self.embeddings, self.singular_values, self.layers
         return {key: tuple(array[self.places[key]] for array in arrays) for key in names}
 
     @property
     def nbytes(self) -> int:
+        """Approximate memory in bytes."""
         return self.embeddings.nbytes + self.singular_values.nbytes + self.layers.nbytes + 300 * len(self.places)
 
 

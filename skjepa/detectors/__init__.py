@@ -1,4 +1,4 @@
-"""Detectors with a scikit-learn face."""
+"""Provide the detectors, which have the interface of scikit-learn's outlier detectors."""
 
 from skjepa._lazy import doors
 

@@ -1,4 +1,4 @@
-"""Any detector of scikit-learn's or PyOD's on embeddings: `EmbeddingDetector`."""
+"""Provide `EmbeddingDetector`, which runs any scikit-learn or PyOD detector on embeddings."""
 
 from typing import Annotated, Any
 
@@ -13,7 +13,7 @@ from skjepa.persistence.schema import Saved, Unfitted
 from skjepa.scores.densities import AnyDensity
 from skjepa.scores.known_rows import KnownRows
 
-_KERNELS = ("KernelDensity", "KDE", "OneClassSVM", "OCSVM")  # each fit sample has one to itself
+_KERNELS = ("KernelDensity", "KDE", "OneClassSVM", "OCSVM")  # a kernel sits on each fit sample and raises its score
 
 
 def _scores_by(detector: Any, rows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -22,7 +22,7 @@ def _scores_by(detector: Any, rows: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _own_scores(detector: Any, n_rows: int) -> NDArray[np.float64] | None:
-    """What a fitted detector says of the rows it was fitted on, each left out of its own neighbours; else None."""
+    """Return a fitted detector's own scores of its fit rows, each left out of its neighbours; None if it has none."""
     for name, sign in (("decision_scores_", -1.0), ("negative_outlier_factor_", 1.0), ("fit_scores_", 1.0)):
         scores = getattr(detector, name, None)
         if scores is not None and np.shape(scores) == (n_rows,):
@@ -32,7 +32,7 @@ def _own_scores(detector: Any, n_rows: int) -> NDArray[np.float64] | None:
 
 @portable
 class WithFitScores:
-    """A fitted detector, and what it said of the rows of its fit, which are scored so whenever they come again.
+    """Store a fitted detector with the scores of its fit rows, and return these scores when a fit row comes again.
 
     Parameters
     ----------
@@ -51,9 +51,9 @@ class WithFitScores:
         self._known = KnownRows(rows)
 
     def recall(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Scores of any rows, (n,)."""
+        """Return the scores of any rows, (n,): the stored score for a fit row, a new one otherwise."""
         places = self._known.places(rows)
-        found = self.scores[places]  # of unknown rows any; replaced here
+        found = self.scores[places]  # an unknown row has place -1 and gets its own score below
         if (places < 0).any():
             found[places < 0] = _scores_by(self.detector, rows[places < 0])
         return found
@@ -68,19 +68,20 @@ class WithFitScores:
 
 @portable
 class EmbeddingDetector(OnEmbeddings):
-    """Any detector of scikit-learn's or PyOD's on embeddings, with the thresholds and signs of this package.
+    """Run any scikit-learn or PyOD detector on embeddings, with the thresholds and p-values of this package.
 
     Parameters
     ----------
     detector : estimator
-        With `fit` and `score_samples` (higher = more normal), or one of PyOD's, whose scores change their sign. Cloned.
+        A scikit-learn estimator with `fit` and `score_samples` (higher = more normal), or a PyOD detector, whose scores
+        get the opposite sign here. It is cloned before fitting.
     normalize : bool
         Divide embeddings by their length first.
     layer : str, optional
-        Of an Extraction, the hidden layer to take in the place of the embedding, by its name; "concatenated": all
-        layers and the embedding side by side.
+        Name of the hidden layer of an Extraction to take in place of the embedding. "concatenated": all layers and the
+        embedding side by side.
     contamination, target_fpr, calibration, random_state
-        As for `skjepa.JEPAScoreDetector`; the detector's own contamination has no effect.
+        As for `skjepa.JEPAScoreDetector`. The contamination set in `detector` itself has no effect.
 
     Attributes
     ----------
@@ -124,8 +125,8 @@ class EmbeddingDetector(OnEmbeddings):
             _is_pyod(self.detector) or hasattr(self.detector, "score_samples")
         ):
             raise TypeError(
-                "detector must be one of PyOD's, or an estimator with fit and score_samples (a LocalOutlierFactor with "
-                f"novelty=True); got {self.detector!r}"
+                "detector must be a PyOD detector or an estimator with fit and score_samples; for LocalOutlierFactor "
+                f"give novelty=True; got {self.detector!r}"
             )
 
     def _fit_rows(self, rows: NDArray[np.float64], y: NDArray | None) -> Any:
@@ -142,5 +143,5 @@ class EmbeddingDetector(OnEmbeddings):
 
 
 def _is_pyod(detector: Any) -> bool:
-    """Told by name: importing PyOD takes seconds."""
+    """Whether this is a PyOD detector, judged by name because importing PyOD takes seconds."""
     return any(base.__module__ == "pyod.models.base" for base in type(detector).__mro__)

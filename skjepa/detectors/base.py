@@ -1,4 +1,4 @@
-"""From scores to decisions: `CalibratedDetector`, what all detectors share; scores are its subclasses' business."""
+"""Provide `CalibratedDetector`, which turns the scores of any subclass into thresholds, labels and p-values."""
 
 import math
 import os
@@ -43,23 +43,24 @@ Samples = Extraction | Source
 
 
 class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
-    """Base class: a subclass says how samples are read, what is learned from them, and how they are scored.
+    """Base class of all detectors: thresholds, labels, p-values, saving and loading.
 
-    Its parameters include `contamination`, `target_fpr`, `calibration` and `random_state`.
+    A subclass defines how samples are read, what is learned from them, and how they are scored. Its parameters include
+    `contamination`, `target_fpr`, `calibration` and `random_state`.
 
     Attributes
     ----------
     models_ : list
-        What `_learn` returned: one model, or with folds one for each.
+        The fitted models: one, or one per fold where `calibration` is a number of folds.
     offset_ : float
         ``decision_function = score_samples - offset_``.
     calibration_scores_ : array or None
-        Scores of normal samples by a model that has not seen them.
+        Scores of normal samples by a model that was not fitted on them.
     n_samples_fit_ : int
-        Different samples learned from; with folds, all of them.
+        Number of different samples learned from; with folds, the samples of all folds.
     reads : {"extraction", "forward", "embeddings", "samples"}
-        What scoring takes: an Extraction with singular values or without (hidden layers alone), embeddings, or the
-        samples themselves and no encoder.
+        What scoring needs. "extraction": an Extraction with singular values. "forward": one with hidden layers
+        alone. "embeddings": embeddings. "samples": the samples themselves, without an encoder.
     """
 
     contamination: float
@@ -82,38 +83,40 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
 
     @abstractmethod
     def _read(self, X: Any) -> Samples:
-        """New samples in the form that `_score` takes."""
+        """Convert new samples to the form that `_score` takes."""
 
     @abstractmethod
     def _read_for_fit(self, X: Any, seed: int) -> Samples:
-        """Samples to fit on, in the form that `_learn` takes; bad ones are refused here."""
+        """Check the samples to fit on and convert them to the form that `_learn` takes."""
 
     @abstractmethod
     def _learn(self, samples: Samples, y: NDArray | None, seed: int) -> tuple[Any, NDArray[np.float64]]:
-        """A model of normal samples, and its scores of these samples, (n_samples,)."""
+        """Return a model of normal samples and its scores for these samples, (n_samples,)."""
 
     @abstractmethod
     def _score(self, model: Any, samples: Samples) -> NDArray[np.float64]:
-        """Scores by one model, (n_samples,); higher = more normal."""
+        """Return the scores by one model, (n_samples,); higher = more normal."""
 
     def _labels(self, y: Any, n_samples: int) -> NDArray | None:
-        """What `_learn` is told of `y`: nothing, as of any outlier detector's."""
+        """Return the part of `y` that `_learn` uses: None, unless a subclass needs classes."""
         return None
 
     def fit(self, X: Any, y: Any = None, groups: Any = None) -> "CalibratedDetector":
-        """Learn from normal samples. Exact copies of an image, known by their content, count once.
+        """Learn from normal samples and set the threshold.
 
-        So do equal rows of a table, unless its columns have few values and bring equal rows about: then how often they
-        occur is learned from.
+        Exact copies of an image are recognised by their content and count once. Equal rows of a table count once as
+        well, unless its columns have so few values that equal rows occur by chance: then repeated rows count as often
+        as they occur.
 
         Parameters
         ----------
         X : images, vectors or Extraction
-            See the class.
+            Normal samples; see the class for the forms it takes.
         y : ignored
         groups : array of shape (n_samples,), optional
-            What belongs together: frames of a video, exposures of one part, augmentations of one image. With
-            `calibration` a group is held out as a whole, for its members are near copies of one another.
+            A name per sample, equal for samples that belong together: frames of a video, exposures of one part,
+            augmentations of one image. `calibration` holds out a group as a whole, because its members are near
+            copies of one another.
 
         Returns
         -------
@@ -130,7 +133,7 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
             labels, groups = self._labels(y, len(samples)), groups_of(groups, samples)
             names = apart_by_content(samples.identities, _table_of(samples))
             once = first_of_each(names)
-            if 1 < len(once) < len(samples):  # of nothing but copies there would be one
+            if 1 < len(once) < len(samples):  # if all samples are copies, keep them: one is too few to fit on
                 groups = None if groups is None else joined_by_copies(groups, names)[once]
                 samples, names = samples[once], names[once]
                 labels = None if labels is None else labels[once]
@@ -147,7 +150,17 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         return self
 
     def _set_thresholds(self, unseen: list[NDArray], samples: Samples, scores: NDArray) -> None:
-        """From each model's scores of what was held out of it, all samples, and the first model's scores of its own."""
+        """Set the thresholds.
+
+        Parameters
+        ----------
+        unseen : list of arrays
+            For each model, its scores for the samples that were held out of its fit.
+        samples : Extraction or Source
+            All samples of the fit.
+        scores : array
+            Scores by the first model for the samples that it was fitted on.
+        """
         self._fold_scores = unseen if len(unseen) > 1 else None
         self._is_exact = len(unseen) == 1
         self._level = self.contamination if self.target_fpr is None else self.target_fpr
@@ -165,7 +178,7 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
             self.offset_ = conformal_offset(self.calibration_scores_, self.target_fpr)
 
     def _combine(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """One score a sample, (n_samples,), from those of every model, (n_models, n_samples)."""
+        """Combine the scores of all models, (n_models, n_samples), into one score per sample, (n_samples,)."""
         if self._fold_scores is None:
             return scores[0]
         return cross_conformal_margin(self._fold_scores, scores, self._level)
@@ -174,7 +187,7 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         return np.stack([self._score(model, samples) for model in self.models_])
 
     def _scores_of(self, X: Any) -> NDArray[np.float64]:
-        """Scores by every model, (n_models, n_samples), NaN where a sample could not be read."""
+        """Return the scores by every model, (n_models, n_samples), with NaN where a sample could not be read."""
         check_is_fitted(self)
         samples = self._read(X)
         scores = self._scores_by_model(samples)
@@ -183,9 +196,10 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         return np.stack([samples.aligned(row) for row in scores])
 
     def score_samples(self, X: Any) -> NDArray[np.float64]:
-        """Score of each sample: the higher, the more normal; the lower, the more abnormal.
+        """Return one score per sample; higher = more normal.
 
-        With folds it is the margin by which a sample passes their models' thresholds together.
+        Where `calibration` is a number of folds, the score is the margin by which a sample passes the joint threshold
+        of the models of all folds (see `skjepa.detectors.cross_conformal_margin`).
 
         Parameters
         ----------
@@ -194,20 +208,24 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         Returns
         -------
         array of shape (n_samples,), float64
-            NaN for a skipped image; an Extraction has none, so its scores are as many as its samples.
+            NaN for an image that could not be read. An Extraction holds only samples that could be read, so it gets
+            one score for each of them.
         """
         return self._combine(self._scores_of(X))
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
-        """``score_samples(X) - offset_``: negative where a sample is flagged; (n_samples,)."""
+        """Return ``score_samples(X) - offset_``, (n_samples,): negative where a sample is flagged."""
         return self.score_samples(X) - self.offset_
 
     def predict(self, X: Any) -> NDArray[np.int64]:
-        """+1 for normal, -1 for anomalous samples (and for images that could not be read); (n_samples,)."""
+        """Return +1 for normal and -1 for anomalous samples, (n_samples,).
+
+        Images that could not be read get -1.
+        """
         return _labels_of(self.decision_function(X))
 
     def judge(self, X: Any) -> Judgement:
-        """Scores, decisions, p-values and labels from one pass over the samples.
+        """Return scores, decisions, p-values and labels from one pass over the samples.
 
         Parameters
         ----------
@@ -225,14 +243,16 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         return Judgement(scores, decisions, p_values, _labels_of(decisions))
 
     def calibrate(self, X: Any, target_fpr: float | None = None) -> "CalibratedDetector":
-        """Take threshold and p-values from fresh normal samples, which the detector must not have seen before.
+        """Reset the threshold and the p-values with fresh normal samples.
 
         Parameters
         ----------
         X : images, vectors or Extraction
-            Normal samples, exchangeable with those to come.
+            Normal samples that the detector was not fitted on, drawn from the same distribution as the normal samples
+            that it will score.
         target_fpr : float in (0, 1), optional
-            In the place of the parameter. Where neither is given, the threshold stays and only p-values change.
+            Largest share of new normal samples to flag, in place of the detector's parameter. Where neither is given,
+            the threshold stays and only the p-values change.
 
         Returns
         -------
@@ -241,13 +261,13 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         Raises
         ------
         ValueError
-            Too few samples for `target_fpr`; names the number needed.
+            Too few samples for `target_fpr`; the message names the number needed.
         """
         target = self.target_fpr if target_fpr is None else target_fpr
         scores = self.score_samples(X)
         scores = scores[~np.isnan(scores)]
         if len(scores) == 0:
-            raise ValueError("calibrate needs normal samples; X holds none")
+            raise ValueError("calibrate needs normal samples; X holds none that could be read")
         _require_finite(scores, "the calibration samples")
         if target is not None:
             self.offset_ = conformal_offset(scores, check_number("target_fpr", target, above=0.0, below=1.0))
@@ -255,21 +275,22 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         return self
 
     def p_values(self, X: Any) -> NDArray[np.float64]:
-        """Conformal p-values: small = unlike normal data; (n_samples,), in (0, 1].
+        """Return conformal p-values, (n_samples,), in (0, 1]; small = unlike normal data.
 
-        A normal sample gets one of at most a with probability at most a, over draws of the calibration samples too;
-        with folds the proof gives 2a (Barber et al., 2021), and a is what is seen.
+        The conformal p-value of a sample is the rank of its score among those of n normal calibration samples, divided
+        by n + 1. For a normal sample P(p <= a) <= a, on average over draws of the calibration samples. With folds the
+        proven bound is 2a (Barber et al., 2021); the observed rate is a.
 
         Raises
         ------
         ValueError
-            No calibration samples.
+            The detector has no calibration samples.
         """
         check_is_fitted(self)
         if self.calibration_scores_ is None:
             raise ValueError(
-                "p-values need normal samples that were not learned from: fit with calibration=0.2, say, or call "
-                "calibrate(X_normal)"
+                "p-values need normal samples that the detector did not learn from: fit with calibration=0.2, for "
+                "example, or call calibrate(X_normal)"
             )
         return self._p_values_of(self._scores_of(X))
 
@@ -281,30 +302,31 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
 
     @property
     def is_cross_calibrated(self) -> bool:
-        """Whether the threshold comes from scores out of fold, which are not those that `score_samples` gives."""
+        """Whether the threshold comes from out-of-fold scores, which differ from the scores by `score_samples`."""
         return self._fold_scores is not None and not self._is_exact
 
     @property
     def fold_scores(self) -> list[NDArray[np.float64]] | None:
-        """Of each fold, scores of its samples by the model that has not seen them; None without folds."""
+        """For each fold, the scores of its samples by the model that was not fitted on them; None without folds."""
         return self._fold_scores
 
     @property
     def level(self) -> float:
-        """The share of normal samples that the threshold lets be flagged: `target_fpr`, else `contamination`."""
+        """The share of normal samples that the threshold may flag: `target_fpr`, else `contamination`."""
         return self._level
 
     def predict_fdr(self, X: Any, level: float = 0.1) -> NDArray[np.int64]:
         """Flag samples so that at most the share `level` of the flagged are normal, in expectation.
 
-        Benjamini and Hochberg's procedure on the p-values of all samples in X together (Bates et al., 2023).
+        Use it to search a batch for outliers. It applies the Benjamini-Hochberg procedure to the conformal p-values of
+        all samples in X together (Bates et al., 2023).
 
         Parameters
         ----------
         X : images, vectors or Extraction
-            The whole batch among which outliers are looked for.
+            The whole batch to search for outliers.
         level : float in (0, 1)
-            False-discovery rate.
+            False-discovery rate: the largest expected share of normal samples among the flagged.
 
         Returns
         -------
@@ -314,27 +336,28 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         Raises
         ------
         ValueError
-            Calibrated by folds, whose p-values do not meet the procedure's conditions, or not at all.
+            The detector is not calibrated, or calibrated by folds, whose p-values do not meet the conditions of the
+            procedure.
 
         Warns
         -----
         UserWarning
-            So few calibration samples that a single outlier among these could not be found.
+            There are so few calibration samples that a single outlier in this batch could not be found.
         """
         level = check_number("level", level, above=0.0, below=1.0)
         p = self.p_values(X)
         if not self._is_exact or self.calibration_scores_ is None:
             raise ValueError(
-                "predict_fdr needs p-values of held-out samples: fit with a share as calibration, not a number of "
-                "folds, or call calibrate(X_normal)"
+                "predict_fdr needs p-values of held-out samples, and this detector was calibrated by folds: fit with a "
+                "share such as calibration=0.2, or call calibrate(X_normal)"
             )
         read, n = ~np.isnan(p), len(self.calibration_scores_)
         smallest = 1 / (n + 1)
         if smallest > level / max(read.sum(), 1):
             needed = math.ceil(read.sum() / level) - 1
             warnings.warn(
-                f"no p-value can be under {smallest:.2g} with {n} calibration samples: one "
-                f"outlier among {read.sum()} samples cannot be found at level {level:g}; that takes {needed}",
+                f"no p-value can be under {smallest:.2g} with {n} calibration samples, so one outlier among "
+                f"{read.sum()} samples cannot be found at level {level:g}: give {needed} calibration samples",
                 stacklevel=2,
             )
         flagged = ~read
@@ -343,43 +366,46 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         return np.where(flagged, -1, 1)
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write the fitted detector to a folder of JSON and safetensors, whole or not at all; no pickle.
+        """Write the fitted detector to a folder of JSON and safetensors, without pickle.
 
-        A named encoder is written as its name and fingerprint, a trained `VectorJEPA` whole; of any other module only
-        the fingerprint, and `load` then needs it.
+        The folder appears whole or not at all. A named encoder is written as its name and fingerprint, and a trained
+        `VectorJEPA` with its weights. For any other encoder only the fingerprint is written, and `load` then needs
+        that encoder as an argument.
 
         Parameters
         ----------
         path : path-like
-            Made, or replaced where it is a saved detector.
+            Folder to create; a saved detector at this path is replaced.
 
         Raises
         ------
         skjepa.persistence.NotPortableError
-            A parameter, such as a `reference` or a `view_transform` of your own, cannot be written without pickle.
+            A parameter, such as your own `reference` or `view_transform`, cannot be written without pickle.
         FileExistsError
-            `path` is something else.
+            `path` exists and is not a saved detector.
         """
         check_is_fitted(self)
         return write_folder(self, path, versions={"skjepa": __version__, "scikit-learn": sklearn.__version__})
 
     @classmethod
     def load(cls, path: str | os.PathLike, *, encoder: Any = None) -> Self:
-        """Read a detector that `save` wrote, on any device; its scores are the same.
+        """Load a detector that `save` wrote, on any device, with the same scores.
 
         Parameters
         ----------
         path : path-like
+            Folder that `save` wrote.
         encoder : Encoder or str, optional
-            The one it was fitted with, as `load_encoder` makes or takes it, where that was made from a module of your
-            own, or lies in a file, in a folder or on a page of the hub.
+            The encoder that the detector was fitted with, or its name as `load_encoder` takes it. Needed where the
+            encoder was made from your own module, or comes from a file, a folder or a page of the hub.
 
         Raises
         ------
         ValueError, FileNotFoundError
-            Damaged or forged (docs/guide/safety.md), of another format, another class, or without its encoder.
+            The folder is damaged or forged (docs/guide/safety.md), has another format, holds another class, or needs
+            `encoder`.
         skjepa.encoders.FingerprintError
-            The encoder is not the one that was saved.
+            The encoder is not the encoder of the fit.
         """
         made = read_instance(cls, path, {} if encoder is None else {"encoder": load_encoder(encoder)})
         check_is_fitted(made)
@@ -388,7 +414,7 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
     def portable_check(self) -> None:
         folds = 1 if self._fold_scores is None else len(self._fold_scores)
         if len(self.models_) != folds:
-            raise ValueError(f"{len(self.models_)} models do not go with scores of {folds} folds")
+            raise ValueError(f"there are {len(self.models_)} models, and scores of {folds} folds; give one per fold")
         if self._fold_scores is not None and min(map(len, self._fold_scores)) == 0:
             raise ValueError("a fold has no scores")
         if self.calibration_scores_ is None and (self._is_exact or self._fold_scores is not None):
@@ -398,11 +424,11 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         return validated(self, X, reset=reset, min_samples=2 if reset else 1)
 
     def _check_thresholds(self) -> None:
-        """Whatever can be refused without the samples."""
+        """Refuse bad threshold parameters before the samples are read."""
         check_threshold_parameters(self.contamination, self.target_fpr, self.calibration)
 
     def _check_size(self, ids: NDArray[np.str_], seed: int) -> None:
-        """Whether different samples are enough to learn from and to calibrate with, before anything dear is done."""
+        """Refuse too few different samples to learn from and to calibrate with, before any expensive work."""
         check_number_of_samples(ids, self.target_fpr, self.calibration, seed)
 
 
@@ -411,7 +437,7 @@ def _labels_of(decisions: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _table_of(samples: Samples) -> NDArray | None:
-    """The rows of a table, or what an Extraction knows of them; None for images."""
+    """Return the rows of a table, or the first layer that an Extraction kept of them; None for images."""
     if isinstance(samples, Extraction):
         return None if not samples.is_table else next(iter(samples.layers.values()), samples.embeddings)
     return samples.rows() if samples.is_vector else None
@@ -421,6 +447,6 @@ def _require_finite(scores: NDArray[np.float64], what: str) -> None:
     bad = int((~np.isfinite(scores)).sum())
     if bad:
         raise ValueError(
-            f"{bad} of {len(scores)} scores of {what} are not finite: values too large, or a reference that gives no "
-            "density there"
+            f"{bad} of {len(scores)} scores of {what} are not finite: either X holds values that are too large, so "
+            "scale it, or `reference` gives no density there, so choose another one"
         )

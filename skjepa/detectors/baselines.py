@@ -1,7 +1,7 @@
-"""The detectors to beat: Mahalanobis, nearest neighbours, any of PyOD's or scikit-learn's, and plain complexity.
+"""Baseline detectors on embeddings: Mahalanobis distance and nearest neighbours.
 
-All of them take what `JEPAScoreDetector` takes as an Extraction, or rows of numbers, as they are; and have its
-thresholds and p-values. Images reach them through an `EmbeddingTransformer`, or as an Extraction.
+They take an Extraction or rows of numbers and have the thresholds and p-values of `JEPAScoreDetector`. To use them on
+images, extract first or put an `EmbeddingTransformer` before them.
 """
 
 import warnings
@@ -28,21 +28,20 @@ from skjepa.scores.densities import NearestRows
 from skjepa.scores.layered import OUTPUT, layers_of
 
 CONCATENATED, SUM = "concatenated", "sum"
-"""In the place of a layer's name: all layers and the embedding side by side; of a Mahalanobis distance, the sum of that
-of each."""
+"""Special values of `layer`: all layers and the embedding side by side; the sum of the distances in each of them."""
 
-_OF_PASSES = {"method": None, "views": None, "transform": None, "seed": None}  # singular values are not looked at
+_OF_PASSES = {"method": None, "views": None, "transform": None, "seed": None}  # settings of the singular values, unused
 _DEPENDENT = 1e-12  # share of the largest variance
 
 
 class OnEmbeddings(CalibratedDetector):
-    """A detector of rows: embeddings or hidden layers of an Extraction, or vectors themselves.
+    """Base class of detectors on rows: embeddings or hidden layers of an Extraction, or vectors themselves.
 
-    Subclasses have parameters `normalize` and `layer`, and say how to `_fit_rows` and `_score_rows`.
+    Subclasses have parameters `normalize` and `layer`, and define `_fit_rows` and `_score_rows`.
     """
 
-    is_local: ClassVar[bool] = True  # looks at neighbours, which near copies are
-    adds_layers: ClassVar[bool] = False  # knows what layer="sum" means
+    is_local: ClassVar[bool] = True  # compares with neighbours, so near copies in the fit samples spoil the scores
+    adds_layers: ClassVar[bool] = False  # accepts layer="sum"
     normalize: bool
     layer: MayLack[str | None] = None
     _settings: Settings | None
@@ -55,7 +54,7 @@ class OnEmbeddings(CalibratedDetector):
     def _score_rows(self, model: Any, rows: NDArray[np.float64]) -> NDArray[np.float64]: ...
 
     def _check_parameters(self) -> None:
-        """Of the subclass; raises ValueError or TypeError."""
+        """Check the parameters of the subclass; raise ValueError or TypeError."""
 
     def _read_for_fit(self, X: Any, seed: int) -> Samples:
         self._check_thresholds()
@@ -65,7 +64,9 @@ class OnEmbeddings(CalibratedDetector):
         if self.layer is not None and not isinstance(self.layer, str):
             raise TypeError(f"layer must be the name of a layer or None; got {self.layer!r}")
         if self.layer == SUM and not self.adds_layers:
-            raise ValueError(f"layer='sum' is for MahalanobisDetector; give {type(self).__name__} layer='concatenated'")
+            raise ValueError(
+                f"layer='sum' works with MahalanobisDetector alone: give {type(self).__name__} layer='concatenated'"
+            )
         self._settings = None
         if isinstance(X, Extraction):
             require_finite(X)
@@ -96,12 +97,12 @@ class OnEmbeddings(CalibratedDetector):
     def _rows_of(self, X: Any, *, reset: bool) -> Source:
         if self.layer is not None:
             raise TypeError(
-                f"layer={self.layer!r} is one of an encoder: give {type(self).__name__} an Extraction, of "
+                f"layer={self.layer!r} names a layer of an encoder, and X is no Extraction: give {type(self).__name__} "
                 "skjepa.extract(encoder, X, method='forward')"
             )
         if not holds_vectors(X):
             raise TypeError(
-                f"{type(self).__name__} takes rows of numbers or an Extraction; for images give it "
+                f"{type(self).__name__} takes rows of numbers or an Extraction, and X holds images: give it "
                 "skjepa.extract(encoder, X), or put an EmbeddingTransformer before it"
             )
         return as_source(self._validated(X, reset=reset))
@@ -111,7 +112,7 @@ class OnEmbeddings(CalibratedDetector):
         return "embeddings" if self.layer is None else "forward"
 
     def _blocks(self, samples: Samples) -> dict[str, NDArray[np.float64]]:
-        """The rows that are compared: of several layers, each by its name."""
+        """Return the rows to compare, by the name of their layer."""
         if not isinstance(samples, Extraction):
             return {"": samples.rows()}
         if self.layer is None:
@@ -127,8 +128,8 @@ class OnEmbeddings(CalibratedDetector):
         rows = self._embeddings(samples)
         if self.is_local and not GROUPS_ARE_GIVEN.get() and near_copies(rows) > NEAR_COPIES:
             warnings.warn(
-                "many of the fit samples are near copies of a few others: their scores are too kind, and so is the "
-                "threshold. Fit on one of each, or give groups= and calibration=",
+                "many of the fit samples are near copies of a few others, so their scores are too high and the "
+                "threshold is unreliable: fit on one sample of each, or give groups= and calibration=",
                 stacklevel=4,
             )
         model = self._fit_rows(rows, y)
@@ -150,22 +151,25 @@ class _Gaussian(TypedDict):
 
 @portable
 class MahalanobisDetector(OnEmbeddings):
-    """Minus the squared Mahalanobis distance to the mean of normal embeddings (Lee et al., NeurIPS 2018).
+    """Detect anomalies by the squared Mahalanobis distance to the mean of normal embeddings.
+
+    The score is minus this distance: higher = more normal (Lee et al., NeurIPS 2018). It is a fast baseline that works
+    well where normal embeddings form one cluster.
 
     Parameters
     ----------
     covariance : sklearn.covariance estimator, optional
-        Cloned and fitted. By default the sample covariance, and where there are fewer than two samples a dimension
-        Ledoit and Wolf's shrinkage of it.
+        Cloned and fitted. By default the sample covariance; with fewer than two samples per dimension, its
+        Ledoit-Wolf shrinkage.
     normalize : bool
         Divide embeddings by their length first: Mahalanobis++ (Mueller and Hein, 2025).
     layer : str, optional
-        Of an Extraction, the hidden layer to compare in the place of the embedding, by its name; "concatenated": all
-        layers and the embedding side by side; "sum": the sum of the distances of each (multi-layer Mahalanobis, Lee et
-        al., 2018, with equal weights).
+        Name of the hidden layer of an Extraction to compare in place of the embedding. "concatenated": all layers and
+        the embedding side by side. "sum": the sum of the distances in each layer (multi-layer Mahalanobis, Lee et al.,
+        2018, with equal weights).
     relative : bool
-        Score by the nearest class of `y` (classes of normal samples, one covariance for all), less the score without
-        classes: relative Mahalanobis (Ren et al., 2021). `fit` then needs `y`.
+        Score by the distance to the nearest class of `y`, less the distance without classes: relative Mahalanobis (Ren
+        et al., 2021). `fit` then needs `y`, the classes of the normal samples, which share one covariance.
     contamination, target_fpr, calibration, random_state
         As for `skjepa.JEPAScoreDetector`.
 
@@ -217,13 +221,13 @@ class MahalanobisDetector(OnEmbeddings):
             widths = getattr(self, "_widths", []) if self.layer == SUM else [self.n_features_in_]
             parts = model if isinstance(model, list) else [model]
             if [len(part["mean"]) for part in parts] != widths:
-                raise ValueError(f"the covariances have not the widths {widths} of the layers")
+                raise ValueError(f"the covariances must have the widths of the layers, {widths}")
             if any(("class_means" in part) != ("class_precision" in part) for part in parts):
-                raise ValueError("class_means and class_precision go together")
+                raise ValueError("class_means and class_precision must both be present or both be missing")
 
     def _check_parameters(self) -> None:
         if self.covariance is not None and not hasattr(self.covariance, "mahalanobis"):
-            raise TypeError(f"covariance must be an estimator of sklearn.covariance; got {self.covariance!r}")
+            raise TypeError(f"covariance must be an estimator from sklearn.covariance; got {self.covariance!r}")
 
     def _labels(self, y: Any, n_samples: int) -> NDArray | None:
         if not isinstance(self.relative, bool | np.bool_):
@@ -231,10 +235,10 @@ class MahalanobisDetector(OnEmbeddings):
         if not self.relative:
             return None
         if y is None:
-            raise ValueError("relative=True needs y, the class of each normal sample")
+            raise ValueError("relative=True needs the class of each normal sample: call fit(X, y)")
         labels = column_or_1d(y)
         if len(labels) != n_samples:
-            raise ValueError(f"X has {n_samples} samples and y {len(labels)} classes")
+            raise ValueError(f"y must hold one class per sample: X has {n_samples} samples, y {len(labels)} classes")
         return labels
 
     def _fit_rows(self, rows: NDArray[np.float64], y: NDArray | None) -> Any:
@@ -250,7 +254,7 @@ class MahalanobisDetector(OnEmbeddings):
         )
 
     def _split(self, rows: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-        """The columns of each layer."""
+        """Split the rows into the columns of each layer."""
         return np.split(rows, np.cumsum(self._widths)[:-1], axis=1)
 
     def _fit_block(self, rows: NDArray[np.float64], y: NDArray | None) -> _Gaussian:
@@ -288,19 +292,21 @@ class MahalanobisDetector(OnEmbeddings):
 
 @portable
 class KNNDetector(OnEmbeddings):
-    """Minus the distance to the k-th nearest normal embedding (Sun et al., ICML 2022).
+    """Detect anomalies by the distance to the k-th nearest normal embedding.
+
+    The score is minus this distance: higher = more normal (Sun et al., ICML 2022).
 
     Parameters
     ----------
     n_neighbors : int
-        k; fewer where fewer samples are there. A training sample is its own first neighbour.
+        k, reduced where there are fewer samples. A fit sample is not counted among its own neighbours.
     metric : str or callable
-        Of `sklearn.neighbors.NearestNeighbors`.
+        Distance, as `sklearn.neighbors.NearestNeighbors` takes it.
     normalize : bool
         Divide embeddings by their length first.
     layer : str, optional
-        Of an Extraction, the hidden layer to compare in the place of the embedding, by its name; "concatenated": all
-        layers and the embedding side by side.
+        Name of the hidden layer of an Extraction to compare in place of the embedding. "concatenated": all layers and
+        the embedding side by side.
     contamination, target_fpr, calibration, random_state
         As for `skjepa.JEPAScoreDetector`.
 
@@ -354,21 +360,28 @@ class KNNDetector(OnEmbeddings):
 
 
 def _scales(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Standard deviation of each column, and whether it varies; a constant gets a scale that notices a change.
+    """Return the standard deviation of each column and whether the column varies.
 
-    Columns of very different units would cost the covariance its smallest eigenvalues, and with them the columns.
+    A constant column gets a small scale, so that any change in it counts. Columns are scaled because very different
+    units would round off the smallest eigenvalues of the covariance, and with them the columns.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         deviation, size = rows.std(axis=0), np.abs(rows).max(axis=0)
     if not np.isfinite(deviation).all():
         worst = int(np.argmin(np.isfinite(deviation)))
-        raise ValueError(f"X holds values too large to square: column {worst} has one of {size[worst]:.3g} in size")
+        raise ValueError(
+            f"X holds values too large to square: column {worst} has a value of {size[worst]:.3g} in size; scale X"
+        )
     varies = deviation > 1e-12 * size
     return np.where(deviation > 0, deviation, 1e-6 * np.where(size > 0, size, 1.0)), varies
 
 
 def _precision(fitted: Any) -> NDArray[np.float64]:
-    """The inverse covariance; where columns depend on one another, one that notices when they no longer do."""
+    """Return the inverse covariance.
+
+    Where columns are linearly dependent, the smallest variances are raised to a floor, so that a sample that breaks
+    the dependence gets a large distance.
+    """
     if type(fitted) is not EmpiricalCovariance:
         return fitted.get_precision()
     variances, axes = np.linalg.eigh(fitted.covariance_)
@@ -379,7 +392,7 @@ def _precision(fitted: Any) -> NDArray[np.float64]:
 
 
 def _with_constants(precision: NDArray[np.float64], varies: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The precision of the columns that vary, and one for each that does not."""
+    """Extend the precision of the columns that vary by a 1 on the diagonal for each column that does not."""
     whole = np.eye(len(varies))
     whole[np.ix_(varies, varies)] = precision
     return whole

@@ -1,7 +1,8 @@
-"""How much an image says, whatever it says: compressed size, the control that any score of images should be set beside.
+"""Score images by their compressed size, as a control for any score of images.
 
-JEPA-SCORE falls with complexity, as likelihoods of generative models do (Serra et al., Input complexity and
-out-of-distribution detection, ICLR 2020): a detector that does no better than file size has learned nothing of content.
+JEPA-SCORE falls with the complexity of an image, as likelihoods of generative models do (Serra et al., Input complexity
+and out-of-distribution detection, ICLR 2020). A detector that does no better than file size has learned nothing about
+the content of the images.
 """
 
 import io
@@ -22,25 +23,27 @@ from skjepa.persistence.schema import Above
 
 
 def bits_per_pixel(X: Any, *, image_size: int = 32, n_jobs: int | None = None) -> NDArray[np.float64]:
-    """Size of each image as a PNG, over its number of pixels.
+    """Return the PNG size of each image in bits, divided by its number of pixels.
 
     Parameters
     ----------
     X : images
         See `skjepa.data.as_source`.
     image_size : int
-        Side in pixels that all images are brought to first: larger pictures of the same thing take fewer bits a pixel.
+        Side in pixels to which all images are resized first, because larger images of the same object take fewer bits
+        per pixel.
     n_jobs : int, optional
-        Threads.
+        Number of threads.
 
     Returns
     -------
     array of shape (n_samples,), float64
+        Bits per pixel.
 
     Raises
     ------
     ValueError
-        Vectors, or an image that cannot be read.
+        X holds vectors, or an image that cannot be read.
 
     Examples
     --------
@@ -53,7 +56,7 @@ def bits_per_pixel(X: Any, *, image_size: int = 32, n_jobs: int | None = None) -
     check_integer("image_size", image_size, minimum=1)
     source = as_source(X)
     if source.is_vector:
-        raise ValueError("X holds vectors; complexity is of images")
+        raise ValueError("X holds vectors, and complexity is defined for images alone: give images or paths of images")
     sizes = joblib.Parallel(n_jobs, prefer="threads")(
         joblib.delayed(_compressed_size)(source, i, image_size) for i in range(len(source))
     )
@@ -69,9 +72,10 @@ def _compressed_size(source: Source, position: int, image_size: int) -> int:
 
 @portable
 class ComplexityDetector(CalibratedDetector):
-    """Minus the bits per pixel that an image takes when compressed: a control, which sees no content.
+    """Detect anomalies by the compressed size of an image alone, as a control.
 
-    JEPA-SCORE ranks simple images as more typical; this does nothing else.
+    The score is minus the bits per pixel: higher = simpler. JEPA-SCORE ranks simple images as more typical, and so does
+    this detector, without reading their content. A useful detector has to do better.
 
     Parameters
     ----------
@@ -116,7 +120,9 @@ class ComplexityDetector(CalibratedDetector):
 
     def _read(self, X: Any) -> Samples:
         if isinstance(X, Extraction):
-            raise TypeError("ComplexityDetector looks at the images themselves, which an Extraction does not hold")
+            raise TypeError(
+                "ComplexityDetector reads images, which an Extraction does not hold: give the images or their paths"
+            )
         source = as_source(X)
         bits = bits_per_pixel(source, image_size=self.image_size)
         return Source(source.ids, lambda i: bits[i : i + 1], is_vector=True)

@@ -1,4 +1,7 @@
-"""Thresholds and p-values from scores of normal samples. NumPy only; higher score = more normal throughout."""
+"""Compute thresholds and p-values from scores of normal samples; higher = more normal throughout.
+
+This module needs NumPy alone, so that the runtime without PyTorch can import it.
+"""
 
 from collections.abc import Sequence
 
@@ -9,20 +12,24 @@ _BLOCK = 1 << 22  # differences held at a time
 
 
 def contamination_offset(scores: ArrayLike, contamination: float) -> float:
-    """Offset below which the share `contamination` of the training `scores` lies: no promise for new data."""
+    """Return the offset that flags the share `contamination` of the training scores.
+
+    It makes no guarantee about new data; for that see `skjepa.detectors.conformal_offset`.
+    """
     return float(np.percentile(np.asarray(scores), 100.0 * contamination))
 
 
 def conformal_offset(calibration_scores: ArrayLike, alpha: float) -> float:
-    """Offset that flags a new normal sample with probability at most `alpha`, over draws of the calibration set.
+    """Return the offset that flags a new normal sample with probability at most `alpha`.
 
-    The k-th smallest calibration score, k = floor(alpha (n + 1)); a sample is flagged when strictly below it. The same
-    decisions as ``p_value <= alpha`` (Vovk et al., Algorithmic Learning in a Random World, 2005).
+    The probability is over draws of the n calibration samples. The offset is the k-th smallest calibration score,
+    k = floor(alpha (n + 1)), and a sample is flagged when its score is strictly below it. The decisions equal
+    ``p_value <= alpha`` (Vovk et al., Algorithmic Learning in a Random World, 2005).
 
     Raises
     ------
     ValueError
-        n < 1 / alpha - 1: no threshold can hold the promise; names the n needed.
+        n < 1 / alpha - 1, where no threshold can keep the guarantee; the message names the n needed.
     """
     scores = np.sort(np.asarray(calibration_scores, dtype=np.float64))
     k = n_allowed(alpha, len(scores))
@@ -30,15 +37,16 @@ def conformal_offset(calibration_scores: ArrayLike, alpha: float) -> float:
         needed = int(np.ceil(np.round(1 / alpha - 1, 9)))
         raise ValueError(
             f"a false-positive rate of {alpha:g} needs {needed} calibration samples; got {len(scores)}. "
-            "Give more normal samples, hold a larger share out, or allow a higher rate"
+            "Give more normal samples, hold out a larger share, or allow a higher rate"
         )
     return float(scores[k - 1])
 
 
 def conformal_p_values(calibration_scores: ArrayLike, scores: ArrayLike) -> NDArray[np.float64]:
-    """(1 + number of calibration scores at or below the score) / (n + 1), in (0, 1]; small = unlike normal data.
+    """Return the conformal p-value of each score, in (0, 1]; small = unlike normal data.
 
-    Under exchangeability with the calibration samples, P(p <= alpha) <= alpha for a normal sample. NaN stays NaN.
+    It is (1 + number of calibration scores at or below the score) / (n + 1) with n calibration scores. For a normal
+    sample that is exchangeable with the calibration samples, P(p <= alpha) <= alpha. NaN stays NaN.
 
     Examples
     --------
@@ -54,18 +62,19 @@ def conformal_p_values(calibration_scores: ArrayLike, scores: ArrayLike) -> NDAr
 def cross_conformal_p_values(
     fold_scores: Sequence[NDArray[np.float64]], scores: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Conformal p-values where each calibration sample was scored by the model of its own fold.
+    """Return conformal p-values where each calibration sample was scored by the model of its own fold.
 
-    (1 + number of calibration scores at or below the score that the model of their fold gives the sample) / (n + 1).
-    Under exchangeability P(p <= alpha) is at most 2 alpha and a little (CV+ of Barber et al., Annals of Statistics
-    49(1), 2021); in practice alpha. With one fold, `conformal_p_values`.
+    A calibration sample counts against a new sample when its score is at or below the score of the new sample by the
+    same model. The p-value is (1 + this count) / (n + 1) with n calibration samples in all folds. Under exchangeability
+    P(p <= alpha) is at most slightly above 2 alpha (CV+, Barber et al., Annals of Statistics 49(1), 2021); in practice
+    it is alpha. With one fold the result equals that of `skjepa.detectors.conformal_p_values`.
 
     Parameters
     ----------
     fold_scores : sequence of arrays
-        Of each fold, scores of its samples by the model that has not seen them.
+        For each fold, the scores of its samples by the model that was not fitted on them.
     scores : array of shape (n_folds, n_samples)
-        Of new samples, by every model.
+        Scores of the new samples by the model of every fold.
     """
     below = [np.searchsorted(np.sort(own), row, side="right") for own, row in zip(fold_scores, scores, strict=True)]
     p = (1 + np.sum(below, axis=0)) / (sum(map(len, fold_scores)) + 1)
@@ -75,17 +84,19 @@ def cross_conformal_p_values(
 def cross_conformal_margin(
     fold_scores: Sequence[NDArray[np.float64]], scores: NDArray[np.float64], alpha: float
 ) -> NDArray[np.float64]:
-    """One score a sample from those of several folds' models: below zero exactly where its p-value is at most alpha.
+    """Combine the scores by the models of all folds into one score per sample, below zero where it is flagged.
 
-    The k-th largest of (score by the model of a fold) - (score of a calibration sample of that fold), over all
-    calibration samples, k = floor(alpha (n + 1)). With one fold, the score less `conformal_offset`.
+    It is below zero exactly where the p-value by `skjepa.detectors.cross_conformal_p_values` is at most `alpha`. For
+    every calibration sample, take the score of the new sample by the model of that fold, less the score of the
+    calibration sample. The result is the k-th largest of these differences, k = floor(alpha (n + 1)). With one fold it
+    is the score less `skjepa.detectors.conformal_offset`.
 
     Parameters
     ----------
     fold_scores, scores
-        As for `cross_conformal_p_values`.
+        As for `skjepa.detectors.cross_conformal_p_values`.
     alpha : float
-        k is at least 1.
+        Share of normal samples to flag. Where it gives k = 0, k = 1 is used.
     """
     n = sum(map(len, fold_scores))
     k = max(1, n_allowed(alpha, n))
@@ -98,6 +109,6 @@ def cross_conformal_margin(
 
 
 def n_allowed(alpha: float, n: int) -> int:
-    """k = floor(alpha (n + 1)), the calibration scores a threshold may leave below or at it."""
+    """Return k = floor(alpha (n + 1)), the number of calibration scores that may lie at or below a threshold."""
     # Rounded before the floor: 0.05 * 20 is 1.0000000000000002 in one order and 0.9999999999999999 in another.
     return int(np.floor(np.round(alpha * (n + 1), 9)))

@@ -1,4 +1,4 @@
-"""`EmbeddingTransformer`: images or vectors to embeddings, so that any detector of rows can follow in a pipeline."""
+"""Provide `EmbeddingTransformer`, which turns images or vectors into embeddings inside a scikit-learn pipeline."""
 
 from typing import Any
 
@@ -25,31 +25,33 @@ from skjepa.pretraining.tables import VectorJEPA
 
 
 class EmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Embeddings f(x) of an encoder: the forward pass alone.
+    """Turn images or vectors into the embeddings of an encoder, so that any detector of rows can follow in a pipeline.
+
+    It runs the forward pass alone, without the Jacobian.
 
     Parameters
     ----------
     encoder : str, Encoder or VectorJEPA
-        "auto" (images up to 64 pixels: "bundled"; larger ones: "lite0"; vectors: a `VectorJEPA`),
-        a name that `load_encoder` knows, an `Encoder`,
-        or a `VectorJEPA`, which `fit` clones and trains on its rows.
+        "auto" (images up to 64 pixels: "bundled"; larger images: "lite0"; vectors: a `VectorJEPA`), a name that
+        `load_encoder` knows, an `Encoder`,
+        or a `VectorJEPA`, which `fit` clones and trains on the rows of X.
     device, memory_budget, n_jobs
         See `skjepa.embed`.
     on_error : {"raise", "skip"}
-        Whether an image that cannot be read is an error, or a row of NaN and a warning.
+        What happens where an image cannot be read: an error, or a row of NaN and a warning.
     random_state : int, RandomState or Generator, optional
         Seeds the training of a `VectorJEPA` that has no seed of its own; None means 0.
     verbose : int
-        Above 0 shows a progress bar.
+        A number above 0 shows a progress bar.
 
     Attributes
     ----------
     encoder_ : Encoder or None
-        The one in use. None after a fit on an Extraction.
+        The encoder in use. None after a fit on an Extraction.
     fingerprint_ : str
-        Of the encoder; samples of another are refused.
+        Fingerprint of the encoder; an Extraction of another encoder is refused.
     n_features_in_ : int
-        Width of vectors.
+        Number of columns, where X holds vectors.
 
     Examples
     --------
@@ -93,7 +95,7 @@ class EmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         Parameters
         ----------
         X : images, paths, vectors or Extraction
-            See `skjepa.data.as_source`; an Extraction has its embeddings already.
+            See `skjepa.data.as_source`. An Extraction holds its embeddings already.
         y : ignored
 
         Returns
@@ -103,7 +105,7 @@ class EmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         Raises
         ------
         ValueError, TypeError
-            Bad data or parameters. A failed `fit` leaves an earlier one as it was.
+            Bad data or parameters. A `fit` that fails leaves the result of an earlier `fit` unchanged.
         """
         with all_or_nothing(self):
             seed = seed_from(self.random_state)
@@ -114,7 +116,7 @@ class EmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         return self
 
     def transform(self, X: Any) -> NDArray[np.float64]:
-        """Embeddings, (n_samples, K), float64.
+        """Return the embeddings, (n_samples, K), float64; K is the number of encoder outputs.
 
         Parameters
         ----------
@@ -123,7 +125,7 @@ class EmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         Raises
         ------
         skjepa.encoders.FingerprintError
-            An Extraction of another encoder, or an encoder that has changed since `fit`.
+            X is an Extraction of another encoder, or the encoder has changed since `fit`.
         """
         check_is_fitted(self)
         if isinstance(X, Extraction):
@@ -149,7 +151,7 @@ class EmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         self.encoder_, self.fingerprint_ = encoder, encoder.fingerprint
         one = source[:1]
         if encoder.input_shape is not None and not source.is_vector:
-            # The first image may be unreadable, which is a matter for `transform`.
+            # A blank image gives the width of the embeddings; the first image of X may be unreadable.
             one = as_source(np.zeros((1, *encoder.input_shape[1:], 3), dtype=np.uint8))
         self._n_features_out = self._embed(encoder, one).shape[1]
 

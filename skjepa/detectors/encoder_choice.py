@@ -1,4 +1,4 @@
-"""What an estimator's parameter `encoder` means: a frozen encoder, or one to be trained on the rows it is given."""
+"""Resolve an estimator's parameter `encoder` to a frozen encoder, or to one that is trained on the rows of the fit."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from skjepa.pretraining.tables import VectorJEPA
 
 
 def is_auto(encoder: Any) -> bool:
-    """Whether the data choose the encoder: see `automatic_encoder_name` for images, a `VectorJEPA` for vectors."""
+    """Whether `encoder` is "auto": by the size of images "bundled" or "lite0", for vectors a `VectorJEPA`."""
     return isinstance(encoder, str) and encoder == "auto"
 
 
@@ -22,7 +22,7 @@ def is_trained_on(encoder: Any, source: Source) -> bool:
 
 
 def trained_encoder(encoder: Any, source: Source, seed: int) -> Encoder:
-    """A clone of the `VectorJEPA`, trained on the source; `seed` is for one that has none of its own."""
+    """Train a clone of the `VectorJEPA` on the source; `seed` applies where it has no seed of its own."""
     jepa = VectorJEPA() if is_auto(encoder) else clone(encoder)
     if jepa.random_state is None:
         jepa.set_params(random_state=seed)
@@ -35,9 +35,9 @@ def frozen_encoder(encoder: Any, source: Source) -> Encoder:
     Raises TypeError for anything else, and for a module that is not wrapped.
     """
     if isinstance(encoder, nn.Module):
-        raise TypeError("encoder is a bare module, which sklearn.clone would copy: wrap it in load_encoder(module)")
+        raise TypeError("encoder is a bare module, which sklearn.clone would copy: give encoder=load_encoder(module)")
     if not isinstance(encoder, str | Encoder):
-        raise TypeError(f"encoder must be a name, an Encoder from load_encoder or a VectorJEPA; got {encoder!r}")
+        raise TypeError(f"encoder must be a name, an Encoder from load_encoder, or a VectorJEPA; got {encoder!r}")
     return automatic_encoder(encoder, source)
 
 
@@ -52,36 +52,38 @@ def named_encoder(encoder: Any, fingerprint: str | None) -> Encoder:
 def encoder_of_fit(
     known: Encoder | None, encoder: Any, source: Source, fingerprint: str | None, *, estimator: str, act: str
 ) -> Encoder:
-    """The encoder that an estimator was fitted with, to `act` on a source; its fingerprint is not compared yet.
+    """Return the encoder that an estimator was fitted with, without comparing its fingerprint.
 
     Parameters
     ----------
     known : Encoder or None
-        None where the estimator was fitted on an Extraction: then the parameter `encoder` says which it was.
+        None where the estimator was fitted on an Extraction: then the parameter `encoder` names the encoder.
     encoder : object
         The estimator's parameter.
     source : Source
+        The samples to score or transform.
     fingerprint : str or None
         The one that the fit saw, by which "auto" finds the encoder of an Extraction.
     estimator, act : str
-        What the estimator is and does, for the error.
+        The kind of estimator and the verb for what it does, for the error message.
 
     Raises
     ------
     ValueError
-        The encoder was trained outside the estimator, which never saw it.
+        The estimator was fitted on an Extraction of a trained encoder, which it does not hold.
     """
     if known is None and is_trained_on(encoder, source):
         raise ValueError(
-            f"fitted on an Extraction, this {estimator} does not know the trained encoder it came from: {act} an "
-            "Extraction, or fit with that Encoder as encoder"
+            f"this {estimator} was fitted on an Extraction and lacks the trained encoder that made it: {act} an "
+            "Extraction of that encoder, or fit again with encoder= that Encoder"
         )
     return known or named_encoder(encoder, fingerprint)
 
 
 def require_fingerprint(found: str | None, expected: str | None, what: str) -> None:
-    """Raise FingerprintError where an encoder is not the one of the fit."""
+    """Raise FingerprintError where an encoder is not the encoder of the fit."""
     if found != expected:
         raise FingerprintError(
-            f"{what} is not the one of the fit: fingerprint {str(found)[:12]}, expected {str(expected)[:12]}"
+            f"{what} has fingerprint {str(found)[:12]}, and the fit used {str(expected)[:12]}: give the encoder of the "
+            "fit, or fit again with this one"
         )

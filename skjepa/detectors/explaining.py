@@ -1,4 +1,4 @@
-"""What a fit learned, whether it is sound, and why a sample scores as it does."""
+"""Provide `ExplainingDetector`, which diagnoses a fit and explains the scores of samples."""
 
 from dataclasses import replace
 from typing import Any
@@ -20,7 +20,7 @@ from skjepa.scores.layered import AnyScore, LayeredScore, layers_of
 
 
 class ExplainingDetector(MeasuringDetector):
-    """A detector whose models show what they learned and explain the scores of samples."""
+    """Base class of detectors that diagnose their fit and explain the scores of samples."""
 
     @property
     def model_(self) -> AnyScore:
@@ -45,13 +45,15 @@ class ExplainingDetector(MeasuringDetector):
         return self._first.model.reference.intrinsic_dim_
 
     def diagnose(self, X: Any = None) -> Diagnosis:
-        """What may be wrong with the encoder or its scores, with advice; needs no labels. Prints readably.
+        """Report what may be wrong with the encoder or its scores, with advice.
+
+        No labels are needed. The result prints as readable text.
 
         Parameters
         ----------
         X : images, vectors or Extraction, optional
-            New samples, at least two: what is wrong on them that was not at fit, and where they are unlike the fit
-            samples. By default what `fit` learned from.
+            At least two new samples: the result then reports problems that were absent at fit, and how these samples
+            differ from the fit samples. By default the fit samples are diagnosed.
 
         Returns
         -------
@@ -74,7 +76,10 @@ class ExplainingDetector(MeasuringDetector):
         return diagnose(fitted.model, self._measured(fitted, self._read(X)), fitted.diagnosis)
 
     def explain(self, X: Any) -> Explanation:
-        """Why samples score as they do: the terms of the score, which add up to it, beside those of the fit samples.
+        """Explain the score of each sample by its terms, compared with the terms of the fit samples.
+
+        The terms add up to the score. `anomaly_map` shows where in an image the terms of the hidden layers come from,
+        and `volume_explainer` where the volume term comes from.
 
         Parameters
         ----------
@@ -83,8 +88,7 @@ class ExplainingDetector(MeasuringDetector):
         Returns
         -------
         skjepa.inspection.Explanation
-            One row a sample; `print` tells it in words. Where in the image the volume term comes from is for
-            `volume_explainer`.
+            One row per sample; `print` shows it in words.
 
         Examples
         --------
@@ -119,31 +123,38 @@ class ExplainingDetector(MeasuringDetector):
         return replace(told, columns=np.mean(shares, axis=0), column_names=None if names is None else list(names))
 
     def volume_explainer(self, X: Any, *, patch_size: int | None = None, **options: Any) -> VolumeExplainer:
-        """Learn heat maps of the volume term from normal images: 2 K passes an image, beside and not in `fit`.
+        """Learn heat maps of the volume term from normal images.
+
+        `fit` does not learn these maps, because they take 2 K passes per image, where K is the number of encoder
+        outputs.
 
         Parameters
         ----------
         X : images or vectors
-            Normal samples, those of the fit or others; a hundred are enough.
+            Normal samples, from the fit or new; a hundred are enough.
         patch_size : int, optional
+            See `skjepa.learn_volume_explainer`.
         **options
-            Of `skjepa.learn_volume_explainer`: memory_budget, device, n_jobs, on_error, progress.
+            memory_budget, device, n_jobs, on_error and progress, see `skjepa.learn_volume_explainer`.
 
         Returns
         -------
-        VolumeExplainer
-            With the encoder, the floor and the rank of this detector; of one without backward passes floor and rank are
-            learned from X. Its maps are of the exact Jacobian at the image
-            itself: views, a subspace and its correction change the volume term, not the maps.
+        skjepa.inspection.VolumeExplainer
+            It has the encoder, the floor and the rank of this detector. Where the detector makes no backward passes,
+            floor and rank are learned from X. The maps always show the exact Jacobian at the image itself; views,
+            a subspace and its correction change the volume term but not the maps.
 
         Raises
         ------
         ValueError
-            Every fold trained an encoder of its own.
+            Every fold trained its own encoder.
         """
         own = self._first.encoder
         if own is not None and len(self.models_) > 1:
-            raise ValueError("every fold trained an encoder of its own, there is no one volume to explain")
+            raise ValueError(
+                "every fold trained its own encoder, so there is no single volume to explain: give a trained Encoder, "
+                "or with a share such as calibration=0.2"
+            )
         encoder = own or self.fitted_encoder(X)
         given = RunOptions.of(self, on_error="raise", progress=False).keywords | options
         learned: dict[str, Any] = {"floor": self.floor_, "rank": self.rank_} if hasattr(self, "floor_") else {}
@@ -151,7 +162,7 @@ class ExplainingDetector(MeasuringDetector):
 
 
 def _columns_of(model: AnyScore, measured: Extraction, *, is_whole: bool) -> NDArray[np.float64] | None:
-    """Of a table, what each column adds; None of images and of scores that do not read the rows."""
+    """Return the contribution of each column of a table; None for images and for scores that do not read the rows."""
     if not isinstance(model, LayeredScore) or not measured.is_table:
         return None
     shares = column_shares(model, layers_of(measured, list(model.chain.deviations)))

@@ -1,4 +1,4 @@
-"""What one fit of a detector learned: the encoder, the score model and their settings."""
+"""Hold the result of one fit of a detector: the encoder, the score model and their settings."""
 
 import warnings
 from dataclasses import dataclass
@@ -20,24 +20,24 @@ from skjepa.scores.layered import OUTPUT, AnyScore, LayeredScore
 @portable
 @dataclass
 class FittedScore:
-    """What one model has learned, and of which extractions it can judge.
+    """Hold one fitted score model, with the settings that an extraction must have to be scored by it.
 
     Attributes
     ----------
     model : ScoreModel or LayeredScore
     encoder : Encoder or None
-        Where it was trained on the samples.
+        The encoder that was trained on the fit samples; None for a frozen one.
     settings : dict
-        Of the extraction learned from.
+        Settings of the extraction of the fit samples.
     diagnosis : Diagnosis
-        Of the samples learned from.
+        Diagnosis of the fit samples.
     directions : Directions or None
-        Where they were learned from the samples.
+        The directions that were learned from the fit samples, if any.
     terms : dict of name -> array of shape (n_samples,)
-        Of the score, of the samples learned from, each in ascending order.
+        The terms of the scores of the fit samples, each in ascending order.
     """
 
-    model: Annotated[AnyScore, "n=m K"]  # of fewer samples, where a share was trimmed
+    model: Annotated[AnyScore, "n=m K"]  # m < n where a share of the fit samples was trimmed
     encoder: Annotated[Encoder, "d"] | None
     settings: Settings
     diagnosis: Annotated[Diagnosis, "n K"]
@@ -46,32 +46,37 @@ class FittedScore:
 
     def portable_check(self) -> None:
         if self.model.seen is not None and len(self.model.seen.embeddings) > self.diagnosis.n_samples:
-            raise ValueError(f"the model has seen more than the {self.diagnosis.n_samples} samples of the diagnosis")
+            raise ValueError(f"the model holds more fit samples than the diagnosis, {self.diagnosis.n_samples}")
         if self.terms.keys() != self.model.term_names:
-            raise ValueError(f"these are not the terms of {self.model.formula!r}: {', '.join(self.terms)}")
+            raise ValueError(f"the terms {', '.join(self.terms)} do not belong to formula {self.model.formula!r}")
         if self.diagnosis.formula != self.model.formula:
-            raise ValueError(f"the diagnosis is of formula {self.diagnosis.formula!r}")
+            raise ValueError(f"the diagnosis has formula {self.diagnosis.formula!r}, the model {self.model.formula!r}")
         spectrum = self.model.spectrum
         counted = 0 if spectrum is None else min(self.model.rank, self.diagnosis.n_singular_values)
         if spectrum is not None and spectrum.coef_.shape[1] != counted:
-            raise ValueError(f"{counted} singular values are counted, the spectrum has {spectrum.coef_.shape[1]}")
+            raise ValueError(f"the spectrum has {spectrum.coef_.shape[1]} singular values, the model counts {counted}")
         if isinstance(self.model, LayeredScore):
             read = self.settings.get("layers") or ()
             if missing := [name for name in self.model.chain.deviations if name not in (OUTPUT, *read)]:
-                raise ValueError(f"the model is of layers that the settings do not name: {missing[0]!r}")
+                raise ValueError(f"the model reads layer {missing[0]!r}, which the settings do not name")
             if (self.model.local is not None) != any(map(is_positions, read)):
-                raise ValueError("a local model goes with positions among the layers of the settings")
+                raise ValueError("a local model and positions among the layers of the settings must come together")
         if self.settings["n_components"] not in (None, self.diagnosis.n_components):
-            raise ValueError(f"settings have n_components = {self.settings['n_components']}")
+            raise ValueError(
+                f"the settings have n_components = {self.settings['n_components']}, the diagnosis "
+                f"{self.diagnosis.n_components}"
+            )
 
 
 def warn_of_near_copies(diagnosis: Diagnosis) -> None:
+    """Warn where the diagnosis found near copies and no groups were given."""
     for finding in diagnosis.findings:
         if finding.name == "near copies" and not GROUPS_ARE_GIVEN.get():
             warnings.warn(f"{finding.message}; {finding.advice}", stacklevel=4)
 
 
 def warn_if_collapsed(scores: NDArray[np.float64], extraction: Extraction) -> None:
+    """Warn where all scores are equal, with the ranks that help to find the reason."""
     if np.ptp(scores) > 1e-9 * (1 + np.abs(scores).max()):
         return
     z = extraction.embeddings
@@ -82,7 +87,8 @@ def warn_if_collapsed(scores: NDArray[np.float64], extraction: Extraction) -> No
     )
     rank = int(np.linalg.matrix_rank(z - z.mean(axis=0), tol=1e-6 * (np.abs(z).max() + np.finfo(float).tiny) * len(z)))
     warnings.warn(
-        f"all {len(scores)} scores are equal: the encoder is collapsed or linear on these samples, or they are copies "
-        f"of one another (rank of the embeddings: {rank} of {z.shape[1]}{ranks})",
+        f"all {len(scores)} scores are equal: the encoder is collapsed or linear on these samples, or the samples are "
+        f"copies of one another (rank of the embeddings: {rank} of {z.shape[1]}{ranks}). Call diagnose(), and give "
+        "another encoder or different samples",
         stacklevel=3,
     )

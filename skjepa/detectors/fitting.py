@@ -1,4 +1,4 @@
-"""What every fit does before and around learning: tables are checked, groups are read, a failure changes nothing."""
+"""Prepare every fit: check tables, read groups, and restore the estimator where the fit fails."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +16,12 @@ from skjepa.extraction.extraction import Extraction
 from skjepa.inspection.findings import GROUPS_ARE_GIVEN
 
 APART: ContextVar[NDArray | None] = ContextVar("apart", default=None)
-"""Names of what belongs together among the samples that `_learn` is given, for what is judged within a fit."""
+"""A name per sample that `_learn` gets, equal for samples that no split inside the fit may separate."""
 
 
 @contextmanager
 def apart_in_mind(names: NDArray) -> Iterator[None]:
+    """Set `APART` to these names inside the context."""
     token = APART.set(names)
     try:
         yield
@@ -30,6 +31,7 @@ def apart_in_mind(names: NDArray) -> Iterator[None]:
 
 @contextmanager
 def groups_in_mind(are_given: bool) -> Iterator[None]:
+    """Set `GROUPS_ARE_GIVEN`, which silences the warning of near copies, inside the context."""
     token = GROUPS_ARE_GIVEN.set(are_given)
     try:
         yield
@@ -38,19 +40,19 @@ def groups_in_mind(are_given: bool) -> Iterator[None]:
 
 
 def groups_of(groups: Any, samples: Extraction | Source) -> NDArray | None:
-    """One group for each of the samples, which may be fewer than those given: some could not be read."""
+    """Return one group per sample, without the groups of samples that could not be read."""
     if groups is None:
         return None
     names = column_or_1d(groups).astype(str)
     if isinstance(samples, Extraction) and len(names) == len(samples.all_ids):
         return names[samples.measured]
     if len(names) != len(samples):
-        raise ValueError(f"groups must be one for each sample: X has {len(samples)} samples, groups {len(names)}")
+        raise ValueError(f"groups must hold one group per sample: X has {len(samples)} samples, groups {len(names)}")
     return names
 
 
 def validated(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int = 1) -> Any:
-    """X with tables checked, and their width and names kept or compared, in scikit-learn's own way."""
+    """Check a table by scikit-learn's rules and store or compare its width and column names; pass images through."""
     if isinstance(X, Source) or not holds_vectors(X):
         return X
     if isinstance(X, Tensor):
@@ -60,7 +62,7 @@ def validated(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int
 
 @contextmanager
 def all_or_nothing(estimator: BaseEstimator) -> Iterator[None]:
-    """For a fit: it starts without the columns of an earlier one, and if it fails, leaves the estimator as it was."""
+    """Run a fit without the column names of an earlier fit; where it fails, restore the estimator as it was."""
     before = dict(vars(estimator))
     for name in ("n_features_in_", "feature_names_in_"):
         estimator.__dict__.pop(name, None)

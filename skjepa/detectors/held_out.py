@@ -1,4 +1,4 @@
-"""Normal samples that a fit does not learn from, so that thresholds can be taken from them; whether they suffice."""
+"""Choose the normal samples that a fit holds out for its threshold, and check that there are enough."""
 
 import math
 from numbers import Integral
@@ -12,11 +12,11 @@ from sklearn.model_selection import KFold, train_test_split
 from skjepa._utils.validation import check_integer, check_number
 from skjepa.detectors.conformal import conformal_offset
 
-_SHARED = 0.95  # of different rows: a column with fewer values than that repeats them
+_SHARED = 0.95  # a column with fewer different values than this share of the different rows repeats its values
 
 
 def check_threshold_parameters(contamination: float, target_fpr: float | None, calibration: float | int | None) -> None:
-    """Refuse parameters of the threshold that are wrong whatever the samples.
+    """Refuse threshold parameters that are wrong for any samples.
 
     Raises
     ------
@@ -28,8 +28,9 @@ def check_threshold_parameters(contamination: float, target_fpr: float | None, c
     if calibration is None:
         if target_fpr is not None:
             raise ValueError(
-                "target_fpr needs normal samples that are not learned from: give calibration, a share to hold out "
-                "or a number of folds; or fit without target_fpr and call calibrate(X_normal, target_fpr)"
+                f"target_fpr={target_fpr:g} needs normal samples that the detector does not learn from: give "
+                "calibration=0.2 to hold out a share or calibration=5 for folds, or fit without target_fpr and call "
+                "calibrate(X_normal, target_fpr)"
             )
     elif isinstance(calibration, Integral):
         check_integer("calibration", calibration, minimum=2)
@@ -47,36 +48,43 @@ def check_number_of_samples(
     ValueError
     """
     if len(ids) < 2:
-        raise ValueError(f"fit needs at least 2 samples; got {len(ids)} sample")
+        raise ValueError(f"fit needs at least 2 samples; got {len(ids)} sample that could be read")
     if calibration is None:
         return
     groups = len(np.unique(ids))
     if groups < 3:
-        raise ValueError(f"calibration needs at least 3 different samples; got {groups}")
+        raise ValueError(f"calibration needs at least 3 different samples or groups; got {groups}")
     if isinstance(calibration, Integral):
         if groups < calibration:
-            raise ValueError(f"calibration={calibration} folds need as many different samples; got {groups}")
+            raise ValueError(
+                f"calibration={calibration} folds need at least {calibration} different samples or groups; got {groups}"
+            )
         largest = math.ceil(groups / int(calibration))
     else:
         largest = math.ceil(groups * calibration)
     if groups - largest < 2:
-        raise ValueError(f"calibration={calibration:g} leaves {groups - largest} of {groups} samples to fit on")
+        raise ValueError(
+            f"calibration={calibration:g} leaves {groups - largest} of {groups} different samples or groups to fit on, "
+            "and 2 are needed: give more samples, or another calibration"
+        )
     if target_fpr is not None:
         held_out = sum(int(part.sum()) for part in held_out_parts(ids, calibration, seed))
         conformal_offset(np.zeros(held_out), target_fpr)
 
 
 def apart_by_content(identities: NDArray[np.str_], rows: NDArray | None) -> NDArray[np.str_]:
-    """What tells the samples of a fit apart, (n,): their content; in a table whose equal rows are no copies, the place.
+    """Return a name per sample, (n,), equal for samples that are copies of one another.
 
-    Columns of few values bring about equal rows: then different rows share the values of every column, and most of them
-    occur once. In a table with a column of continuous values an equal row is a copy.
+    For images equal content means a copy. In a table, columns with few values produce equal rows by chance: there most
+    rows occur more than once, and no column has nearly as many values as there are different rows. In such a table
+    every row gets its own name. In a table with a continuous column an equal row is a copy.
 
     Parameters
     ----------
     identities : array of shape (n,), str
+        Names by content.
     rows : array of shape (n, d), or None
-        Of a table.
+        Rows of a table; None for images.
     """
     _, first, counts = np.unique(identities, return_index=True, return_counts=True)
     if rows is None or counts.max() == 1 or (counts == 1).sum() <= (counts > 1).sum():
@@ -87,12 +95,12 @@ def apart_by_content(identities: NDArray[np.str_], rows: NDArray | None) -> NDAr
 
 
 def first_of_each(identities: NDArray[np.str_]) -> NDArray[np.intp]:
-    """Positions of the first sample of each content, ascending."""
+    """Return the positions of the first sample of each content, ascending."""
     return np.sort(np.unique(identities, return_index=True)[1])
 
 
 def joined_by_copies(groups: NDArray, identities: NDArray[np.str_]) -> NDArray[np.str_]:
-    """The groups, (n,), where those that share a content are one."""
+    """Merge groups that share a sample of the same content; return the new group of each sample, (n,)."""
     _, group = np.unique(groups, return_inverse=True)
     _, content = np.unique(identities, return_inverse=True)
     n = int(group.max()) + 1
@@ -101,7 +109,7 @@ def joined_by_copies(groups: NDArray, identities: NDArray[np.str_]) -> NDArray[n
 
 
 def held_out_parts(ids: NDArray[np.str_], calibration: float | int | None, seed: int) -> list[NDArray[np.bool_]]:
-    """For each model, which samples it does not learn from; those with one name (copies, a group) go to one side."""
+    """Return a mask per model of the samples that it does not learn from; samples of one name stay together."""
     if calibration is None:
         return []
     groups = np.unique(ids)

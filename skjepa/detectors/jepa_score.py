@@ -1,4 +1,4 @@
-"""`JEPAScoreDetector`: the scikit-learn face. Its parameters, what a fit learns, and how it is saved."""
+"""Provide `JEPAScoreDetector`, the main detector: its parameters, its fit, and how it is saved."""
 
 import os
 from numbers import Real
@@ -41,96 +41,107 @@ from skjepa.scores.model import check_score_settings
 
 @portable
 class JEPAScoreDetector(MappingDetector):
-    """Anomaly detector on the embeddings and the Jacobian spectrum of an encoder.
+    """Detect anomalies in images or vectors from the layers, the embedding and the Jacobian of an encoder.
+
+    It learns from normal samples alone. Higher scores are more normal. K below is the number of outputs of the encoder.
 
     Parameters
     ----------
     encoder : str, Encoder or VectorJEPA
-        "auto" (images up to 64 pixels: "bundled"; larger ones: "lite0"; vectors: a `VectorJEPA`),
-        a name that `load_encoder` knows, an `Encoder`,
-        or a `VectorJEPA`, which `fit` clones and trains on the rows that it learns from, not on those held out.
+        "auto" (images up to 64 pixels: "bundled"; larger images: "lite0"; vectors: a `VectorJEPA`), a name that
+        `load_encoder` knows, an `Encoder`,
+        or a `VectorJEPA`. `fit` clones and trains a `VectorJEPA` on the rows that it learns from, without the rows that
+        are held out.
     formula : {"joint", "density", "jepa"}
-        Of the score. "joint": how surprising each hidden layer is given the one before it, the direction of the
-        embedding and its distance to normal ones, and, where backward passes were made, the singular values given the
-        embedding (docs/guide/scores.md); without `layers` the five terms of `skjepa.scores.joint_weights`.
-        "jepa": JEPA-SCORE, the log-volume alone (arXiv 2510.05949, Eq. 5). "density": log-volume + log q(z), the whole
-        change of variables. These two need backward passes and do not use layers.
+        Formula of the score. "joint" adds up how normal each hidden layer is given the layer before it, the direction
+        of the embedding, and its distance to normal embeddings; with backward passes also the singular values given
+        the embedding (docs/guide/scores.md). Without `layers`, "joint" is the five terms of
+        `skjepa.scores.joint_weights`. "jepa" is JEPA-SCORE, the log-volume alone (arXiv 2510.05949, Eq. 5). "density"
+        is log-volume + log q(z), the full change of variables. "jepa" and "density" need backward passes and do not
+        use layers.
     reference : {"knn", "gaussian"} or estimator
-        Model of log q(z); in "joint" with layers, of the term "neighbours": "knn" is there the mean distance to the
-        nearest normal samples.
+        Model of log q(z), the log-density of the embeddings. In "joint" with layers it is the model of the term
+        "neighbours", where "knn" means the mean distance to the nearest normal samples.
     floor : float or "auto"
-        Floor of the singular values, one for all samples.
+        Smallest value of a singular value in the score; smaller ones are raised to it. One floor holds for all samples.
     rank : int, optional
-        Number of singular values that count, in every sample.
+        Number of singular values per sample that enter the score.
     method : {"auto", "forward", "exact", "subspace", "sketch"} or Directions
-        Backward passes per sample, see `skjepa.extract`. "auto": for images all K where that is at most 64 and at most
-        20 GFLOP, else none; for vectors none; all K where `formula` needs them. `method_reason_` says what was chosen
-        and why. "forward": none, one forward pass alone. "subspace": `fit`
-        learns `Directions` from the samples that are not held out, and every sample costs m passes instead of K.
-        `Directions` from `skjepa.learn_directions` are frozen: made once, they and the extractions made with them serve
-        many fits.
+        Number of backward passes per sample, see `skjepa.extract`.
+
+        - "auto": for images K passes where K is at most 64 and the passes take at most 20 GFLOP, else none. For
+          vectors none. K passes wherever `formula` needs them. `method_reason_` holds the choice and its reason.
+        - "forward": none, one forward pass alone.
+        - "exact": K passes.
+        - "subspace": m passes. `fit` learns `Directions` from the samples that are not held out.
+        - "sketch": m passes in random directions.
+        - `Directions` from `skjepa.learn_directions`: m passes. They are learned once, so that several fits can share
+          them and the extractions made with them.
     n_directions : int, optional
         m of "subspace" and "sketch"; by default K / 4.
     layers : "auto", list of str, or None
         Hidden layers that "joint" reads in the forward pass, see `skjepa.extract`. None: the embedding alone.
     local : bool
-        Whether "joint" also reads what each position of a picture shows, and learns what is normal there: for defects
-        that are small in a picture. The oddest positions are a term of the score, `anomaly_map` shows the surprise of
-        each position, and `spots` gives those that normal pictures lack (docs/guide/local-defects.md). Takes some
-        hundred kilobytes per picture during `fit`.
+        Whether "joint" also learns what is normal at each position of an image, which finds defects that are small in
+        the image. The most anomalous positions become a term of the score, `anomaly_map` shows the surprise of each
+        position, and `spots` returns the positions that normal images lack (docs/guide/local-defects.md). It takes a
+        few hundred kilobytes of memory per image during `fit`.
     trim : float in [0, 0.5)
-        For fit samples among which there may be anomalies: so large a share of them, those that score lowest at a
-        first fit by their layers, is left out of a second fit, from which the detector learns. They count among the
-        samples of `contamination` and of `calibration` all the same.
+        Use it where the fit samples may contain anomalies. This share of the fit samples, the lowest by a first fit on
+        their layers, is left out of a second fit, which the detector keeps. The left-out samples still count for
+        `contamination` and `calibration`.
     views, view_transform
-        Of the expensive pass, see `skjepa.extract`; `view_transform` is its `transform`, a name by which
-        scikit-learn would take the detector for a transformer.
+        Augmented views of each sample; `views` and `transform` of `skjepa.extract`. The name differs because
+        scikit-learn would take an estimator with `transform` for a transformer.
     contamination : float in (0, 0.5]
-        Share of the training samples that `predict` flags. A promise about the training set only: of new normal samples
-        more may be flagged. For a promise about new samples give `target_fpr` and `calibration`.
+        Share of the training samples that `predict` flags. It makes no guarantee about new normal samples, of which
+        more may be flagged; for that give `target_fpr` and `calibration`.
     target_fpr : float in (0, 1), optional
         Flag at most this share of new normal samples, in expectation over calibration sets; overrides `contamination`.
     calibration : float in (0, 1) or int, optional
-        How `target_fpr` and `p_values` are calibrated. A share is held out, and the detector learns from the rest: the
-        promise is exact. A number of folds makes a model of each, which has not seen it, and all of them score
-        together: every sample is learned from, and the promise is proven for twice the rate only. A `VectorJEPA` is
-        trained anew for each fold, unless it is an Extraction that is fitted, and so are the directions of "subspace".
+        Where the normal samples for `target_fpr` and `p_values` come from. A share, such as 0.2, is held out and the
+        detector learns from the rest; the rate of `target_fpr` is then guaranteed. A number of folds fits one model
+        per fold on the other folds, and the models score together. Every sample is then learned from, but only twice
+        the rate is proven. Each fold retrains a `VectorJEPA`, unless `fit` gets an Extraction, and learns its own
+        directions of "subspace".
     memory : path or joblib.Memory, optional
-        Folder that keeps every sample's embedding and singular values by its content: no image is measured twice, in a
-        grid search say. Without effect on a `VectorJEPA`, trained anew by every fit.
+        Folder that keeps the embedding and the singular values of every sample by its content, so that no image is
+        measured twice, for example in a grid search. It has no effect on a `VectorJEPA`, which every fit retrains.
     time_budget : float, optional
-        Seconds that the pass over the fit samples may take, judged by two of them before it starts: "auto" makes as
-        many backward passes as fit into it, other methods that take longer are refused. Samples are scored by the
-        method of the fit, however long that takes.
+        Seconds that the pass over the fit samples may take, estimated from two of them before it starts. "auto" makes
+        as many backward passes as fit into the budget; any other method that would take longer raises an error. New
+        samples are scored by the method of the fit, however long that takes.
     device, memory_budget, n_jobs, on_error
-        Of the expensive pass. With ``on_error="skip"`` unreadable images are left out of `fit`; afterwards they score
-        NaN and are labelled -1.
+        Options of the pass, see `skjepa.extract`. With ``on_error="skip"`` unreadable images are left out of `fit`;
+        after `fit` they score NaN and get the label -1.
     random_state : int, RandomState or Generator, optional
         Seeds views, the calibration split and the training of a `VectorJEPA` that has no seed of its own; None means 0.
     verbose : int
-        Above 0 shows a progress bar.
+        A number above 0 shows a progress bar.
 
     Attributes
     ----------
     encoder_ : Encoder or None
-        The one in use, trained where `encoder` was a `VectorJEPA`. None after a fit on an Extraction.
+        The encoder in use, trained where `encoder` was a `VectorJEPA`. None after a fit on an Extraction.
     models_ : list of FittedScore
-        One, or with folds one for each.
+        The fitted models: one, or one per fold.
     model_, floor_, rank_
-        `skjepa.scores.ScoreModel` of the first of them, and what it learned for all samples.
+        The score model of the first fit (`skjepa.scores.ScoreModel`), with the floor and the rank that it learned.
     directions_ : Directions or None
-        Of the first model, those learned or those given.
+        The directions of the first model, learned or given.
     correction_ : Correction or None
-        From their singular values to the exact log-volume, with its out-of-fold error, of the first model.
+        Maps the singular values in these directions to the exact log-volume, with its out-of-fold error; of the first
+        model.
     intrinsic_dim_ : float
-        Of the embeddings, as the "knn" reference estimates it; the slope of its log-density.
+        Intrinsic dimension of the embeddings, as the "knn" reference estimates it.
     offset_ : float
         ``decision_function = score_samples - offset_``.
     calibration_scores_ : array or None
-        Scores of normal samples by a model that has not seen them.
+        Scores of normal samples by a model that was not fitted on them.
     n_samples_fit_ : int
+        Number of different samples learned from.
     method_reason_ : str or None
-        Why ``method="auto"`` chose the backward passes of the fit.
+        Why ``method="auto"`` chose the number of backward passes.
 
     Examples
     --------
@@ -210,21 +221,21 @@ class JEPAScoreDetector(MappingDetector):
         Parameters
         ----------
         path : path-like
-            Ends in ``.onnx``.
+            Name of the file, which must end in ``.onnx``.
 
         Raises
         ------
         skjepa.deployment.ExportError
-            A part cannot be exported: methods that read the Jacobian, for example.
+            A part of the detector cannot be exported, for example a method that reads the Jacobian.
         """
         check_is_fitted(self)
-        # Deployment stands above detectors: nothing here may need it before it is asked for.
+        # Deployment stands above detectors, so it is imported here on first use.
         from skjepa.deployment.export import export_onnx
 
         return export_onnx(self, path)
 
     def portable_state(self) -> dict[str, Any]:
-        return vars(self) | {"memory": None}  # a folder of this machine
+        return vars(self) | {"memory": None}  # the folder exists on this machine alone
 
     @classmethod
     def from_portable_state(cls, state: dict[str, Any], given: dict[str, Any]) -> "JEPAScoreDetector":
@@ -249,29 +260,29 @@ class JEPAScoreDetector(MappingDetector):
         takes_none = ("auto", "forward", "exact")
         taken = self.n_directions if isinstance(self.method, str) and self.method not in takes_none else None
         if self.n_directions not in (taken, self._given_directions and self._given_directions.n_directions):
-            raise ValueError(f"n_directions = {self.n_directions} does not go with method {self.method!r}")
+            raise ValueError(f"n_directions = {self.n_directions} does not belong to method {self.method!r}")
         for fitted in self.models_:
             shape = fitted.settings["input_shape"] or ()
             if len(shape) == 1 and getattr(self, "n_features_in_", shape[0]) != shape[0]:
-                raise ValueError(f"n_features_in_ is {self.n_features_in_}, the rows learned from have {shape[0]}")
+                raise ValueError(f"n_features_in_ is {self.n_features_in_}, the fit samples have {shape[0]} columns")
             correction, directions = fitted.model.correction, fitted.directions or self._given_directions
             if correction is None:
                 continue
             if directions is None or not directions.has_made(correction):
-                raise ValueError("the correction is not one of the directions")
+                raise ValueError("the correction was not made by these directions")
 
     def _check_settings(self, ids: NDArray[np.str_], seed: int) -> None:
-        """Whatever can be refused without the expensive pass is refused before it."""
+        """Refuse bad parameters before the expensive pass."""
         check_score_settings(self.formula, self.reference, self.floor, self.rank)
         if self.view_transform is not None and not callable(self.view_transform):
-            raise TypeError(f"view_transform must be a function of a tensor; got {self.view_transform!r}")
+            raise TypeError(f"view_transform must be a function that takes a tensor; got {self.view_transform!r}")
         if not isinstance(self.verbose, Real):
             raise TypeError(f"verbose must be a number; got {self.verbose!r}")
         if not isinstance(self.method, Directions):
             check_choice("method", self.method, (*METHODS, "subspace"))
             if self.formula != "joint" and self.method == "forward":
                 raise ValueError(
-                    f"formula={self.formula!r} sums logarithms of singular values, and method='forward' measures none: "
+                    f"formula={self.formula!r} needs singular values, and method='forward' measures none: "
                     "give method='exact' or 'sketch', or formula='joint'"
                 )
         if not isinstance(self.local, bool | np.bool_):

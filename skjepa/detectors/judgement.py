@@ -1,4 +1,4 @@
-"""`Judgement`: everything that a detector says of some samples, from one pass."""
+"""Provide `Judgement`, all results of a detector for some samples from one pass."""
 
 from typing import NamedTuple
 
@@ -7,18 +7,20 @@ from numpy.typing import NDArray
 
 
 class Judgement(NamedTuple):
-    """What `score_samples`, `decision_function`, `p_values` and `predict` say of the same samples.
+    """Hold scores, decisions, p-values and labels of the same samples.
+
+    They equal the results of `score_samples`, `decision_function`, `p_values` and `predict`.
 
     Attributes
     ----------
     scores : array of shape (n_samples,)
-        Higher = more normal; NaN for a skipped image.
+        Higher = more normal; NaN for an image that could not be read.
     decisions : array of shape (n_samples,)
-        Scores less the threshold: negative where a sample is flagged.
+        Scores minus the threshold: negative where a sample is flagged.
     p_values : array of shape (n_samples,) or None
-        Small = unlike normal data; None for a detector without calibration samples.
+        In (0, 1], small = unlike normal data; None for a detector without calibration samples.
     labels : array of shape (n_samples,)
-        +1 normal, -1 anomalous.
+        +1 = normal, -1 = anomalous.
     """
 
     scores: NDArray[np.float64]

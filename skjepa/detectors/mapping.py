@@ -1,4 +1,4 @@
-"""Where samples are odd: maps in the coordinates of the pictures, and the spots in them that normal pictures lack."""
+"""Provide `MappingDetector`, which shows where in an image an anomaly is, as maps and as spots."""
 
 from typing import Any
 
@@ -20,32 +20,33 @@ from skjepa.scores.local import LocalModel
 
 
 class MappingDetector(ExplainingDetector):
-    """A detector that says where a sample is odd."""
+    """Base class of detectors that show where a sample is anomalous."""
 
     def anomaly_map(self, X: Any) -> NDArray[np.floating] | list[NDArray[np.float32] | None]:
-        """Where samples are odd, in the coordinates of the pictures as given; higher = more anomalous.
+        """Show where samples are anomalous, in the coordinates of the original images; higher = more anomalous.
 
-        Resize and crop of the encoder are undone. With ``local=True`` each position's surprise in nats, of a model of
-        normal pictures at that position. Else what each position adds to the surprises of the hidden layers, which
-        sums to them (`skjepa.inspection.AnomalyMaps`), smoothed: it costs nothing at fit.
+        The resizing and cropping of the encoder are undone. With ``local=True`` the map shows the surprise at each
+        position in nats (natural-log units), by a model of normal images at that position. Otherwise it shows the
+        contribution of each position to the surprises of the hidden layers, smoothed. Before smoothing the
+        contributions sum to these surprises (see `skjepa.inspection.AnomalyMaps`); they need no extra work in `fit`.
 
         Parameters
         ----------
         X : images or vectors
-            The samples themselves; one forward pass each.
+            The samples themselves; each takes one forward pass.
 
         Returns
         -------
         array of shape (n_samples, H, W), float32
-            NaN where the encoder saw nothing, and throughout where a picture could not be read. Of pictures of
-            different sizes a list of arrays (H, W), None for one that could not be read. Of vectors (n_samples, d), the
-            share of each column.
+            NaN outside the part of an image that the encoder reads, and everywhere for an image that could not be
+            read. For images of different sizes: a list of arrays (H, W), with None for an image that could not be read.
+            For vectors: an array (n_samples, d) with the contribution of each column.
 
         Raises
         ------
         ValueError, TypeError
             X is an Extraction, the score reads no hidden layers, none of these has a grid of positions, or every fold
-            trained an encoder of its own.
+            trained its own encoder.
 
         Examples
         --------
@@ -70,41 +71,49 @@ class MappingDetector(ExplainingDetector):
         return np.stack([blank if values is None else values for values in pixels])
 
     def spots(self, X: Any, *, level: float = LEVEL) -> list[list[Spot]]:
-        """The spots of each picture that are odder than the oddest one of all but this share of normal pictures.
+        """Return the anomalous spots of each image, most anomalous first.
+
+        A spot is reported where it is more anomalous than the worst position of all but the share `level` of normal
+        images.
 
         Parameters
         ----------
         X : images
         level : float in (0, 1)
-            Share of normal pictures in which a spot is found, in expectation.
+            Expected share of normal images in which a spot is found.
 
         Returns
         -------
         list of list of Spot
-            One list for each sample, the oddest spot first; empty where there is none or the picture cannot be read.
+            One list per sample; empty where there is no spot or the image cannot be read.
 
         Raises
         ------
         ValueError, TypeError
-            Fitted without ``local=True``; as `anomaly_map`.
+            The detector was fitted without ``local=True``, or for the reasons listed at `anomaly_map`.
         """
         if not self.local:
             raise ValueError(NEEDS_LOCAL)
         return [[] if found is None else list(found.spots) for found in self.picture_maps(X, level=level)]
 
     def picture_maps(self, X: Any, *, level: float = LEVEL) -> list[PictureMap | None]:
-        """Maps, p-values and spots of pictures, before they are spread over pixels; None where one cannot be read.
+        """Return map, p-values and spots of each image on the encoder's grid of positions.
 
         Parameters
         ----------
         X : images
         level : float in (0, 1)
-            Of `spots`.
+            As for `spots`.
+
+        Returns
+        -------
+        list of PictureMap or None
+            One per sample; None where the image cannot be read.
 
         Raises
         ------
         ValueError, TypeError
-            As `anomaly_map`.
+            For the reasons listed at `anomaly_map`.
         """
         source, found = self._source_of(X), {}
         level = check_number("level", level, above=0.0, below=1.0)
@@ -112,7 +121,10 @@ class MappingDetector(ExplainingDetector):
         encoder = self._encoder_of_maps(source)
         preprocessing = encoder.preprocessing
         if preprocessing is None:
-            raise ValueError(f"{encoder.name} encodes vectors: there is no picture to lay a map over")
+            raise ValueError(
+                f"encoder {encoder.name!r} encodes vectors, and there is no image to lay a map over: call "
+                "anomaly_map(X), which returns the contribution of each column"
+            )
 
         def see(batch: PositionBatch) -> None:
             for size in set(batch.picture_sizes) - placements.keys():
@@ -124,7 +136,7 @@ class MappingDetector(ExplainingDetector):
         return [found.get(i) for i in range(len(source))]
 
     def additive_maps(self, X: Any) -> AnomalyMaps:
-        """The surprises of the hidden layers, shared out among positions or columns, exactly.
+        """Split the surprise of each hidden layer into contributions of positions or columns that sum to it exactly.
 
         Parameters
         ----------
@@ -133,7 +145,7 @@ class MappingDetector(ExplainingDetector):
         Returns
         -------
         skjepa.inspection.AnomalyMaps
-            Of the samples that could be read.
+            Contributions for the samples that could be read.
         """
         source, parts = self._source_of(X), []
         encoder = self._encoder_of_maps(source)
@@ -170,7 +182,10 @@ class MappingDetector(ExplainingDetector):
     def _table_maps(self, source: Source) -> NDArray[np.float64]:
         maps = self.additive_maps(source)
         if "input" not in maps.shares:
-            raise ValueError("the score does not read the rows themselves: give layers='auto', or 'input' among layers")
+            raise ValueError(
+                f"layers={self.layers!r} does not read the columns of X: fit with layers='auto', or with 'input' among "
+                "the layers"
+            )
         return maps.shares["input"]
 
     def _show_positions(self, encoder: Encoder, source: Source, see: Any) -> None:
@@ -179,13 +194,16 @@ class MappingDetector(ExplainingDetector):
 
     def _source_of(self, X: Any) -> Source:
         if isinstance(X, Extraction):
-            raise TypeError("X is an Extraction, whose positions are gone: give the samples themselves")
+            raise TypeError("X is an Extraction, which does not keep positions: give the images or vectors themselves")
         return as_source(self._validated(X, reset=False))
 
     def _encoder_of_maps(self, source: Source) -> Encoder:
         own = self._first.encoder
         if own is not None and len(self.models_) > 1:
-            raise ValueError("every fold trained an encoder of its own, there is no one map of a sample")
+            raise ValueError(
+                "every fold trained its own encoder, so there is no single map of a sample: give a trained Encoder, "
+                "or with a share such as calibration=0.2"
+            )
         return own or self.fitted_encoder(source)
 
     @property
@@ -193,7 +211,7 @@ class MappingDetector(ExplainingDetector):
         models = [fitted.model for fitted in self.models_]
         if not all(isinstance(model, LayeredScore) for model in models):
             raise ValueError(
-                "maps are of hidden layers, and this score reads none: fit with formula='joint' and layers='auto'"
+                "maps show hidden layers, and this score reads none: fit with formula='joint' and layers='auto'"
             )
         return models  # type: ignore[return-value]
 

@@ -1,4 +1,4 @@
-"""What a detector on Jacobian spectra measures: which samples, with which encoder, in which directions."""
+"""Provide `MeasuringDetector`, which runs the encoder for a detector: on which samples, with which settings."""
 
 import os
 from abc import abstractmethod
@@ -34,11 +34,11 @@ from skjepa.jacobian.pass_method import PassMethod
 from skjepa.persistence.schema import Above, MayLack, Saved, Unfitted
 from skjepa.pretraining.tables import VectorJEPA
 
-_FEW = 8  # samples, for which reading large weights whole would take as long as the forward pass
+_FEW = 8  # up to this number of samples, hashing all weights would take as long as the forward pass
 
 
 class MeasuringDetector(CalibratedDetector):
-    """A detector that scores Extractions and makes them itself, with the encoder and the directions of its fit."""
+    """Base class of detectors that score Extractions and make them from samples, with the encoder of their fit."""
 
     encoder: str | Encoder | Unfitted[VectorJEPA]
     method: str | Directions
@@ -59,10 +59,10 @@ class MeasuringDetector(CalibratedDetector):
     models_: list[Annotated[FittedScore, "d"]]
 
     def extract(self, X: Any, *, store: str | os.PathLike | None = None) -> Extraction:
-        """The expensive pass alone, with this detector's settings: `fit` and `score_samples` take what it returns.
+        """Run the expensive pass alone, with the settings of this detector.
 
-        Before a fit, X is taken for what will be fitted on, and the settings are checked as `fit` checks them. Where
-        `fit` has yet to train the encoder, there is nothing to extract with.
+        `fit` and `score_samples` accept the result in place of the samples. Before `fit`, X is treated as fit samples
+        and the settings are checked as `fit` checks them.
 
         Parameters
         ----------
@@ -70,27 +70,36 @@ class MeasuringDetector(CalibratedDetector):
         store : path, optional
             Folder that keeps finished samples, and from which the run resumes.
 
+        Returns
+        -------
+        skjepa.Extraction
+
         Raises
         ------
         ValueError
-            Every fold trained an encoder or learned directions of its own.
+            Every fold trained its own encoder or learned its own directions.
+        sklearn.exceptions.NotFittedError
+            `fit` has yet to train the encoder or to learn the directions.
         """
         if not hasattr(self, "models_"):
             source = as_source(X)
             if is_trained_on(self.encoder, source):
-                raise NotFittedError("the encoder is not trained yet: call fit first")
+                raise NotFittedError("the encoder is not trained yet: call fit(X) first")
             if self._learns_directions:
-                raise NotFittedError("the directions are not learned yet: call fit first, or give Directions as method")
+                raise NotFittedError(
+                    "the directions are not learned yet: call fit(X) first, or give the result of learn_directions "
+                    "as method"
+                )
             own = seed_from(self.random_state)
             self._check_settings(source.ids, own)
             return self._extract(frozen_encoder(self.encoder, source), source, own, store=store, memory=self.memory)
         if self.measures_per_model:
             raise ValueError(
-                "every fold trained an encoder or learned directions of its own, there is no one extraction: score X "
-                "itself"
+                "every fold trained its own encoder or learned its own directions, so no single extraction serves all: "
+                "call score_samples(X) on the samples themselves"
             )
         source, fitted = as_source(self._validated(X, reset=False)), self.models_[0]
-        # The seed of the fitted views: a RandomState would give another one at each call.
+        # The seed that the fit drew: a RandomState would give a different one at each call.
         seed, directions = fitted.settings["seed"], fitted.directions
         with self._fitted_encoder(source) as encoder:
             return self._extract(
@@ -98,12 +107,12 @@ class MeasuringDetector(CalibratedDetector):
             )
 
     def fitted_encoder(self, X: Any) -> Encoder:
-        """The encoder that measures the samples `X` for this fitted detector.
+        """Return the encoder that this fitted detector runs on the samples `X`.
 
         Raises
         ------
         ValueError
-            Fitted on an Extraction of a trained encoder, which this detector never saw.
+            The detector was fitted on an Extraction of a trained encoder, which it does not hold.
         skjepa.encoders.FingerprintError
             The encoder has changed since `fit`.
         """
@@ -113,11 +122,11 @@ class MeasuringDetector(CalibratedDetector):
 
     @contextmanager
     def steady(self) -> Iterator[None]:
-        """Context in which the encoder is taken not to change: for many calls of a few samples each, by one thread.
+        """Speed up many calls with a few samples each, in a context in which the encoder does not change.
 
-        The encoder is compared with that of the fit once, at the start, and stays in eval mode until the end. What a
-        call spends on looking whether it has changed, some 0.1 ms per submodule, is saved; a change inside goes
-        unnoticed.
+        Each call otherwise checks whether the encoder has changed, which takes some 0.1 ms per submodule. Inside the
+        context the encoder is compared with the encoder of the fit once, at the start, and stays in eval mode until the
+        end. A change inside the context goes unnoticed. Use it from one thread.
 
         Raises
         ------
@@ -146,12 +155,12 @@ class MeasuringDetector(CalibratedDetector):
 
     @property
     def measures_per_model(self) -> bool:
-        """Whether each fold's model has an encoder or directions of its own, so that no one extraction serves all."""
+        """Whether the model of each fold has its own encoder or directions, so that no single extraction serves all."""
         return self._is_own and len(self.models_) > 1
 
     @contextmanager
     def _fitted_encoder(self, source: Source) -> Iterator[Encoder]:
-        """The encoder of the fit, compared with what the fit saw; inside, its weights are not looked at again."""
+        """Yield the encoder of the fit after comparing its fingerprint; inside, its weights are not checked again."""
         expected = self.models_[0].settings["fingerprint"]
         encoder = encoder_of_fit(self.encoder_, self.encoder, source, expected, estimator="detector", act="score")
         is_brief = len(source) <= _FEW and self.memory is None
@@ -177,7 +186,7 @@ class MeasuringDetector(CalibratedDetector):
         return self.models_[0]
 
     def _method_is(self, name: str) -> bool:
-        """Whether `method` is this name, and no Directions."""
+        """Whether `method` is this name; False for Directions."""
         return isinstance(self.method, str) and self.method == name
 
     @property
@@ -199,7 +208,7 @@ class MeasuringDetector(CalibratedDetector):
             self._check_settings(X.ids, seed)
             if self._learns_directions:
                 raise ValueError(
-                    "method='subspace' learns directions from samples, X is an Extraction: give what "
+                    "method='subspace' learns directions from samples, and X is an Extraction: give what "
                     "skjepa.learn_directions returns as method, and extract with it"
                 )
             if X.n_features is not None:
@@ -222,7 +231,7 @@ class MeasuringDetector(CalibratedDetector):
         return samples
 
     def _narrowed(self, extraction: Extraction) -> Extraction:
-        """With the layers that this detector reads."""
+        """Reduce an Extraction to the layers that this detector reads."""
         positions = [name for name in extraction.layers if is_positions(name)]
         if isinstance(self.layers, str):
             others = [name for name in extraction.layers if name not in positions]
@@ -230,7 +239,7 @@ class MeasuringDetector(CalibratedDetector):
         return extraction.narrowed([*self.layers, *positions] if self.local and self.layers else self.layers)
 
     def _readable(self, encoder: Encoder, source: Source) -> Source:
-        """The samples that can be read, found by one forward pass each."""
+        """Return the samples that can be read, found by one forward pass each."""
         z = embed(encoder, source, **RunOptions.of(self, on_error="skip").keywords)
         return source[~np.isnan(z).any(axis=1)]
 
@@ -241,14 +250,14 @@ class MeasuringDetector(CalibratedDetector):
         return as_source(self._validated(X, reset=False)) if self._is_own else self.extract(X)
 
     def _measured(self, fitted: FittedScore, samples: Samples) -> Extraction:
-        """The extraction of samples, made with the encoder and the directions that were fitted."""
+        """Return the extraction of samples by a fitted model, with its encoder and its directions."""
         if isinstance(samples, Source):
             with nullcontext(fitted.encoder) if fitted.encoder else self._fitted_encoder(samples) as encoder:
                 memory = self._memory_of(fitted.encoder)
                 seed = fitted.settings["seed"]
                 return self._extract(encoder, samples, seed, fitted=fitted, directions=fitted.directions, memory=memory)
         if fitted.settings["method"] == "forward" and samples.singular_values is not None:
-            samples = samples.forward_only()  # it knows more than the fit did
+            samples = samples.forward_only()  # the fit had no singular values
         layers = fitted.settings.get("layers") or []
         if list(samples.layers) != list(layers) and set(layers) <= samples.layers.keys():
             samples = samples.narrowed(layers or None)
@@ -260,7 +269,7 @@ class MeasuringDetector(CalibratedDetector):
         return self.encoder_
 
     def _memory_of(self, trained: Encoder | None) -> Any:
-        """What an encoder measures that was trained for one fit is not worth keeping."""
+        """Return the cache, or None for an encoder that was trained for one fit: its results cannot be reused."""
         return self.memory if trained is None else None
 
     def _extract(
@@ -274,7 +283,7 @@ class MeasuringDetector(CalibratedDetector):
         store: str | os.PathLike | None = None,
         memory: Any = None,
     ) -> Extraction:
-        """The pass of a fitted model; without one, that of a fit."""
+        """Run the pass with the settings of a fitted model, or with the settings for a fit where `fitted` is None."""
         method, n_directions, layers = self._measures(fitted)
         dtype = ("float16" if self.local else None) if fitted is None else fitted.settings.get("layers_dtype")
         return extract(
@@ -290,10 +299,10 @@ class MeasuringDetector(CalibratedDetector):
         )
 
     def _measures(self, fitted: FittedScore | None) -> tuple[str | Directions, int | None, Any]:
-        """Method, number of directions and layers of a pass: for a fitted model what its fit read.
+        """Return method, number of directions and layers of a pass: the settings of the fit for a fitted model.
 
-        For a fit, JEPA-SCORE and the density formula need passes, whatever they cost; they do not use layers, which
-        are read all the same, so that what one formula has measured serves the others.
+        For a fit with "auto", the formulas "jepa" and "density" need backward passes at any cost. They do not use
+        layers, but these are read all the same, so that one extraction serves every formula.
         """
         method, n_directions = self.method, self.n_directions
         is_auto = self._method_is("auto")
@@ -311,7 +320,7 @@ class MeasuringDetector(CalibratedDetector):
         return [*([self.layers] if isinstance(self.layers, str) else self.layers), POSITIONS]
 
     def _options(self, seed: int | None) -> dict[str, Any]:
-        """Of every expensive pass of a fit."""
+        """Return the options that all expensive passes of a fit share."""
         return {
             "views": self.views,
             "transform": self.view_transform,
@@ -322,4 +331,4 @@ class MeasuringDetector(CalibratedDetector):
 
     @abstractmethod
     def _check_settings(self, ids: NDArray[np.str_], seed: int) -> None:
-        """Refuse what can be refused without the expensive pass."""
+        """Refuse bad parameters before the expensive pass."""

@@ -1,4 +1,4 @@
-"""From an `Extraction` to one number per sample."""
+"""Provide the score models, which turn an `Extraction` into one score per sample."""
 
 from skjepa._lazy import doors
 

@@ -1,6 +1,8 @@
-"""Densities learned from normal samples: log q(z) by kernels or a Gaussian, log q(s | z) and log q(sigma | z).
+"""Learn densities from normal samples: log q(z) by kernels or a Gaussian, log q(s | z) and log q(sigma | z).
 
-scikit-learn estimators with `fit` and `score_samples` (nats, higher = denser); any other such estimator serves as well.
+z is the embedding, s the log-volume and sigma the singular values of the Jacobian. The classes are scikit-learn
+estimators with `fit` and `score_samples` (in nats, natural-log units; higher = denser). Any other estimator with these
+methods can take their place.
 """
 
 from functools import cached_property
@@ -26,26 +28,26 @@ from skjepa.scores.known_rows import KnownRows
 _OF_DIFFERENCES = ("euclidean", "l2", "sqeuclidean", "minkowski", "manhattan", "l1", "cityblock", "chebyshev")
 _N_FOLDS = 5
 _MOST_KERNELS = 10_000
-_N_KERNELS = 100  # those farther away hardly count
-_FREEDOM = 3  # degrees, of Student's t
+_N_KERNELS = 100  # nearest kernels that are summed; farther ones hardly count
+_FREEDOM = 3  # degrees of freedom of Student's t
 _FACTORS = np.geomspace(0.2, 2.0, 9)
 _ENOUGH_FOR_A_SLOPE = 10
 _RIDGE_ALPHAS = np.logspace(-2, 4, 7)
 
 ROUNDING = 1e-6
-"""What varies by no more than this share of its size does not vary: embeddings and Jacobians are of float32."""
+"""Variation up to this share of a value's size counts as rounding, because embeddings and Jacobians are float32."""
 
 
 @portable
 class NearestRows:
-    """Distances to the nearest of some rows.
+    """Measure distances to the nearest of some rows.
 
     Parameters
     ----------
     rows : array of shape (n_rows, d)
     n_neighbors : int
     metric : str or callable
-        Of `sklearn.neighbors.NearestNeighbors`.
+        Distance, as `sklearn.neighbors.NearestNeighbors` takes it.
     """
 
     rows: Annotated[NDArray[np.float64], "n K"]
@@ -54,22 +56,25 @@ class NearestRows:
 
     def __init__(self, rows: NDArray[np.float64], n_neighbors: int, metric: Any = "euclidean") -> None:
         self.rows, self.n_neighbors, self.metric = rows, n_neighbors, metric
-        # Distances do not know where zero is; squares of numbers far from it have no digits left for them.
+        # Centring leaves distances as they are; without it, squares of large numbers round the differences away.
         self._centre = np.median(rows, axis=0) if metric in _OF_DIFFERENCES else np.zeros(rows.shape[1])
         self._search = NearestNeighbors(n_neighbors=n_neighbors, metric=metric).fit(rows - self._centre)
 
     def distances(self, rows: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-        """To the nearest neighbours, ascending, (n, n_neighbors); by default of the rows, but for each row itself."""
+        """Return the distances to the nearest neighbours, ascending, (n, n_neighbors).
+
+        Without `rows`, return them for the stored rows, each left out of its own neighbours.
+        """
         return self.neighbors(rows)[0]
 
     def neighbors(self, rows: NDArray[np.float64] | None = None) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-        """`distances`, and which rows these are to, both (n, n_neighbors)."""
+        """Return `distances` and the positions of the neighbours, both (n, n_neighbors)."""
         return self._search.kneighbors(None if rows is None else rows - self._centre)
 
     def distances_to_others(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        """`distances`, where what is known as one of these rows is not its own neighbour."""
+        """Return `distances`, where a row that equals a stored row is left out of its own neighbours."""
         found = self.distances(rows)
-        if not np.isfinite(found).all():  # too large for distances
+        if not np.isfinite(found).all():  # the values are too large to compute distances
             return found
         places = self._known.places(rows)
         if (places >= 0).any():
@@ -92,31 +97,32 @@ class NearestRows:
 
 @portable
 class KNNDensity(BaseEstimator):
-    """log q(z) up to a constant: a Student-t kernel on each nearest neighbour, as wide as samples are sparse around it.
+    """Estimate log q(z), up to a constant, by kernels that are wider where samples are sparse.
 
-    log q(z) = log sum_i w_i^-d (1 + (r_i / w_i)^2 / 3)^-((3 + d) / 2), i among the hundred nearest samples, r_i the
-    distance to z_i, d the intrinsic dimension, w_i the distance of z_i to its k-th neighbour times a factor common to
-    all, which has the greatest leave-one-out likelihood (Breiman, Meisel and Purcell, 1977, Technometrics 19(2)). Near
-    the samples it is smooth; far from them it falls like -(3 + d) log r, not like -r^2, by which a few far samples
-    would decide everything (benchmarks/accuracy/joint_forms.py).
+    log q(z) = log sum_i w_i^-d (1 + (r_i / w_i)^2 / 3)^-((3 + d) / 2), a sum of Student-t kernels over the hundred
+    nearest samples z_i. Here r_i is the distance to z_i, d the intrinsic dimension, and w_i the distance of z_i to its
+    k-th neighbour times a common factor. The factor maximises the leave-one-out likelihood (Breiman, Meisel and
+    Purcell, 1977, Technometrics 19(2)). Near the samples log q(z) is smooth. Far from them it falls like
+    -(3 + d) log r instead of -r^2, so that a few far samples do not decide everything
+    (benchmarks/accuracy/joint_forms.py).
 
     Parameters
     ----------
     n_neighbors : int
-        k; fewer where fewer samples are there.
+        k, reduced where there are fewer samples.
 
     Attributes
     ----------
     intrinsic_dim_ : float
         d, the maximum-likelihood estimate of Levina and Bickel (2004) with MacKay and Ghahramani's mean of inverses.
     factor_ : float
-        That of the widths, between 0.2 and 2.
+        Common factor of the widths, between 0.2 and 2.
     fit_scores_ : array of shape (n_samples,)
-        log q(z) of each fit sample without its own kernel, for which `score_samples` would be too sure of it.
+        log q(z) of each fit sample without its own kernel. With it, as in `score_samples`, the value would be too high.
 
     Notes
     -----
-    Of more than 10,000 samples so many, drawn at random, have kernels: more take longer and tell no more.
+    With more than 10,000 samples, 10,000 random ones get kernels, which bounds the time of a query.
     """
 
     n_neighbors: int
@@ -140,7 +146,7 @@ class KNNDensity(BaseEstimator):
         alone = np.ones((1, 1)), np.zeros((1, 1), dtype=np.intp)
         distances, neighbors = self._nearest.neighbors() if len(Z) > 1 else alone
         near = distances[:, : self.n_neighbors]
-        # Duplicates are at distance zero: a kernel of no width would drown every other, and every other term.
+        # Duplicates are at distance zero, and a kernel of zero width would dominate the sum and the score.
         radius = near[:, -1]
         smallest = 1e-3 * float(np.median(radius) or radius.mean() or 1.0)
         self.intrinsic_dim_ = _intrinsic_dimension(np.maximum(near, smallest), upper=Z.shape[1])
@@ -149,7 +155,7 @@ class KNNDensity(BaseEstimator):
         best = int(np.argmax([values.mean() for values in unseen]))
         self.factor_, self.fit_scores_ = float(_FACTORS[best]), unseen[best]
         self._widths = self.factor_ * widths
-        if len(chosen) < len(everyone):  # the others have no kernel to leave out
+        if len(chosen) < len(everyone):  # samples without a kernel of their own need none left out
             left_out = np.setdiff1d(np.arange(len(everyone)), chosen)
             scores = np.empty(len(everyone))
             scores[chosen], scores[left_out] = self.fit_scores_, self.score_samples(everyone[left_out])
@@ -157,7 +163,7 @@ class KNNDensity(BaseEstimator):
         return self
 
     def score_samples(self, Z: ArrayLike) -> NDArray[np.float64]:
-        """log q(z), in nats up to a constant; (n_samples,)."""
+        """Return log q(z) in nats, up to a constant, (n_samples,)."""
         distances, neighbors = self._nearest.neighbors(np.asarray(Z, dtype=np.float64))
         return self._log_density(distances, self._widths[neighbors])
 
@@ -169,19 +175,23 @@ class KNNDensity(BaseEstimator):
 
 @portable
 class GaussianDensity(BaseEstimator):
-    """log N(z; mean, covariance) in nats, with Ledoit-Wolf shrinkage: -Mahalanobis^2 / 2 and its constant.
+    """Estimate log q(z) by a Gaussian with a shrunk covariance.
+
+    The value is log N(z; mean, covariance) in nats, with the covariance by Ledoit and Wolf.
 
     Parameters
     ----------
     n_components : int, optional
-        Leading principal components that it lives in; by default all dimensions.
+        Number of leading principal components to which z is reduced; by default all dimensions are kept.
 
     Attributes
     ----------
     location_ : array of shape (n_features,)
+        Mean.
     components_ : array of shape (n_components, n_features)
-        Orthonormal.
+        Orthonormal axes.
     covariance_ : array of shape (n_components, n_components)
+        Covariance along the axes.
     """
 
     n_components: int | None
@@ -199,11 +209,11 @@ class GaussianDensity(BaseEstimator):
         self.location_ = Z.mean(axis=0)
         self.components_ = np.eye(Z.shape[1])
         if self.n_components is not None and self.n_components < Z.shape[1]:
-            # Fewer samples span fewer directions: only then the others are asked for, too.
+            # Fewer samples than components span too few directions; only then compute all singular vectors.
             fewer = len(Z) < self.n_components
             self.components_ = np.linalg.svd(Z - self.location_, full_matrices=fewer)[2][: self.n_components]
         self.covariance_ = LedoitWolf(assume_centered=True).fit(self._centred(Z)).covariance_
-        # A constant embedding has no covariance; one of the size of rounding keeps the density finite.
+        # A constant embedding has zero covariance; a ridge of the size of rounding keeps the density finite.
         rounding = ROUNDING * (np.abs(Z).max() or 1.0)
         ridge = max(1e-9 * np.trace(self.covariance_) / len(self.covariance_), rounding**2)
         self._cholesky = np.linalg.cholesky(self.covariance_ + ridge * np.eye(len(self.covariance_)))
@@ -218,7 +228,7 @@ class GaussianDensity(BaseEstimator):
         return (np.asarray(Z, dtype=np.float64) - self.location_) @ self.components_.T
 
     def score_samples(self, Z: ArrayLike) -> NDArray[np.float64]:
-        """log N(z), in nats; (n_samples,)."""
+        """Return log N(z) in nats, (n_samples,)."""
         centred = self._centred(Z)
         whitened = np.linalg.solve(self._cholesky, centred.T)
         constant = np.log(np.diag(self._cholesky)).sum() + 0.5 * centred.shape[1] * np.log(2 * np.pi)
@@ -233,10 +243,11 @@ class GaussianDensity(BaseEstimator):
 
 @portable
 class DirectionDensity(BaseEstimator):
-    """log N(z / norm z) in nats: `GaussianDensity` of embeddings brought to unit length, whatever their length.
+    """Estimate the log-density of the direction of an embedding, z / norm z, by a Gaussian.
 
-    What Mahalanobis++ measures (Mueller and Hein, 2025, arXiv 2505.18032): the length of an embedding says more of
-    contrast and sharpness than of content, and a Gaussian knows the covariance that kernels ignore.
+    It is `GaussianDensity` on embeddings of unit length, in nats, as in Mahalanobis++ (Mueller and Hein, 2025, arXiv
+    2505.18032). The length is dropped because it reflects contrast and sharpness more than content. The Gaussian uses
+    the covariance, which kernels ignore.
     """
 
     density_: Annotated[GaussianDensity, "K"]
@@ -247,19 +258,19 @@ class DirectionDensity(BaseEstimator):
         return self
 
     def score_samples(self, Z: ArrayLike) -> NDArray[np.float64]:
-        """log N(z / norm z); (n_samples,)."""
+        """Return log N(z / norm z) in nats, (n_samples,)."""
         return self.density_.score_samples(normalize(Z))
 
 
 @portable
 class ConditionalDensity(BaseEstimator):
-    """log q(s | z): is this sample's log-volume s what it should be where its embedding z lies?
+    """Estimate log q(s | z), which is low where the log-volume s is unusual for the embedding z.
 
-    Normal with the mean of a ridge regression of s on z and the variance of its out-of-fold residuals.
+    It is a normal density. Its mean is a ridge regression of s on z, its variance that of the out-of-fold residuals.
     """
 
     intercept_: Annotated[float, Mark.FINITE]
-    coef_: Annotated[NDArray[np.float64], "K", Above(-1e100, below=1e100)]  # whose products are finite
+    coef_: Annotated[NDArray[np.float64], "K", Above(-1e100, below=1e100)]  # so that products stay finite
     scale_: Annotated[float, Above(0)]
     fit_scores_: Annotated[NDArray[np.float64], "n"]
 
@@ -271,7 +282,7 @@ class ConditionalDensity(BaseEstimator):
         return self
 
     def score_samples(self, Z: ArrayLike, s: ArrayLike) -> NDArray[np.float64]:
-        """log q(s | z), in nats; (n_samples,)."""
+        """Return log q(s | z) in nats, (n_samples,)."""
         return self._log_density(np.asarray(s, dtype=np.float64) - self.intercept_ - np.asarray(Z) @ self.coef_)
 
     def _log_density(self, residual: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -280,10 +291,11 @@ class ConditionalDensity(BaseEstimator):
 
 @portable
 class SpectrumDensity(BaseEstimator):
-    """log q(sigma | z), up to a constant: are the singular values what they should be where the embedding z lies?
+    """Estimate log q(sigma | z), which is low where the singular values sigma are unusual for the embedding z.
 
-    `KNNDensity` of what a ridge regression on z leaves of the log singular values. Their sum, the log-volume, may be
-    ordinary where their shape is not: blur takes from the large ones what it leaves to the small.
+    It is a `KNNDensity` on the residuals of a ridge regression of the log singular values on z, up to a constant. It
+    also finds samples whose log-volume, the sum of the logs, is ordinary while single values are not. Blur, for
+    example, lowers the large singular values and leaves the small ones.
     """
 
     intercept_: Annotated[NDArray[np.float64], "R"]
@@ -299,7 +311,7 @@ class SpectrumDensity(BaseEstimator):
         return self
 
     def score_samples(self, Z: ArrayLike, log_sigma: ArrayLike) -> NDArray[np.float64]:
-        """log q(sigma | z); (n_samples,)."""
+        """Return log q(sigma | z) in nats, up to a constant, (n_samples,)."""
         return self.density_.score_samples(np.asarray(log_sigma) - self.intercept_ - np.asarray(Z) @ self.coef_)
 
 
@@ -308,14 +320,14 @@ AnyDensity = KNNDensity | GaussianDensity | DirectionDensity
 
 
 def _regress(Z: ArrayLike, target: ArrayLike) -> tuple[Any, NDArray[np.float64], NDArray[np.float64]]:
-    """Intercept and coefficients of a ridge regression on z, and its out-of-fold residuals, as the target is shaped."""
+    """Return intercept and coefficients of a ridge regression on z, and out-of-fold residuals in the target's shape."""
     Z, target = np.asarray(Z, dtype=np.float64), np.asarray(target, dtype=np.float64)
-    # A handful of samples says nothing of a slope: then the target is compared with its mean.
+    # Too few samples determine no slope: then the target is compared with its mean.
     slope = RidgeCV(alphas=_RIDGE_ALPHAS) if len(Z) >= _ENOUGH_FOR_A_SLOPE else DummyRegressor()
     regression = make_pipeline(StandardScaler(), slope).fit(Z, target)
     # scikit-learn drops the axis of a single target.
     residual = target - cross_val_predict(regression, Z, target, cv=_folds(Z)).reshape(target.shape)
-    # What a linear encoder's Jacobian differs by between samples is rounding, and kernels would fit themselves to it.
+    # The Jacobian of a linear encoder differs between samples by rounding alone, to which kernels must not fit.
     negligible = residual.std(axis=0) <= ROUNDING * (1 + np.abs(target).max(axis=0))
     intercept, coef = affine(regression, Z.shape[1])
     shape = target.shape[1:]
@@ -323,15 +335,15 @@ def _regress(Z: ArrayLike, target: ArrayLike) -> tuple[Any, NDArray[np.float64],
 
 
 def out_of_fold_scores(density: BaseEstimator, Z: ArrayLike) -> NDArray[np.float64]:
-    """log q(z) of every sample that a density has been fitted on, as if it had not; (n_samples,).
+    """Return the out-of-sample log q(z) of every sample that a density was fitted on, (n_samples,).
 
-    What the density knows of that itself (`fit_scores_`), else by folds. Folds of kernels would not do: fewer samples
-    have another intrinsic dimension, and log q(z) then another constant.
+    These are the density's own `fit_scores_` where it has them, and otherwise scores by folds. Kernels need their own,
+    because a fold has fewer samples, hence another intrinsic dimension and another constant in log q(z).
     """
     Z = np.asarray(Z, dtype=np.float64)
     if hasattr(density, "fit_scores_"):
         return density.fit_scores_
-    if len(Z) < 3:  # one sample alone has no density to tell of
+    if len(Z) < 3:  # a fold would hold a single sample, which determines no density
         return density.score_samples(Z)
     scores = np.empty(len(Z))
     for seen, unseen in _folds(Z).split(Z):
@@ -340,12 +352,12 @@ def out_of_fold_scores(density: BaseEstimator, Z: ArrayLike) -> NDArray[np.float
 
 
 def _folds(Z: NDArray[np.float64]) -> KFold:
-    # Shuffled: folders come sorted by class, and a fold of one class would be foreign to the rest.
+    # Shuffled because folders come sorted by class, and a fold with a class of its own would look anomalous.
     return KFold(min(_N_FOLDS, len(Z)), shuffle=True, random_state=0)
 
 
 def _intrinsic_dimension(distances: NDArray[np.float64], *, upper: int) -> float:
-    """d from sorted distances (n, k) to neighbours other than oneself; 1 where k is too small to tell."""
+    """Estimate d from sorted distances (n, k) to the other samples; return 1 where k is below 3."""
     if distances.shape[1] < 3:
         return 1.0
     ratios = np.log(distances[:, -1:] / distances[:, :-1])

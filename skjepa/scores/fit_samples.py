@@ -1,4 +1,4 @@
-"""What a model says of the samples that it was fitted on, in the terms of samples that it had not seen."""
+"""Hold out-of-sample scores for the fit samples."""
 
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -11,25 +11,26 @@ from skjepa.persistence.folder import portable
 from skjepa.scores.known_rows import KnownRows
 
 DENSITY = "density"
-"""The term that is there whatever the formula."""
+"""Name of the term that every formula with learned densities has."""
 
 Values = dict[str, NDArray[np.float64]]
 
 
 @portable
 class SeenSamples:
-    """The fit samples, known again by embedding and log-volume, and what is said of them.
+    """Hold the fit samples with out-of-sample values, and recognise them by embedding and log-volume.
 
-    Any density is too sure of what it was fitted on, and kernels, of which each fit sample has one to itself, more than
-    any: a threshold at a quantile of such scores would flag nearly every new sample. So the values of fit samples keep
-    their order, which tells outliers among them well, and are made to be distributed like those of samples not seen.
+    Every density is too high at the samples that it was fitted on, and most of all a kernel density, which has a kernel
+    at each of them. A threshold at a quantile of such scores would flag nearly every new sample. The values of fit
+    samples therefore keep their order, which ranks outliers among them well, and take the distribution of the values of
+    samples that the model was not fitted on.
 
     Parameters
     ----------
     embeddings : array of shape (n_samples, K)
     log_volumes : array of shape (n_samples,)
     values : dict of name -> array of shape (n_samples,)
-        What is said of these samples.
+        Out-of-sample values of these samples by term.
     """
 
     embeddings: Annotated[NDArray[np.float64], "n K"]
@@ -49,10 +50,10 @@ class SeenSamples:
         out_of_fold: Values,
         weights: dict[str, float],
     ) -> "SeenSamples":
-        """From the values by densities that had seen the samples, and by such that had not; (n_samples,) each.
+        """Combine the order of the in-sample values with the distribution of the out-of-fold values.
 
-        Each term keeps its order, and so does the sum that they have with these weights: what it takes beyond the
-        terms goes to the density of the embedding.
+        Each term keeps its order, and so does the weighted sum of the terms: the correction that the sum needs is added
+        to the term "density". All arrays are (n_samples,).
         """
         values = {name: _moved(known, out_of_fold[name]) for name, known in in_sample.items()}
         if weights[DENSITY] > 0:
@@ -66,7 +67,11 @@ class SeenSamples:
         log_volumes: NDArray[np.float64],
         of_others: Callable[[NDArray[np.bool_]], Values],
     ) -> Values:
-        """By name, (n_samples,) each: values of samples seen at fit, and what `of_others` says of the rest, a mask."""
+        """Return the values of all samples by term, (n_samples,) each.
+
+        Fit samples get their stored values. `of_others` is called with the mask of the other samples and returns their
+        values.
+        """
         places = self._known.places(embeddings, log_volumes)
         known = places >= 0
         recalled = {name: np.empty(len(places)) for name in self.values}
@@ -79,7 +84,7 @@ class SeenSamples:
 
     @property
     def known(self) -> KnownRows:
-        """The fit samples, to be known again."""
+        """The fit samples, in the form that recognises them."""
         return self._known
 
     def portable_state(self) -> dict[str, Any]:
@@ -91,7 +96,7 @@ class SeenSamples:
 
 
 def _moved(known: NDArray[np.float64], unseen: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The values of the second in the order of the first."""
+    """Return the values of `unseen` in the order of `known`."""
     return np.interp(rankdata(known) - 1, np.arange(len(unseen)), np.sort(unseen))
 
 

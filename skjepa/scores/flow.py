@@ -1,4 +1,4 @@
-"""An explicit likelihood of embeddings: a normalising flow, trained on normal samples. Needs zuko."""
+"""Learn an explicit likelihood of embeddings by a normalising flow, which needs the package zuko."""
 
 from copy import deepcopy
 from typing import Any
@@ -16,32 +16,34 @@ _SHARE_HELD_OUT = 0.1
 
 
 class FlowDensity(BaseEstimator):
-    """log q(z) by a masked autoregressive flow (Papamakarios et al., 2017), in nats; higher = denser.
+    """Estimate log q(z) by a masked autoregressive flow, in nats; higher = denser.
 
-    Rows are standardised first; training stops when rows held out of it get no likelier. It serves as `reference` of a
-    `JEPAScoreDetector`, and by itself inside an `EmbeddingDetector`.
+    Use it as `reference` of a `JEPAScoreDetector`, or alone inside an `EmbeddingDetector`. Rows are standardised first.
+    Training stops when the likelihood of held-out rows no longer rises. It needs the package zuko (Papamakarios et al.,
+    2017).
 
     Parameters
     ----------
     n_transforms : int
-        Autoregressive layers.
+        Number of autoregressive transforms.
     hidden : int
-        Width of their two hidden layers.
+        Width of the two hidden layers in each transform.
     learning_rate : float
-        Of Adam.
+        Learning rate of Adam.
     max_epochs, patience : int
-        At most so many passes over the rows, and so many without a better one before training stops.
+        Largest number of passes over the rows, and number of passes without improvement after which training stops.
     batch_size : int
     random_state : int, optional
-        Of weights, batches and what is held out. None means 0.
+        Seeds the weights, the batches and the choice of held-out rows. None means 0.
 
     Attributes
     ----------
     flow_ : zuko.lazy.Flow
-        With the weights of the best epoch.
+        The flow with the weights of the best epoch.
     history_ : list of float
         Mean log q of the held-out rows after each epoch, in nats of the standardised rows.
     n_features_in_ : int
+        Number of columns.
     """
 
     def __init__(
@@ -68,8 +70,10 @@ class FlowDensity(BaseEstimator):
 
         Raises
         ------
+        ValueError, TypeError
+            Bad data or parameters.
         ModuleNotFoundError
-            zuko is not installed; names the extra.
+            zuko is not installed; the message shows how to install it.
         """
         rows = np.asarray(Z, dtype=np.float64)
         self._check(rows)
@@ -85,7 +89,7 @@ class FlowDensity(BaseEstimator):
         return self
 
     def score_samples(self, Z: ArrayLike) -> NDArray[np.float64]:
-        """log q(z) in nats, (n_samples,)."""
+        """Return log q(z) in nats, (n_samples,)."""
         check_is_fitted(self)
         z = _tensor(self._standardised(np.asarray(Z, dtype=np.float64)))
         with torch.no_grad():
@@ -122,9 +126,9 @@ class FlowDensity(BaseEstimator):
             check_integer(name, getattr(self, name), minimum=1)
         check_number("learning_rate", self.learning_rate, above=0.0)
         if rows.ndim != 2 or len(rows) < 10:
-            raise ValueError(f"a flow needs at least ten rows (n, d); got an array of shape {rows.shape}")
+            raise ValueError(f"FlowDensity needs at least ten rows, shape (n, d); got an array of shape {rows.shape}")
         if not np.isfinite(rows).all():
-            raise ValueError("rows hold NaN or infinity")
+            raise ValueError("the rows hold NaN or infinity: drop those rows, or fill the values in")
 
 
 def _tensor(rows: NDArray[np.float64]) -> torch.Tensor:
@@ -135,5 +139,5 @@ def _zuko() -> Any:
     try:
         import zuko
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("a flow needs zuko: pip install 'skjepa[benchmark]'") from None
+        raise ModuleNotFoundError("FlowDensity needs zuko: pip install 'skjepa[benchmark]'") from None
     return zuko

@@ -1,4 +1,4 @@
-"""The default score: hidden layers, the embedding, and the volume terms where backward passes were made, as one sum."""
+"""Compute the default score: a weighted sum of surprises from hidden layers, the embedding and the Jacobian."""
 
 import math
 from dataclasses import dataclass, field
@@ -32,23 +32,24 @@ from skjepa.scores.tail import UPPER, Tail
 from skjepa.scores.trimming import least_odd, oddness_to_most
 
 OUTPUT = "output"
-"""The embedding itself, the last layer of the chain."""
+"""Name of the embedding, the last layer of the chain."""
 
 FEWEST_NEIGHBORS, MOST_NEIGHBORS = 5, 50
-"""The term "neighbours" takes the square root of the number of fit samples, within these limits: fewer would find a
-small cluster of anomalies among the fit samples close to itself, and so normal."""
+"""Limits of the number of neighbours in the term "neighbours", which is the square root of the number of fit samples.
+With fewer neighbours, a small cluster of anomalies among the fit samples would be close to itself and look normal."""
 
 OUTPUT_WEIGHT = 0.5
-"""Of the terms of the embedding together, direction and neighbours; the layers together count 1."""
+"""Weight of the terms of the embedding together, direction and neighbours; the layers together have the weight 1."""
 
 VOLUME_WEIGHT = 0.125
-"""Of the terms of the Jacobian together, where backward passes were made."""
+"""Weight of the terms of the Jacobian together, where backward passes were made."""
 
 LOCAL_WEIGHT = 8.0
-"""Of the oddest positions of a picture, where positions are read: whoever reads them looks for what is small."""
+"""Weight of the most anomalous positions of an image, where positions are read. It is large because positions are read
+to find small defects."""
 
 FAR_OFF = 10.0
-"""Mean surprise of the layers, in nats, from which on a fit sample is far off."""
+"""Mean surprise of the layers, in nats, above which a fit sample counts as far off."""
 
 DIRECTION, NEIGHBOURS, LOCAL = "direction", "neighbours", "local"
 VOLUME, SPECTRUM = "volume given embedding", "spectrum given embedding"
@@ -57,18 +58,22 @@ VOLUME, SPECTRUM = "volume given embedding", "spectrum given embedding"
 @portable
 @dataclass
 class LayeredScore:
-    r"""What normal samples taught about every layer of an encoder; the score is minus a weighted sum of surprises.
+    r"""Score samples by how unusual every layer of an encoder is, compared with normal samples.
 
-    With r(E) = -log P(E' >= E), `Tail`, of a value E among those of fit samples that were left out,
+    The score is minus a weighted sum of surprises. The surprise of a value E is r(E) = -log P(E' >= E) (`Tail`), where
+    E' is the value of a normal sample that the fit left out:
 
         score = -[ mean over layers of r(c_l)  +  1/2 mean(r(direction), r(neighbours))
                    +  1/8 mean(r(-log q(s given z)), r(-log q(sigma given z)))  +  8 r(local) ]
 
-    c_l: `LayerChain`, whose last layer is the embedding z. Direction: Mahalanobis distance of z / norm z. Neighbours:
-    mean distance from z / norm z to the nearest fit samples, sqrt(n) of n, from 5 to 50. The third: what
-    the singular values sigma and their log-volume s are, given z, where backward passes were made. Local: the log of
-    the mean distance of the oddest positions, `LocalModel`, where positions were read. Of tables the only
-    term beside the chain is the mean distance from the rows themselves to their nearest.
+    - c_l measures how unusual layer l is given the layer before (`LayerChain`); the last layer is the embedding z.
+    - direction is the Mahalanobis distance of z / norm z.
+    - neighbours is the mean distance from z / norm z to the sqrt(n) nearest of n fit samples, from 5 to 50.
+    - log q(s given z) and log q(sigma given z) are low where the log-volume s and the singular values sigma are unusual
+      for the embedding. They are present where backward passes were made.
+    - local is the log of the mean distance of the most anomalous positions (`LocalModel`), where positions were read.
+
+    For tables the only term beside the chain is the mean distance from the rows themselves to the nearest fit rows.
 
     Attributes
     ----------
@@ -78,19 +83,19 @@ class LayeredScore:
     neighbours : NearestRows or density
         A density where `reference` is not "knn".
     neighbours_of : str or None
-        The layer whose rows have neighbours: of tables; None for the direction of the embedding.
+        For tables, the layer whose rows have neighbours; None for the direction of the embedding.
     volume_model : ScoreModel or None
         Floor, rank and correction of the log-volume; None where no backward pass was made.
     conditional, spectrum : ConditionalDensity, SpectrumDensity or None
         log q(s given z) and log q(sigma given z).
     tails : dict of name -> Tail
-        By term.
+        Distribution of the values of each term.
     weight : dict of name -> float
-        What each surprise counts.
+        Weight of the surprise of each term.
     seen : SeenSamples
-        The fit samples, which are scored as if each had been left out.
+        The terms of the fit samples, as if each had been left out.
     local : LocalModel or None
-        Of each position of a picture; None where positions were not read.
+        Model of each position of an image; None where positions were not read.
     """
 
     formula: ClassVar[str] = "joint"
@@ -128,12 +133,12 @@ class LayeredScore:
 
     @property
     def fit_moments(self) -> dict[str, tuple[float, float]]:
-        """`moments` of each term over the fit samples, each left out."""
+        """The `moments` of each term over the fit samples, as if each had been left out."""
         return {name: self.moments(values) for name, values in self.seen.values.items()}
 
     @staticmethod
     def moments(values: NDArray[np.float64]) -> tuple[float, float]:
-        """Median, and half the distance from the 16 % to the 84 % quantile: surprises have long tails."""
+        """Return the median and half the distance from the 16 % to the 84 % quantile; surprises have long tails."""
         low, median, high = np.quantile(values, [1 - UPPER, 0.5, UPPER])
         return float(median), float(high - low) / 2
 
@@ -141,20 +146,21 @@ class LayeredScore:
     def _volumes(self) -> ScoreModel:
         if self.volume_model is None:
             raise AttributeError(
-                "method='forward' makes no backward pass: there are no singular values, and no floor or rank of them"
+                "this score has no singular values, and no floor or rank, because method='forward' makes no backward "
+                "passes: fit with method='exact' or 'sketch'"
             )
         return self.volume_model
 
     def volumes(self, extraction: Extraction) -> NDArray[np.float64]:
-        """Log-volume of each view in nats, (n_samples, V)."""
+        """Return the log-volume of each view in nats, (n_samples, V)."""
         return self._volumes.volumes(extraction)
 
     def volume(self, extraction: Extraction) -> NDArray[np.float64]:
-        """Log-volume in nats, views combined; (n_samples,)."""
+        """Return the log-volume in nats with views combined, (n_samples,)."""
         return self._volumes.volume(extraction)
 
     def terms(self, extraction: Extraction) -> Terms:
-        """The terms whose sum the score is, by name, each (n_samples,), at most 0; higher = more normal."""
+        """Return the terms that add up to the score, by name, each (n_samples,) and at most 0; higher = more normal."""
         found = self._surprises(extraction)
         first = found[next(iter(found))]
         weighted = {name: -self.weight[name] * self.tails[name].surprise(value) for name, value in found.items()}
@@ -163,11 +169,11 @@ class LayeredScore:
         )
 
     def score_samples(self, extraction: Extraction) -> NDArray[np.float64]:
-        """One score a sample; (n_samples,), higher = more normal."""
+        """Return one score per sample, (n_samples,); higher = more normal."""
         return np.sum(list(self.terms(extraction).values()), axis=0)
 
     def _surprises(self, extraction: Extraction) -> Terms:
-        """Values of which the higher are the more unusual, by term; those of fit samples are too low."""
+        """Return the values of each term, higher = more unusual; for fit samples they are too low."""
         layers = layers_of(extraction, list(self.chain.deviations))
         found = {term_of(name): value for name, value in self.chain.surprises(layers).items()}
         direction = normalize(extraction.embeddings)
@@ -188,34 +194,36 @@ class LayeredScore:
 
     def portable_check(self) -> None:
         if self.seen.values.keys() != self.tails.keys() or self.weight.keys() != self.tails.keys():
-            raise ValueError("tails, weight and seen are not of the same terms")
+            raise ValueError("tails, weight and seen must have the same terms")
         expected = {term_of(name) for name in self.chain.deviations} | {NEIGHBOURS}
         expected |= {DIRECTION} if self.direction is not None else set()
         parts = [self.volume_model is None, self.conditional is None, self.spectrum is None]
         if len(set(parts)) > 1:
-            raise ValueError("volume_model, conditional and spectrum go together")
+            raise ValueError("volume_model, conditional and spectrum must all be present or all be missing")
         expected |= set() if parts[0] else {VOLUME, SPECTRUM}
         expected |= set() if self.local is None else {LOCAL}
         if self.tails.keys() != expected:
-            raise ValueError(f"these are not the terms of the layers: {', '.join(self.tails)}")
+            raise ValueError(f"the terms {', '.join(self.tails)} do not belong to the layers of the chain")
         if self.neighbours_of not in (None, *self.chain.deviations):
-            raise ValueError(f"neighbours_of is no layer of the chain: {self.neighbours_of}")
+            raise ValueError(f"neighbours_of={self.neighbours_of!r} is not a layer of the chain")
 
 
 AnyScore = ScoreModel | LayeredScore
-"""What a fit can have learned."""
+"""The score models that a fit can produce."""
 
 
 def layers_of(extraction: Extraction, names: list[str] | None = None) -> dict[str, NDArray[Any]]:
-    """The layers of an Extraction in the order of the forward pass, the embedding last; those named, where given.
+    """Return the layers of an Extraction in the order of the forward pass, the embedding last.
+
+    With `names`, return these layers alone.
 
     Raises
     ------
     ValueError
-        A layer that it does not have.
+        The Extraction lacks one of the layers.
     """
     if OUTPUT in extraction.layers:
-        raise ValueError(f"a layer cannot be called {OUTPUT!r}, the name of the embedding")
+        raise ValueError(f"a layer cannot be called {OUTPUT!r}, which is the name of the embedding: rename the layer")
     layers = {**extraction.layers, OUTPUT: extraction.embeddings}
     extraction.require_layers(name for name in names or () if name != OUTPUT)
     return {name: layers[name] for name in (names or layers) if not is_positions(name)}
@@ -237,15 +245,15 @@ def fit_score(
     Parameters
     ----------
     extraction : Extraction
-        Of at least two normal samples.
+        At least two normal samples.
     formula, reference, floor, rank, directions
-        See `skjepa.scores.fit_score_model`. An Extraction without layers and with singular values has the "joint"
-        score of that.
+        See `fit_score_model`, which also learns "joint" for an Extraction with singular values and without layers.
     trim : float in [0, 0.5)
-        Share of the samples, those that look least like the others, that the fit leaves out, see
+        Share of the samples that the fit leaves out: the samples that are least like the others, see
         `skjepa.scores.trimming`.
     apart : array of shape (n_samples,), optional
-        Names of what belongs together, for a local model: no member of a group is judged by a model of the others.
+        A name per sample, equal for samples that belong together. A local model scores no sample by a model that was
+        fitted on other members of its group.
 
     Raises
     ------
@@ -257,7 +265,9 @@ def fit_score(
     settings: dict[str, Any] = {"reference": reference, "floor": floor, "rank": rank, "directions": directions}
     if formula != "joint" or (extraction.singular_values is not None and not extraction.layers):
         if trim > 0:
-            raise ValueError('trim needs formula="joint" on hidden layers: give layers="auto", or trim=0')
+            raise ValueError(
+                f'trim={trim:g} needs formula="joint" on hidden layers: give formula="joint", layers="auto" or trim=0'
+            )
         return fit_score_model(extraction, formula=formula, **settings)
     if len(extraction) < 2:
         raise ValueError(f"fit needs at least 2 samples; got {len(extraction)} sample")
@@ -268,7 +278,7 @@ def fit_score(
 
 
 def share_far_off(extraction: Extraction) -> float:
-    """Share of images that are far off to the layers of three quarters of them, at least `FAR_OFF` nats."""
+    """Return the share of samples with layers more than `FAR_OFF` nats unusual to three quarters of all samples."""
     odd = oddness_to_most(_varying(extraction), not extraction.is_table, _mean_surprise)
     return float((odd > FAR_OFF).mean())
 
@@ -278,7 +288,7 @@ def _mean_surprise(chain: LayerChain, found: Terms) -> NDArray[np.float64]:
 
 
 def _varying(extraction: Extraction) -> Terms:
-    """The layers that differ between samples; the embedding where none does, for something must be compared."""
+    """Return the layers that differ between samples; the embedding where none does, so that a score exists."""
     layers = {name: np.asarray(rows, dtype=np.float64) for name, rows in layers_of(extraction).items()}
     varying = {
         name: rows
@@ -301,7 +311,10 @@ def _fit_layered(extraction: Extraction, settings: dict[str, Any], apart: NDArra
         unseen[LOCAL] = model.local.image_surprises
     for name, value in unseen.items():
         if bad := int((~np.isfinite(value)).sum()):
-            raise ValueError(f"the term {name!r} is not finite for {bad} of {len(value)} fit samples that are left out")
+            raise ValueError(
+                f"the out-of-fold term {name!r} is not finite for {bad} of {len(value)} fit samples: X holds values "
+                "that are too large, so scale it, or `reference` fails there, so choose another one"
+            )
     model.tails = {name: Tail.learn(value) for name, value in unseen.items()}
     model.weight = _weights(list(unseen))
     values = {name: -model.weight[name] * model.tails[name].surprise(value) for name, value in unseen.items()}
@@ -311,7 +324,7 @@ def _fit_layered(extraction: Extraction, settings: dict[str, Any], apart: NDArra
 
 
 def _fit_output(model: LayeredScore, extraction: Extraction, reference: Any) -> Terms:
-    """Learn where embeddings lie, of tables the rows; the values of fit samples that are left out, by term."""
+    """Learn where embeddings lie, or the rows of a table; return out-of-sample values of the fit samples by term."""
     z, found = extraction.embeddings, {}
     rows = normalize(z)
     if extraction.is_table:
@@ -329,7 +342,7 @@ def _fit_output(model: LayeredScore, extraction: Extraction, reference: Any) -> 
 
 
 def _fit_volume(model: LayeredScore, extraction: Extraction, settings: dict[str, Any]) -> Terms:
-    """Learn which log-volume and singular values belong to an embedding; the values of samples left out, by term."""
+    """Learn which volumes and spectra belong to an embedding; return out-of-sample values of fit samples by term."""
     model.volume_model = volumes = fit_score_model(extraction, formula="jepa", **settings)
     z, s, log_sigma = extraction.embeddings, volumes.volume(extraction), volumes.log_spectrum(extraction)
     model.conditional, model.spectrum = ConditionalDensity().fit(z, s), SpectrumDensity().fit(z, log_sigma)
@@ -341,7 +354,7 @@ def _n_neighbors(n_samples: int) -> int:
 
 
 def _weights(names: list[str]) -> dict[str, float]:
-    """What each surprise counts: of each group of terms the mean counts what the group does."""
+    """Return the weight of each surprise: the weight of its group, shared evenly among the terms of the group."""
     outputs, volumes, local = (DIRECTION, NEIGHBOURS), (VOLUME, SPECTRUM), (LOCAL,)
     layers = tuple(name for name in names if name not in (*outputs, *volumes, *local))
     groups = {layers: 1.0, outputs: OUTPUT_WEIGHT, volumes: VOLUME_WEIGHT, local: LOCAL_WEIGHT}
@@ -351,5 +364,5 @@ def _weights(names: list[str]) -> dict[str, float]:
 
 
 def term_of(layer: str) -> str:
-    """The name of a layer's term."""
+    """Return the name of the term of a layer."""
     return f"layer {layer}"

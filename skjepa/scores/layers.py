@@ -1,4 +1,4 @@
-"""How surprising each layer of an encoder is, given the layer before it: Gaussians of pooled statistics, chained."""
+"""Measure how surprising each layer of an encoder is given the layer before, by Gaussians of pooled statistics."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,21 +13,23 @@ from skjepa.persistence.folder import portable
 from skjepa.persistence.schema import Above
 from skjepa.scores.mahalanobis import ShrunkMahalanobis
 
-_CONSTANT = 1e-3  # share of a layer's median deviation: a channel that varies by less counts as if by so much
-LARGEST = 1e60  # of rows that are compared: what is larger is as odd, and its square is a number
+_CONSTANT = 1e-3  # smallest deviation of a channel, as a share of the layer's median deviation
+LARGEST = 1e60  # value at which rows are clipped, so that squares stay finite
 
 Rows = dict[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class LinearPart:
-    """What the statistics f of one layer add to a surprise: sum of ``slope * f - offset`` less `constant`, per sample.
+    """Hold the contribution of one layer's statistics f to a surprise, which is linear in f.
+
+    The contribution to a sample is the sum of ``slope * f - offset``, minus ``constant``.
 
     Attributes
     ----------
     layer : str
     slope, offset : arrays of shape (n_samples, p)
-        The offset is the slope times what is usual of the statistic, so that a usual one adds nothing.
+        The offset is the slope times the usual value of the statistic, so that a usual value contributes nothing.
     constant : array of shape (n_samples,)
     """
 
@@ -37,34 +39,36 @@ class LinearPart:
     constant: NDArray[np.float64]
 
     def scaled(self, factor: NDArray[np.float64], less: NDArray[np.float64] | float = 0.0) -> "LinearPart":
-        """The part less a number, times a factor of each sample."""
+        """Return the part with `less` subtracted, times a factor per sample."""
         by_row = factor[:, None]
         return LinearPart(self.layer, by_row * self.slope, by_row * self.offset, factor * (self.constant + less))
 
 
 @portable
 class LayerChain:
-    r"""Per layer, how unlike normal samples a sample is, given what the layer before has shown already.
+    r"""Measure per layer how unlike normal samples a sample is, beyond what the layer before has shown.
 
-    The rows u_l of a layer are its statistics over their standard deviations in the fit samples, brought to unit
-    length where `is_unit`. With m(A) the squared Mahalanobis distance of A (`ShrunkMahalanobis`) and S_l the square
-    root of the total variance of u_l,
+    The rows u_l of layer l are its statistics divided by their standard deviations over the fit samples, and brought to
+    unit length where `is_unit`. Let m(A) be the squared Mahalanobis distance of A (`ShrunkMahalanobis`) and S_l the
+    square root of the total variance of u_l. Then
 
         c_1 = sqrt(m(u_1)),    c_l = m([u_{l-1} / S_{l-1}, u_l / S_l]) - m(u_{l-1})
 
-    which is, up to constants, twice the negative log-density of a layer given the one before, under one Gaussian of
-    both.
+    For l > 1, c_l is, up to constants, twice the negative log-density of layer l given the layer before, under one
+    Gaussian of both.
 
     Attributes
     ----------
     is_unit : bool
-        Whether rows are brought to unit length: of images; the layers of a table are compared as they are.
+        Whether rows are brought to unit length. True for images; the layers of a table are compared as they are.
     deviations : dict of name -> array of shape (p,)
         Standard deviations of the statistics.
     spreads : dict of name -> float
         S_l.
-    alone, joined : dict of name -> ShrunkMahalanobis
-        Of u_l, for every layer but the last; of a layer and the one before it, for every layer but the first.
+    alone : dict of name -> ShrunkMahalanobis
+        Gaussian of u_l, for every layer but the last.
+    joined : dict of name -> ShrunkMahalanobis
+        Gaussian of a layer together with the layer before it, for every layer but the first.
     fit_surprises : dict of name -> array of shape (n_samples,)
         c_l of each fit sample as if it had been left out.
     """
@@ -95,7 +99,7 @@ class LayerChain:
         return self
 
     def surprises(self, layers: Mapping[str, NDArray]) -> Rows:
-        """c_l of each layer, (n_samples,) each; higher = less like normal samples."""
+        """Return c_l of each layer, (n_samples,) each; higher = less like normal samples."""
         rows, names = self.rows(layers), list(self.deviations)
         return self._surprises(
             {name: fitted.distances(rows[name]) for name, fitted in self.alone.items()},
@@ -106,10 +110,10 @@ class LayerChain:
         )
 
     def linear_parts(self, layers: Mapping[str, NDArray]) -> dict[str, list[LinearPart]]:
-        """c_l of each layer as a sum of parts that are linear in statistics, at these samples.
+        """Return c_l of each layer as a sum of parts that are linear in statistics, at these samples.
 
-        A squared distance is the inner product of a slope, S^-1 (u - mean), with u - mean; u is the statistics over
-        their deviations and, where `is_unit`, over the length of the row.
+        A squared distance is the inner product of a slope, S^-1 (u - mean), with u - mean. Here u is the statistics
+        divided by their deviations and, where `is_unit`, by the length of the row.
         """
         rows, names = self.rows(layers), list(self.deviations)
         lengths = {name: self._lengths(layers[name], name) for name in names}
@@ -137,10 +141,10 @@ class LayerChain:
         if not self.is_unit:
             return np.ones(len(values))
         length = np.linalg.norm(np.asarray(values, dtype=np.float64) / self.deviations[name], axis=1)
-        return np.where(length > 0, length, 1.0)  # as scikit-learn's normalize leaves rows of zeros
+        return np.where(length > 0, length, 1.0)  # scikit-learn's normalize, too, leaves rows of zeros as they are
 
     def rows(self, layers: Mapping[str, NDArray]) -> Rows:
-        """u_l of each layer, (n_samples, p)."""
+        """Return u_l of each layer, (n_samples, p)."""
         found = {}
         for name, deviations in self.deviations.items():
             with np.errstate(over="ignore"):
@@ -163,7 +167,7 @@ class LayerChain:
         names = list(self.deviations)
         expected = [list(self.spreads), list(self.fit_surprises), list(self.alone), list(self.joined)]
         if not names or expected != [names, names, names[:-1] or names, names[1:]]:
-            raise ValueError(f"the parts of the chain are not those of the layers {', '.join(names) or '(none)'}")
+            raise ValueError(f"the parts of the chain do not belong to the layers {', '.join(names) or '(none)'}")
         widths = {name: len(values) for name, values in self.deviations.items()}
         for name, fitted in self.alone.items():
             _require_width(fitted, widths[name], name)
@@ -173,11 +177,11 @@ class LayerChain:
 
 def _require_width(fitted: ShrunkMahalanobis, width: int, name: str) -> None:
     if fitted.location_.shape != (width,):
-        raise ValueError(f"layer {name!r} has {width} numbers, its covariance {len(fitted.location_)}")
+        raise ValueError(f"layer {name!r} has {width} statistics, its covariance is for {len(fitted.location_)}")
 
 
 def _deviations(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Standard deviation of each column; of one that hardly varies a share of what the others have."""
+    """Return the standard deviation of each column, raised to a share of the median one where it hardly varies."""
     deviations = rows.std(axis=0)
     varying = deviations[deviations > 0]
     typical = float(np.median(varying)) if len(varying) else 1.0

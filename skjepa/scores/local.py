@@ -1,4 +1,4 @@
-"""How unlike normal samples each position of a picture is: a Gaussian at every cell of a grid, and what it is worth."""
+"""Measure how unlike normal samples each position of an image is, by a Gaussian at every cell of a grid."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,24 +16,24 @@ from skjepa.persistence.schema import Above
 from skjepa.scores.tail import Tail
 
 MAX_AXES = 150
-"""Of the channels at a position, whitened principal axes."""
+"""Largest number of whitened principal axes to which the channels at a position are reduced."""
 
 OWN_SHARE = 0.5
-"""Of a position's covariance, its own; the rest is the mean of all positions."""
+"""Share of a position's own covariance in its Gaussian; the rest is the mean covariance of all positions."""
 
 TOP_SHARE = 0.03
-"""Of the positions of a picture, the oddest, whose mean distance is the odd thing about the picture."""
+"""Share of the positions of an image, the most anomalous, whose mean distance scores the image."""
 
 _FOLDS = 5
-_LEAST = 1e-3  # share of the median deviation of channels, or of the mean variance of axes before they are whitened
-_RIDGE = 1e-6  # share of the mean variance along axes: of axes that do not vary
-_LEVELS = 2048  # quantiles that are kept of the distances of normal positions
-_CHUNK = 256  # samples that are compared at a time
+_LEAST = 1e-3  # smallest deviation as a share of the median one, and smallest variance as a share of the mean
+_RIDGE = 1e-6  # added to the variance along axes, as a share of the mean, for axes that do not vary
+_LEVELS = 2048  # number of quantiles of the distances of normal positions that are kept
+_CHUNK = 256  # samples compared at a time
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over all positions of some samples: the number of rows of channels, their sum and that of their products."""
+    """Hold sums over all positions of some samples: the number of rows, their sum and the sum of their products."""
 
     count: int
     total: NDArray[np.float64]
@@ -55,17 +55,17 @@ class Moments:
 
 
 class PositionGaussians:
-    """Squared Mahalanobis distances of each position's channels from those of normal samples at the same position.
+    """Measure squared Mahalanobis distances from each position to normal samples at the same position.
 
-    Channels are divided by their deviations over all positions and samples, and brought to at most `MAX_AXES` whitened
-    principal axes; each position has its own mean, and a covariance that is half its own and half the mean over
-    positions.
+    The C channels are divided by their deviations over all positions and samples, and reduced to at most `MAX_AXES`
+    whitened principal axes. Each of the P positions has its own mean. Its covariance is half its own and half the mean
+    over positions.
 
     Parameters
     ----------
     positions : array of shape (n_samples, P, C)
     moments : Moments, optional
-        Of these positions, where they are known already.
+        The moments of these positions, where they are known already.
     """
 
     def __init__(self, positions: NDArray, moments: Moments | None = None) -> None:
@@ -94,7 +94,7 @@ class PositionGaussians:
         return (positions.astype(np.float32, copy=False) - self.center) @ self.axes
 
     def distances(self, positions: NDArray) -> NDArray[np.float32]:
-        """(n_samples, P)."""
+        """Return the squared distance at each position, (n_samples, P)."""
         return np.concatenate([_distances(self, chunk) for chunk in _chunks(positions)])
 
 
@@ -110,7 +110,7 @@ def _chunks(positions: NDArray) -> Iterator[NDArray[np.float32]]:
 
 @portable
 class LocalModel:
-    """A `PositionGaussians`, and how far the positions of normal samples lie that it was not fitted on.
+    """Hold a `PositionGaussians` with the out-of-fold distances of normal samples, which calibrate it.
 
     Attributes
     ----------
@@ -122,15 +122,15 @@ class LocalModel:
     triangles : array of shape (P, k (k + 1) / 2), float16
         Lower triangles of the Cholesky factors of the inverse covariances.
     tail : Tail
-        Of the log distance of a position.
+        Distribution of the log distance of a position.
     quantiles : array of shape (q,)
-        Of the log distances of all positions of normal samples, at `levels`, ascending.
+        Quantiles of the log distances of all positions of normal samples, at `levels`, ascending.
     levels : array of shape (q,)
-        Share of these that lie at or above a quantile.
+        Share of these log distances at or above each quantile.
     hottest : array of shape (n_samples,)
         The largest log distance in each normal sample, ascending.
     image_surprises : array of shape (n_samples,)
-        `image_values` of each.
+        `image_values` of each normal sample.
     """
 
     grid: tuple[Annotated[int, Above(0)], ...]
@@ -152,8 +152,8 @@ class LocalModel:
         rows : array of shape (n_samples, P * C)
         grid : (int, int)
         apart : array of shape (n_samples,), optional
-            Names of what belongs together, none of which is judged by a model of the others; by default each sample
-            stands for itself.
+            A name per sample, equal for samples that belong together. No sample is scored by a model that was fitted on
+            other members of its group. By default every sample is a group of its own.
         """
         positions = rows.reshape(len(rows), grid[0] * grid[1], -1)
         folds = _folds(np.arange(len(rows)) if apart is None else apart)
@@ -177,27 +177,30 @@ class LocalModel:
         return whole
 
     def log_distances(self, rows: NDArray) -> NDArray[np.float64]:
-        """Log of the squared distance at each position, (n_samples, P), of positions (n_samples, P * C)."""
+        """Return the log of the squared distance at each position, (n_samples, P), for rows (n_samples, P * C)."""
         n_positions, expected = len(self.means), len(self.means) * len(self.center)
         if rows.shape[1] != expected:
-            raise ValueError(f"the local model is of {expected} numbers per sample, these are {rows.shape[1]}")
+            raise ValueError(f"the local model reads {expected} numbers per sample; got {rows.shape[1]}")
         positions = rows.reshape(len(rows), n_positions, -1)
         if not len(positions):
             return np.empty((0, n_positions))
         return _log(np.concatenate([_distances(self, chunk) for chunk in _chunks(positions)]))
 
     def surprises(self, log_distances: NDArray) -> NDArray[np.float64]:
-        """How unusual each is for a position of a normal sample, in nats; higher = more anomalous."""
+        """Return how unusual each log distance is for a normal position, in nats; higher = more anomalous."""
         return self.tail.surprise(log_distances)
 
     def patch_p_values(self, log_distances: NDArray) -> NDArray[np.float64]:
-        """Share of positions of normal samples, and the one at hand, at least as far; small = unlike them."""
+        """Return the p-value of each position among the positions of normal samples; small = unlike normal samples."""
         place = np.searchsorted(self.quantiles, log_distances, side="right")
         found = self.levels[np.maximum(place - 1, 0)]
         return np.where(log_distances > self.quantiles[-1], self.levels[-1] / 2, found)  # 1 / (n + 1), not 2 / (n + 1)
 
     def image_wide_p_values(self, log_distances: NDArray) -> NDArray[np.float64]:
-        """Share of normal samples whose hottest position lies as far or farther, and the one at hand."""
+        """Return the p-value of each position among the most anomalous positions of normal samples.
+
+        It is (1 + number of normal samples with a position at least as far) / (n + 1).
+        """
         n = len(self.hottest)
         return (1 + n - np.searchsorted(self.hottest, log_distances, side="left")) / (n + 1)
 
@@ -207,15 +210,15 @@ class LocalModel:
     def portable_check(self) -> None:
         n_positions, k = self.means.shape
         if len(self.grid) != 2 or self.grid[0] * self.grid[1] != n_positions:
-            raise ValueError(f"a grid {self.grid} does not have {n_positions} positions")
+            raise ValueError(f"the grid {self.grid} does not have {n_positions} positions")
         if self.triangles.shape[1] != k * (k + 1) // 2:
-            raise ValueError(f"triangles of {k} axes have {k * (k + 1) // 2} numbers, not {self.triangles.shape[1]}")
+            raise ValueError(f"triangles of {k} axes have {k * (k + 1) // 2} numbers; got {self.triangles.shape[1]}")
         if (np.diff(self.quantiles) < 0).any() or (np.diff(self.hottest) < 0).any():
-            raise ValueError("quantiles and hottest ascend")
+            raise ValueError("quantiles and hottest must be in ascending order")
 
 
 def image_values(log_distances: NDArray) -> NDArray[np.float64]:
-    """Of each sample the log of the mean distance of its oddest positions, `TOP_SHARE` of them; (n_samples,)."""
+    """Return the log of the mean distance of the `TOP_SHARE` most anomalous positions of each sample, (n_samples,)."""
     n_top = max(1, round(TOP_SHARE * log_distances.shape[1]))
     top = np.partition(log_distances, -n_top, axis=1)[:, -n_top:]
     most = top.max(axis=1)
@@ -223,22 +226,27 @@ def image_values(log_distances: NDArray) -> NDArray[np.float64]:
 
 
 def positions_of(extraction: Extraction) -> tuple[tuple[int, int], NDArray[Any]]:
-    """The grid of an Extraction, rows and columns, and the channels at each of its cells, (n_samples, P * C).
+    """Return the grid of an Extraction, rows and columns, and the channels at its cells, (n_samples, P * C).
 
     Raises
     ------
     ValueError
-        It has no positions.
+        The Extraction has no positions.
     """
     for name, rows in extraction.layers.items():
         if is_positions(name):
             down, across = name.split(" ")[1].split("x")
             return (int(down), int(across)), rows
-    raise ValueError("the Extraction has no positions, which a local model is of: extract it with the detector itself")
+    raise ValueError(
+        "the Extraction has no positions, which local=True needs: make it with detector.extract(X) and local=True"
+    )
 
 
 def _folds(apart: NDArray) -> list[NDArray[np.bool_]]:
-    """Which samples each fold holds out; those of one name go together. One fold of all where there is one name."""
+    """Return a mask per fold of the samples that it holds out; samples of one name stay together.
+
+    Where there is a single name, one fold holds all samples.
+    """
     names = np.unique(apart)
     if len(names) < 2 or len(apart) < 3:
         return [np.ones(len(apart), dtype=bool)]
@@ -247,7 +255,7 @@ def _folds(apart: NDArray) -> list[NDArray[np.bool_]]:
 
 
 def _out_of_fold(positions: NDArray, folds: list[NDArray[np.bool_]], moments: list[Moments]) -> NDArray[np.float32]:
-    """Distances of all positions, each sample judged by a model that has seen nothing of its fold."""
+    """Return the distances of all positions, each sample by a model that was not fitted on its fold."""
     if len(folds) < 2:
         return PositionGaussians(positions).distances(positions)
     found = np.empty(positions.shape[:2], dtype=np.float32)
@@ -262,9 +270,9 @@ def _log(distances: NDArray) -> NDArray[np.float64]:
 
 
 def _thinned(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Levels and quantiles: of all values the highest, and so many more that their levels are even on a log scale.
+    """Thin the values to quantiles whose levels are evenly spaced on a log scale, the highest value included.
 
-    The level of a value is (1 + how many are as high or higher) / (n + 1), that of lower ones 1.
+    Return levels and quantiles. The level of a value is (1 + number of values at least as high) / (n + 1).
     """
     ordered = np.sort(values)[::-1]
     n = len(ordered)

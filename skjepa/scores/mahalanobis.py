@@ -1,4 +1,4 @@
-"""Mahalanobis distances under a shrunk covariance, and what they would be of a fit sample that had been left out."""
+"""Compute Mahalanobis distances with a shrunk covariance, for fit samples as if each had been left out."""
 
 from typing import Annotated
 
@@ -12,31 +12,33 @@ from skjepa.persistence.folder import portable
 from skjepa.persistence.schema import Above, Mark
 
 MAX_AXES = 512
-"""More axes take more memory and tell no more: with 256 the mean AUROC over foreign sets is the same within .001."""
+"""Number of axes kept. More take memory and gain nothing: with 256, the mean AUROC on out-of-distribution sets is the
+same within .001."""
 
-_LEAST_VARIANCE = 1e-12  # share of the mean: what varies less is rounding
-_ROUNDING = 1e-10  # of eigenvalues of a Gram matrix, as a share of the largest
+_LEAST_VARIANCE = 1e-12  # smallest variance as a share of the mean; below it lies rounding
+_ROUNDING = 1e-10  # eigenvalues of a Gram matrix below this share of the largest are rounding
 
 
 @portable
 class ShrunkMahalanobis(BaseEstimator):
-    """Squared Mahalanobis distance to the mean of the fit samples; covariance by Ledoit and Wolf's shrinkage.
+    """Compute squared Mahalanobis distances to the mean of the fit samples, with a shrunk covariance.
 
-    The covariance is (1 - a) S + a mu I, with S that of the sample, mu the mean of its eigenvalues and a the shrinkage
-    (Ledoit and Wolf, 2004, J. Multivariate Analysis 88(2)). Of S the `MAX_AXES` directions of most variance are kept as
-    they are; in all others it has the mean of what is left.
+    The covariance is (1 - a) S + a mu I, where S is the sample covariance, mu the mean of its eigenvalues and a the
+    shrinkage (Ledoit and Wolf, 2004, J. Multivariate Analysis 88(2)). S keeps its `MAX_AXES` directions of most
+    variance; in all other directions it is replaced by the mean of the remaining variance.
 
     Attributes
     ----------
     location_ : array of shape (p,)
+        Mean.
     axes_ : array of shape (p, r)
         Orthonormal eigenvectors; r <= min(n, p, MAX_AXES).
     precisions_ : array of shape (r,)
-        Inverse variances along them.
+        Inverse variances along the axes.
     other_precision_ : float
-        That of all directions orthogonal to the axes; 0 where there are none.
+        Inverse variance in all directions orthogonal to the axes; 0 where there are none.
     fit_distances_ : array of shape (n,)
-        Of each fit sample, as if it had been left out, in closed form: see `_left_out`.
+        Distance of each fit sample as if it had been left out, in closed form: see `_left_out`.
     """
 
     location_: Annotated[NDArray[np.float64], "p"]
@@ -52,10 +54,10 @@ class ShrunkMahalanobis(BaseEstimator):
         self.location_ = X.mean(axis=0)
         centred = X - self.location_
         shrinkage = float(ledoit_wolf_shrinkage(centred, assume_centered=True))
-        if n <= p:  # of two or three samples it can be 0, and every other direction would be infinitely odd
+        if n <= p:  # with two or three samples it can be 0, and the distance in other directions would be infinite
             shrinkage = max(shrinkage, 1 / n)
         total = float(np.einsum("ij,ij->", centred, centred)) / n
-        if not total > 0:  # copies of one row
+        if not total > 0:  # all rows are copies of one
             total, shrinkage = 1.0, 1.0
         variances, self.axes_ = _principal(centred)
         left = max(total - variances.sum(), 0.0) / max(p - len(variances), 1)
@@ -67,7 +69,7 @@ class ShrunkMahalanobis(BaseEstimator):
         return self
 
     def distances(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Squared distance of each row; (n,). Of a row of the fit it is smaller than of others like it."""
+        """Return the squared distance of each row, (n,); it is too small for rows of the fit."""
         centred = np.asarray(X, dtype=np.float64) - self.location_
         along = centred @ self.axes_
         found = (along**2) @ self.precisions_
@@ -77,9 +79,10 @@ class ShrunkMahalanobis(BaseEstimator):
         return found
 
     def slopes(self, X: ArrayLike) -> NDArray[np.float64]:
-        """S^-1 (x - mean) of each row, with S the covariance, (n, p): half the gradient of the squared distance.
+        """Return half the gradient of the squared distance at each row, (n, p).
 
-        Its inner product with x - mean is the squared distance: so the distance is a sum over columns.
+        It is S^-1 (x - mean) with the covariance S. Its inner product with x - mean is the squared distance, so that
+        the distance is a sum over columns.
         """
         centred = np.asarray(X, dtype=np.float64) - self.location_
         along = centred @ self.axes_
@@ -90,7 +93,10 @@ class ShrunkMahalanobis(BaseEstimator):
 
 
 def _principal(centred: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The largest variances and their axes, (r,) and (p, r), r at most `MAX_AXES`; from the smaller Gram matrix."""
+    """Return the largest variances, (r,), and their axes, (p, r), with r at most `MAX_AXES`.
+
+    They come from the smaller of the two Gram matrices.
+    """
     n, p = centred.shape
     is_tall = n >= p
     gram = (centred.T @ centred if is_tall else centred @ centred.T) / n
@@ -106,10 +112,10 @@ def _principal(centred: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArr
 
 
 def _left_out(distances: NDArray[np.float64], n: int, shrinkage: float) -> NDArray[np.float64]:
-    """The distances of n fit samples to a mean and a covariance that each was left out of, at the same shrinkage.
+    """Return the distances of n fit samples to a mean and a covariance learned without the sample.
 
-    By Sherman and Morrison k^2 m / (1 - c k m) with k = n / (n - 1) and c = (1 - a) / n. Refits agree with it to a
-    correlation above .9999; only the shrinkage itself is not fitted again.
+    By the Sherman-Morrison formula they are k^2 m / (1 - c k m), with k = n / (n - 1), c = (1 - a) / n and distances m.
+    The shrinkage a is not refitted; real refits agree to a correlation above .9999.
     """
     k, c = n / (n - 1), (1 - shrinkage) / n
     return k**2 * distances / np.maximum(1 - c * k * distances, 1e-9)

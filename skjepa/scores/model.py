@@ -1,4 +1,4 @@
-"""From an `Extraction` to one number a sample: the volume term, the embedding's density, and how they go together."""
+"""Score an `Extraction` by the log-volume, the density of the embedding, or both."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -31,7 +31,7 @@ FORMULAS = ("joint", "density", "jepa")
 REFERENCES = {"knn": KNNDensity, "gaussian": GaussianDensity}
 
 AUTO_FLOOR = 1e-2
-"""`floor="auto"`: this share of the median largest singular value of the fit samples."""
+"""With `floor="auto"`, the floor is this share of the median largest singular value of the fit samples."""
 
 JOINT_WEIGHTS = {
     "volume": 0.5,
@@ -40,10 +40,10 @@ JOINT_WEIGHTS = {
     "volume given embedding": 0.5,
     "spectrum given embedding": 0.5,
 }
-"""What each standardised term counts; benchmarks/accuracy/joint_forms.py compares this with other forms."""
+"""Weight of each standardised term; benchmarks/accuracy/joint_forms.py compares them with other weights."""
 
 TERMS = {"joint": set(JOINT_WEIGHTS), "density": {"volume", "density"}, "jepa": {"volume"}}
-"""Whose sum each score is."""
+"""The terms that add up to the score of each formula."""
 
 Terms = dict[str, NDArray[np.float64]]
 
@@ -51,24 +51,28 @@ Terms = dict[str, NDArray[np.float64]]
 @portable
 @dataclass
 class ScoreModel:
-    """What normal samples taught: one floor, one rank, densities, and what each of them counts.
+    """Score samples by formulas of the embedding and the Jacobian, with parameters learned from normal samples.
+
+    z is the embedding, sigma are the singular values of the Jacobian, and s is the log-volume, the sum of their logs.
 
     Attributes
     ----------
     formula : {"joint", "density", "jepa"}
         - "jepa": the log-volume s alone (arXiv 2510.05949, Eq. 5);
-        - "density": log q(z) + s, the change of variables with q learned;
-        - "joint": weighted sum of s, log q(z), log q(z / norm z), log q(s | z), log q(sigma | z), see `joint_weights`.
+        - "density": log q(z) + s, the change of variables with a learned q;
+        - "joint": weighted sum of s, log q(z), log q(z / norm z), log q(s | z) and log q(sigma | z), see
+          `skjepa.scores.joint_weights`.
     floor, rank
-        Of the log-volume, the same for all samples.
+        Smallest singular value, to which smaller ones are raised, and number of singular values in the log-volume. They
+        are the same for all samples.
     reference, direction, conditional, spectrum
-        Fitted densities log q(z), log q(z / norm z), log q(s | z), log q(sigma | z); None where `formula` does without.
+        Fitted densities log q(z), log q(z / norm z), log q(s | z) and log q(sigma | z); None where `formula` has none.
     seen : SeenSamples
-        The fit samples, which are scored as by a model that had not seen them; None where nothing is learned.
+        Out-of-sample scores for the fit samples; None where nothing is learned.
     correction : Correction or None
-        From the singular values of a subspace to the exact log-volume, where samples are measured in one.
+        Maps the singular values in a subspace to the exact log-volume; None where all directions are measured.
     location, scale, weight : dict
-        Of each term of "joint": mean and standard deviation over the fit samples, out of fold, and what it counts.
+        For each term of "joint": out-of-fold mean and standard deviation over the fit samples, and its weight.
     """
 
     formula: Annotated[str, Saved(Literal["joint", "density", "jepa"])]
@@ -90,7 +94,7 @@ class ScoreModel:
 
     @property
     def fit_moments(self) -> dict[str, tuple[float, float]]:
-        """Mean and standard deviation of terms over the fit samples, out of fold, as far as they are known."""
+        """Out-of-fold mean and standard deviation of each term over the fit samples, for "joint" alone."""
         return {
             name: (0.0, self.weight[name] * scale)
             for name, scale in self.scale.items()
@@ -99,26 +103,26 @@ class ScoreModel:
 
     @staticmethod
     def moments(values: NDArray[np.float64]) -> tuple[float, float]:
-        """Mean and standard deviation."""
+        """Return mean and standard deviation."""
         return float(values.mean()), float(values.std())
 
     def volumes(self, extraction: Extraction) -> NDArray[np.float64]:
-        """Log-volume of each view in nats, (n_samples, V)."""
+        """Return the log-volume of each view in nats, (n_samples, V)."""
         if self.correction is not None:
             extraction.require_layers(self.correction.deviation_floors)
             return self.correction.log_volume(extraction.embeddings, extraction.spectra, extraction.layers)
         return log_volume(extraction.spectra, floor=self.floor, rank=self.rank)
 
     def volume(self, extraction: Extraction) -> NDArray[np.float64]:
-        """Log-volume in nats, views combined; (n_samples,)."""
+        """Return the log-volume in nats with views combined, (n_samples,)."""
         return combine_views(self.volumes(extraction))
 
     def log_spectrum(self, extraction: Extraction) -> NDArray[np.float64]:
-        """Logs of the singular values that count, none under the floor, mean over views; (n_samples, R)."""
+        """Return the logs of the R counted singular values, floored and averaged over views, (n_samples, R)."""
         return np.log(np.maximum(extraction.spectra[..., : self.rank], self.floor)).mean(axis=1)
 
     def terms(self, extraction: Extraction) -> Terms:
-        """The terms whose sum the score is, by name, each (n_samples,); higher = more normal."""
+        """Return the terms that add up to the score, by name, each (n_samples,); higher = more normal."""
         s = self.volume(extraction)
         if self.formula == "jepa":
             return {"volume": s}
@@ -128,7 +132,7 @@ class ScoreModel:
         return {name: self.weight[name] * (value - self.location[name]) for name, value in raw.items()}
 
     def raw_terms(self, extraction: Extraction, s: NDArray[np.float64]) -> Terms:
-        """Log-volumes s and densities, in nats; those densities are too sure of fit samples."""
+        """Return log-volumes s and log-densities in nats; for fit samples the densities are too high."""
         z = extraction.embeddings
         found = {"volume": s, "density": _log_density(self.reference, z)}
         if self.formula == "joint":
@@ -138,43 +142,49 @@ class ScoreModel:
         return found
 
     def score_samples(self, extraction: Extraction) -> NDArray[np.float64]:
-        """One score a sample; (n_samples,), higher = more normal."""
+        """Return one score per sample, (n_samples,); higher = more normal."""
         return np.sum(list(self.terms(extraction).values()), axis=0)
 
     def portable_check(self) -> None:
-        """That what the formula needs is there."""
+        """Check that every part that the formula needs is present."""
         learned = {"joint": ("direction", "conditional", "spectrum"), "density": (), "jepa": ()}[self.formula]
         needed = learned if self.formula == "jepa" else ("reference", "seen", *learned)
         for name in ("reference", "seen", "direction", "conditional", "spectrum"):
             if (getattr(self, name) is None) == (name in needed):
                 raise ValueError(f"formula {self.formula!r} {'needs' if name in needed else 'has no'} {name}")
         if self.seen is not None and self.seen.values.keys() != TERMS[self.formula]:
-            raise ValueError(f"seen has values of {', '.join(self.seen.values)}")
+            raise ValueError(f"formula {self.formula!r} does not have the terms of seen: {', '.join(self.seen.values)}")
         for name in ("location", "scale", "weight"):
             if getattr(self, name).keys() != (TERMS["joint"] if self.formula == "joint" else set()):
-                raise ValueError(f"{name} has the terms {', '.join(getattr(self, name)) or 'none'}")
+                raise ValueError(
+                    f"{name} has the terms {', '.join(getattr(self, name)) or 'none'}, which formula {self.formula!r} "
+                    "does not have"
+                )
 
 
 def joint_weights(terms: Terms, filled: float = 1.0) -> dict[str, float]:
-    """What each term of the joint score counts, learned from out-of-fold values of the fit samples.
+    """Return the weight of each term of the joint score, learned from out-of-fold values of the fit samples.
 
-    Standardised, log q(z) counts 1; the log-volume s, log q(z / norm z), log q(s | z) and log q(sigma | z) count a half
-    each. But s and log q(z) are parts of one formula: where normal samples show them opposed, to standardise them is to
-    let them cancel. So that sum gives way to sqrt(`filled`) s + log q(z) in nats, standardised as a whole and counting
-    as much, by the share c = max(0, -correlation of s and log q(z)). Of R directions s counts, embeddings fill d: the
-    root gives s the spread that it would have of d independent ones, and s of many directions does not decide alone.
+    After standardising, log q(z) has the weight 1. The log-volume s, log q(z / norm z), log q(s | z) and
+    log q(sigma | z) have the weight 1/2 each.
+
+    s and log q(z) are parts of one formula, however. Where they are negatively correlated over normal samples, they
+    would cancel once standardised. A share c = max(0, -correlation of s and log q(z)) of the total weight is therefore
+    given to sqrt(`filled`) s + log q(z), in nats and standardised as a whole. s sums over R directions, of which the
+    embeddings fill d. The factor sqrt(`filled`) gives s the spread that it would have over d independent directions, so
+    that s over many directions does not decide alone.
 
     Parameters
     ----------
-    terms : dict
-        Those named in `JOINT_WEIGHTS`, each (n_samples,).
+    terms : dict of name -> array of shape (n_samples,)
+        Out-of-fold values of "volume", "density", "direction", "volume given embedding" and "spectrum given embedding".
     filled : float
-        Share of the directions that s counts which the embeddings fill, see `filled_share`.
+        d / R, the share of the directions that the embeddings fill.
 
     Returns
     -------
-    dict
-        Of the terms in nats, less their means: the score is their sum so weighted.
+    dict of name -> float
+        Weight of each term in nats, minus its mean. The weighted sum is the score.
     """
     s, log_q = terms["volume"], terms["density"]
     spread = {name: _spread(value) for name, value in terms.items()}
@@ -187,11 +197,11 @@ def joint_weights(terms: Terms, filled: float = 1.0) -> dict[str, float]:
 
 
 def filled_share(extraction: Extraction, rank: int, nearest: KNNDensity | None = None) -> float:
-    """Intrinsic dimension of the embeddings over the number of directions that the log-volume counts, at most 1.
+    """Return the intrinsic dimension of the embeddings over the number of directions in the log-volume, at most 1.
 
-    s + log q(z) is the log-density of the input where both are of the same directions. Embeddings of real images fill
-    few of them, and q(z) knows nothing of what s sums over the others. Of m directions measured each stands for K / m.
-    `nearest` is a `KNNDensity` of these embeddings, if there is one.
+    s + log q(z) is the log-density of the input where both cover the same directions. Embeddings of real images fill
+    few of the directions, and q(z) does not cover what s sums over the others. Where m of K directions are measured,
+    each stands for K / m. `nearest` is a `KNNDensity` fitted on these embeddings, if there is one.
     """
     is_some = PassMethod.parse(extraction.meta.get("method")).kind != "exact"
     n_directions = rank * (extraction.embeddings.shape[1] / extraction.spectra.shape[-1] if is_some else 1)
@@ -213,24 +223,25 @@ def fit_score_model(
     Parameters
     ----------
     extraction : Extraction
-        Of at least two normal samples.
+        At least two normal samples.
     formula : {"joint", "density", "jepa"}
     reference : {"knn", "gaussian"} or estimator
         Model of log q(z); an estimator needs `fit` and `score_samples` and is cloned.
     floor : float or "auto"
-        Absolute floor of the singular values, or `AUTO_FLOOR` times the median largest one.
+        Smallest singular value, absolute. "auto": `AUTO_FLOOR` times the median largest singular value.
     rank : int, optional
-        Number of singular values that count; by default those whose median over the samples exceeds the floor.
+        Number of singular values in the log-volume. By default the values whose median over the samples exceeds the
+        floor.
     directions : Directions, optional
-        Those that the extraction was made with: floor and rank are learned from their exact samples, and so is the
-        correction of the log-volume.
+        The directions that the extraction was made with. Floor, rank and the correction of the log-volume are then
+        learned from the samples that the directions measured exactly.
 
     Raises
     ------
     ValueError, TypeError
         Invalid settings or fewer than two samples.
     SettingsMismatchError
-        The extraction was not made with the directions, or with others and none are given.
+        The extraction was not made with `directions`, or it was made with directions and none are given.
     """
     check_score_settings(formula, reference, floor, rank)
     if len(extraction) < 2:
@@ -257,12 +268,15 @@ def fit_score_model(
         out_of_fold["spectrum given embedding"] = model.spectrum.fit_scores_
     for name, value in out_of_fold.items():
         if bad := int((~np.isfinite(value)).sum()):
-            raise ValueError(f"the term {name!r} is not finite, out of fold, for {bad} of {len(value)} fit samples")
+            raise ValueError(
+                f"the out-of-fold term {name!r} is not finite for {bad} of {len(value)} fit samples: X holds values "
+                "that are too large, so scale it, or `reference` fails there, so choose another one"
+            )
     weights = dict.fromkeys(out_of_fold, 1.0)
     if formula == "joint":
         model.location = {name: float(np.mean(value)) for name, value in out_of_fold.items()}
         model.scale = {name: _spread(value) for name, value in out_of_fold.items()}
-        is_named = isinstance(reference, str)  # and so has the settings that `filled_share` takes itself
+        is_named = isinstance(reference, str)  # only then does it have the settings that `filled_share` needs
         nearest = model.reference if is_named and isinstance(model.reference, KNNDensity) else None
         weights = model.weight = joint_weights(out_of_fold, filled_share(extraction, model.rank, nearest))
     model.seen = SeenSamples.learn(z, s, model.raw_terms(extraction, s), out_of_fold, weights)
@@ -270,7 +284,7 @@ def fit_score_model(
 
 
 def check_score_settings(formula: str, reference: Any, floor: float | str, rank: int | None) -> None:
-    """Raise ValueError or TypeError where `fit_score_model` would, as far as can be told without data."""
+    """Raise ValueError or TypeError for settings that `fit_score_model` would refuse whatever the data."""
     check_choice("formula", formula, FORMULAS)
     if isinstance(floor, str):
         check_choice("floor", floor, ("auto",))
@@ -291,43 +305,45 @@ def _log_density(reference: Any, z: NDArray[np.float64]) -> NDArray[np.float64]:
     values = np.asarray(reference.score_samples(z), dtype=np.float64)
     if values.shape != (len(z),):
         raise ValueError(
-            f"{type(reference).__name__}.score_samples must return one number a sample, ({len(z)},); got {values.shape}"
+            f"{type(reference).__name__}.score_samples must return one number per sample, shape ({len(z)},); got shape "
+            f"{values.shape}"
         )
     return values
 
 
 def _exact_spectra(extraction: Extraction, directions: Directions | None) -> NDArray[np.float64]:
-    """Of the samples themselves, or of those that the directions were learned from."""
+    """Return the exact singular values of the samples, or of the samples that the directions were learned from."""
     method = extraction.meta.get("method")
     if directions is None:
         if PassMethod.parse(method).kind == "subspace":
             raise SettingsMismatchError(
-                f"the samples were measured by method {method!r}: give those Directions as method, which have the "
-                "correction of the log-volume"
+                f"the samples were measured by method {method!r}, and the log-volume needs the correction that those "
+                "Directions hold: give the Directions as method"
             )
         return extraction.spectra
     if method != directions.method:
         raise SettingsMismatchError(
-            f"the samples were measured by method {method!r}, the directions given are {directions.method!r}"
+            f"the samples were measured by method {method!r}, and the directions given are {directions.method!r}: give "
+            "the Directions of the extraction, or extract again with these"
         )
     for key, value in (directions.view_settings or {}).items():
         if extraction.meta.get(key) != value:
             raise SettingsMismatchError(
-                f"the directions were learned with {key}={value!r}, the samples were measured with "
-                f"{key}={extraction.meta.get(key)!r}"
+                f"the directions were learned with {key}={value!r}, and the samples were measured with "
+                f"{key}={extraction.meta.get(key)!r}: use the same {key} for both"
             )
     return extraction.spectra if directions.singular_values is None else directions.singular_values
 
 
 def _spread(values: NDArray[np.float64]) -> float:
     spread = float(np.std(values))
-    # A term that is constant up to rounding carries nothing: dividing by its noise would let it decide.
+    # A term that is constant up to rounding carries no information, and dividing by its noise would let it decide.
     return spread if spread > ROUNDING * (1 + float(np.abs(values).max())) else np.inf
 
 
 def _learn_floor(sigma: NDArray[np.float64], floor: float | str) -> float:
     if isinstance(floor, str):
-        # All-zero Jacobians are possible (a collapsed encoder); the log needs a positive floor all the same.
+        # The Jacobians of a collapsed encoder are zero, and the log needs a positive floor.
         return max(AUTO_FLOOR * float(np.median(sigma[..., 0])), np.finfo(float).tiny)
     return float(floor)
 
@@ -344,5 +360,5 @@ def _learn_rank(sigma: NDArray[np.float64], floor: float, rank: int | None) -> i
 def _resolve_reference(reference: Any, *, n_components: int, rank: int) -> Any:
     if not isinstance(reference, str):
         return reference
-    # Inputs of D < K dimensions fill a D-dimensional surface: a Gaussian in all K would be singular.
+    # Inputs of D < K dimensions fill a D-dimensional surface, and a Gaussian in all K dimensions would be singular.
     return GaussianDensity(min(rank, n_components)) if reference == "gaussian" else KNNDensity()

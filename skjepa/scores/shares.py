@@ -1,4 +1,4 @@
-"""The surprises of hidden layers as sums over what the layers show, so that each position or column has its share."""
+"""Split the surprises of hidden layers into sums over statistics, so that each position or column gets a share."""
 
 from collections.abc import Mapping
 
@@ -8,16 +8,16 @@ from numpy.typing import NDArray
 from skjepa.scores.layered import LayeredScore
 from skjepa.scores.layers import LinearPart
 
-_NEAR = 1e-9  # scales from the median: there the secant is the slope
-_SLOPE = float(np.sqrt(2 / np.pi))  # of the surprise at the median, per scale: the normal density over 1/2
+_NEAR = 1e-9  # scales from the median, within which the secant equals the slope
+_SLOPE = float(np.sqrt(2 / np.pi))  # slope of the surprise at the median, per scale: the normal density over 1/2
 
 
 def layer_shares(model: LayeredScore, layers: Mapping[str, NDArray]) -> dict[str, list[LinearPart]]:
-    r"""What every layer adds to the weighted surprises of the layers, by layer, linear in its statistics.
+    r"""Split the weighted surprises of the layers into parts that are linear in the statistics of each layer.
 
-    With c a layer's `LayerChain` value, t its median among fit samples that were left out, and r(c) its surprise
-    (`Tail`), r(c) - r(t) = k (c - t) for the slope k of the secant between them; c is a sum of parts linear in
-    statistics at the sample, and so is r(c) - r(t). The parts of all layers sum to
+    Let c be the `LayerChain` value of a layer, t its median over the fit samples, each left out, and r(c) its surprise
+    (`Tail`). Then r(c) - r(t) = k (c - t), where k is the slope of the secant between c and t. At a given sample c is a
+    sum of parts that are linear in statistics, and so r(c) - r(t) is one too. The parts of all layers sum to
 
         sum over layers of weight (r(c) - r(t)) = -(sum of the terms "layer ...") - sum of weight log 2
 

@@ -1,4 +1,4 @@
-"""How unusual a value is among those of normal samples that were left out."""
+"""Measure how unusual a value is, compared with the values of normal samples that a fit left out."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -11,22 +11,23 @@ from skjepa.persistence.folder import portable
 from skjepa.persistence.schema import Above, Mark
 
 UPPER = float(norm.cdf(1))
-"""Share of a normal distribution that lies under its mean and one deviation."""
+"""Share of a normal distribution that lies below its mean plus one standard deviation."""
 
-FARTHEST = 1e8  # scales from the median: what is farther is as odd, and its surprise is a number
+FARTHEST = 1e8  # scales from the median, at which values are clipped so that the surprise stays finite
 
 
 @portable
 @dataclass(frozen=True)
 class Tail:
-    """How unusual a value is among those of fit samples that were left out, in nats.
+    """Measure how unusual a value is among the values of fit samples that were left out, in nats.
 
-    A normal distribution is laid through their median and their 84 % quantile, which outliers among them hardly move.
+    It uses the normal distribution with the median and the 84 % quantile of these values. Outliers among the fit
+    samples hardly move them.
 
     Attributes
     ----------
     median, scale : float
-        `scale` is the 84 % quantile less the median, and no less than rounding.
+        `scale` is the 84 % quantile minus the median, and at least the size of rounding.
     """
 
     median: Annotated[float, Mark.FINITE]
@@ -35,9 +36,9 @@ class Tail:
     @classmethod
     def learn(cls, values: NDArray[np.float64]) -> "Tail":
         median, upper = (float(np.quantile(values, share)) for share in (0.5, UPPER))
-        # Equal up to rounding: then nothing is unusual that rounding may bring.
+        # Where the values are equal up to rounding, a difference of the size of rounding must not look unusual.
         return cls(median, max(upper - median, 1e-6 * (abs(median) + float(np.abs(values).max())), 1e-300))
 
     def surprise(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """-log P(a normal sample has a value so high or higher); 0.69 at the median."""
+        """Return -log P(a normal sample has this value or a higher one); 0.69 at the median, higher = more unusual."""
         return -norm.logsf(np.clip((values - self.median) / self.scale, -FARTHEST, FARTHEST))

@@ -34,7 +34,7 @@ class TestFolds:
         detector = JEPAScoreDetector(jepa, calibration=3, target_fpr=0.1).fit(NORMAL)
         assert len({model.encoder.fingerprint for model in detector.models_}) == 3
         assert (detector.predict(OUTLIERS) == -1).mean() > 0.9
-        with pytest.raises(ValueError, match="no one extraction"):
+        with pytest.raises(ValueError, match="no single extraction"):
             detector.extract(NORMAL)
 
     def test_folds_with_a_network_and_without(self):
@@ -57,8 +57,11 @@ class TestFolds:
         [
             ({"calibration": 1}, "calibration must be at least 2; got 1"),
             ({"calibration": True}, "calibration must be an integer; got True"),
-            ({"calibration": 300}, "calibration=300 folds need as many different samples; got 200"),
-            ({"calibration": 2, "contamination": 0.2, "n": 3}, "calibration=2 leaves 1 of 3 samples"),
+            ({"calibration": 300}, "calibration=300 folds need at least 300 different samples or groups; got 200"),
+            (
+                {"calibration": 2, "contamination": 0.2, "n": 3},
+                "calibration=2 leaves 1 of 3 different samples or groups",
+            ),
             ({"calibration": 5, "target_fpr": 0.001}, r"rate of 0\.001 needs 999 calibration samples; got 200"),
         ],
     )
@@ -75,7 +78,7 @@ class TestFolds:
         detector = JEPAScoreDetector(load_encoder(conv_net(), image_size=32), on_error="skip", calibration=4)
         with (
             pytest.warns(UserWarning, match="skipped"),
-            pytest.raises(ValueError, match="at least 3 different samples; got 2"),
+            pytest.raises(ValueError, match="at least 3 different samples or groups; got 2"),
         ):
             detector.fit(tmp_path)
 
@@ -93,10 +96,12 @@ class TestNonFiniteScores:
         narrow = KernelDensity(kernel="tophat", bandwidth=1e-3)
         encoder = load_encoder(mlp(5), precision="float64")
         with pytest.raises(
-            ValueError, match=r"'neighbours' is not finite for \d+ of 200 fit samples that are left out"
+            ValueError, match=r"the out-of-fold term 'neighbours' is not finite for \d+ of 200 fit samples"
         ):
             JEPAScoreDetector(encoder, reference=narrow).fit(NORMAL)
-        with pytest.raises(ValueError, match=r"the term 'density' is not finite, out of fold, for \d+ of 200"):
+        with pytest.raises(
+            ValueError, match=r"the out-of-fold term 'density' is not finite for \d+ of 200 fit samples"
+        ):
             JEPAScoreDetector(encoder, reference=narrow, method="exact", layers=None).fit(NORMAL)
         with np.errstate(all="ignore"), pytest.raises(ValueError, match="200 of 200 scores of the fit samples are not"):
             KNNDetector().fit(NORMAL * 1e200)
@@ -155,7 +160,7 @@ class TestFalseDiscoveries:
 
     def test_too_few_calibration_samples_are_said(self):
         detector = MahalanobisDetector(calibration=0.1).fit(NORMAL)
-        with pytest.warns(UserWarning, match="that takes 3999"):
+        with pytest.warns(UserWarning, match="give 3999 calibration samples"):
             detector.predict_fdr(FRESH, level=0.1)
 
 

@@ -123,8 +123,8 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"encoder": 3}, "encoder must be a name, an Encoder from load_encoder or a VectorJEPA; got 3"),
-            ({"encoder": conv_net()}, r"wrap it in load_encoder\(module\)"),
+            ({"encoder": 3}, "encoder must be a name, an Encoder from load_encoder, or a VectorJEPA; got 3"),
+            ({"encoder": conv_net()}, r"give encoder=load_encoder\(module\)"),
             ({"on_error": "ignore"}, "on_error must be one of"),
             ({"device": "quantum"}, "device 'quantum' is not available"),
             ({"n_jobs": 0}, "n_jobs must be at least 1"),
@@ -153,16 +153,18 @@ class TestBadInput:
 
     def test_another_encoder(self):
         transformer = EmbeddingTransformer(VECTORS).fit(ROWS)
-        with pytest.raises(FingerprintError, match="the encoder of this Extraction is not the one of the fit"):
+        with pytest.raises(
+            FingerprintError, match=r"the encoder of this Extraction has fingerprint .*, and the fit used"
+        ):
             transformer.transform(extract(load_encoder(mlp(seed=1), precision="float64"), ROWS))
         module = mlp()
         changing = EmbeddingTransformer(load_encoder(module)).fit(ROWS)
         with torch.no_grad():
             module[0].weight.mul_(2)
-        with pytest.raises(FingerprintError, match="is not the one of the fit"):
+        with pytest.raises(FingerprintError, match=r"has fingerprint .*, and the fit used"):
             changing.transform(ROWS)
 
     def test_an_extraction_of_a_trained_encoder_does_not_bring_it(self):
         encoder = VectorJEPA(n_components=4, widths=(8,), n_steps=5).fit(ROWS).encoder_
-        with pytest.raises(ValueError, match="does not know the trained encoder"):
+        with pytest.raises(ValueError, match="lacks the trained encoder"):
             EmbeddingTransformer().fit(extract(encoder, ROWS)).transform(ROWS)

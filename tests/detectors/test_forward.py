@@ -152,7 +152,7 @@ class TestBaselines:
     def test_refused(self, passes):
         with pytest.raises(ValueError, match="no layer 'stage 9'; it has 'stage 1'"):
             KNNDetector(layer="stage 9").fit(passes[0])
-        with pytest.raises(ValueError, match="layer='sum' is for MahalanobisDetector"):
+        with pytest.raises(ValueError, match="layer='sum' works with MahalanobisDetector alone"):
             KNNDetector(layer="sum").fit(passes[0])
         with pytest.raises(TypeError, match="give KNNDetector an Extraction"):
             KNNDetector(layer="stage 1").fit(np.zeros((10, 3)))

@@ -107,7 +107,7 @@ class TestEncoderParameter:
         np.testing.assert_allclose(pickle.loads(data).score_samples(X), detector.score_samples(X))
 
     def test_a_bare_module_is_refused(self):
-        with pytest.raises(TypeError, match=r"wrap it in load_encoder\(module\)"):
+        with pytest.raises(TypeError, match=r"give encoder=load_encoder\(module\)"):
             JEPAScoreDetector(conv_net()).fit(random_images(4))
 
     def test_a_number_is_refused(self):
@@ -119,7 +119,7 @@ class TestEncoderParameter:
         detector = JEPAScoreDetector(load_encoder(module)).fit(NORMAL)
         with torch.no_grad():
             module[0].weight.mul_(2)
-        with pytest.raises(FingerprintError, match="is not the one of the fit"):
+        with pytest.raises(FingerprintError, match=r"has fingerprint .*, and the fit used"):
             detector.predict(FRESH)
 
 
@@ -194,7 +194,9 @@ class TestWhatIsMeasured:
 
     @pytest.mark.parametrize("formula", ["jepa", "density"])
     def test_what_needs_passes_is_refused_without(self, formula):
-        with pytest.raises(ValueError, match=f"formula='{formula}' sums logarithms of singular values"):
+        with pytest.raises(
+            ValueError, match=f"formula='{formula}' needs singular values, and method='forward' measures none"
+        ):
             JEPAScoreDetector(ENCODER, method="forward", formula=formula).fit(NORMAL)
         with pytest.raises(ValueError, match="extracted with method='forward'"):
             JEPAScoreDetector(ENCODER, formula=formula).fit(extract(ENCODER, NORMAL, method="forward"))
@@ -240,8 +242,8 @@ class TestTrim:
         [
             ({"trim": 0.5}, r"trim must lie in \[0, 0\.5\)"),
             ({"trim": -0.1}, r"trim must lie in \[0, 0\.5\)"),
-            ({"trim": 0.1, "formula": "jepa"}, "trim needs formula=.joint. on hidden layers"),
-            ({"trim": 0.1, "method": "exact", "layers": None}, "trim needs formula=.joint. on hidden layers"),
+            ({"trim": 0.1, "formula": "jepa"}, "needs formula=.joint. on hidden layers"),
+            ({"trim": 0.1, "method": "exact", "layers": None}, "needs formula=.joint. on hidden layers"),
         ],
     )
     def test_refused(self, options, message):
@@ -265,9 +267,9 @@ class TestCalibration:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"target_fpr": 0.05}, "target_fpr needs normal samples that are not learned from"),
+            ({"target_fpr": 0.05}, "needs normal samples that the detector does not learn from"),
             ({"target_fpr": 0.01, "calibration": 0.2}, r"rate of 0\.01 needs 99 calibration samples; got 40"),
-            ({"calibration": 0.995}, r"calibration=0\.995 leaves 1 of 200 samples"),
+            ({"calibration": 0.995}, r"calibration=0\.995 leaves 1 of 200 different samples or groups"),
             ({"calibration": 1.0}, r"calibration must lie in \(0, 1\)"),
             ({"contamination": 0.7}, r"contamination must lie in \(0, 0\.5\]"),
         ],

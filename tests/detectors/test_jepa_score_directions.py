@@ -85,7 +85,7 @@ class TestSubspace:
         assert [len(rows) for rows in seen] == [80, 80]
         assert not seen[0] & seen[1]
         assert detector.p_values(FRESH).shape == detector.predict(FRESH).shape == (100,)
-        with pytest.raises(ValueError, match="every fold trained an encoder or learned directions of its own"):
+        with pytest.raises(ValueError, match="every fold trained its own encoder or learned its own directions"):
             detector.extract(FRESH)
 
     def test_on_a_trained_encoder(self):

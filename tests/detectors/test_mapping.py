@@ -153,10 +153,10 @@ def test_columns_of_a_table_have_shares_that_add_up():
 def test_what_cannot_be_mapped_is_said(plain):
     with pytest.raises(ValueError, match="local=True"):
         plain.spots(pictures(1))
-    with pytest.raises(TypeError, match="positions are gone"):
+    with pytest.raises(TypeError, match="does not keep positions"):
         plain.anomaly_map(plain.extract(pictures(2)))
     without = JEPAScoreDetector(method="exact", layers=None).fit(pictures(20))
-    with pytest.raises(ValueError, match="maps are of hidden layers"):
+    with pytest.raises(ValueError, match="maps show hidden layers"):
         without.anomaly_map(pictures(1))
     with pytest.raises(ValueError, match="local=True reads hidden layers"):
         JEPAScoreDetector(local=True, layers=None).fit(pictures(20))

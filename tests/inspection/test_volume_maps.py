@@ -189,7 +189,7 @@ def test_detectors_give_encoder_floor_and_rank(encoder, images):
 def test_folds_with_encoders_of_their_own_are_refused():
     X = np.random.default_rng(0).normal(size=(60, 5))
     detector = JEPAScoreDetector(calibration=2, target_fpr=0.2, random_state=0).fit(X)
-    with pytest.raises(ValueError, match="every fold trained an encoder"):
+    with pytest.raises(ValueError, match="every fold trained its own encoder"):
         detector.volume_explainer(X)
 
 

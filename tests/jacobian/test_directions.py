@@ -287,7 +287,7 @@ class TestRefusals:
             Extraction.concat([exact, ours])
         with pytest.raises(SettingsMismatchError, match="method is 'exact', expected 'subspace of 3"):
             extract(ENCODER, X, method=learned, store=tmp_path / "exact")
-        with pytest.raises(SettingsMismatchError, match="give those Directions as method"):
+        with pytest.raises(SettingsMismatchError, match="needs the correction that those Directions hold"):
             fit_score_model(ours, **SETTINGS)
         with pytest.raises(SettingsMismatchError, match="measured by method 'exact', the directions given"):
             fit_score_model(exact, directions=learned, **SETTINGS)

@@ -227,7 +227,7 @@ class TestForgery:
                 r"models_\[0\] cannot be .*metric",
             ),
             (lambda state, arrays: state["models_"][0]["state"].update(n_neighbors=999), r"models_\[0\] cannot be"),
-            (lambda state, arrays: state["models_"].clear(), r"0 models do not go with scores of 1 folds"),
+            (lambda state, arrays: state["models_"].clear(), r"there are 0 models, and scores of 1 folds"),
             (lambda state, arrays: arrays.popitem(), r"an unknown entry: \{'\$array'"),
             (lambda state, arrays: arrays.update({k: a[None] for k, a in arrays.items()}), r"has shape"),
         ],

@@ -121,7 +121,7 @@ class TestTrim:
         assert len(trimmed.seen.embeddings) == 297
 
     def test_needs_layers(self, fit):
-        with pytest.raises(ValueError, match="trim needs"):
+        with pytest.raises(ValueError, match=r"trim=0\.1 needs"):
             fit_score(replace(fit, layers={}), formula="joint", trim=0.1, **SETTINGS)
 
     def test_bad(self):

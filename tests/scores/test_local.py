@@ -61,5 +61,5 @@ def test_the_value_of_an_image_is_the_mean_of_its_oddest_positions():
 
 def test_rows_of_another_width_are_refused():
     model = LocalModel().fit(rows(10, np.random.default_rng(0)), (3, 4))
-    with pytest.raises(ValueError, match="of 72 numbers per sample, these are 71"):
+    with pytest.raises(ValueError, match="72 numbers per sample; got 71"):
         model.log_distances(np.zeros((2, 71)))

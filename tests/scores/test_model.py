@@ -203,7 +203,7 @@ def test_a_handful_of_samples(n):
         (
             {"reference": Column()},
             ValueError,
-            r"Column\.score_samples must return one number a sample, \(1,\); got \(1, 1\)",
+            r"Column\.score_samples must return one number per sample, shape \(1,\); got shape \(1, 1\)",
         ),
         ({"reference": 3}, TypeError, "or an estimator with fit and score_samples; got int"),
         ({"floor": 0}, ValueError, r"floor must lie in \(0, inf\); got 0"),

@@ -199,7 +199,7 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         """Return one score per sample; higher = more normal.
 
         Where `calibration` is a number of folds, the score is the margin by which a sample passes the joint threshold
-        of the models of all folds (see `skjepa.detectors.cross_conformal_margin`).
+        of the models of all folds (see `skjepa.detectors.cross_conformal_p_values`).
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Is a detector sound, and why does a sample score as it does."""
+"""Diagnose a detector and explain the scores of samples."""
 
 from skjepa._lazy import doors
 

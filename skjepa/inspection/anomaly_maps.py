@@ -1,4 +1,4 @@
-"""Where a sample is odd: the surprises of hidden layers shared out among positions, or among the columns of a table."""
+"""Show where a sample is anomalous, by splitting the surprises of hidden layers among positions or columns."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,25 +19,26 @@ from skjepa.scores.shares import layer_shares
 SMOOTHING = 1 / 14
 """Standard deviation of the smoothing of maps, as a share of the sides of the encoder's input."""
 
-_FINEST = 28  # cells a side: finer grids are brought to this before they are summed
+_FINEST = 28  # cells per side, to which finer grids are reduced before they are summed
 
 
 @dataclass(frozen=True, eq=False)
 class AnomalyMaps:
-    """What each position or column adds to the surprises of hidden layers; higher = more anomalous.
+    """Contributions of each position or column to the surprises of hidden layers; higher = more anomalous.
 
-    For every sample the sum of all shares and `outside` is the sum over layers of weight (r - log 2), with r the
-    surprise of the layer (the default score): minus the terms "layer ..." of the score, less a constant.
-    Of samples that the detector was fitted on the surprises are those of samples that it has seen.
+    For every sample, all shares and `outside` add up to the sum over layers of weight (r - log 2), where r is the
+    surprise of the layer in the default score. This sum is minus the terms "layer ..." of the score, up to a constant.
+    For samples of the fit the surprises are in-sample, and so lower than for new samples.
 
     Attributes
     ----------
-    shares : dict of layer -> array of shape (n_samples, rows, columns), or (n_samples, d) of the columns of a table
-        In nats. Of each layer that has a grid of positions; "input" of a table.
+    shares : dict of layer -> array of shape (n_samples, rows, columns) or (n_samples, d)
+        In nats: for each layer with a grid of positions an array of the first shape. For a table the only layer is
+        "input", with one share per column.
     outside : array of shape (n_samples,)
-        What cannot be placed: the embedding, class tokens, hidden layers of networks of vectors.
+        Contributions without a position: the embedding, class tokens, and hidden layers of networks on vectors.
     input_size : (int, int) or None
-        Height and width of what the encoder receives; None of vectors.
+        Height and width of the encoder's input; None for vectors.
     """
 
     shares: dict[str, NDArray[np.float64]] = field(default_factory=dict)
@@ -49,21 +50,23 @@ class AnomalyMaps:
 
     @property
     def total(self) -> NDArray[np.float64]:
-        """All shares and what is outside, (n_samples,), in nats."""
+        """Sum of all shares and `outside`, (n_samples,), in nats."""
         sums = [values.reshape(len(values), -1).sum(axis=1) for values in self.shares.values()]
         return np.sum([self.outside, *sums], axis=0)
 
     def combined(self) -> NDArray[np.float64]:
-        """The shares of all layers on one grid, smoothed, in nats per cell; (n_samples, rows, columns)."""
+        """Return the shares of all layers on one grid, smoothed, in nats per cell, (n_samples, rows, columns)."""
         if not self.shares:
-            raise ValueError("no layer has a grid of positions: the encoder yields no feature maps or tokens to map")
+            raise ValueError(
+                "no layer has a grid of positions: use an encoder with feature maps or tokens, and give layers='auto'"
+            )
         rows, columns = (min(_FINEST, max(values.shape[k] for values in self.shares.values())) for k in (1, 2))
         total = np.sum([resampled(values, (rows, columns)) for values in self.shares.values()], axis=0)
         return smoothed(total)
 
 
 def maps_of_batch(models: Sequence[LayeredScore], batch: PositionBatch, input_size: tuple | None) -> AnomalyMaps:
-    """The maps of some samples; of several models their mean."""
+    """Return the maps of some samples, averaged over models."""
     layers = batch.statistics | {OUTPUT: batch.embeddings}
     shares: dict[str, NDArray] = {}
     outside = np.zeros(len(batch.places))
@@ -77,13 +80,15 @@ def maps_of_batch(models: Sequence[LayeredScore], batch: PositionBatch, input_si
 
 
 def column_shares(model: LayeredScore, layers: Mapping[str, NDArray]) -> NDArray[np.float64] | None:
-    """What each column of a table adds to the surprises of the layers, (n_samples, d); None where no layer is the rows.
+    """Return the contribution of each column of a table to the surprises of the layers, (n_samples, d).
+
+    Return None where the score does not read the rows themselves.
 
     Parameters
     ----------
     model : LayeredScore
     layers : dict of name -> array of shape (n_samples, p)
-        Of a table, the embedding under the name "output".
+        Layers of a table, with the embedding under the name "output".
     """
     if INPUT not in model.chain.deviations:
         return None
@@ -91,7 +96,7 @@ def column_shares(model: LayeredScore, layers: Mapping[str, NDArray]) -> NDArray
 
 
 def joined(parts: Sequence[AnomalyMaps]) -> AnomalyMaps:
-    """The maps of all samples of several batches."""
+    """Join the maps of several batches."""
     shares = {name: np.concatenate([part.shares[name] for part in parts]) for name in parts[0].shares}
     return AnomalyMaps(shares, np.concatenate([part.outside for part in parts]), parts[0].input_size)
 
@@ -99,7 +104,7 @@ def joined(parts: Sequence[AnomalyMaps]) -> AnomalyMaps:
 def _spread(
     parts: Sequence[LinearPart], layer: LayerPositions | None, statistics: NDArray, *, is_table: bool
 ) -> tuple[NDArray[np.float64] | None, NDArray[np.float64]]:
-    """What lies on the grid of a layer, or in the columns of a table, and the sum of what does not."""
+    """Return the shares on the grid of a layer, or in the columns of a table, and the sum of all others."""
     if is_table and parts[0].layer == INPUT:
         return _by_column(parts, statistics), np.zeros(len(statistics))
     slope, constant = _summed(parts)
@@ -111,22 +116,22 @@ def _spread(
 
 
 def _summed(parts: Sequence[LinearPart]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The slopes of all parts of a layer, (n_samples, p), and all that is subtracted, (n_samples,)."""
+    """Return the total slope of all parts of a layer, (n_samples, p), and their total offset, (n_samples,)."""
     slope = np.sum([part.slope for part in parts], axis=0)
     return slope, np.sum([part.offset.sum(axis=1) + part.constant for part in parts], axis=0)
 
 
 def _by_column(parts: Sequence[LinearPart], rows: NDArray) -> NDArray[np.float64]:
-    """Each column against what is usual of it; what belongs to no column is shared out evenly."""
+    """Return the share of each column relative to its usual value; parts without a column are split evenly."""
     shares = np.sum([part.slope * rows - part.offset for part in parts], axis=0)
     return shares - np.sum([part.constant for part in parts], axis=0)[:, None] / rows.shape[1]
 
 
 def position_shares(values: Tensor, slope: NDArray, statistics: NDArray, constant: NDArray) -> NDArray[np.float64]:
-    """``slope @ statistics - constant`` shared out among positions, (B, P), to whose sum it is equal.
+    """Split ``slope @ statistics - constant`` into shares of the positions, (B, P), which sum to it.
 
-    With m and s the mean and the standard deviation of a channel over P positions, position p counts x_p for P m and
-    (x_p - m)^2 / s for P s.
+    The statistics of a channel are its mean m and its standard deviation s over P positions. Position p with value x_p
+    contributes x_p / P to m and (x_p - m)^2 / (P s) to s.
 
     Parameters
     ----------
@@ -149,9 +154,10 @@ def position_shares(values: Tensor, slope: NDArray, statistics: NDArray, constan
 
 
 def resampled(maps: NDArray, grid: tuple[int, int]) -> NDArray[np.float64]:
-    """Maps (n, rows, columns) of amounts per cell on another grid: mean over finer cells, linear between coarser ones.
+    """Resample maps of amounts per cell, (n, rows, columns), to another grid.
 
-    Their sum stays, but for what linear interpolation moves at the border.
+    Finer cells are averaged, and coarser ones interpolated linearly. The sum of a map stays, except for amounts that
+    interpolation moves over the border.
     """
     rows, columns = maps.shape[1:]
     tensor = torch.from_numpy(np.ascontiguousarray(maps, dtype=np.float64))[:, None]
@@ -161,6 +167,6 @@ def resampled(maps: NDArray, grid: tuple[int, int]) -> NDArray[np.float64]:
 
 
 def smoothed(maps: NDArray[np.float64], share: float = SMOOTHING) -> NDArray[np.float64]:
-    """Maps (n, rows, columns) after a Gaussian filter of so large a share of their sides."""
+    """Smooth maps (n, rows, columns) by a Gaussian whose standard deviation is this share of their sides."""
     _, rows, columns = maps.shape
     return gaussian_filter(maps, (0, share * rows, share * columns), mode="nearest")

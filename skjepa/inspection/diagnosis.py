@@ -1,7 +1,7 @@
-"""What can go wrong with an encoder or its scores, told from normal samples alone: measurements, findings, advice.
+"""Diagnose an encoder and its scores from normal samples alone, with measurements, findings and advice.
 
-No labels and no true density are needed. `benchmarks/theory/failures.py` produces each failure on purpose and sets
-what is found here beside what the failure does to the scores.
+Neither labels nor the true density are needed. `benchmarks/theory/failures.py` produces each failure on purpose and
+compares the findings with the damage to the scores.
 """
 
 from dataclasses import replace
@@ -23,23 +23,23 @@ from skjepa.scores.known_rows import ROUNDING
 from skjepa.scores.layered import AnyScore, LayeredScore, share_far_off
 
 _COPIES_AT_MOST = 32
-_FEWEST_FAR_OFF = 100  # samples to tell a share of some hundredths
-_FEWEST = 30  # samples to tell a gap from chance
+_FEWEST_FAR_OFF = 100  # samples needed to estimate a share of a few hundredths
+_FEWEST = 30  # samples needed to distinguish a gap from chance
 _CHANCE = 1e-3  # probability of as many gaps by chance
-_N_WATCHED = 1000  # enough rows for the embeddings' statistics, and milliseconds beside any fit
+_N_WATCHED = 1000  # rows for the statistics of the embeddings: enough, and they take milliseconds
 
 
 def diagnose(model: AnyScore, extraction: Extraction, fitted: Diagnosis | None = None) -> Diagnosis:
-    """Measure, and say what is wrong.
+    """Measure samples and report what is wrong with the encoder or its scores.
 
     Parameters
     ----------
     model : ScoreModel or LayeredScore
-        Fitted.
+        Fitted model.
     extraction : Extraction
-        Of at least two samples: those of the fit, or new ones.
+        At least two samples, from the fit or new.
     fitted : Diagnosis, optional
-        Of the fit samples, with which new ones are then compared.
+        Diagnosis of the fit samples. With it, `extraction` holds new samples, which are compared with the fit samples.
 
     Returns
     -------
@@ -70,7 +70,7 @@ def _spectrum(model: AnyScore, extraction: Extraction) -> dict[str, Any]:
     if extraction.singular_values is None:
         return NO_SPECTRUM
     rank = extraction.numerical_rank
-    counted = extraction.spectra[..., : model.rank]  # in a subspace fewer
+    counted = extraction.spectra[..., : model.rank]  # fewer than the rank where a subspace was measured
     return {
         "n_singular_values": extraction.spectra.shape[2],
         "n_views": extraction.spectra.shape[1],
@@ -108,19 +108,24 @@ def _embeddings(model: AnyScore, extraction: Extraction) -> dict[str, Any]:
 
 
 def _far_off(model: AnyScore, extraction: Extraction) -> float:
-    """Of tables, whose clean rows have long tails as well, it tells nothing; nor where the fit left samples out."""
+    """Return the share of fit images that are far off.
+
+    It is 0 for tables, whose clean rows have long tails as well, and where the fit left samples out already.
+    """
     if not isinstance(model, LayeredScore) or extraction.is_table or len(extraction) < _FEWEST_FAR_OFF:
         return 0.0
     return 0.0 if len(model.seen.embeddings) < len(extraction) else share_far_off(extraction)
 
 
 def near_copies(z: NDArray[np.float64]) -> float:
-    """Share of the samples with near copies: after at most 32 others (a tenth of all) the next is `GAP` times as far.
+    """Return the share of samples with near copies among the embeddings.
 
-    By chance that is so for a share of about ``GAP ** -d`` where embeddings fill d dimensions, told from neighbours
-    farther away; 0 where no more samples have a gap than would by chance at three times that share.
+    A sample has near copies where, after at most 32 neighbours (or a tenth of all samples), the next neighbour is `GAP`
+    times as far. By chance that happens for a share of about ``GAP ** -d`` of the samples, where d is the dimension of
+    the embeddings, estimated from farther neighbours. The result is 0 unless significantly more than three times that
+    share have a gap.
     """
-    z = distinct_rows(z)  # of exact copies is told elsewhere
+    z = distinct_rows(z)  # exact copies are reported elsewhere
     n = len(z)
     if n < _FEWEST:
         return 0.0
@@ -129,7 +134,7 @@ def near_copies(z: NDArray[np.float64]) -> float:
     search = NearestNeighbors(n_neighbors=min(4 * _COPIES_AT_MOST, n // 2)).fit(z)
     distances = search.kneighbors(some)[0][:, 1:]  # the first is the sample itself
     near = distances[:, : most + 1]
-    # Distances of rounding are no gap: of a collapsed encoder all are.
+    # Distances of the size of rounding do not count as gaps; with a collapsed encoder all distances are.
     rounding = ROUNDING * (np.linalg.norm(some, axis=1, keepdims=True) + np.finfo(float).tiny)
     share = float((near[:, 1:] > GAP * np.maximum(near[:, :-1], rounding)).any(axis=1).mean())
     far, half = distances[:, -1], distances[:, distances.shape[1] // 2]
@@ -140,7 +145,7 @@ def near_copies(z: NDArray[np.float64]) -> float:
 
 
 def distinct_rows(z: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The rows, each once, in their order."""
+    """Return the rows without repetitions, in their order."""
     whole = np.ascontiguousarray(z).view(np.dtype((np.void, z.itemsize * z.shape[1]))).ravel()
     return z[np.sort(np.unique(whole, return_index=True)[1])]
 
@@ -148,8 +153,8 @@ def distinct_rows(z: NDArray[np.float64]) -> NDArray[np.float64]:
 def _scores(model: AnyScore, extraction: Extraction, *, at_fit: bool) -> dict[str, Any]:
     terms = model.terms(extraction)
     scores = np.sum(list(terms.values()), axis=0)
-    distinct = scores[np.unique(extraction.ids, return_index=True)[1]]  # copies of one sample tie rightly
-    # Out of fold, where that is known: what a model says of samples it has seen is flattering.
+    distinct = scores[np.unique(extraction.ids, return_index=True)[1]]  # copies of one sample must tie
+    # Out-of-fold moments where they are known, because the scores of fit samples are too high.
     known = model.fit_moments if at_fit else {}
     return {
         "score_spread": float(scores.std()),
@@ -172,17 +177,20 @@ def _views(model: AnyScore, extraction: Extraction) -> dict[str, Any]:
 
 
 def intraclass_correlation(values: ArrayLike) -> float:
-    """Share of the variance that lies between samples and not between repeats of one: ICC(1) of Shrout and Fleiss.
+    """Return the share of the variance that lies between samples instead of between repeats of one sample.
+
+    It is the intraclass correlation ICC(1) of Shrout and Fleiss.
 
     Parameters
     ----------
     values : array of shape (n_samples, n_repeats)
-        At least two of each.
+        At least two samples and two repeats.
 
     Returns
     -------
     float
-        1 where all repeats of a sample agree, about 0 where they are as different as samples are; 0 if nothing varies.
+        1 where all repeats of a sample agree, about 0 where they differ as much as samples do, and 0 if nothing varies.
+        It can be negative by chance.
 
     References
     ----------
@@ -202,7 +210,7 @@ def intraclass_correlation(values: ArrayLike) -> float:
 
 
 def _share_tied(scores: NDArray[np.float64]) -> float:
-    # Equal up to rounding: linear encoders give equal volumes that differ in the last digits.
+    # Scores count as equal up to rounding, because the equal volumes of linear encoders differ in the last digits.
     resolution = 1e-9 * (1 + float(np.abs(scores).max()))
     _, counts = np.unique(np.round(scores / resolution), return_counts=True)
     return float(counts[counts > 1].sum() / len(scores))

@@ -1,4 +1,4 @@
-"""What measurements of a detector point to: findings with the number and advice, and the limits they go by."""
+"""Turn the measurements of a detector into findings with advice, by limits that benchmarks have tested."""
 
 import math
 from collections.abc import Iterator
@@ -10,41 +10,41 @@ from skjepa.persistence.folder import portable
 from skjepa.persistence.schema import MayLack, Saved
 
 # Limits between healthy and failed; benchmarks/theory/failures.py measures both sides.
-COLLAPSED_SPREAD = 0.02  # of the embeddings, relative to their length
+COLLAPSED_SPREAD = 0.02  # spread of the embeddings relative to their length
 COLLAPSED_RATIO = 0.05  # participation ratio over the number of directions
-COLLAPSED_DIRECTIONS = 1.5  # the least participation ratio, however few directions there are
+COLLAPSED_DIRECTIONS = 1.5  # smallest healthy participation ratio, however few directions there are
 SHORT_OF_RANK = 0.05  # share of samples whose numerical rank is below the rank counted
-AT_FLOOR = 0.25  # share of the counted singular values
-TIED = 0.05  # share of distinct samples
-FAITHFUL = 0.5  # Spearman of the log-volume with the full formula
-DROWNED = 0.98  # Spearman of one term with the sum
-RELIABLE = 0.8  # reliability of the views together
-SEEDS_AGREE = 0.7  # mean Spearman of two seeds
-SHIFTED = 1.0  # standard deviations of the fit, beyond what chance allows
-FAR_OFF_SHARE = 0.09  # of the fit images; clean sets at hand have .04 to .07, those with a tenth of junk .12
-NEAR_COPIES = 0.1  # share of the samples, beyond what chance brings
-FEW = 5  # samples a dimension of the embedding
-GAP = 3.0  # times as far is the next neighbour that is no near copy
-MORE_AT_FLOOR = 0.1  # share of the counted singular values, beyond that of the fit
+AT_FLOOR = 0.25  # share of the counted singular values under the floor
+TIED = 0.05  # share of distinct samples with the score of another one
+FAITHFUL = 0.5  # Spearman correlation of the log-volume with the full formula
+DROWNED = 0.98  # Spearman correlation of one term with the score
+RELIABLE = 0.8  # reliability of all views together
+SEEDS_AGREE = 0.7  # mean Spearman correlation of two seeds
+SHIFTED = 1.0  # standard deviations of the fit, in addition to the shift that chance allows
+FAR_OFF_SHARE = 0.09  # share of the fit images; the clean sets measured have .04 to .07, sets with a tenth of junk .12
+NEAR_COPIES = 0.1  # share of the samples, where it exceeds chance
+FEW = 5  # samples per dimension of the embedding
+GAP = 3.0  # ratio of the distance to the next neighbour that is no near copy to the distance of a near copy
+MORE_AT_FLOOR = 0.1  # increase over the fit in the share of counted singular values under the floor
 
 
 _PAIRS_SHOWN = 10
 GROUPS_ARE_GIVEN: ContextVar[bool] = ContextVar("groups", default=False)
-"""Whether the user has said in this fit what belongs together, so that near copies are no news."""
+"""Whether this fit was given groups, so that near copies need no warning."""
 
 
 @portable
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong.
+    """One problem that a diagnosis found, with advice.
 
     Attributes
     ----------
     name : str
     severity : {"failure", "warning"}
-        Failure: the scores mean nothing. Warning: they mean less than they could.
+        "failure": the scores are meaningless. "warning": the scores are less reliable than they could be.
     message : str
-        What was measured, with the number.
+        The measurement that shows the problem.
     advice : str
         What to do.
     """
@@ -61,49 +61,54 @@ class Finding:
 @portable
 @dataclass(frozen=True)
 class Diagnosis:
-    """Measurements of a fitted detector on some samples, and what they point to.
+    """Measurements of a fitted detector on some samples, and the findings that follow from them.
+
+    Print it to read both.
 
     Attributes
     ----------
     formula : str
-        The detector's, "jepa", "density" or "joint".
+        Formula of the detector: "jepa", "density" or "joint".
     n_samples, n_components, n_singular_values, n_views : int
-        n, K, R = min(K, D) and V. R and V, and all below that singular values tell, are 0 where no backward pass was
-        made (``method="forward"``).
+        Number of samples n, of encoder outputs K, of singular values R = min(K, D) per sample with D inputs, and of
+        views V. R, V and all measurements of singular values are 0 where no backward pass was made
+        (``method="forward"``).
     rank, floor : int, float
-        Singular values counted in every score, and their floor.
+        Number of singular values in every score, and their floor.
     numerical_rank, numerical_rank_lowest, numerical_rank_highest : float, int, int
-        Singular values above the rounding noise: median and range over samples, of R.
+        Number of the R singular values above the rounding noise: median and range over samples.
     short_of_rank : float
-        Share of the samples whose numerical rank is below `rank`: their scores count rounding errors or the floor.
+        Share of the samples whose numerical rank is below `rank`. Their scores contain rounding errors or the floor.
     at_floor : float
         Share of the counted singular values that lie under the floor.
     relative_spread : float
-        Root of the embeddings' total variance over the length of their mean; near 0 where all are the same.
+        Square root of the total variance of the embeddings, over the length of their mean. Near 0 where all embeddings
+        are the same.
     near_copies : float
-        Share of the samples which a few others lie far closer to than all the rest, beyond what chance brings.
+        Share of the samples that lie far closer to a few others than to the rest; 0 where chance explains it.
     far_off : float
-        Share of the fit images whose hidden layers are far off to those of the other images; 0 of tables.
+        Share of the fit images whose hidden layers are far off from those of the other images; 0 for tables.
     participation_ratio : float
-        Effective number of directions in which embeddings vary, in [1, K]; 0 where none does.
+        Effective number of directions in which embeddings vary, in [1, K]; 0 where they do not vary.
     normality : float
         Distance of the embeddings from an isotropic Gaussian, see `skjepa.encoders.embedding_statistics`.
     intrinsic_dim : float
-        Dimension of the embeddings by nearest neighbours.
+        Intrinsic dimension of the embeddings, estimated from nearest neighbours.
     score_spread, tied : float
-        Standard deviation of the scores; share of distinct samples whose score another one has, too.
+        Standard deviation of the scores, and share of distinct samples that have the score of another one.
     fidelity : float
-        Spearman correlation between the log-volume s and s + log q(z), the whole change of variables with a
-        nearest-neighbour q: does the volume alone rank samples as the full formula does?
-    term_correlation : dict
-        Spearman correlation of each two terms of the score; empty for "jepa", which has one.
+        Spearman correlation of the log-volume s with s + log q(z), the full change of variables with a
+        nearest-neighbour q. High where the volume alone ranks samples as the full formula does.
+    term_correlation : dict of str -> float
+        Spearman correlation of each pair of terms of the score; empty for "jepa", which has one term.
     decisive : float
         Largest Spearman correlation of a single term with the score; 1 for "jepa".
-    terms : dict
-        Mean and standard deviation of each term; of the fit samples and for "joint", those of out-of-fold values. Of
-        terms that are surprises, median and half the distance from the 16 % to the 84 % quantile.
+    terms : dict of str -> (float, float)
+        Mean and standard deviation of each term, out of fold for the fit samples of "joint". For terms that are
+        surprises: median, and half the distance from the 16 % to the 84 % quantile.
     view_spearman, view_icc : float or None
-        Agreement of the log-volumes of single views: mean Spearman correlation of two, and intraclass correlation.
+        Agreement of the log-volumes of single views: mean Spearman correlation of two views, and intraclass
+        correlation.
     findings : tuple of Finding
         Empty where nothing is wrong.
     """
@@ -138,23 +143,23 @@ class Diagnosis:
 
     def portable_check(self) -> None:
         if (self.view_icc is None) != (self.view_spearman is None):
-            raise ValueError("view_icc and view_spearman go together")
+            raise ValueError("view_icc and view_spearman must both be present or both be missing")
 
     @property
     def healthy(self) -> bool:
-        """Nothing was found."""
+        """Whether there are no findings."""
         return not self.findings
 
     @property
     def reliability(self) -> float | None:
-        """Of the views together, in [0, 1], by Spearman and Brown's formula; None for one view."""
+        """Reliability of all views together, in [0, 1], by the Spearman-Brown formula; None for one view."""
         if self.view_icc is None:
             return None
         single = max(self.view_icc, 0.0)
         return self.n_views * single / (1 + (self.n_views - 1) * single)
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return the measurements and findings as a dict that JSON can hold."""
         return {**asdict(self), "terms": {name: list(value) for name, value in self.terms.items()}}
 
     def __str__(self) -> str:
@@ -172,11 +177,11 @@ NO_SPECTRUM: dict[str, Any] = {
     "short_of_rank": 0.0,
     "at_floor": 0.0,
 }
-"""What a `Diagnosis` has where no backward pass was made."""
+"""Values of a `Diagnosis` where no backward pass was made."""
 
 
 def findings_at_fit(d: Diagnosis) -> Iterator[Finding]:
-    """What is wrong with an encoder or its scores, told from the samples that a detector was fitted on."""
+    """Yield the findings about an encoder and its scores from the fit samples of a detector."""
     yield from _collapse(d)
     yield from _degenerate_spectrum(d)
     yield from _terms_at_odds(d)
@@ -184,33 +189,34 @@ def findings_at_fit(d: Diagnosis) -> Iterator[Finding]:
         yield Finding(
             "near copies",
             "warning",
-            f"{d.near_copies:.0%} of the samples are near copies of a few others (frames, exposures, augmentations): "
-            "they make a threshold from the same samples too strict, and new normal samples are flagged",
-            "fit on one of each, or give fit groups=, one name for what belongs together, and calibration=",
+            f"{d.near_copies:.0%} of the samples are near copies of a few others (frames, exposures, augmentations). "
+            "They make the threshold too strict, and too many new normal samples are flagged",
+            "fit on one sample of each, or give calibration= and call fit with groups=, a name per sample that is the "
+            "same for samples that belong together",
         )
     if d.far_off > FAR_OFF_SHARE:
         yield Finding(
             "anomalies among the fit samples",
             "warning",
-            f"{d.far_off:.0%} of the samples are far off to the hidden layers of the others, where {FAR_OFF_SHARE:.0%} "
-            "or less are usual: what is odd there is learned as normal",
-            "look at the samples that score lowest; take out what does not belong, or give trim=0.1",
+            f"{d.far_off:.0%} of the samples have hidden layers far off from the others, and {FAR_OFF_SHARE:.0%} or "
+            "less are usual: anomalies among them would be learned as normal",
+            "inspect the samples with the lowest scores and remove the anomalies among them, or give trim=0.1",
         )
     if d.formula != "jepa" and d.n_samples < FEW * d.n_components:
         yield Finding(
             "few samples",
             "warning",
-            f"{d.n_samples} samples are fewer than {FEW} for each of the {d.n_components} dimensions of the embedding: "
-            "covariance, intrinsic dimension and the volume expected of an embedding are uncertain",
-            f'fit on {FEW * d.n_components} samples or more; formula="jepa" learns none of these',
+            f"{d.n_samples} samples are fewer than {FEW} for each of the {d.n_components} dimensions of the embedding, "
+            "so covariance, intrinsic dimension and the volume expected for an embedding are uncertain",
+            f'fit on {FEW * d.n_components} samples or more, or give formula="jepa", which learns none of these',
         )
     if d.reliability is not None and d.reliability < RELIABLE:
         yield Finding(
             "disagreement of views",
             "warning",
             f"the log-volumes of single views have an intraclass correlation of {d.view_icc:.2f}, and the score of "
-            f"{d.n_views} views a reliability of {d.reliability:.2f}: much of it is the luck of the view",
-            "take a milder transform or more views; views=1 without a transform scores the sample itself",
+            f"{d.n_views} views a reliability of {d.reliability:.2f}: much of the score depends on the random views",
+            "give a milder view_transform or more views; views=1 without a transform scores the sample itself",
         )
 
 
@@ -221,7 +227,7 @@ def _collapse(d: Diagnosis) -> Iterator[Finding]:
             "failure",
             f"embeddings vary by {d.relative_spread:.1e} of their length: the encoder maps all samples to nearly one "
             "point",
-            "use another encoder or output, or train with a term against collapse (sigreg, vicreg, info_nce)",
+            "use another encoder or output, or train with an objective against collapse (sigreg, vicreg, info_nce)",
         )
     directions = min(d.n_components, d.n_samples - 1)
     if directions >= 2 and d.participation_ratio < max(COLLAPSED_DIRECTIONS, COLLAPSED_RATIO * directions):
@@ -229,7 +235,7 @@ def _collapse(d: Diagnosis) -> Iterator[Finding]:
             "dimensional collapse",
             "failure",
             f"embeddings vary in {d.participation_ratio:.1f} of {directions} directions (participation ratio)",
-            "give the term against collapse more weight, or score another layer of the encoder; if the samples are "
+            "train with more weight on the term against collapse, or score another layer of the encoder; if samples are "
             "nearly copies of one another, fit on more varied ones",
         )
     if d.tied > TIED:
@@ -237,8 +243,8 @@ def _collapse(d: Diagnosis) -> Iterator[Finding]:
             "tied scores",
             "failure" if d.tied > 0.5 else "warning",
             f"{d.tied:.0%} of the samples have the same score as another",
-            "the encoder is constant or linear around them, in pieces with ReLU: use a smooth activation (SiLU, GELU), "
-            'or formula="joint"; if every value is at the floor, lower the floor',
+            "the encoder is constant or linear around them, as piecewise with ReLU: use a smooth activation (SiLU, "
+            'GELU), or formula="joint"; if every singular value is at the floor, lower the floor',
         )
 
 
@@ -250,15 +256,15 @@ def _degenerate_spectrum(d: Diagnosis) -> Iterator[Finding]:
             f"{d.short_of_rank:.0%} of the samples have fewer singular values above the rounding noise (median "
             f"{d.numerical_rank:.0f}, from {d.numerical_rank_lowest} to {d.numerical_rank_highest}) than the {d.rank} "
             "that every score counts",
-            'score the output before its last LayerNorm, L2 normalisation or ReLU (load_encoder(..., output="NAME")); '
-            f"else count rank={max(d.numerical_rank_lowest, 1)} values",
+            'score the output before its last LayerNorm, L2 normalisation or ReLU (load_encoder(..., output="NAME")), '
+            f"or give rank={max(d.numerical_rank_lowest, 1)}",
         )
     if d.at_floor > AT_FLOOR:
         yield Finding(
             "values at the floor",
             "warning",
             f"{d.at_floor:.0%} of the counted singular values lie under the floor of {d.floor:.2g}",
-            'the floor decides these scores: take floor="auto", or count fewer (rank)',
+            'the floor decides these scores: give floor="auto" or a smaller rank',
         )
 
 
@@ -268,24 +274,24 @@ def _terms_at_odds(d: Diagnosis) -> Iterator[Finding]:
             "unfaithful volume",
             "warning",
             f"the log-volume has a Spearman correlation of {d.fidelity:.2f} with the full formula, log-volume + log "
-            "q(z): embeddings are not uniform, and the volume alone is no density",
-            'take formula="density" or "joint", or an encoder trained longer',
+            "q(z): embeddings are not uniform, and the volume alone is not a density",
+            'give formula="density" or "joint", or an encoder that was trained longer',
         )
     if d.formula == "density" and d.decisive > DROWNED:
         yield Finding(
             "drowned term",
             "warning",
-            f"one term alone has a Spearman correlation of {d.decisive:.3f} with the score: the other is too small to "
-            "count",
-            'take formula="joint", whose terms are standardised',
+            f"one term alone has a Spearman correlation of {d.decisive:.3f} with the score: the other term varies too "
+            "little to matter",
+            'give formula="joint", which standardises the terms',
         )
 
 
 def findings_of_new(new: Diagnosis, fit: Diagnosis) -> Iterator[Finding]:
-    """Where new samples are not like those of the fit; what was wrong there already is no news about these."""
+    """Yield the findings about new samples that the fit samples do not have."""
     known = {finding.name for finding in fit.findings}
     yield from (finding for finding in _degenerate_spectrum(new) if finding.name not in known)
-    foreign = "these samples are not like those of the fit: fit on samples like them if they are normal"
+    foreign = "these samples differ from the fit samples: if they are normal, fit on samples like them"
     shifts = {name: (new.terms[name][0] - mean) / spread for name, (mean, spread) in fit.terms.items() if spread > 0}
     name = max(shifts, key=lambda term: abs(shifts[term]), default="")
     chance = 4 * math.sqrt(1 / fit.n_samples + 1 / new.n_samples)
@@ -293,15 +299,15 @@ def findings_of_new(new: Diagnosis, fit: Diagnosis) -> Iterator[Finding]:
         yield Finding(
             "shifted scores",
             "warning",
-            f"the term {name!r} lies {abs(shifts[name]):.1f} standard deviations of the fit "
-            f"{'above' if shifts[name] > 0 else 'below'} it on average",
+            f"the term {name!r} lies on average {abs(shifts[name]):.1f} standard deviations "
+            f"{'above' if shifts[name] > 0 else 'below'} its value over the fit samples",
             foreign,
         )
     if new.at_floor > fit.at_floor + MORE_AT_FLOOR:
         yield Finding(
             "more values at the floor",
             "warning",
-            f"{new.at_floor:.0%} of the counted singular values lie under the floor, {fit.at_floor:.0%} at fit",
+            f"{new.at_floor:.0%} of the counted singular values lie under the floor, and {fit.at_floor:.0%} at fit",
             foreign,
         )
 
@@ -334,10 +340,11 @@ def _lines(d: Diagnosis) -> Iterator[str]:
 
 
 def seeds_disagree(mean: float, lowest: float) -> Finding:
+    """Return the finding that encoders of different seeds disagree."""
     return Finding(
         "seed disagreement",
         "warning",
         f"encoders that differ in their seed alone agree with a mean Spearman correlation of {mean:.2f} (lowest "
-        f"{lowest:.2f}): much of a score is the luck of the training",
+        f"{lowest:.2f}): much of a score depends on the random seed of the training",
         "train longer or on more samples, or average the standardised scores of several seeds",
     )

@@ -1,4 +1,4 @@
-"""The map of one picture, the spots in it, and how both are shown over the picture."""
+"""Hold the anomaly map and the spots of one image, and draw both over the image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,36 +12,35 @@ from skjepa.data.images import as_picture
 from skjepa.encoders.geometry import Placement
 
 LEVEL = 0.05
-"""Of spots: the share of normal pictures that have one."""
+"""Default share of normal images in which a spot is found."""
 
 NEEDS_LOCAL = (
-    "p-values and spots need the local model, which knows how odd the positions of normal pictures are: fit with "
-    "local=True"
+    "p-values and spots need a model of the positions of normal images, and this detector has none: fit with local=True"
 )
 P_STEPS = (0.05, 0.01, 0.001, 0.0001)
-"""Of the colours: each p-value is shown by a deeper one, larger p-values by none."""
+"""The p-values at which the colour of an overlay gets deeper; larger p-values have no colour."""
 
 _COLOUR = np.array([214, 39, 40])
-_STRONGEST = 0.7  # of the colour over the picture
-_REACH = 0.5  # of the surprise of its hottest position: so far a spot reaches
+_STRONGEST = 0.7  # opacity of the deepest colour
+_REACH = 0.5  # a spot contains neighbours down to this share of its largest surprise
 _EVERYWHERE = np.ones((3, 3))
-_SMALLEST = 256  # pixels: smaller pictures are enlarged, so that the map can be seen
-_STRIP = 18  # height of the legend
+_SMALLEST = 256  # pixels, to which smaller images are enlarged, so that the map is visible
+_STRIP = 18  # height of the legend in pixels
 
 
 @dataclass(frozen=True)
 class Spot:
-    """A place in a picture that is odder than the oddest place of nearly all normal pictures.
+    """A region of an image that is more anomalous than any position of nearly all normal images.
 
     Attributes
     ----------
     box : (int, int, int, int)
-        Left, top, right, bottom in pixels of the picture as it was given; right and bottom are exclusive.
+        Left, top, right, bottom in pixels of the original image; right and bottom are exclusive.
     p_value : float
-        Share of normal pictures, and this one, whose oddest position is as odd or odder: of the whole picture, however
-        many positions it has.
+        Share of images, among the normal images and this one, whose most anomalous position is at least as anomalous.
+        It holds for the whole image, however many positions it has.
     surprise : float
-        Of its oddest position, in nats.
+        Surprise of its most anomalous position, in nats.
     """
 
     box: tuple[int, int, int, int]
@@ -51,20 +50,20 @@ class Spot:
 
 @dataclass(frozen=True, eq=False)
 class PictureMap:
-    """Where one picture is odd.
+    """The anomaly map of one image on the encoder's grid of positions, with its spots.
 
     Attributes
     ----------
     id : str
     values : array of shape (rows, columns)
-        Of a local model the surprise of each position in nats; else the shares of hidden layers, see `AnomalyMaps`.
-        Higher = more anomalous.
+        With ``local=True`` the surprise of each position in nats, otherwise the shares of hidden layers (see
+        `skjepa.inspection.AnomalyMaps`). Higher = more anomalous.
     placement : Placement
-        Where the encoder's input lies in the picture.
+        Where the encoder's input lies in the image.
     p_values : array of shape (rows, columns), or None
-        Of each position among positions of normal pictures that were left out; None without a local model.
+        The p-value of each position among positions of left-out normal images; None without ``local=True``.
     spots : sequence of Spot
-        The oddest first; empty without a local model.
+        The most anomalous spot first; empty without ``local=True``.
     """
 
     id: str
@@ -74,26 +73,31 @@ class PictureMap:
     spots: Sequence[Spot] = ()
 
     def pixels(self) -> NDArray[np.float32]:
-        """The values at each pixel of the picture, (H, W); NaN where the encoder saw nothing."""
+        """Return the value at each pixel of the image, (H, W); NaN outside the part that the encoder reads."""
         return self.placement.to_picture(self.values)
 
     def pixel_p_values(self) -> NDArray[np.float32]:
-        """The p-values at each pixel, (H, W), interpolated as logarithms; NaN where the encoder saw nothing."""
+        """Return the p-value at each pixel, (H, W), interpolated as logarithms; NaN where the encoder does not read."""
         if self.p_values is None:
             raise ValueError(NEEDS_LOCAL)
         return np.exp(self.placement.to_picture(np.log(self.p_values)))
 
     def overlay(self, image: object, *, legend: bool = True) -> Image.Image:
-        """The picture with its map in red and its spots in boxes, above a legend of what the colours mean.
+        """Draw the map in red and the spots as boxes over the image.
 
-        With a local model a colour means a p-value, the same in all pictures: none above 0.05, the deepest at 0.0001.
-        Without one it means a share of the oddest place of this picture.
+        With ``local=True`` a colour means a p-value and is comparable between images: no colour above 0.05, the deepest
+        at 0.0001. Otherwise it means a share of the largest value in this image.
 
         Parameters
         ----------
         image : PIL image, array (H, W, 3) or tensor (3, H, W)
-            The picture that the map is of.
+            The image that the map belongs to.
         legend : bool
+            Whether a legend of the colours is drawn below the image.
+
+        Returns
+        -------
+        PIL.Image.Image
         """
         picture = as_picture(image).convert("RGB")
         times = max(1, -(-_SMALLEST // max(picture.size)))
@@ -111,7 +115,7 @@ class PictureMap:
         return shown
 
     def _depth(self) -> NDArray[np.float32]:
-        """From 0, no colour, to 1, the deepest, at each pixel."""
+        """Return the depth of the colour at each pixel, from 0 for none to 1 for the deepest."""
         if self.p_values is None:
             values = np.nan_to_num(self.pixels(), nan=0.0)
             return np.clip(values / max(float(values.max()), 1e-12), 0, 1)
@@ -120,7 +124,7 @@ class PictureMap:
 
     def _draw_legend(self, pen: ImageDraw.ImageDraw, width: int, top: int) -> None:
         if self.p_values is None:
-            pen.text((3, top + 3), "share of the oddest place", fill="black")
+            pen.text((3, top + 3), "share of the largest value", fill="black")
             return
         for i, step in enumerate(P_STEPS):
             fill = depth_colour((i + 1) / len(P_STEPS))
@@ -136,18 +140,20 @@ def depth_colour(depth: float) -> tuple[int, ...]:
 
 
 def spots_of(surprises: NDArray, hottest: NDArray, place: Placement, level: float) -> list[Spot]:
-    """Connected positions hotter than most normal pictures get, as far as they are half as surprising as the hottest.
+    """Return the spots of an image, the most anomalous first.
 
-    Beyond, positions are odd because the encoder sees the spot from there as well.
+    A spot is a connected region of positions whose image-wide p-value is at most `level`, cut off where the surprise
+    falls below half of its largest value. Farther positions look anomalous because their receptive field contains the
+    spot.
 
     Parameters
     ----------
     surprises : array of shape (rows, columns)
     hottest : array of shape (n,)
-        Of each normal picture the surprise of its hottest position, ascending.
+        The largest surprise in each normal image, ascending.
     place : Placement
     level : float in (0, 1)
-        Image-wide p-value that a spot does not exceed.
+        Largest image-wide p-value of a spot.
     """
     n = len(hottest)
     p_values = (1 + n - np.searchsorted(hottest, surprises, side="left")) / (n + 1)

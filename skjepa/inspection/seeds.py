@@ -1,4 +1,4 @@
-"""How far two trainings from different seeds agree on the scores."""
+"""Measure how well encoders that were trained with different seeds agree on the scores."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,18 +14,19 @@ from skjepa.inspection.findings import SEEDS_AGREE, Finding, seeds_disagree
 
 @dataclass(frozen=True)
 class SeedAgreement:
-    """How far encoders trained with different seeds agree on the same samples.
+    """Agreement of the scores by encoders that were trained with different seeds, on the same samples.
 
     Attributes
     ----------
     n_samples : int
-        Samples that all of them scored.
+        Number of samples with a score under every seed.
     seeds : tuple of str
     correlation : tuple of tuples
         Spearman correlation of the scores, (n_seeds, n_seeds).
     mean, lowest : float
-        Over pairs of seeds.
+        Mean and lowest correlation over pairs of seeds.
     findings : tuple of Finding
+        Empty where the seeds agree.
     """
 
     n_samples: int
@@ -36,7 +37,7 @@ class SeedAgreement:
     findings: tuple[Finding, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return the agreement as a dict that JSON can hold."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -47,12 +48,12 @@ class SeedAgreement:
 
 
 def seed_agreement(scores_by_seed: Mapping[Any, ArrayLike] | ArrayLike) -> SeedAgreement:
-    """Do encoders that differ in their seed alone rank samples alike?
+    """Measure whether encoders that differ in their seed alone rank samples alike.
 
     Parameters
     ----------
     scores_by_seed : mapping of seed -> (n_samples,), or array of shape (n_seeds, n_samples)
-        Scores of the same samples; those that one of them could not read (NaN) are left out.
+        Scores of the same samples under each seed. Samples with NaN under any seed are left out.
 
     Returns
     -------
@@ -61,7 +62,7 @@ def seed_agreement(scores_by_seed: Mapping[Any, ArrayLike] | ArrayLike) -> SeedA
     Raises
     ------
     ValueError
-        Fewer than two seeds or three samples, or scores of different length.
+        There are fewer than two seeds or three samples, or the scores differ in length.
 
     Examples
     --------
@@ -74,7 +75,7 @@ def seed_agreement(scores_by_seed: Mapping[Any, ArrayLike] | ArrayLike) -> SeedA
     lengths = {len(scores) for scores in rows.values()}
     if len(rows) < 2 or len(lengths) > 1:
         raise ValueError(
-            f"scores_by_seed needs the scores of the same samples under at least 2 seeds; got {len(rows)} seeds with "
+            f"scores_by_seed needs scores of the same samples under at least 2 seeds; got {len(rows)} seeds with "
             f"{', '.join(map(str, sorted(lengths))) or 'no'} samples"
         )
     scores = np.array(list(rows.values()))

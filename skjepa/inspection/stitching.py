@@ -1,4 +1,4 @@
-"""Maps and spots of tiles put together to those of the pictures that they are of."""
+"""Combine the anomaly maps and spots of tiles into maps and spots of whole images."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,22 +11,27 @@ from skjepa.inspection.picture_maps import PictureMap, Spot
 
 
 def stitched_map(tiles: TiledPictures, maps: Sequence[PictureMap | None], picture: int) -> NDArray[np.float32]:
-    """The map of one picture from the maps of its tiles, (H, W), without seams; NaN where no tile says anything.
+    """Combine the maps of the tiles of one image into its anomaly map, (H, W), without seams.
 
-    Where tiles overlap, each counts by how far a pixel lies from its border.
+    Where tiles overlap, the weight of each grows with the distance of a pixel from the border of the tile.
 
     Parameters
     ----------
     tiles : TiledPictures
     maps : sequence of PictureMap or None
-        Of all tiles, as `JEPAScoreDetector.picture_maps` of ``tiles.source`` yields them.
+        Maps of all tiles, as `JEPAScoreDetector.picture_maps` returns them for ``tiles.source``.
     picture : int
-        Position among the pictures.
+        Position of the image.
+
+    Returns
+    -------
+    array of shape (H, W), float32
+        Higher = more anomalous; NaN where no tile has a value.
 
     Raises
     ------
     ValueError
-        Another number of maps than of tiles.
+        The number of maps differs from the number of tiles.
     """
     _require_all(tiles, maps)
     height, width = tiles.sizes[picture]
@@ -44,23 +49,29 @@ def stitched_map(tiles: TiledPictures, maps: Sequence[PictureMap | None], pictur
 
 
 def stitched_spots(tiles: TiledPictures, maps: Sequence[PictureMap | None], *, level: float = 0.05) -> list[list[Spot]]:
-    """The spots of each picture, in its coordinates, with p-values of the whole picture; the oddest first.
+    """Combine the spots of tiles into the spots of each image, in its coordinates, the most anomalous first.
 
-    The p-value of a tile's spot is multiplied by the number of tiles of the picture, so that a normal picture has a
-    spot with a probability of at most `level`, however many tiles it has. Fit with as many tiles as make p-values so
-    small. Spots that overlap are one.
+    The p-value of a tile's spot is multiplied by the number of tiles of its image. A normal image then has a spot with
+    a probability of at most `level`, however many tiles it has. The smallest p-value is about 1 / n for a fit on n
+    tiles, so fit on more than (tiles per image) / `level` tiles. Spots that overlap are merged.
 
     Parameters
     ----------
     tiles : TiledPictures
     maps : sequence of PictureMap or None
-        Of all tiles, with spots at a level of at least ``level / tiles of a picture``.
+        Maps of all tiles, with spots at a level of at least ``level`` / (tiles per image).
     level : float in (0, 1)
+        Expected share of normal images in which a spot is found.
+
+    Returns
+    -------
+    list of list of Spot
+        One list per image.
 
     Raises
     ------
     ValueError
-        Another number of maps than of tiles.
+        The number of maps differs from the number of tiles.
     """
     _require_all(tiles, maps)
     n_tiles = np.bincount(tiles.groups, minlength=len(tiles))
@@ -75,7 +86,7 @@ def stitched_spots(tiles: TiledPictures, maps: Sequence[PictureMap | None], *, l
 
 
 def _merged(spots: list[Spot]) -> list[Spot]:
-    """Spots whose boxes overlap as one, with the box of both and the oddness of the odder."""
+    """Merge spots whose boxes overlap, with the box of both and the values of the more anomalous spot."""
     merged: list[Spot] = []
     for spot in sorted(spots, key=lambda spot: -spot.surprise):
         near = [other for other in merged if _overlap(spot.box, other.box)]
@@ -93,11 +104,14 @@ def _overlap(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
 
 
 def _hat(n: int) -> NDArray[np.float32]:
-    """From nearly 0 at the borders to 1 amid n pixels."""
+    """Return weights of n pixels that rise from nearly 0 at the borders to 1 in the middle."""
     places = np.arange(n, dtype=np.float32)
     return ((np.minimum(places, n - 1 - places) + 1) / ((n + 1) // 2)).astype(np.float32)
 
 
 def _require_all(tiles: TiledPictures, maps: Sequence[PictureMap | None]) -> None:
     if len(maps) != len(tiles.source):
-        raise ValueError(f"{len(tiles.source)} tiles need as many maps; got {len(maps)}")
+        raise ValueError(
+            f"maps must hold one map per tile: there are {len(tiles.source)} tiles and {len(maps)} maps; give "
+            "detector.picture_maps(tiles.source)"
+        )

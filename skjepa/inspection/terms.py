@@ -1,4 +1,4 @@
-"""Why a sample scores as it does: the terms of its score, which add up, beside those of the fit samples, in words."""
+"""Explain the score of a sample by its terms, compared with the terms of the fit samples, in words."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,60 +9,60 @@ from numpy.typing import NDArray
 from skjepa.scores.model import Terms
 
 UNUSUAL = 0.05
-"""A term whose p-value is no larger is named in the words."""
+"""Largest p-value at which a term counts as unusual and is named in the words."""
 
 _SHORT = 3
 MEANING = {
-    "volume": "the log-volume is small: the encoder answers changes of this sample less than those of normal ones",
+    "volume": "the log-volume is small: the encoder responds less to changes of this sample than of normal samples",
     "density": "few fit samples have an embedding near this one",
-    "direction": "the embedding points where those of few fit samples do, whatever its length",
+    "direction": "the embedding points in a direction that few fit samples share, whatever its length",
     "neighbours": "the nearest fit samples are far away",
-    "local": "some places of the picture are unlike the same places of normal samples (`anomaly_map` shows where)",
-    "volume given embedding": "the log-volume is not that of normal samples with such an embedding",
-    "spectrum given embedding": "the singular values are not in the proportions of normal samples with such an "
+    "local": "some places of the image are unlike the same places of normal samples (`anomaly_map` shows where)",
+    "volume given embedding": "the log-volume is unusual for normal samples with such an embedding",
+    "spectrum given embedding": "the singular values have unusual proportions for normal samples with such an "
     "embedding",
 }
-"""What it says of a sample that a term is low; see `meaning` for those of layers."""
+"""What a low value of each term means; for the terms of layers see `meaning`."""
 
 
 def meaning(term: str) -> str:
-    """What it says of a sample that a term is low."""
+    """Return in words what a low value of a term means."""
     if term.startswith("layer "):
         name = term.removeprefix("layer ")
-        what = "the embedding is" if name == "output" else f"what the layer {name!r} sees is"
-        return f"{what} unlike normal samples, given what the layer before it sees"
+        what = "the embedding" if name == "output" else f"layer {name!r}"
+        return f"{what} is unlike normal samples, given the layer before"
     return MEANING.get(term, f"{term} is low")
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """The scores of n samples taken apart.
+    """The scores of samples, split into terms and compared with the fit samples.
+
+    Print it to read one line of words per sample. Rows of samples that could not be read are NaN.
 
     Attributes
     ----------
     ids : array of shape (n_samples,), str
     score : array of shape (n_samples,)
-        ``score_samples`` of the detector; higher = more normal. With folds the mean of the models' scores: their joint
-        margin is no sum of terms.
+        ``score_samples`` of the detector; higher = more normal. With folds it is the mean score of the models, because
+        their joint margin is not a sum of terms.
     decision : array of shape (n_samples,)
         ``decision_function``: negative = flagged.
     parts : dict of name -> array of shape (n_samples,)
-        The terms of the score, which sum to it; higher = more normal. Of the joint score with layers each is minus a
-        weighted surprise in nats, at most 0; without layers each is weighted, and zero for a fit sample of the mean
-        value; of the other formulas they are in nats.
+        The terms that sum to the score; higher = more normal. In the joint score with layers each term is minus a
+        weighted surprise in nats, and so at most 0. In the joint score without layers each term is weighted, and zero
+        for a fit sample with the mean value. In the other formulas the terms are in nats.
     deviations : dict of name -> array of shape (n_samples,)
-        Standard deviations of the fit samples by which a part lies above (below: negative) their mean; zero where the
-        fit samples do not differ.
+        Difference of a part from its mean over the fit samples, in standard deviations of the fit samples; negative
+        below the mean. Zero where the fit samples do not differ.
     p_values : dict of name -> array of shape (n_samples,)
-        Share of the fit samples, and this one, whose part is no higher; in (0, 1], small = unusually low. Densities
-        judge fit samples as if they had not seen them, but it is the fit samples all the same: the promise of
-        `JEPAScoreDetector.p_values`, on samples held out, is not made here. Of a sample of the fit it counts itself.
-
+        Share of samples, among the fit samples and this one, whose part is no higher; in (0, 1], small = unusually low.
+        The parts of fit samples are out-of-sample values, but these p-values have no guarantee, unlike those of
+        `JEPAScoreDetector.p_values` from held-out samples. A fit sample is counted itself.
     columns : array of shape (n_samples, d), or None
-        Of a table, what each column adds to the surprises of the layers in nats; higher = more anomalous.
+        For a table, the contribution of each column to the surprises of the layers, in nats; higher = more anomalous.
     column_names : list of str, or None
-
-    Rows of samples that could not be read are NaN. `str` of an Explanation is its words, a line a sample.
+        Names of the columns, where the table of the fit had names.
     """
 
     ids: NDArray[np.str_]
@@ -78,18 +78,18 @@ class Explanation:
         return len(self.ids)
 
     def least_normal(self, i: int) -> list[str]:
-        """Names of the terms of sample `i`, the most unusual first: smallest p-value, then lowest deviation."""
+        """Return the names of the terms of sample `i`, by ascending p-value and then by ascending deviation."""
         return sorted(self.parts, key=lambda name: (self.p_values[name][i], self.deviations[name][i]))
 
     def reason(self, i: int) -> str:
-        """The unusual terms of sample `i`, the most unusual first and at most three; "" where none is."""
+        """Return the names of at most three unusual terms of sample `i`, the most unusual first; "" where none is."""
         if np.isnan(self.score[i]):
             return ""
         unusual = [term for term in self.least_normal(i) if self.p_values[term][i] <= UNUSUAL]
         return ", ".join(unusual[:_SHORT])
 
     def words(self, i: int) -> str:
-        """What makes sample `i` odd, in a sentence."""
+        """Describe in a sentence what makes sample `i` unusual."""
         name = str(self.ids[i])
         if np.isnan(self.score[i]):
             return f"{name}: could not be read"
@@ -103,9 +103,9 @@ class Explanation:
         return f"{name}: score {self.score[i]:.2f}, {verdict}; " + "; ".join([*told, *self._told_of_columns(i)])
 
     def oddest_columns(self, i: int) -> list[str]:
-        """Names of the columns of sample `i` that add at least half as much as the one that adds most; at most three.
+        """Return the names of at most three columns that make sample `i` anomalous, the most anomalous first.
 
-        The oddest first; empty where there are no columns, or none adds anything.
+        Each contributes at least half as much as the first. Empty where there are no columns, or none contributes.
         """
         if self.columns is None or not (most := float(self.columns[i].max())) > 0:
             return []
@@ -115,7 +115,7 @@ class Explanation:
 
     def _told_of_columns(self, i: int) -> list[str]:
         names = self.oddest_columns(i)
-        return [f"odd most of all: {', '.join(names)}"] if names else []
+        return [f"most unusual columns: {', '.join(names)}"] if names else []
 
     def _of(self, term: str, i: int) -> str:
         part, deviation, p = self.parts[term][i], self.deviations[term][i], self.p_values[term][i]
@@ -129,16 +129,16 @@ class Explanation:
 def explain_terms(
     ids: NDArray[np.str_], decision: NDArray[np.float64], terms: Sequence[Terms], of_fit: Sequence[Terms]
 ) -> Explanation:
-    """Terms beside those of the fit samples; of several models, their means, and p-values from all their fit samples.
+    """Compare terms with the terms of the fit samples; with several models, average them and pool the fit samples.
 
     Parameters
     ----------
     ids, decision
-        Of the `Explanation`.
+        See `skjepa.inspection.Explanation`.
     terms : sequence of dict of name -> array of shape (n_samples,)
-        By each model, see `skjepa.scores.ScoreModel.terms`.
+        Terms by each model, see `skjepa.scores.ScoreModel.terms`.
     of_fit : sequence of dict of name -> array of shape (n_fit,)
-        The same of each model's fit samples.
+        Terms of the fit samples of each model.
     """
     names = list(terms[0])
     parts = {name: np.mean([by_model[name] for by_model in terms], axis=0) for name in names}
@@ -170,5 +170,5 @@ def _p_values(name: str, terms: Sequence[Terms], of_fit: Sequence[Terms]) -> NDA
 
 
 def sorted_terms(terms: Mapping[str, NDArray[np.float64]]) -> Terms:
-    """What a model keeps of its fit samples' terms: their values in ascending order, nothing of who had them."""
+    """Return the values of each term in ascending order, so that they no longer identify the samples."""
     return {name: np.sort(values) for name, values in terms.items()}

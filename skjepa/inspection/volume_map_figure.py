@@ -1,4 +1,4 @@
-"""A figure of heat maps beside their images."""
+"""Draw heat maps of the log-volume below their images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,19 +14,23 @@ from skjepa.inspection.volume_maps import VolumeMaps
 
 
 def volume_maps_figure(images: Sequence[Any], maps: VolumeMaps, captions: Sequence[str] = ()) -> Figure:
-    """Images above their heat maps of the volume term: red patches make the image less normal, blue ones more.
+    """Draw images above their heat maps of the volume term.
+
+    Red patches make the image less normal, blue patches more normal.
 
     Parameters
     ----------
     images : sequence of arrays or PIL images
-        Those that the maps are of, in their order.
+        The images of the maps, in the same order.
     maps : skjepa.inspection.VolumeMaps
     captions : sequence of str, optional
+        A caption per image, by default its id.
 
     Returns
     -------
     matplotlib.figure.Figure
-        One colour scale for all maps, in nats a patch; the number under each is its log-volume less the baseline.
+        All maps share one colour scale, in nats per patch. The number under each map is its log-volume minus the
+        baseline.
     """
     figure = Figure(figsize=(1.5 * len(maps) + 1, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -42,5 +46,5 @@ def volume_maps_figure(images: Sequence[Any], maps: VolumeMaps, captions: Sequen
         for square in (above, below):
             square.set_xticks([])
             square.set_yticks([])
-    figure.colorbar(colours, ax=list(axes[1]), label="nats a patch", fraction=0.03)
+    figure.colorbar(colours, ax=list(axes[1]), label="nats per patch", fraction=0.03)
     return figure

@@ -1,6 +1,7 @@
-"""Heat maps of the log-volume: which patches of an image made it smaller or larger than that of normal images.
+"""Show which patches of an image make its log-volume smaller or larger than that of normal images, as heat maps.
 
-Of the volume term only: the densities of the embedding have no such map. See ``inspection.shapley`` for the shares.
+The maps cover the volume term alone; the densities of the embedding have no such map. ``inspection.shapley`` computes
+the shares.
 """
 
 import os
@@ -27,25 +28,29 @@ from skjepa.scores.model import fit_score_model
 
 @dataclass(frozen=True, eq=False)
 class VolumeMaps:
-    """The log-volumes of n samples, taken apart by patch: ``volume = baseline + sum of shares + floor + outside``.
+    """The log-volumes of samples, split into contributions of patches.
+
+    For every sample ``volume = baseline + sum of shares + floor + outside``.
 
     Attributes
     ----------
     ids : array of shape (n_samples,), str
-        Of the samples that could be read.
-    shares : array of shape (n_samples, rows, columns); of vectors (n_samples, groups of features)
-        Nats by which a patch makes the log-volume larger (smaller: negative) than the patch at the same place does in
-        normal samples. Negative = makes the sample less normal in the eyes of the volume term.
+        Ids of the samples that could be read.
+    shares : array of shape (n_samples, rows, columns); for vectors (n_samples, groups of features)
+        Contribution of each patch to the log-volume in nats, relative to the patch at the same place in normal samples.
+        Negative = the patch makes the sample less normal by the volume term.
     baseline : float
         Mean log-volume of normal samples.
     floor : array of shape (n_samples,)
-        What the floor of the singular values adds, less its mean over normal samples; 0 where none lies under it.
+        Contribution of the floor of the singular values, minus its mean over normal samples; 0 where no singular value
+        lies under the floor.
     outside : array of shape (n_samples,)
-        What the `rank` largest singular values of the sample have outside of the leading subspace, less the same of
-        normal samples; 0 where the rank is full or all Jacobians lack the same directions.
+        Contribution of the `rank` largest singular values outside of the leading subspace, minus its mean over normal
+        samples. It is 0 where the rank is full or all Jacobians lack the same directions.
     volume : array of shape (n_samples,)
         Exact log-volume of the sample itself, at the floor and rank of the explainer.
     patch_size : int
+        Side of a patch in pixels of the encoder's input, or number of features in a group.
     input_shape : tuple of int
         (3, H, W), or (d,).
     """
@@ -63,7 +68,7 @@ class VolumeMaps:
         return len(self.ids)
 
     def pixels(self, i: int) -> NDArray[np.float64]:
-        """The shares of sample `i` spread over its pixels (H, W), or features (d,): constant within a patch."""
+        """Return the share of each pixel's patch for sample `i`, (H, W), or of each feature's group, (d,)."""
         size = self.input_shape[1:] if len(self.input_shape) == 3 else self.input_shape
         spread = self.shares[i]
         for axis in range(spread.ndim):
@@ -74,27 +79,29 @@ class VolumeMaps:
 @portable
 @dataclass(frozen=True, eq=False, repr=False)
 class VolumeExplainer:
-    """What normal samples taught of the volume term, patch by patch. Made by `learn_volume_explainer`.
+    """Explain the volume term patch by patch, relative to normal samples.
 
-    The share of a patch is its Aumann-Shapley value (``inspection.shapley``) on the way from the mean Gram matrix of
-    normal samples, less the mean of that over normal samples: patches amid the image, which the encoder sees more of,
-    have the largest values whatever they show.
+    `learn_volume_explainer` and `JEPAScoreDetector.volume_explainer` make it. The share of a patch is its
+    Aumann-Shapley value relative to the mean Gram matrix of normal samples, minus the mean of this value over normal
+    samples. The mean is subtracted because patches in the middle of an image, which influence the encoder more, have
+    the largest values whatever they show.
 
     Attributes
     ----------
     encoder : Encoder
     grams : array of shape (n_patches, K, K), float64
-        Mean over normal samples of J_p J_p^T, J_p the columns of the Jacobian that belong to the patch.
+        Mean of J_p J_p^T over normal samples, where J_p holds the columns of the Jacobian for patch p.
     expected : array of shape (n_patches + 3,)
-        Means over normal samples: of the shares of the patches against `grams`, of the floor, of what is outside of the
-        leading subspace, and of the log-volume.
+        Means over normal samples of the shares of all patches, the contribution of the floor, the contribution outside
+        of the leading subspace, and the log-volume.
     patch_size : int
-        Side of a patch in pixels of the encoder's input; of vectors, features that count as one.
+        Side of a patch in pixels of the encoder's input, or number of features in a group.
     input_shape : tuple of int
+        (3, H, W), or (d,).
     floor, rank : float, int
-        Of the log-volume.
+        Floor and number of the singular values in the log-volume.
     n_samples : int
-        Normal samples learned from.
+        Number of normal samples learned from.
     """
 
     encoder: Encoder
@@ -116,33 +123,36 @@ class VolumeExplainer:
 
     @cached_property
     def _base_parts(self) -> NDArray[np.float64]:
-        """Of each patch, in the leading subspace, (n_patches, rank, rank)."""
+        """The matrices of all patches in the leading subspace, (n_patches, rank, rank)."""
         return self._subspace.T @ self.grams @ self._subspace
 
     @cached_property
     def _base(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The mean Gram matrix in the leading subspace with the floor, and what the floor has added to it."""
+        """The mean Gram matrix in the leading subspace with the floor, and the part that the floor added."""
         base = self._base_parts.sum(axis=0)
         with_floor = lifted(base, self.floor)
         return with_floor, with_floor - base
 
     def explain(self, X: Any, **options: Any) -> VolumeMaps:
-        """Heat maps of samples: K passes each, of the sample itself, whatever `method` and `views` a detector has.
+        """Compute heat maps of samples.
+
+        Each sample takes K backward passes, where K is the number of encoder outputs. The maps are exact and show the
+        sample itself, whatever `method` and `views` the detector has.
 
         Parameters
         ----------
         X : images or vectors
         **options
-            Of `skjepa.extract`: memory_budget, device, n_jobs, on_error, progress.
+            memory_budget, device, n_jobs, on_error and progress, see `skjepa.extract`.
 
         Returns
         -------
-        VolumeMaps
+        skjepa.inspection.VolumeMaps
 
         Raises
         ------
         ValueError, TypeError, MemoryError
-            As `skjepa.extract`; inputs of another shape than those learned from.
+            For the reasons listed at `skjepa.extract`, or because inputs have another shape than the normal samples.
         """
         ids, parts = self._parts(X, options)
         own = parts - self.expected
@@ -159,7 +169,7 @@ class VolumeExplainer:
         )
 
     def _parts(self, X: Any, options: dict[str, Any]) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
-        """Names, and what `expected` is the mean of; (n_samples, n_patches + 3)."""
+        """Return the ids and the contributions whose mean is `expected`, (n_samples, n_patches + 3)."""
         collected = _Shares(self)
         extraction, places = observed(self.encoder, X, collected.add, options)
         parts = np.stack(collected.rows)[places]
@@ -168,7 +178,11 @@ class VolumeExplainer:
         return extraction.ids, np.column_stack([parts, volume])
 
     def share(self, jacobian: Tensor) -> NDArray[np.float64]:
-        """Shares of the patches, of the floor, and the log-volume in the leading subspace, of one J (K, D)."""
+        """Return the contributions of one Jacobian J, (K, D), to the log-volume.
+
+        They are the shares of all patches, the contribution of the floor, and the log-volume in the leading subspace,
+        (n_patches + 2,).
+        """
         J = _wide(jacobian)
         inner = torch.from_numpy(self._subspace.T).to(J) @ J
         gram = (inner @ inner.T).cpu().numpy()
@@ -184,19 +198,22 @@ class VolumeExplainer:
         return np.concatenate([own - normal, [floor, half_logdet(with_floor)]])
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write a folder of JSON and safetensors without pickle, as `JEPAScoreDetector.save` does: 8 P K^2 bytes."""
+        """Write a folder of JSON and safetensors, without pickle, as `JEPAScoreDetector.save` does.
+
+        It takes 8 P K^2 bytes for P patches.
+        """
         return write_folder(self, path, versions={"skjepa": __version__})
 
     @classmethod
     def load(cls, path: str | os.PathLike, *, encoder: Encoder | str | None = None) -> Self:
-        """Read what `save` wrote; `encoder` as `JEPAScoreDetector.load` takes it.
+        """Load an explainer that `save` wrote; `encoder` is needed where `JEPAScoreDetector.load` needs it.
 
         Raises
         ------
         ValueError, FileNotFoundError
-            Damaged, another class, or without its encoder.
+            The folder is damaged, holds another class, or needs `encoder`.
         skjepa.encoders.FingerprintError
-            The encoder is not the one that was saved.
+            The encoder is not the encoder of the saved explainer.
         """
         return read_instance(cls, path, {} if encoder is None else {"encoder": load_encoder(encoder)})
 
@@ -205,14 +222,14 @@ class VolumeExplainer:
 
     def portable_check(self) -> None:
         if self.encoder.input_shape not in (None, self.input_shape):
-            raise ValueError(f"the encoder takes inputs {self.encoder.input_shape}, not {self.input_shape}")
+            raise ValueError(f"the encoder takes inputs {self.encoder.input_shape}, the explainer {self.input_shape}")
         if int(np.prod(patch_grid(self.input_shape, self.patch_size))) != len(self.grams):
-            raise ValueError(f"{len(self.grams)} patches of {self.patch_size} do not make inputs {self.input_shape}")
+            raise ValueError(f"{len(self.grams)} patches of {self.patch_size} do not fill inputs {self.input_shape}")
         if len(self.expected) != len(self.grams) + 3:
-            raise ValueError(f"{len(self.expected)} means do not go with {len(self.grams)} patches")
+            raise ValueError(f"expected must hold {len(self.grams) + 3} means; got {len(self.expected)}")
         if self.rank > self.grams.shape[1]:
             raise ValueError(f"rank must be at most K = {self.grams.shape[1]}; got {self.rank}")
-        np.linalg.cholesky(self._base[0])  # raises where the mean Gram matrix is none
+        np.linalg.cholesky(self._base[0])  # raises where the mean Gram matrix is not positive definite
 
 
 def learn_volume_explainer(
@@ -224,28 +241,38 @@ def learn_volume_explainer(
     rank: int | None = None,
     **options: Any,
 ) -> VolumeExplainer:
-    """Learn what the patches of normal samples add to the volume term: 2 K passes a sample, no part of any `fit`.
+    """Learn from normal samples what each patch usually contributes to the volume term.
+
+    Use the result to draw heat maps of the volume term for new samples. It takes 2 K backward passes per sample, where
+    K is the number of encoder outputs. `JEPAScoreDetector.volume_explainer` calls this function with the encoder, the
+    floor and the rank of a fitted detector.
 
     Parameters
     ----------
     encoder : Encoder or str
-        As `skjepa.load_encoder` makes or takes it. `JEPAScoreDetector.volume_explainer` gives its own, floor and rank.
+        An encoder, or a name that `skjepa.load_encoder` takes.
     X : images or vectors
         Normal samples; a hundred are enough for a mean.
     patch_size : int, optional
-        Side of a patch in pixels of the encoder's input, by default an eighth of its longer side; those at the right
-        and bottom are smaller where it does not divide. Of vectors the features that count as one, by default 1.
+        Side of a patch in pixels of the encoder's input, by default an eighth of the longer side. Patches at the right
+        and bottom are smaller where it does not divide the sides. For vectors it is the number of features in a group,
+        by default 1.
     floor : float or "auto"
+        Smallest singular value in the log-volume, by default learned from X as `JEPAScoreDetector` does.
     rank : int, optional
-        Of the log-volume, learned from X by default as `JEPAScoreDetector` does.
+        Number of singular values in the log-volume, by default learned from X as well.
     **options
-        Of `skjepa.extract`: memory_budget, device, n_jobs, on_error, progress. The Jacobian of one image is enough
-        memory for a batch, beside the 8 P K^2 bytes of the matrices of P patches.
+        memory_budget, device, n_jobs, on_error and progress, see `skjepa.extract`. A batch needs at least the memory of
+        the Jacobian of one image. The matrices of P patches take another 8 P K^2 bytes.
+
+    Returns
+    -------
+    skjepa.inspection.VolumeExplainer
 
     Raises
     ------
     ValueError, TypeError, MemoryError
-        As `skjepa.extract`; fewer than two samples.
+        For the reasons listed at `skjepa.extract`, or because X holds fewer than two samples.
 
     Examples
     --------
@@ -279,13 +306,13 @@ def learn_volume_explainer(
 
 
 def patch_grid(input_shape: tuple[int, ...], patch_size: int) -> tuple[int, ...]:
-    """Rows and columns of patches of an image (3, H, W); of vectors (d,) the number of groups."""
+    """Return the rows and columns of patches in an image (3, H, W), or the number of groups in a vector (d,)."""
     size = input_shape[1:] if len(input_shape) == 3 else input_shape
     return tuple(-(-side // patch_size) for side in size)
 
 
 def patch_labels(input_shape: tuple[int, ...], patch_size: int) -> NDArray[np.intp]:
-    """To which patch each of the D entries of an input belongs, row by row; (D,)."""
+    """Return the number of the patch that each of the D entries of an input belongs to, (D,)."""
     grid = patch_grid(input_shape, patch_size)
     numbers = np.arange(np.prod(grid)).reshape(grid)
     size = input_shape[1:] if len(input_shape) == 3 else input_shape
@@ -300,7 +327,7 @@ def _wide(jacobian: Tensor) -> Tensor:
 
 
 class _Shares:
-    """Rows of `VolumeExplainer.share`, of Jacobians (B, K, D) that come in batches."""
+    """Collect the rows of `VolumeExplainer.share` for Jacobians (B, K, D) that come in batches."""
 
     def __init__(self, explainer: VolumeExplainer) -> None:
         self.explainer = explainer
@@ -309,12 +336,15 @@ class _Shares:
     def add(self, jacobians: Tensor) -> None:
         expected = int(np.prod(self.explainer.input_shape))
         if jacobians.shape[2] != expected:
-            raise ValueError(f"X has inputs of {jacobians.shape[2]} entries, learned from such of {expected}")
+            raise ValueError(
+                f"the inputs of X have {jacobians.shape[2]} entries, and this explainer learned from inputs with "
+                f"{expected}: give inputs of shape {self.explainer.input_shape}"
+            )
         self.rows += [self.explainer.share(J) for J in jacobians]
 
 
 class _MeanGrams:
-    """The sum over samples of J_p J_p^T of every patch, of Jacobians (B, K, D) that come in batches."""
+    """Sum J_p J_p^T of every patch over samples, for Jacobians (B, K, D) that come in batches."""
 
     def __init__(self, encoder: Encoder, patch_size: int | None) -> None:
         self.input_shape = encoder.input_shape or ()
@@ -330,11 +360,11 @@ class _MeanGrams:
             columns = _wide(J)[:, self.order].split(self.sizes, dim=1)
             for gram, part in zip(added, columns, strict=True):
                 gram.addmm_(part, part.T)
-        self.total += added.cpu()  # as a whole: a batch that runs out of memory is seen again
+        self.total += added.cpu()  # added last, because a batch that runs out of memory is repeated in smaller ones
         self.count += len(jacobians)
 
     def _begin(self, jacobians: Tensor) -> None:
-        """Now the width of vectors is known."""
+        """Set up the patches, once the first Jacobian shows the width of vectors."""
         n_components, n_inputs = jacobians.shape[1:]
         self.input_shape = self.input_shape or (n_inputs,)
         if self.chosen is None and len(self.input_shape) == 3:

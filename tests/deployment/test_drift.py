@@ -105,7 +105,7 @@ def test_the_alarm_names_the_stream_and_what_to_do():
     p["layer stage 1"][200:] *= 0.3
     (alarm,) = monitor.update(p)
     assert alarm.stream == "layer stage 1"
-    for word in ("'layer stage 1' is lower", "calibrate", "stage 1' sees is unlike normal"):
+    for word in ("'layer stage 1' is lower", "calibrate", "layer 'stage 1' is unlike normal"):
         assert word in str(alarm)
     p["score"] = 1 - 0.2 * p["score"]
     assert "unusually typical" in " ".join(map(str, monitor.update(p)))

@@ -147,7 +147,7 @@ def test_columns_of_a_table_have_shares_that_add_up():
     explained = detector.explain(new)
     np.testing.assert_allclose(explained.columns, found)
     assert explained.oddest_columns(0) == ["column 3"]
-    assert "odd most of all: column 3" in explained.words(0)
+    assert "most unusual columns: column 3" in explained.words(0)
 
 
 def test_what_cannot_be_mapped_is_said(plain):

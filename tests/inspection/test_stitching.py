@@ -72,5 +72,5 @@ def test_a_small_scratch_is_found_in_a_large_picture():
 
 def test_maps_of_other_tiles_are_refused():
     tiles = tile_pictures(np.zeros((1, 64, 64, 3), dtype=np.uint8), 64)
-    with pytest.raises(ValueError, match="1 tiles need as many maps; got 2"):
+    with pytest.raises(ValueError, match="there are 1 tiles and 2 maps"):
         stitched_map(tiles, [None, None], 0)

@@ -68,9 +68,9 @@ def test_every_term_has_a_meaning():
     assert layered > layers
     assert set(MEANING) == set(JOINT_WEIGHTS) | (layered - layers)
     for name in layers:
-        assert meaning(name).endswith("unlike normal samples, given what the layer before it sees")
+        assert meaning(name).endswith("unlike normal samples, given the layer before")
     assert "the embedding is" in meaning("layer output")
-    assert "'stage 2' sees" in meaning("layer stage 2")
+    assert "layer 'stage 2' is" in meaning("layer stage 2")
 
 
 def test_a_term_without_a_meaning_is_told_by_its_name():

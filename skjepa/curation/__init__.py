@@ -1,4 +1,4 @@
-"""Which images of a collection to keep."""
+"""Choose which images of a collection to keep."""
 
 from skjepa._lazy import doors
 

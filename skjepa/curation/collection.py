@@ -1,4 +1,4 @@
-"""Curation: which samples of a collection are worth keeping, by their scores. Nothing is moved or deleted."""
+"""Score a collection and choose the samples to keep; nothing is moved or deleted."""
 
 import os
 from typing import Any
@@ -35,67 +35,74 @@ def prune(
     store: str | os.PathLike | None = None,
     random_state: int = 0,
 ) -> Pruned:
-    """Score a collection that holds junk, and say which of it to keep.
+    """Score a collection that contains junk, and choose the samples to keep.
 
-    Without a clean reference the detector learns from the collection itself, junk and all. No sample is then scored
-    by a model that has seen it or a copy of it, for it would be its own nearest neighbour: each of `folds` models
-    scores the part that it has not learned from.
+        Nothing is moved or deleted. Without a clean reference the detector learns from the collection itself, including the
+        junk. The collection is then split into `folds`, and each fold is scored by a model that was fitted on the others,
+        because a model scores the samples of its fit, and their copies, too high.
 
-    Parameters
-    ----------
-    X : images, vectors or Extraction
-        See `skjepa.data.as_source`.
-    keep : float in (0, 1)
-        Share to keep, the best scores, rounded up; samples that could not be read do not count.
-    target_fpr : float in (0, 1)
-        In the place of `keep`: drop what is unlike `normal`, and at most this share of what is like it, in expectation.
-    normal : images, vectors or Extraction, optional
-        A clean reference to learn from in the place of X. X should hold none of it: it would score too high.
-    detector : estimator, optional
-        Cloned. Any but a `JEPAScoreDetector` needs vectors or an Extraction as X; one of scikit-learn's or PyOD's is
-        given the vectors or the embeddings. By default a `JEPAScoreDetector` that skips unreadable images: of formula
-        "joint" with `normal`, else "jepa" on the bundled encoder.
-        A detector that learns where the samples of X lie takes a dense cluster of junk for normal; JEPA-SCORE depends
-        on the encoder alone (docs/guide/curation.md has both).
-    classes : "folders", array of one class a sample, or None
-    per_class : bool
-        Keep the share of every class, at least one sample of each: rare classes are then not wiped out.
-    drop_copies : bool
-        Keep at most one, the first by name, of samples that are the same to the bit (files: byte by byte).
-    folds : int
-        Models that share the collection.
-    rounds : int
-        Above 1, models learn once more, from those only that the round before would keep.
-    store : path, optional
-        Folder that keeps finished samples: the run resumes from it.
-    random_state : int
-        Of the folds. The order of X does not matter.
+        Parameters
+        ----------
+        X : images, vectors or Extraction
+            See `skjepa.data.as_source`.
+        keep : float in (0, 1)
+            Share of the readable samples to keep, those with the highest scores, rounded up.
+        target_fpr : float in (0, 1)
+            Give it in place of `keep` to drop samples that are unlike `normal`. At most this share of the samples that are
+            like `normal` is dropped, in expectation.
+        normal : images, vectors or Extraction, optional
+            A clean reference to learn from in place of X. X should not contain samples of it, which would score too high.
+        detector : estimator, optional
+                It is cloned. Any detector other than a `JEPAScoreDetector` needs vectors or an Extraction as X; a scikit-learn
+            or PyOD detector gets the vectors or the embeddings. By default a `JEPAScoreDetector` that skips unreadable
+            images, with formula "joint" where `normal` is given, else "jepa". A detector that learns where the samples of X
+            lie takes a cluster of junk for normal, because the cluster is dense. JEPA-SCORE depends on the encoder alone
+            (docs/guide/curation.md compares both).
+        classes : "folders", array with one class per sample, or None
+            Classes for `per_class` and for the counts in the result; "folders": the sub-folders of X.
+            per_class : bool
+            Keep the share `keep` of every class, and at least one sample of each, so that rare classes survive.
+        drop_copies : bool
+            Keep at most one of several identical samples, the first by name. Files count as identical byte by byte.
+        folds : int
+            Number of parts into which the collection is split.
+        rounds : int
+            Number of rounds. From the second on, models learn from the samples alone that the round before would keep.
+        store : path, optional
+            Folder that keeps finished samples, and from which the run resumes.
+        random_state : int
+            Seeds the folds. The order of X has no effect.
 
-    Returns
-    -------
-    skjepa.curation.Pruned
+        Returns
+        -------
+        skjepa.curation.Pruned
 
-    Raises
-    ------
-    ValueError, TypeError
-        Bad data or parameters.
+        Raises
+        ------
+        ValueError, TypeError
+            Bad data or parameters.
 
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skjepa import KNNDetector, prune
-    >>> rng = np.random.default_rng(0)
-    >>> X = np.concatenate([rng.normal(size=(90, 3)), rng.normal(20, 5, size=(10, 3))])
-    >>> pruned = prune(X, keep=0.9, detector=KNNDetector())
-    >>> bool(pruned.kept[:90].all()), int(pruned.kept[90:].sum())
-    (True, 0)
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skjepa import KNNDetector, prune
+        >>> rng = np.random.default_rng(0)
+        >>> X = np.concatenate([rng.normal(size=(90, 3)), rng.normal(20, 5, size=(10, 3))])
+        >>> pruned = prune(X, keep=0.9, detector=KNNDetector())
+        >>> bool(pruned.kept[:90].all()), int(pruned.kept[90:].sum())
+        (True, 0)
     """
     check_rule(keep, target_fpr, per_class)
     folds, rounds = check_integer("folds", folds, minimum=2), check_integer("rounds", rounds, minimum=1)
     if target_fpr is not None and normal is None:
-        raise ValueError("target_fpr needs a clean reference to calibrate on: give normal, or keep")
+        raise ValueError(
+            f"target_fpr={target_fpr:g} needs a clean reference to calibrate on: give normal=, or keep= in place of it"
+        )
     if rounds > 1 and normal is not None:
-        raise ValueError("rounds above 1 learn from the collection; with normal nothing of it is learned from")
+        raise ValueError(
+            f"rounds={rounds} learn from the collection, and with normal= nothing is learned from it: give rounds=1 or "
+            "leave normal out"
+        )
     if isinstance(classes, str):
         check_choice("classes", classes, ("folders",))
     data = X if isinstance(X, Extraction) else as_source(X)
@@ -103,7 +110,7 @@ def prune(
     ids, errors = _names(data)
     labels = folders_of(ids) if isinstance(classes, str) else checked_classes(classes, len(ids))
     contents = _contents(data, ids)
-    check_classes(labels, per_class)  # all that can be refused is refused before the expensive pass
+    check_classes(labels, per_class)  # refuse bad parameters before the expensive pass
     if normal is None:
         _check_folds(contents, folds)
         detector = _without_threshold(detector)
@@ -132,7 +139,9 @@ def prune(
 def _check_folds(contents: NDArray[np.str_], folds: int) -> None:
     different = len(np.unique(contents))
     if different < 2 * folds:
-        raise ValueError(f"folds={folds} need at least {2 * folds} different samples; got {different}")
+        raise ValueError(
+            f"folds={folds} need at least {2 * folds} different samples; got {different}: give fewer folds"
+        )
 
 
 def _default_detector(data: Source | Extraction, normal: Any) -> JEPAScoreDetector:
@@ -148,14 +157,17 @@ def _readable_by_detector(given: Any) -> Any:
 
 
 def _measured(detector: Any, data: Samples, store: str | os.PathLike | None) -> Samples:
-    """One expensive pass for all folds, where what the encoder is does not depend on what is learned from."""
+    """Run one expensive pass for all folds, where the encoder does not depend on the samples learned from."""
     if isinstance(data, Extraction):
         return data
     frozen = isinstance(detector, JEPAScoreDetector) and not data.is_vector and not _is(detector.method, "subspace")
     if frozen:
         return detector.extract(data, store=store)
     if store is not None:
-        raise ValueError("a store keeps what one frozen encoder measures, and this detector has none")
+        raise ValueError(
+            "store= works with a frozen encoder, and this detector trains one, learns directions or has no encoder: "
+            "leave store out"
+        )
     return data
 
 
@@ -164,31 +176,34 @@ def _is(value: Any, name: str) -> bool:
 
 
 def _without_threshold(detector: Any) -> Any:
-    """Scores are asked for, and nothing need be held out for a threshold."""
+    """Return a clone that holds nothing out for a threshold, because only its scores are used."""
     if isinstance(detector, CalibratedDetector):
         return clone(detector).set_params(calibration=None, target_fpr=None)
     return clone(detector)
 
 
 def _fitted(detector: Any, normal: Any, target_fpr: float | None, store: str | os.PathLike | None) -> Any:
-    """The detector, fitted on a clean reference and calibrated where there is a rate to keep."""
+    """Fit the detector on a clean reference, and calibrate it where a rate is given."""
     if target_fpr is None:
         detector = _without_threshold(detector)
     elif isinstance(detector, CalibratedDetector):
         share = _HELD_OUT if detector.calibration is None else detector.calibration
         detector = detector.set_params(target_fpr=target_fpr, calibration=share)
     else:
-        raise ValueError(f"target_fpr needs a detector with p-values, one of skjepa's; got {type(detector).__name__}")
+        raise ValueError(
+            f"target_fpr needs a detector with p-values; got {type(detector).__name__}: give one of skjepa, such "
+            "as EmbeddingDetector(...) around this one, or keep="
+        )
     return detector.fit(_measured(detector, normal if isinstance(normal, Extraction) else as_source(normal), store))
 
 
 def _names(samples: Samples) -> tuple[NDArray[np.str_], dict[int, str]]:
-    """Names of all samples, those skipped too; and position -> reason of these."""
+    """Return the names of all samples, and the reason by position for the skipped ones."""
     return (samples.all_ids, samples.errors) if isinstance(samples, Extraction) else (samples.ids, {})
 
 
 def _contents(data: Samples, ids: NDArray[np.str_]) -> NDArray[np.str_]:
-    """Equal for copies; the name where a sample cannot be read."""
+    """Return an identity per sample that is equal for copies; the name where a sample cannot be read."""
     if isinstance(data, Extraction):
         contents = ids.copy()
         contents = contents.astype(f"<U{max(ids.dtype.itemsize, data.identities.dtype.itemsize) // 4}")
@@ -199,7 +214,7 @@ def _contents(data: Samples, ids: NDArray[np.str_]) -> NDArray[np.str_]:
 
 
 def _reasons(errors: dict[int, str], scores: NDArray[np.float64], data: Samples) -> dict[int, str]:
-    """Position -> reason, of samples that were skipped before they were scored or while they were."""
+    """Return the reason by position for samples that were skipped before or during scoring."""
     found = {}
     for i in np.flatnonzero(np.isnan(scores)).tolist():
         found[i] = errors.get(i) or _reason(data, i)
@@ -223,10 +238,10 @@ def _cross_scores(
     folds: int,
     random_state: int,
 ) -> NDArray[np.float64]:
-    """Score of every sample by a model that has learned from `among`, but not from it or a copy of it; (n_samples,)."""
-    _check_folds(contents, folds)  # once more: some may have been skipped
+    """Return the score of every sample, (n_samples,), by a model fitted on `among` without its copies."""
+    _check_folds(contents, folds)  # again, because some samples may have been skipped
     different = np.unique(contents)
-    order = np.lexsort((samples.ids, contents))  # whatever the order they came in
+    order = np.lexsort((samples.ids, contents))  # sorted, so that the order of X has no effect
     contents, among, samples = contents[order], among[order], samples[order]
     scores = np.full(len(order), np.nan)
     for _, part in KFold(folds, shuffle=True, random_state=random_state).split(different):

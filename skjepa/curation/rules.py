@@ -1,4 +1,4 @@
-"""What to keep of a collection, by scores that are there already."""
+"""Choose the samples of a collection to keep, by existing scores."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from skjepa.data.splits import checked_classes
 
 @dataclass(frozen=True, eq=False)
 class Pruned:
-    """What to keep of a collection, and why.
+    """The samples of a collection to keep, with the scores behind the choice.
 
     Attributes
     ----------
@@ -23,11 +23,11 @@ class Pruned:
     kept : array of shape (n_samples,), bool
     classes : array of shape (n_samples,) or None
     p_values : array of shape (n_samples,) or None
-        Conformal, where the rule is a false-positive rate.
+        Conformal p-values, where the rule is a false-positive rate.
     errors : dict of position -> reason
-        Samples that could not be read.
+        Why samples could not be read.
     copy_of : dict of position -> id
-        Samples that are, to the bit, the same as the one named.
+        For each exact copy, the sample that it equals.
     """
 
     ids: NDArray[np.str_]
@@ -43,11 +43,11 @@ class Pruned:
 
     @property
     def kept_ids(self) -> list[str]:
-        """Names of what is kept, in the order of the collection."""
+        """Ids of the kept samples, in the order of the collection."""
         return self.ids[self.kept].tolist()
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Class -> how many samples there are, and how many are kept, dropped and unreadable; "" without classes."""
+        """Return the numbers of all, kept, dropped and unreadable samples by class; the class is "" without classes."""
         classes = np.full(len(self), "") if self.classes is None else self.classes.astype(np.str_)
         unreadable = np.isnan(self.scores)
         found = {}
@@ -63,7 +63,10 @@ class Pruned:
         return found
 
     def table(self) -> pa.Table:
-        """One row a sample: id, class, score, p_value, kept, copy_of, error; nulls where there is no value."""
+        """Return a table with one row per sample: id, class, score, p_value, kept, copy_of and error.
+
+        A missing value is null.
+        """
         n = len(self)
         p_values = np.full(n, np.nan) if self.p_values is None else self.p_values
         classes = [None] * n if self.classes is None else self.classes.astype(np.str_).tolist()
@@ -93,25 +96,30 @@ def prune_scores(
     drop_copies: bool = False,
     errors: Mapping[int, str] | None = None,
 ) -> Pruned:
-    """Say what to keep by scores that are there already.
+    """Choose the samples to keep by existing scores.
 
     Parameters
     ----------
     ids : array of shape (n_samples,), str
-        Among equal scores the first by name is kept.
+        Names; among equal scores the first by name is kept.
     scores : array of shape (n_samples,)
-        Higher = more normal; NaN where a sample could not be read, which is never kept.
+        Higher = more normal; NaN where a sample could not be read. Such a sample is never kept.
     keep, target_fpr, per_class, drop_copies
-        See `prune`; `target_fpr` needs `p_values`.
+        See `skjepa.prune`; `target_fpr` needs `p_values`.
     p_values, classes : arrays of shape (n_samples,), optional
     contents : array of shape (n_samples,), str, optional
-        Equal for copies; by default the ids.
+        An identity per sample that is equal for copies; by default the ids.
     errors : dict of position -> reason, optional
+        Why samples could not be read.
+
+    Returns
+    -------
+    Pruned
 
     Raises
     ------
     ValueError
-        A rule that is not one, arrays of different length, scores that are infinite.
+        `keep` and `target_fpr` are not exactly one rule, arrays differ in length, or a score is infinite.
 
     Examples
     --------
@@ -121,9 +129,13 @@ def prune_scores(
     check_rule(keep, target_fpr, per_class)
     names, values = np.asarray(ids, dtype=np.str_), np.asarray(scores, dtype=np.float64)
     if names.ndim != 1 or values.shape != names.shape:
-        raise ValueError(f"scores must be one a sample: ids of shape {names.shape}, scores of shape {values.shape}")
+        raise ValueError(
+            f"scores must hold one score per sample: ids have shape {names.shape}, scores shape {values.shape}"
+        )
     if np.isinf(values).any():
-        raise ValueError(f"the score of {names[np.isinf(values)][0]} is infinite")
+        raise ValueError(
+            f"the score of {names[np.isinf(values)][0]!r} is infinite: give a finite score, or NaN if it is unreadable"
+        )
     labels = checked_classes(classes, len(names))
     check_classes(labels, per_class)
     copy_of = _copies(names, names if contents is None else np.asarray(contents, dtype=np.str_))
@@ -132,50 +144,55 @@ def prune_scores(
     if drop_copies:
         eligible[list(copy_of)] = False
     if found is not None and found.shape != names.shape:
-        raise ValueError(f"p-values must be one a sample: {len(names)} samples, p-values of shape {found.shape}")
+        raise ValueError(
+            f"p_values must hold one p-value per sample: {len(names)} samples, p_values of shape {found.shape}"
+        )
     if keep is not None:
         groups = labels if per_class and labels is not None else np.zeros(len(names))
         kept = _best(names, values, eligible, groups, keep)
     elif found is not None and target_fpr is not None:
-        kept = eligible & (found > target_fpr + 1e-12)  # a p-value of .1 may be .1 and a rounding
+        kept = eligible & (found > target_fpr + 1e-12)  # a p-value may exceed target_fpr by rounding
     else:
-        raise ValueError("target_fpr needs p-values, which come with a clean reference")
+        raise ValueError("target_fpr needs p-values, which come from a clean reference: give p_values=, or keep=")
     return Pruned(names, values, kept, labels, found, dict(errors or {}), copy_of)
 
 
 def check_rule(keep: float | None, target_fpr: float | None, per_class: bool) -> None:
-    """Raise ValueError or TypeError where these three are not one rule."""
+    """Raise ValueError or TypeError where `keep`, `target_fpr` and `per_class` do not form one rule."""
     if (keep is None) == (target_fpr is None):
-        raise ValueError("give keep, a share, or target_fpr, a false-positive rate, and not both")
+        raise ValueError(
+            f"give either keep, a share, or target_fpr, a false-positive rate; got keep={keep} and "
+            f"target_fpr={target_fpr}"
+        )
     if keep is not None:
         check_number("keep", keep, above=0.0, below=1.0)
         return
     check_number("target_fpr", target_fpr, above=0.0, below=1.0)
     if per_class:
-        raise ValueError("per_class is about shares: it needs keep, not target_fpr")
+        raise ValueError("per_class=True keeps a share of every class: give keep= in place of target_fpr=")
 
 
 def check_classes(labels: NDArray | None, per_class: bool) -> None:
-    """Raise ValueError where shares of classes are asked for, and there are none."""
+    """Raise ValueError where `per_class` is given without classes."""
     if per_class and labels is None:
-        raise ValueError("per_class needs classes: sub-folders, or classes=")
+        raise ValueError("per_class=True needs classes, and there are none: give sub-folders, or classes=")
 
 
 def _best(
     ids: NDArray[np.str_], scores: NDArray[np.float64], eligible: NDArray[np.bool_], groups: NDArray, keep: float
 ) -> NDArray[np.bool_]:
-    """Of every group the share with the highest scores, rounded up."""
+    """Keep the share of every group with the highest scores, rounded up."""
     kept = np.zeros(len(ids), dtype=bool)
     for group in np.unique(groups):
         members = np.flatnonzero(eligible & (groups == group))
         ranked = members[np.lexsort((ids[members], -scores[members]))]
-        # Rounded before the ceiling: 0.7 * 10 is 7.000000000000001 in one order of things and 7 in another.
+        # Rounded before the ceiling, because products such as 0.7 * 10 can come out as 7.000000000000001.
         kept[ranked[: int(np.ceil(np.round(keep * len(members), 9)))]] = True
     return kept
 
 
 def _copies(ids: NDArray[np.str_], contents: NDArray[np.str_]) -> dict[int, str]:
-    """Position -> the first name, for all but the first sample of each content."""
+    """Return the first name by position, for all samples of each content except the first."""
     first: dict[str, int] = {}
     copies = {}
     for i in np.lexsort((ids, contents)).tolist():

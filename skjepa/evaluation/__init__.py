@@ -1,4 +1,4 @@
-"""Metrics, benchmarks, comparisons and their figures."""
+"""Provide metrics, benchmarks, comparisons of detectors, and their figures."""
 
 from skjepa._lazy import doors
 

@@ -1,4 +1,4 @@
-"""Detectors against each other: one extraction an encoder, splits that never overlap, every score on unseen samples."""
+"""Benchmark detectors against each other, with one extraction for all of them and splits that never overlap."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -32,15 +32,15 @@ OURS, FORWARD_ALONE = "skjepa", "skjepa, forward pass alone"
 
 @dataclass(frozen=True)
 class Entry:
-    """A detector in a benchmark, and what it is shown.
+    """A detector in a benchmark, with the form of the samples that it takes.
 
     Attributes
     ----------
     detector : estimator
-        With `fit` and `score_samples` (higher = more normal).
+        A detector with `fit` and `score_samples` (higher = more normal).
     reads : {"extraction", "forward", "embeddings", "samples"}
-        An `Extraction`, the same without singular values, its embeddings (n, K), or the samples themselves: a `Source`
-        of images, or rows (n, d).
+        "extraction": an `Extraction`. "forward": one without singular values. "embeddings": an array (n, K).
+        "samples": the samples themselves, as a `Source` of images or rows (n, d).
     """
 
     detector: Any
@@ -48,14 +48,19 @@ class Entry:
 
 
 def default_detectors(*, classes: bool = False, passes: bool = True) -> dict[str, Any]:
-    """The default detector and what it has to beat, for images.
+    """Return the default detector for images and its baselines, by name.
 
     Parameters
     ----------
     classes : bool
-        With relative Mahalanobis, which needs classes of normal samples.
+        Whether to include relative Mahalanobis, which needs classes of normal samples.
     passes : bool
-        With JEPA-SCORE, which needs singular values, and so with the default detector both with and without them.
+        Whether to include the detectors for which singular values matter: JEPA-SCORE, and the default detector without
+        singular values for comparison.
+
+    Returns
+    -------
+    dict of name -> estimator
     """
     detectors = {
         OURS: JEPAScoreDetector(),
@@ -69,7 +74,7 @@ def default_detectors(*, classes: bool = False, passes: bool = True) -> dict[str
         "kNN, normalised": KNNDetector(normalize=True),
         "kNN on layers": KNNDetector(normalize=True, layer="concatenated"),
         "Gaussian mixture": EmbeddingDetector(GaussianMixture(10, reg_covar=1e-3, random_state=0)),
-        **({"flow": EmbeddingDetector(FlowDensity())} if find_spec("zuko") else {}),  # an extra of its own
+        **({"flow": EmbeddingDetector(FlowDensity())} if find_spec("zuko") else {}),  # zuko is optional
         "IForest": EmbeddingDetector(IsolationForest(random_state=0)),
         "IForest on layers": EmbeddingDetector(IsolationForest(random_state=0), layer="concatenated"),
         "bits per pixel": ComplexityDetector(),
@@ -98,38 +103,44 @@ def run_benchmark(
     progress: bool = False,
     **extract_options: Any,
 ) -> BenchmarkResult:
-    """Fit every detector on normal samples, and judge it on others against sets of outliers.
+    """Compare detectors on normal samples and sets of outliers, with confidence intervals and paired tests.
+
+    Every detector is fitted on one part of the normal samples, and evaluated on another part and the outliers. Each
+    sample passes the encoder once for all detectors.
 
     Parameters
     ----------
     normal : images or vectors, or mapping
-        Split at random; or "fit", "calibration" and "test" by name, as splits of one's own.
+        Normal samples, split at random. A mapping with the keys "fit", "calibration" and "test" holds your own splits.
     outliers : mapping of name -> images or vectors
+        Sets of outliers.
     detectors : mapping of name -> estimator or Entry, optional
-        Cloned. This package's take the extraction; any other of scikit-learn's or PyOD's its embeddings. One of one's
-        own says what it takes by an attribute `reads`, or comes as an `Entry`. The first is the one that the others are
-        compared with. By default `default_detectors`, without JEPA-SCORE where `method` makes no backward pass.
+        Detectors to compare; they are cloned. A detector of this package gets the form of the samples that it reads. A
+        scikit-learn or PyOD detector gets the embeddings. For your own detector, set an attribute `reads` or give an
+        `Entry`. The first detector is the reference of all comparisons. By default `default_detectors`, without
+        JEPA-SCORE where `method` makes no backward pass.
     encoder : str, Encoder or VectorJEPA
-        As `JEPAScoreDetector` takes it; a `VectorJEPA` is trained on the fit split.
-    classes : "folders", array of one class a fit sample, or None
-        For relative Mahalanobis.
+        As `JEPAScoreDetector` takes it. A `VectorJEPA` is trained on the fit split.
+    classes : "folders", array with one class per fit sample, or None
+        Classes of normal samples for relative Mahalanobis.
     fit, calibration, limit
-        See `skjepa.data.split_source`; `limit` holds for every set of outliers as well.
+        See `skjepa.data.split_source`. `limit` holds for every set of outliers as well.
     on_repeats : {"report", "drop"}
-        What to do with samples that are found in two splits, or both among the normal samples and the outliers.
+        What to do with samples that occur in two splits, or both among the normal samples and the outliers.
     method, extract_options
-        Of the expensive pass, see `skjepa.extract`: layers, views, memory, device, n_jobs, memory_budget ...
+        Options of the pass, see `skjepa.extract`: layers, views, memory, device, n_jobs, memory_budget and others.
     passes : sequence of int, "auto" or None
-        Numbers of backward passes with which the default detector is judged as well: 0 is the forward pass alone, m
-        takes m random directions ("skjepa, 4 passes"), each by an extraction of its own. "auto": 0, 4 and 16 where all
-        K passes are made anyway and no `detectors` are given, else none.
+        Additional numbers of backward passes at which the default detector is evaluated. 0 is the forward pass alone;
+        m takes m random directions ("skjepa, 4 passes"). Each number takes its own extraction. "auto": 0, 4 and 16
+        where all K passes are made anyway and `detectors` is not given, else none.
     n_resamples : int
-        Of the bootstrap.
+        Number of bootstrap samples.
     random_state : int
-        Of splits, views and the bootstrap.
+        Seeds splits, views and the bootstrap.
     on_error : {"raise", "skip"}
         With "skip", unreadable images are left out for all detectors.
     progress : bool
+        Whether to show a progress bar.
 
     Returns
     -------
@@ -138,7 +149,8 @@ def run_benchmark(
     Raises
     ------
     ValueError, TypeError
-        Nothing to compare, bad shares, a split without samples, more passes than the encoder has outputs.
+        There is nothing to compare, a share is invalid, a split has no samples, or `passes` exceeds the number of
+        encoder outputs.
 
     Examples
     --------
@@ -155,8 +167,8 @@ def run_benchmark(
     check_choice("on_repeats", on_repeats, ("report", "drop"))
     if "time_budget" in extract_options:
         raise TypeError(
-            "run_benchmark takes no time_budget, for all its groups are measured alike: choose method= and "
-            "n_directions= by what skjepa.estimate_cost says"
+            "run_benchmark takes no time_budget, because it measures all groups alike: choose method= and "
+            "n_directions= with skjepa.estimate_cost"
         )
     seed = check_integer("random_state", random_state, minimum=0)
     numbers = checked_passes(passes)
@@ -167,12 +179,12 @@ def run_benchmark(
     entries = {} if detectors is None else _entries(detectors)
     found = repeats(groups)
     if on_repeats == "drop":
-        groups = _nonempty(without_repeats(groups, found), "every sample of {} is also among the normal samples")
+        groups = _nonempty(without_repeats(groups, found), "every sample of {!r} is also among the normal samples")
     chosen = _encoder(encoder, groups["fit"], seed)
     options: dict[str, Any] = {"method": method, "random_state": seed, **extract_options}
     measured = measure(chosen, groups, numbers, on_error=on_error, progress=progress, **options)
     unreadable = {name: len(source) - len(measured.kept[name]) for name, source in groups.items()}
-    groups = _nonempty({n: groups[n][kept] for n, kept in measured.kept.items()}, "no sample of {} can be read")
+    groups = _nonempty({n: groups[n][kept] for n, kept in measured.kept.items()}, "no sample of {!r} can be read")
     labels = None if labels is None else labels[measured.kept["fit"]]
     whole = measured.whole["fit"]
     if detectors is None:
@@ -197,32 +209,34 @@ def _groups(
     normal: Any, outliers: Mapping[str, Any], fit: float, calibration: float, limit: int | None, seed: int
 ) -> dict[str, Source]:
     if not outliers:
-        raise ValueError("no sets of outliers: a benchmark needs at least one")
+        raise ValueError("outliers holds no sets, and a benchmark needs at least one: give outliers={'name': samples}")
     if taken := [name for name in outliers if name in SPLITS]:
-        raise ValueError(f"a set of outliers cannot be called {taken[0]!r}, the name of a split")
+        raise ValueError(f"a set of outliers cannot be called {taken[0]!r}, which is the name of a split: rename it")
     if isinstance(normal, Mapping):
         if set(normal) != set(SPLITS):
-            raise ValueError(f"splits of one's own are {', '.join(map(repr, SPLITS))}; got {sorted(normal)}")
+            raise ValueError(
+                f"normal as a mapping must have the keys {', '.join(map(repr, SPLITS))}; got {sorted(normal)}"
+            )
         splits = {name: as_source(normal[name]) for name in SPLITS}
     else:
         splits = split_source(normal, fit=fit, calibration=calibration, limit=limit, random_state=seed)
     sets = {name: as_source(data).sample(limit, seed) for name, data in outliers.items()}
     kinds = {source.is_vector for source in (*splits.values(), *sets.values())}
     if len(kinds) > 1:
-        raise TypeError("normal samples and outliers must be all images or all vectors")
+        raise TypeError("normal samples and outliers must be all images or all vectors; got both kinds")
     return splits | sets
 
 
 def _nonempty(groups: dict[str, Source], reason: str) -> dict[str, Source]:
     for name, source in groups.items():
         if len(source) == 0:
-            raise ValueError(f"{reason.format(name)}: nothing is left of it")
+            raise ValueError(f"{reason.format(name)}, so no sample of it is left: give other samples")
     return groups
 
 
 def _entries(detectors: Mapping[str, Any]) -> dict[str, Entry]:
     if not detectors:
-        raise ValueError("no detectors to compare")
+        raise ValueError("detectors is empty: give at least one detector, or None for the default ones")
     entries = {}
     for name, given in detectors.items():
         if isinstance(given, Entry) or hasattr(given, "reads"):
@@ -240,7 +254,7 @@ def _encoder(encoder: Any, source: Source, seed: int) -> Encoder:
 def _ways(
     entries: dict[str, Entry], numbers: Any, measured: Measured, timed: Mapping[Any, float]
 ) -> dict[str, tuple[Entry, dict[str, Extraction], Mapping[Any, float]]]:
-    """Every detector with what it is shown and what that costs; other numbers of passes follow the first detector."""
+    """Return every detector with its extractions and their cost; other numbers of passes follow the first detector."""
     first, *others = entries
     ways = {first: (entries[first], measured.whole, timed)}
     for m, extractions in measured.fewer.items():
@@ -258,7 +272,7 @@ def _judge(
     labels: NDArray | None,
     timed: Mapping[Any, float],
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, float]]:
-    """One detector's scores of every group but the one it is fitted on, and what they cost."""
+    """Return one detector's scores of every group except the fit split, and their cost."""
     detector = clone(entry.detector, safe=False)
     started = time.perf_counter()
     detector.fit(_shown(entry, groups, passes, "fit"), labels)

@@ -1,4 +1,4 @@
-"""What a benchmark found: scores of every detector on every sample, and the tables, files and pictures made of them."""
+"""Hold the result of a benchmark, the scores of every detector, and write it as tables, files and figures."""
 
 import json
 import os
@@ -37,25 +37,25 @@ ALPHAS = (0.01, 0.05, 0.1)
 
 @dataclass(frozen=True, eq=False)
 class BenchmarkResult:
-    """Scores of detectors on normal test samples and on sets of outliers, and what follows from them.
+    """The result of `skjepa.run_benchmark`: scores, and the tables, figures and files made from them.
 
     Attributes
     ----------
     settings : dict
-        Encoder, its fingerprint, method, seed.
+        Encoder, its fingerprint, method, seed and other settings of the run.
     groups : dict of name -> Source
         "fit", "calibration", "test", then the sets of outliers.
     scores : dict of detector -> dict of group -> array (n_samples,)
-        Of all groups but "fit"; higher = more normal.
+        Scores of all groups except "fit"; higher = more normal.
     costs : dict of detector -> dict
-        passes_per_sample (one forward, and those of the Jacobian), seconds_per_sample (encoder and detector),
-        fit_seconds (of the detector alone).
+        passes_per_sample (one forward pass and the backward passes), seconds_per_sample (encoder and detector) and
+        fit_seconds (detector alone).
     repeats : list of skjepa.data.splits.Repeat
         Samples found in two groups.
     reference : str
         The detector that the others are compared with.
     n_resamples : int
-        Of the bootstrap.
+        Number of bootstrap samples.
     """
 
     settings: dict[str, Any]
@@ -75,9 +75,9 @@ class BenchmarkResult:
         return [name for name in self.groups if name not in SPLITS]
 
     def on(self, sets: Sequence[str]) -> "BenchmarkResult":
-        """The same with these sets of outliers only; raises ValueError where there is no such set."""
+        """Return the result for these sets of outliers alone; raise ValueError for an unknown set."""
         if unknown := [name for name in sets if name not in self.sets]:
-            raise ValueError(f"no set {unknown[0]!r}; there are {', '.join(map(repr, self.sets))}")
+            raise ValueError(f"there is no set {unknown[0]!r}: give one of {', '.join(map(repr, self.sets))}")
         kept = [*(name for name in SPLITS if name in self.groups), *sets]
         return replace(
             self,
@@ -91,7 +91,7 @@ class BenchmarkResult:
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """Everything in plain numbers: metrics with intervals, paired tests, ranks, false positives, costs, repeats."""
+        """All numbers as a dict: metrics with intervals, paired tests, ranks, false positives, costs and repeats."""
         shared = self._shared
         drawn = bootstrap(shared, n_resamples=self.n_resamples, random_state=self.settings["seed"])
         auroc, _ = delong(shared)
@@ -123,7 +123,7 @@ class BenchmarkResult:
         }
 
     def to_json(self, path: str | os.PathLike) -> Path:
-        """Write the summary, stamped with date, versions and hardware."""
+        """Write the summary as JSON, stamped with date, versions and hardware."""
         path = Path(path)
         text = json.dumps({"stamp": stamp(self.settings["seed"]), **self.summary}, indent=1, allow_nan=False)
         with written_whole(path) as partial:
@@ -131,7 +131,7 @@ class BenchmarkResult:
         return path
 
     def to_parquet(self, path: str | os.PathLike) -> Path:
-        """Write every score: columns detector, group, id, score."""
+        """Write every score to a Parquet file with the columns detector, group, id and score."""
         path = Path(path)
         parts = [
             pa.table(
@@ -150,34 +150,36 @@ class BenchmarkResult:
         return path
 
     def to_markdown(self) -> str:
-        """AUROC by detector and set, the paired tests, and the false positives, as tables."""
+        """Return Markdown tables of AUROC by detector and set, paired tests, and false positives."""
         return "\n\n".join([auroc_table(self.summary), false_positives_table(self.summary)])
 
     def roc(self) -> Figure:
-        """ROC curves of all detectors, a square for each set."""
+        """Draw the ROC curves of all detectors, with one panel per set."""
         return roc_figure(
             {s: {d: (self.scores[d]["test"], self.scores[d][s]) for d in self.detectors} for s in self.sets}
         )
 
     def ranks(self) -> Figure:
-        """Mean ranks over sets with the critical difference; needs two detectors and two sets."""
+        """Draw the mean ranks over sets with the critical difference; needs two detectors and two sets."""
         found = self.summary
         if found["critical_difference"] is None:
-            raise ValueError("ranks need two detectors or more, and two sets or more")
+            raise ValueError(
+                f"ranks need at least two detectors and two sets; got {len(self.detectors)} and {len(self.sets)}"
+            )
         mean_rank = {name: row["mean_rank"] for name, row in found["detectors"].items()}
         return ranks_figure(mean_rank, found["critical_difference"])
 
     def pareto(self) -> Figure:
-        """Mean AUROC over the sets against milliseconds per sample, with the line of those worth their seconds."""
+        """Draw mean AUROC against milliseconds per sample, with a line through the detectors on the Pareto front."""
         seconds, auroc = _cost_and_value(self.summary)
         return pareto_figure(seconds, auroc, n_sets=len(self.sets))
 
     def gallery(self, detector: str | None = None, *, alpha: float = 0.05) -> Figure:
-        """Histograms of one detector's scores, its conformal threshold, the most and the least typical test images."""
+        """Draw histograms of a detector's scores with its threshold, and the most and least typical test images."""
         name = self.reference if detector is None else detector
         scores = {group: self.scores[name][group] for group in ("test", *self.sets)}
         calibration = self.scores[name]["calibration"]
-        alpha = max(alpha, 1 / (len(calibration) + 1))  # the lowest rate that so few can hold
+        alpha = max(alpha, 1 / (len(calibration) + 1))  # the lowest rate that this number of samples can guarantee
         threshold = conformal_offset(calibration, alpha)
         return gallery_figure(
             scores,
@@ -188,9 +190,9 @@ class BenchmarkResult:
         )
 
     def save(self, folder: str | os.PathLike) -> list[Path]:
-        """Write results.json, scores.parquet, table.md and the pictures roc.png, gallery.png, pareto.png and ranks.png.
+        """Write results.json, scores.parquet, table.md, roc.png, gallery.png, pareto.png and ranks.png.
 
-        There is no ranks.png of one detector or one set.
+        ranks.png is left out where there is one detector or one set.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -212,9 +214,10 @@ class BenchmarkResult:
 
 
 def auroc_table(summary: Mapping[str, Any]) -> str:
-    """AUROC by detector and set; its mean with the 95 % interval, the mean rank, how far the reference is ahead, cost.
+    """Return a Markdown table of AUROC by detector and set.
 
-    The last column says which detectors are on the Pareto front of mean AUROC and seconds, see `pareto_front`.
+    It also has the mean with its 95 % interval, the mean rank, the lead of the reference, and the cost. The last column
+    marks the detectors on the Pareto front of mean AUROC and seconds, see `pareto_front`.
     """
     tests = {test["rival"]: test for test in summary["paired_tests"]}
     sets = list(next(iter(summary["detectors"].values()))["sets"])
@@ -254,7 +257,10 @@ def auroc_table(summary: Mapping[str, Any]) -> str:
 
 
 def false_positives_table(summary: Mapping[str, Any]) -> str:
-    """Share of normal test samples flagged at nominal rates, beside the beta-binomial range that is expected."""
+    """Return a Markdown table of the shares of normal test samples flagged at nominal rates.
+
+    The heading shows the expected beta-binomial range of each rate; a share outside of it is marked.
+    """
     first = next(iter(summary["detectors"].values()))["false_positives"]
     rows = [["normal samples flagged", *(_nominal(row) for row in first)]]
     for name, row in summary["detectors"].items():
@@ -264,19 +270,19 @@ def false_positives_table(summary: Mapping[str, Any]) -> str:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table, the first row its heading, the first column left-aligned and the others right."""
+    """Return a Markdown table whose first row is the heading; the first column is left-aligned, the others right."""
     lines = [rows[0], ["---", *["--:"] * (len(rows[0]) - 1)], *rows[1:]]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _paired_tests(shared: SharedNormals, reference: str) -> list[dict[str, Any]]:
-    """A set of one outlier has no variance: what follows from it is None."""
+    """Return the paired tests as dicts; numbers that need a variance are None where a set has a single outlier."""
     tests = [asdict(test) for test in paired_tests(shared, reference)]
     return [{key: value if isinstance(value, str) else _or_none(value) for key, value in t.items()} for t in tests]
 
 
 def _cost_and_value(summary: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
-    """Seconds per sample and mean AUROC of every detector."""
+    """Return seconds per sample and mean AUROC of every detector."""
     rows = summary["detectors"]
     seconds = {name: row["seconds_per_sample"] for name, row in rows.items()}
     return seconds, {name: row["mean"]["auroc"]["value"] for name, row in rows.items()}

@@ -1,4 +1,4 @@
-"""Which detector is better, and is the difference more than chance? Over sets of outliers that share their normals."""
+"""Test whether one detector is better than another, over sets of outliers that share their normal samples."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +17,14 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SharedNormals:
-    """Scores of several detectors, on normal samples that all sets of outliers share.
+    """Scores of several detectors on sets of outliers, and on normal samples that all sets share.
 
     Attributes
     ----------
     normal : dict of detector -> array (n_normal,)
-    outliers : dict of detector -> dict of set -> array (n_outliers of the set,)
+        Higher = more normal.
+    outliers : dict of detector -> dict of set -> array (n_outliers,)
+        Scores of the outliers in each set.
     """
 
     normal: dict[str, Scores]
@@ -32,9 +34,12 @@ class SharedNormals:
     def checked(
         cls, normal: Mapping[str, ArrayLike], outliers: Mapping[str, Mapping[str, ArrayLike]]
     ) -> "SharedNormals":
-        """Raises ValueError where detectors differ in their samples, or a score is not finite."""
+        """Check the scores and return them; raise ValueError where samples differ or a score is not finite."""
         if not normal or set(normal) != set(outliers):
-            raise ValueError(f"normal has scores of {sorted(normal)}, outliers of {sorted(outliers)}")
+            raise ValueError(
+                f"normal and outliers must hold the same detectors, at least one; got {sorted(normal)} and "
+                f"{sorted(outliers)}"
+            )
         known = {name: checked_scores(f"normal {name!r}", scores) for name, scores in normal.items()}
         foreign = {
             name: {key: checked_scores(f"{key!r} {name!r}", scores) for key, scores in outliers[name].items()}
@@ -42,9 +47,9 @@ class SharedNormals:
         }
         shapes = {(len(known[name]), *((key, len(part)) for key, part in foreign[name].items())) for name in known}
         if len(shapes) > 1:
-            raise ValueError("the detectors have not scored the same samples, in the same sets and order")
+            raise ValueError("all detectors must have scored the same samples, in the same sets and the same order")
         if not next(iter(foreign.values())):
-            raise ValueError("no sets of outliers")
+            raise ValueError("outliers holds no sets: give at least one set per detector")
         return cls(known, foreign)
 
     @property
@@ -58,12 +63,13 @@ class SharedNormals:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Metrics of bootstrap samples, every detector judged on the same ones.
+    """Metrics of bootstrap samples, where every detector is evaluated on the same samples.
 
     Attributes
     ----------
     detectors, sets : list of str
     draws : dict of metric -> array (n_detectors, n_sets, n_resamples)
+        Value of each metric in each bootstrap sample.
     """
 
     detectors: list[str]
@@ -71,11 +77,11 @@ class Bootstrap:
     draws: dict[str, NDArray[np.float64]]
 
     def interval(self, detector: str, metric: str, name: str | None = None, level: float = 0.95) -> tuple[float, float]:
-        """Percentile interval of a metric on the set `name`, or of its mean over the sets."""
+        """Return the percentile interval of a metric on the set `name`, or of its mean over the sets."""
         return _ends(self._of(detector, metric, name), level)
 
     def difference(self, a: str, b: str, metric: str, name: str | None = None, level: float = 0.95):
-        """Percentile interval of the metric of `a` less that of `b`, paired."""
+        """Return the percentile interval of the metric of `a` minus the metric of `b`, paired by bootstrap sample."""
         return _ends(self._of(a, metric, name) - self._of(b, metric, name), level)
 
     def _of(self, detector: str, metric: str, name: str | None) -> NDArray[np.float64]:
@@ -84,13 +90,20 @@ class Bootstrap:
 
 
 def bootstrap(scores: SharedNormals, *, n_resamples: int = 1000, random_state: int = 0) -> Bootstrap:
-    """Resample normal samples once for all sets, and each set's outliers; all detectors are judged on the same draws.
+    """Draw bootstrap samples of normal samples and outliers, and compute the metrics of all detectors on each.
+
+    The normal samples are drawn once for all sets, and the outliers per set.
 
     Parameters
     ----------
     scores : SharedNormals
     n_resamples : int
+        Number of bootstrap samples.
     random_state : int
+
+    Returns
+    -------
+    Bootstrap
 
     Examples
     --------
@@ -120,16 +133,16 @@ def bootstrap(scores: SharedNormals, *, n_resamples: int = 1000, random_state: i
 
 
 def delong(scores: SharedNormals) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """AUROC of every detector and set, and the covariance of the detectors' mean over the sets.
+    """Return the AUROC of every detector and set, and the covariance of the detectors' mean AUROC.
 
-    DeLong et al. (Biometrics 44, 1988), with the placements averaged over sets for a normal sample, which is in all of
-    them; ranks as in Sun and Xu (IEEE Signal Processing Letters 21(11), 2014).
+    The covariance is by DeLong et al. (Biometrics 44, 1988). Normal samples are in all sets, so their placements are
+    averaged over sets. Ranks are computed as in Sun and Xu (IEEE Signal Processing Letters 21(11), 2014).
 
     Returns
     -------
     auroc : array of shape (n_detectors, n_sets)
     covariance : array of shape (n_detectors, n_detectors)
-        Of the means over sets. Nan with a single sample on a side.
+        Covariance of the means over sets; NaN where there is a single normal sample or a single outlier in a set.
     """
     sets = scores.sets
     n = len(next(iter(scores.normal.values())))
@@ -147,18 +160,18 @@ def delong(scores: SharedNormals) -> tuple[NDArray[np.float64], NDArray[np.float
 
 @dataclass(frozen=True)
 class PairedTest:
-    """One detector against another.
+    """Comparison of one detector with another, its rival.
 
     Attributes
     ----------
     rival : str
     difference : float
-        Mean AUROC over the sets, less the rival's.
+        Mean AUROC over the sets, minus the mean AUROC of the rival.
     standard_error : float
     p_value : float
-        Two-sided, of a difference of zero (DeLong).
+        Two-sided p-value of the hypothesis that the difference is zero (DeLong).
     adjusted_p_value : float
-        After Holm's correction for the number of rivals.
+        p-value after Holm's correction for the number of rivals.
     """
 
     rival: str
@@ -169,22 +182,31 @@ class PairedTest:
 
 
 def paired_tests(scores: SharedNormals, detector: str) -> list[PairedTest]:
-    """Does `detector` differ from each of the others in mean AUROC over the sets? The sets are fixed, samples random.
+    """Test whether `detector` differs from each of the others in mean AUROC over the sets.
+
+    The test treats the samples as random and the sets as fixed.
+
+    Returns
+    -------
+    list of PairedTest
+        One per other detector.
 
     Raises
     ------
     ValueError
-        No such detector.
+        There is no such detector.
     """
     if detector not in scores.detectors:
-        raise ValueError(f"no detector {detector!r}; there are {', '.join(map(repr, scores.detectors))}")
+        raise ValueError(
+            f"there are no scores of detector {detector!r}: give one of {', '.join(map(repr, scores.detectors))}"
+        )
     auroc, covariance = delong(scores)
     mean, own = auroc.mean(axis=1), scores.detectors.index(detector)
     rivals = [i for i in range(len(mean)) if i != own]
     difference = np.array([mean[own] - mean[i] for i in rivals])
     variance = np.array([covariance[own, own] + covariance[i, i] - 2 * covariance[own, i] for i in rivals])
     error = np.sqrt(np.maximum(variance, 0.0))
-    # Two detectors that rank alike differ by rounding only.
+    # Detectors that rank samples alike differ by rounding alone.
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.where(np.abs(difference) < 1e-12, 0.0, np.abs(difference) / error)
     p = 2 * norm.sf(z)
@@ -195,7 +217,7 @@ def paired_tests(scores: SharedNormals, detector: str) -> list[PairedTest]:
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
-    """Adjusted p-values that hold for all hypotheses together (Holm, 1979).
+    """Adjust p-values so that they hold for all hypotheses together (Holm, 1979).
 
     Examples
     --------
@@ -210,12 +232,15 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
 
 
 def mean_ranks(table: ArrayLike) -> NDArray[np.float64]:
-    """Mean rank of each detector over sets, 1 = best; from a metric (n_detectors, n_sets), higher = better."""
+    """Return the mean rank of each detector over sets, 1 = best, by a metric (n_detectors, n_sets), higher = better."""
     return rankdata(-np.asarray(table, dtype=np.float64), axis=0).mean(axis=1)
 
 
 def friedman_p_value(table: ArrayLike) -> float:
-    """p-value of all detectors being alike over the sets; NaN with fewer than three detectors or two sets."""
+    """Return the p-value of the hypothesis that all detectors perform alike over the sets (Friedman).
+
+    It is NaN with fewer than three detectors or two sets.
+    """
     rows = np.asarray(table, dtype=np.float64)
     if rows.shape[0] < 3 or rows.shape[1] < 2 or (np.ptp(rows, axis=0) == 0).all():
         return float("nan")
@@ -223,7 +248,9 @@ def friedman_p_value(table: ArrayLike) -> float:
 
 
 def critical_difference(n_detectors: int, n_sets: int, alpha: float = 0.05) -> float:
-    """Mean ranks nearer than this are not told apart (Nemenyi's test; Demsar, JMLR 7, 2006).
+    """Return the difference of mean ranks above which two detectors differ significantly.
+
+    It is the critical difference of Nemenyi's test (Demsar, JMLR 7, 2006).
 
     Examples
     --------
@@ -235,7 +262,7 @@ def critical_difference(n_detectors: int, n_sets: int, alpha: float = 0.05) -> f
 
 
 def _placements(normal: Scores, outlier: Scores) -> tuple[Scores, Scores]:
-    """Of each normal sample the share of outliers below it, of each outlier the share of normal samples above it."""
+    """Return the share of outliers below each normal sample, and the share of normal samples above each outlier."""
     ranks = rankdata(np.concatenate([normal, outlier]))
     of_normal = (ranks[: len(normal)] - rankdata(normal)) / len(outlier)
     of_outlier = 1 - (ranks[len(normal) :] - rankdata(outlier)) / len(normal)

@@ -1,4 +1,4 @@
-"""How well scores separate normal samples from outliers. Every metric is 0 to 1 and says which side is positive."""
+"""Measure how well scores separate normal samples from outliers, by metrics from 0 to 1."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,22 +15,25 @@ METRICS = ("auroc", "aupr_in", "aupr_out", "fpr95_outlier_positive", "fpr95_norm
 
 
 def detection_metrics(normal: ArrayLike, outlier: ArrayLike) -> dict[str, float]:
-    """Threshold-free metrics of scores that are higher for normal samples.
+    """Compute threshold-free metrics of scores that are higher for normal samples.
 
     Parameters
     ----------
     normal : array of shape (n_normal,)
-        Scores of normal samples that the detector has not been fitted on.
+        Scores of normal samples that the detector was not fitted on.
     outlier : array of shape (n_outlier,)
+        Scores of outliers.
 
     Returns
     -------
-    dict
-        - auroc: probability that a normal sample scores above an outlier, ties count half; .5 is chance;
-        - aupr_in, aupr_out: area under the precision-recall curve (trapezoid, as OpenOOD) with normal samples, or
-          outliers, as the positive class; chance is that class's share;
+    dict of str -> float
+        - auroc: probability that a normal sample scores above an outlier, with ties counted half; chance is .5;
+        - aupr_in: area under the precision-recall curve with normal samples as the positive class (trapezoid rule, as
+          in OpenOOD); chance is the share of normal samples;
+        - aupr_out: the same with outliers as the positive class;
         - fpr95_outlier_positive: share of normal samples flagged when 95 % of the outliers are caught (OpenOOD);
-        - fpr95_normal_positive: share of outliers let in when 95 % of the normal samples are (Hendrycks and Gimpel).
+        - fpr95_normal_positive: share of outliers accepted when 95 % of the normal samples are accepted (Hendrycks and
+          Gimpel).
 
     Raises
     ------
@@ -57,14 +60,14 @@ def detection_metrics(normal: ArrayLike, outlier: ArrayLike) -> dict[str, float]
 def weighted_metrics(
     normal: ArrayLike, outlier: ArrayLike, normal_weights: ArrayLike, outlier_weights: ArrayLike
 ) -> dict[str, NDArray[np.float64]]:
-    """`detection_metrics` of many weightings of the same scores at once: a bootstrap sample is one.
+    """Compute `detection_metrics` for many weightings of the same scores at once, such as bootstrap samples.
 
     Parameters
     ----------
     normal, outlier : arrays of shape (n_normal,) and (n_outlier,)
         Scores, higher = more normal.
     normal_weights, outlier_weights : arrays of shape (n_weightings, n_normal) and (n_weightings, n_outlier)
-        How often each sample counts, at least one of each side in every row.
+        How often each sample counts; every row needs at least one sample of each side.
 
     Returns
     -------
@@ -78,7 +81,7 @@ def weighted_metrics(
     normal, outlier = checked_scores("normal", normal), checked_scores("outlier", outlier)
     scores = np.concatenate([normal, outlier])
     order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) > 0])  # equal scores are one step of every curve
+    starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) > 0])  # equal scores form one step of every curve
     weights = {
         "in": np.pad(np.atleast_2d(normal_weights), ((0, 0), (0, len(outlier)))),
         "out": np.pad(np.atleast_2d(outlier_weights), ((0, 0), (len(normal), 0))),
@@ -99,27 +102,30 @@ def weighted_metrics(
 def observed_false_positives(
     calibration: ArrayLike, normal: ArrayLike, alphas: Sequence[float] = (0.01, 0.05, 0.1), *, level: float = 0.95
 ) -> list[dict[str, Any]]:
-    """Does a conformal threshold flag the share of new normal samples that it promises?
+    """Check whether a conformal threshold flags the share of new normal samples that it guarantees.
 
     Parameters
     ----------
     calibration : array of shape (n_calibration,)
-        Scores of normal samples that the detector has not been fitted on.
+        Scores of normal samples that the detector was not fitted on.
     normal : array of shape (n_normal,)
         Scores of further normal samples.
     alphas : sequence of float
         Nominal false-positive rates.
     level : float
-        Of the bounds.
+        Probability of the range `low` to `high`.
 
     Returns
     -------
-    list of dict, one for each alpha
+    list of dict
+        One per alpha:
+
         - alpha, observed: nominal and observed share of `normal` that is flagged;
         - low, high: central range of the observed share over draws of both sets. For exchangeable scores without ties
-          the number flagged is beta-binomial, BetaBin(n_normal, k, n_calibration + 1 - k) with
-          k = floor(alpha (n_calibration + 1)) (Vovk, Machine Learning 92, 2013); ties only flag fewer;
-        - within: whether the observed share lies in it. None, as are the bounds, where k is 0: nothing can be flagged.
+          the number of flagged samples has the beta-binomial distribution BetaBin(n_normal, k, n_calibration + 1 - k)
+          with k = floor(alpha (n_calibration + 1)) (Vovk, Machine Learning 92, 2013). With ties fewer are flagged;
+        - within: whether the observed share lies in this range. All three are None where k is 0, because nothing can be
+          flagged.
 
     Examples
     --------
@@ -142,10 +148,10 @@ def observed_false_positives(
 
 
 def checked_scores(name: str, scores: ArrayLike) -> NDArray[np.float64]:
-    """The scores as float64 (n,); raises ValueError that names them where there are none or one is not finite."""
+    """Return the scores as float64, (n,); raise ValueError where there are none or one is not finite."""
     scores = np.asarray(scores, dtype=np.float64).ravel()
     if len(scores) == 0:
-        raise ValueError(f"no {name} scores")
+        raise ValueError(f"there are no {name} scores: give at least one")
     if not np.isfinite(scores).all():
         raise ValueError(f"{name} scores hold NaN or infinity: leave out samples that could not be read")
     return scores
@@ -171,7 +177,7 @@ def _area(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]
 
 def _aupr_of_counts(positive: NDArray, negative: NDArray) -> NDArray[np.float64]:
     flagged = positive + negative
-    # Before anything counts, precision is 1, as at the start of scikit-learn's curve.
+    # Precision starts at 1, as in scikit-learn's curve.
     precision = np.divide(positive, flagged, out=np.ones(flagged.shape), where=flagged > 0)
     return _area(_from_zero(positive / positive[:, -1:]), _from_zero(precision, start=1.0))
 

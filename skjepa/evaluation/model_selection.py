@@ -1,8 +1,8 @@
-"""Cross-validation of detectors: folds that train on normal samples only, and labels that point the right way.
+"""Cross-validate detectors with scikit-learn, on folds that train on normal samples alone.
 
-In scikit-learn y = +1 is normal, y = -1 an outlier, and scores are higher for normal samples, so that
-``scoring="roc_auc"`` is right. Labels of 0 for normal and 1 for outliers, as PyOD has them, would silently turn an
-AUROC into 1 - AUROC: `inlier_labels` converts them, and `NormalKFold` refuses them.
+scikit-learn's convention is y = +1 for normal samples, y = -1 for outliers, and scores that are higher for normal
+samples, so that ``scoring="roc_auc"`` is right. Labels of 0 for normal and 1 for outliers, as PyOD uses them, would
+silently turn an AUROC into 1 - AUROC. `inlier_labels` converts such labels, and `NormalKFold` refuses them.
 """
 
 from collections.abc import Iterator
@@ -19,17 +19,18 @@ _DIRECTION = "y must be +1 for normal samples and -1 for outliers"
 
 
 class NormalKFold(BaseCrossValidator):
-    """Stratified folds for outlier detectors: training sets hold normal samples only, test sets both kinds.
+    """Split samples into folds for outlier detectors, with normal samples alone for training and both kinds for tests.
 
-    Every sample is tested once. Outliers are never trained on.
+    Use it as `cv` in scikit-learn's model selection. Every sample is tested once. Outliers are never trained on.
 
     Parameters
     ----------
     n_splits : int
+        Number of folds.
     shuffle : bool
-        Before the samples are dealt out to the folds.
+        Whether to shuffle the samples before they are assigned to folds.
     random_state : int or RandomState, optional
-        Of the shuffling. Without one every call of `split` gives other folds.
+        Seeds the shuffling. Without it every call of `split` returns different folds.
 
     Examples
     --------
@@ -48,18 +49,18 @@ class NormalKFold(BaseCrossValidator):
         self.random_state = random_state
 
     def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
-        """Number of folds."""
+        """Return the number of folds."""
         return check_integer("n_splits", self.n_splits, minimum=2)
 
     def split(
         self, X: Any, y: ArrayLike | None = None, groups: Any = None
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-        """Positions (training, test) of each fold.
+        """Yield the positions of the training and test samples of each fold.
 
         Parameters
         ----------
         X : array or Extraction
-            Only its length counts.
+            The samples, of which only the number is used.
         y : array of shape (n_samples,)
             +1 for normal samples, -1 for outliers.
         groups : ignored
@@ -67,10 +68,10 @@ class NormalKFold(BaseCrossValidator):
         Raises
         ------
         ValueError
-            Labels missing, of another kind, of one class only, or fewer of a class than folds.
+            The labels are missing or of another kind, or there are fewer samples of a class than folds.
         """
         if y is None:
-            raise ValueError(f"NormalKFold needs y; {_DIRECTION}")
+            raise ValueError(f"NormalKFold needs y: {_DIRECTION}")
         labels = _checked(y)
         n_splits = self.get_n_splits()
         for label, name in ((1, "normal samples (+1)"), (-1, "outliers (-1)")):
@@ -85,23 +86,23 @@ class NormalKFold(BaseCrossValidator):
 
 
 def inlier_labels(y: ArrayLike) -> NDArray[np.int64]:
-    """Labels of 0 (normal) and 1 (outlier), as PyOD and most data sets have them, as +1 and -1.
+    """Convert labels of 0 (normal) and 1 (outlier), as PyOD and most data sets use them, to +1 and -1.
 
     Parameters
     ----------
     y : array of shape (n_samples,)
-        Zeros and ones, or booleans that say whether a sample is an outlier.
+        Zeros and ones, or booleans that are True for outliers.
 
     Returns
     -------
     array of shape (n_samples,)
-        +1 for normal samples, -1 for outliers: with them ``scoring="roc_auc"`` is the AUROC of scores that are higher
+        +1 for normal samples, -1 for outliers. With them ``scoring="roc_auc"`` is the AUROC of scores that are higher
         for normal samples.
 
     Raises
     ------
     ValueError
-        Any other value.
+        A label is neither 0 nor 1.
 
     Examples
     --------
@@ -123,7 +124,7 @@ def _checked(y: ArrayLike) -> NDArray:
         return labels
     hint = ""
     if np.isin(found, (0, 1)).all():
-        hint = "; labels of 0 and 1, which would turn an AUROC into 1 - AUROC, are converted by skjepa.inlier_labels"
+        hint = ". Labels of 0 and 1 would turn an AUROC into 1 - AUROC: give y=skjepa.inlier_labels(y)"
     raise ValueError(f"{_DIRECTION}; got {_listed(found)}{hint}")
 
 

@@ -1,4 +1,4 @@
-"""Accuracy against cost: which detectors are worth their seconds, and the picture of it."""
+"""Compare accuracy with cost: find and draw the Pareto front of detectors."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -13,27 +13,31 @@ from numpy.typing import ArrayLike, NDArray
 
 CHANCE = 0.5
 SAME_COST = 0.1
-"""Share by which seconds of one run may differ from those of the next: costs nearer than this count as equal."""
+"""Share up to which costs count as equal, because the seconds of two runs differ by as much."""
 
-_ON_FRONT, _DOMINATED, _TEXT = "#0072B2", "#9a9a9a", "#6b6b6b"  # told apart by lightness and by their markers as well
+_ON_FRONT, _DOMINATED, _TEXT = "#0072B2", "#9a9a9a", "#6b6b6b"  # they differ in lightness and marker as well
 _GAP = 6.0  # points between a marker and its label
 _LINE = 10.0  # points from one place of a label to the next
 _PLACES = 14
 
 
 def pareto_front(seconds: ArrayLike, auroc: ArrayLike) -> NDArray[np.bool_]:
-    """Which detectors are worth their seconds: none that costs no more has a higher AUROC, and it is above chance.
+    """Return which detectors are on the Pareto front of AUROC and seconds per sample.
+
+    A detector is on the front where no detector of the same cost or less has a higher AUROC, and its own AUROC is above
+    chance.
 
     Parameters
     ----------
     seconds : array of shape (n_detectors,)
-        Per sample. Costs within a tenth count as equal, since those of another run differ by as much.
+        Seconds per sample. Costs within a tenth count as equal, because the costs of two runs differ by as much.
     auroc : array of shape (n_detectors,)
-        A detector at .5 or below is worth nothing: a coin is free.
+        AUROC of each detector. At .5 or below it is never on the front.
 
     Returns
     -------
     array of shape (n_detectors,), bool
+        True on the front.
 
     Examples
     --------
@@ -47,14 +51,18 @@ def pareto_front(seconds: ArrayLike, auroc: ArrayLike) -> NDArray[np.bool_]:
 
 
 def pareto_figure(seconds: Mapping[str, float], auroc: Mapping[str, float], *, n_sets: int) -> Figure:
-    """Mean AUROC against milliseconds per sample; a step line joins the detectors that are worth their seconds.
+    """Draw mean AUROC against milliseconds per sample, with a step line through the Pareto front.
 
     Parameters
     ----------
     seconds, auroc : mapping of detector -> number
-        As `pareto_front` takes them; seconds above 0.
+        See `skjepa.evaluation.pareto_front`; seconds must be above 0.
     n_sets : int
-        Number of sets that `auroc` is the mean of, for the axis.
+        Number of sets over which `auroc` is averaged, for the label of the axis.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
     """
     names = list(seconds)
     x, y = 1000 * np.array([seconds[name] for name in names]), np.array([auroc[name] for name in names])
@@ -67,13 +75,13 @@ def pareto_figure(seconds: Mapping[str, float], auroc: Mapping[str, float], *, n
     axes.plot(*corners.T, color=_ON_FRONT, linewidth=1.4, zorder=2)
     axes.plot(x[~front], y[~front], "o", color="white", markeredgecolor=_DOMINATED, markersize=5, zorder=3)
     axes.plot(x[front], y[front], "D", color=_ON_FRONT, markersize=7, zorder=4)
-    figure.draw_without_rendering()  # places of labels are in pixels, which the layout decides
+    figure.draw_without_rendering()  # labels are placed in pixels, which depend on the layout
     _label(axes, names, np.column_stack([x, y]), front, corners, figure.dpi)
     return figure
 
 
 def _corners(x: NDArray, y: NDArray, end: float) -> NDArray[np.float64]:
-    """Corners (n, 2) of the step line through the points of a front: flat up to the next one, the last up to `end`."""
+    """Return the corners, (n, 2), of the step line through a front, flat from each point to the next and to `end`."""
     order = np.argsort(x)
     across = np.repeat(np.append(x[order], end), 2)
     return np.column_stack([across[1:-1], np.repeat(y[order], 2)])
@@ -97,7 +105,7 @@ def _prepare(axes: Axes, x: NDArray, y: NDArray, n_sets: int) -> None:
 def _label(
     axes: Axes, names: Sequence[str], points: NDArray, front: NDArray[np.bool_], corners: NDArray, dpi: float
 ) -> None:
-    """Names beside the points, in the first place where they hide no marker, no part of the line and no other name."""
+    """Write names beside the points, each in the first place where it hides no marker, line or other name."""
     pixels, line = (axes.transData.transform(rows) if len(rows) else rows for rows in (points, corners))
     marker = 4 * dpi / 72
     taken = [Bbox.from_extents(*(point - marker), *(point + marker)) for point in pixels]
@@ -126,7 +134,7 @@ def _label(
 
 
 def _places(*, is_above: bool) -> Iterator[tuple[tuple[float, float], str]]:
-    """Offsets in points with the alignment there, the nearest first."""
+    """Yield offsets in points with the text alignment, the nearest first."""
     for step in range(_PLACES):
         for sign in (1, -1) if is_above else (-1, 1):
             height = sign * step * _LINE + (_LINE if is_above else 0.0)

@@ -1,4 +1,4 @@
-"""One benchmark, several numbers of backward passes: what each has measured of the same samples, and its seconds."""
+"""Measure the same samples with several numbers of backward passes, and time each of them."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from skjepa.extraction.encoder_pass import embed, extract
 from skjepa.extraction.extraction import Extraction
 
 CHEAP = (4, 16)
-"""Numbers of random directions that "auto" measures beside all K: together less than a third of 64 passes."""
+"""Numbers of random directions that "auto" measures in addition to all K; together less than a third of 64 passes."""
 
 _TIMED = 16
 _ENOUGH_SECONDS, _MOST_ROUNDS = 2.0, 5
@@ -25,16 +25,16 @@ _OF_THE_JACOBIAN = ("method", "n_directions", "views", "transform")
 
 @dataclass(frozen=True)
 class Measured:
-    """Extractions of the same samples.
+    """Extractions of the same samples with several numbers of backward passes.
 
     Attributes
     ----------
     whole : dict of group -> Extraction
-        By the method of the run.
+        Extractions by the method of the run.
     fewer : dict of int -> dict of group -> Extraction
-        By so many random directions.
+        Extractions by each number of random directions.
     kept : dict of group -> array
-        Positions of these samples among those that were given: what could be read and measured by every way.
+        Positions of the samples that every way could read and measure.
     """
 
     whole: dict[str, Extraction]
@@ -43,17 +43,17 @@ class Measured:
 
 
 def checked_passes(passes: Any) -> Any:
-    """Numbers in ascending order, each once; "auto" and None as they are.
+    """Return the numbers in ascending order without repetitions; pass "auto" and None through.
 
     Raises
     ------
     TypeError, ValueError
-        Anything else.
+        `passes` is anything else.
     """
     if passes is None or (isinstance(passes, str) and passes == "auto"):
         return passes
     if isinstance(passes, str) or not isinstance(passes, Sequence):
-        raise TypeError(f"passes must be 'auto', None or numbers of random directions such as (4, 16); got {passes!r}")
+        raise TypeError(f"passes must be 'auto', None or a sequence of numbers such as (4, 16); got {passes!r}")
     return sorted({check_integer("passes", m, minimum=0) for m in passes})
 
 
@@ -65,18 +65,18 @@ def measure(encoder: Encoder, groups: Mapping[str, Source], passes: Any, **optio
     encoder : Encoder
     groups : mapping of name -> Source
     passes : "auto", None or list of int
-        As `checked_passes` returns it. "auto": `CHEAP`, where `options` make all K passes. A number that `options` make
-        already is not made again.
+        As `checked_passes` returns it. "auto" means `CHEAP` where `options` make all K passes. A number that `options`
+        make already is not measured twice.
     options : dict
-        Of `skjepa.extract`.
+        See `skjepa.extract`.
 
     Raises
     ------
     ValueError
-        More directions than the encoder has outputs; before anything is measured.
+        There are more directions than encoder outputs; it is raised before anything is measured.
     """
     if isinstance(passes, list) and passes and passes[-1] > (n := _n_outputs(encoder, groups["fit"], options)):
-        raise ValueError(f"passes of {passes[-1]} random directions: the encoder has {n} outputs; give at most {n}")
+        raise ValueError(f"passes holds {passes[-1]}, and the encoder has {n} outputs: give numbers of at most {n}")
     whole = {name: extract(encoder, source, **options) for name, source in groups.items()}
     fewer = {
         m: {name: extract(encoder, source, **options | _sketch(m)) for name, source in groups.items()}
@@ -92,22 +92,23 @@ def measure(encoder: Encoder, groups: Mapping[str, Source], passes: Any, **optio
 
 
 def n_backward_passes(extraction: Extraction) -> int:
-    """Per sample: one for each singular value of each view."""
+    """Return the number of backward passes per sample: one per singular value and view."""
     return 0 if extraction.singular_values is None else int(np.prod(extraction.singular_values.shape[1:]))
 
 
 def seconds_per_sample(
     encoder: Encoder, source: Source, numbers: Sequence[int], **options: Any
 ) -> dict[str | int, float]:
-    """Seconds in the encoder, measured on a few samples, for which all ways take turns.
+    """Measure the seconds per sample in the encoder on a few samples, in rounds in which all ways take turns.
 
-    A memory would make the whole pass look free, and is not used. The fastest of several rounds counts, of one round
-    where that takes seconds anyway.
+    The option `memory` is ignored, because it would make the pass look free. The fastest of several rounds counts; a
+    round that takes seconds is run once.
 
     Returns
     -------
-    dict
-        By what a detector reads ("samples", "embeddings", "forward", "extraction"), and by each of `numbers`.
+    dict of str or int -> float
+        Seconds for each form that a detector reads ("samples", "embeddings", "forward", "extraction"), and for each of
+        `numbers`.
     """
     few = source[:_TIMED]
     plain = {key: value for key, value in options.items() if key != "memory"}
@@ -118,7 +119,7 @@ def seconds_per_sample(
         "extraction": partial(extract, encoder, few, **plain),
         **{m: partial(extract, encoder, few, **plain | _sketch(m)) for m in numbers},
     }
-    embed(encoder, few[:1])  # the first call pays for what later ones find warm
+    embed(encoder, few[:1])  # warm up: the first call is slower
     taken: dict[str | int, list[float]] = {way: [] for way in ways}
     started = time.perf_counter()
     for _ in range(_MOST_ROUNDS):
@@ -132,7 +133,7 @@ def seconds_per_sample(
 
 
 def _numbers(passes: Any, whole: Extraction) -> list[int]:
-    """Those to be made beside what the whole pass has made; none of them zero, the forward pass comes with any."""
+    """Return the numbers that are still to be measured; 0 is left out, because every pass includes the forward pass."""
     n_outputs = whole.embeddings.shape[1]
     made = 0 if whole.singular_values is None else whole.singular_values.shape[2]
     if isinstance(passes, list):

@@ -1,4 +1,4 @@
-"""Pictures for people: score histograms over the most and the least typical images, ROC curves, ranks of detectors."""
+"""Draw score histograms with the most and the least typical images, ROC curves, and ranks of detectors."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -19,16 +19,16 @@ from skjepa.data.sources import Source
 
 _FLAGGED = "#c0392b"
 _THUMBNAIL = 128
-# Colour-blind safe (Okabe and Ito).
+# Safe for colour-blind readers (Okabe and Ito).
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 _LINES = ("-", "--", ":", "-.")
 _ROW = 0.7  # inches per histogram
-_GALLERY = 10  # images a row
+_GALLERY = 10  # images per row
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """One image of a gallery: the picture, its score, its decision."""
+    """One image of a gallery, with its score and its decision."""
 
     image: Image.Image
     score: float
@@ -44,21 +44,22 @@ def score_figure(
     least_typical: Sequence[Thumbnail] = (),
     title: str = "",
 ) -> Figure:
-    """Draw a histogram of scores per group, the threshold, and two rows of images.
+    """Draw histograms of scores by group with the threshold, above two rows of images.
 
     Parameters
     ----------
     groups : mapping of name -> scores (n,)
-        Drawn in order; NaN is left out.
+        Scores of each group, drawn in order; NaN is left out.
     threshold : float
         Scores below it are flagged.
     most_typical, least_typical : sequence of Thumbnail
-        In the order to be shown.
+        Images in the order shown.
+    title : str
 
     Returns
     -------
     matplotlib.figure.Figure
-        Free of pyplot: nothing to close.
+        A figure without pyplot, which need not be closed.
     """
     rows = [row for row in (most_typical, least_typical) if row]
     height = 1.2 + _ROW * len(groups)
@@ -80,16 +81,16 @@ def gallery_figure(
     threshold: float,
     title: str,
 ) -> Figure:
-    """Histograms of scores by group over the most and the least typical of their images.
+    """Draw histograms of scores by group above the most and the least typical images of all groups.
 
     Parameters
     ----------
     scores : mapping of name -> scores (n,)
-        Drawn in order; those of groups without images are only in the histograms.
+        Scores of each group, drawn in order. Groups without images appear in the histograms alone.
     images : mapping of name -> Source
-        Images (n) of a group; vectors are not drawn.
+        The images of each group; vectors are not drawn.
     caption : callable
-        Of a group's name and a position in it.
+        Returns the caption of an image for the name of its group and its position in the group.
     threshold : float
         Scores below it are flagged.
     title : str
@@ -119,17 +120,21 @@ def gallery_figure(
 
 
 def roc_figure(sets: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]]) -> Figure:
-    """ROC curves, one square for each set of outliers, one line for each detector.
+    """Draw ROC curves, with one panel per set of outliers and one line per detector.
 
     Parameters
     ----------
     sets : mapping of set -> detector -> (scores of normal samples, scores of outliers)
-        The same detectors in every set. Outliers are the positive class.
+        Every set needs the same detectors. Outliers are the positive class.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
     """
     columns = min(4, len(sets))
     rows = -(-len(sets) // columns)
     n_names = len(next(iter(sets.values())))
-    width = max(3.2 * columns, 6.6)  # of a legend in two columns
+    width = max(3.2 * columns, 6.6)  # a legend in two columns needs 6.6
     across = 2 if width < 12 else 4
     figure = Figure(figsize=(width, 3.2 * rows + 0.4 + 0.2 * -(-n_names // across)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -155,13 +160,19 @@ def roc_figure(sets: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]]) ->
 
 
 def ranks_figure(ranks: Mapping[str, float], critical_difference: float) -> Figure:
-    """Mean ranks over sets on one axis, 1 = best; a bar joins detectors that are not told apart (Demsar, 2006).
+    """Draw mean ranks over sets on one axis, with bars that join detectors without a significant difference.
+
+    1 = best (Demsar, 2006).
 
     Parameters
     ----------
     ranks : mapping of detector -> mean rank
     critical_difference : float
         See `skjepa.evaluation.critical_difference`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
     """
     names = sorted(ranks, key=lambda name: ranks[name])
     values = [ranks[name] for name in names]
@@ -186,7 +197,7 @@ def ranks_figure(ranks: Mapping[str, float], critical_difference: float) -> Figu
 
 
 def _not_told_apart(values: Sequence[float], critical_difference: float) -> list[tuple[int, int]]:
-    """First and last of every largest run of ascending values that spans at most the critical difference."""
+    """Return first and last position of each longest run of ascending values within the critical difference."""
     runs: list[tuple[int, int]] = []
     for first in range(len(values)):
         last = max(i for i in range(first, len(values)) if values[i] - values[first] <= critical_difference)
@@ -196,7 +207,7 @@ def _not_told_apart(values: Sequence[float], critical_difference: float) -> list
 
 
 def save_figure(figure: Figure, path: str | os.PathLike) -> Path:
-    """Write the figure, whole or not at all, in the format that the suffix names."""
+    """Write a figure to a file, whole or not at all, in the format that the suffix names."""
     path = Path(path)
     with written_whole(path) as partial:
         figure.savefig(partial, dpi=110, format=path.suffix[1:])

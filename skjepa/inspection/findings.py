@@ -235,7 +235,7 @@ def _collapse(d: Diagnosis) -> Iterator[Finding]:
             "dimensional collapse",
             "failure",
             f"embeddings vary in {d.participation_ratio:.1f} of {directions} directions (participation ratio)",
-            "train with more weight on the term against collapse, or score another layer of the encoder; if samples are "
+            "train with more weight on the term against collapse, or score another layer of it; if samples are "
             "nearly copies of one another, fit on more varied ones",
         )
     if d.tied > TIED:

@@ -66,7 +66,7 @@ def test_both_ways_to_name_folders(folders, capsys):
             ["--ood", "noise", "--passes", "few"],
             "--passes takes 'auto', 'none' or numbers such as '0, 4, 16'; got 'few'",
         ),
-        (["--ood", "noise", "--passes", "65"], "passes of 65 random directions: the encoder has 64 outputs"),
+        (["--ood", "noise", "--passes", "65"], "passes holds 65, and the encoder has 64 outputs"),
         (["--ood", "noise", "--out", "normal/00.png"], "is a file: --out names a folder"),
     ],
 )

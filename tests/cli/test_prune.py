@@ -95,7 +95,7 @@ def test_unreadable_files_and_copies(folder, capsys):
         (["images", "--alpha", "0.1"], "--alpha needs clean images to calibrate on"),
         (["images", "--keep", "0.5", "--out", "kept.json"], "the name must end in .txt or .csv or .parquet"),
         (["images", "--keep", "0.5", "--folds", "20"], "folds=20 need at least 40 different samples; got 26"),
-        (["images/0", "--keep", "0.5", "--per-class"], "per_class needs classes"),
+        (["images/0", "--keep", "0.5", "--per-class"], "per_class=True needs classes"),
         (["absent", "--keep", "0.5"], "no folder absent"),
         (["absent.csv", "--keep", "0.5"], "no table absent.csv"),
         (["broken.parquet", "--keep", "0.5"], "broken.parquet cannot be read as a table"),

@@ -71,5 +71,5 @@ def test_bad_scores_are_one_sentence():
             prune_scores(["a", "b"], scores, keep=0.5)
     with pytest.raises(ValueError, match="needs p-values"):
         prune_scores(["a"], [1.0], target_fpr=0.5)
-    with pytest.raises(ValueError, match="p-values must be one a sample"):
+    with pytest.raises(ValueError, match="p_values must hold one p-value per sample"):
         prune_scores(["a"], [1.0], target_fpr=0.5, p_values=[0.1, 0.2])

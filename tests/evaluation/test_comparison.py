@@ -137,9 +137,9 @@ def test_ranks():
 @pytest.mark.parametrize(
     ("normal", "outliers", "message"),
     [
-        ({"a": [1.0]}, {"b": {"set": [1.0]}}, "normal has scores of"),
-        ({"a": [1.0], "b": [1.0, 2.0]}, {"a": {"s": [1.0]}, "b": {"s": [1.0]}}, "not scored the same samples"),
-        ({"a": [1.0]}, {"a": {}}, "no sets of outliers"),
+        ({"a": [1.0]}, {"b": {"set": [1.0]}}, "must hold the same detectors"),
+        ({"a": [1.0], "b": [1.0, 2.0]}, {"a": {"s": [1.0]}, "b": {"s": [1.0]}}, "must have scored the same samples"),
+        ({"a": [1.0]}, {"a": {}}, "outliers holds no sets"),
         ({"a": [np.nan]}, {"a": {"s": [1.0]}}, "normal 'a' scores hold NaN"),
     ],
 )

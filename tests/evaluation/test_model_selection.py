@@ -55,7 +55,7 @@ class TestNormalKFold:
     @pytest.mark.parametrize(
         ("y", "message"),
         [
-            (None, r"needs y; y must be \+1 for normal samples and -1 for outliers"),
+            (None, r"needs y: y must be \+1 for normal samples and -1 for outliers"),
             ([0, 0, 0, 1, 1, 1], r"\+1 for normal samples and -1 for outliers; got 0, 1; .* skjepa\.inlier_labels"),
             ([1, 1, 1, 2, -1, -1], r"got -1, 1, 2$"),
             (["a"] * 6, "got a$"),

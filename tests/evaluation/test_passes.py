@@ -43,5 +43,5 @@ def test_numbers_are_sorted_and_each_is_made_once():
     assert checked_passes((16, 4, 16, 0)) == [0, 4, 16]
     assert checked_passes("auto") == "auto"
     assert checked_passes(None) is None
-    with pytest.raises(TypeError, match="numbers of random directions such as"):
+    with pytest.raises(TypeError, match="a sequence of numbers such as"):
         checked_passes(4)

@@ -1,6 +1,6 @@
-"""Detectors with PyOD's face: `PyODDetector` for any scikit-learn outlier detector, `ADBenchModel` for ADBench.
+"""Provide detectors with PyOD's interface, for PyOD pipelines and the ADBench benchmark.
 
-PyOD's signs and labels live here and nowhere else: higher = more abnormal, 1 = outlier, 0 = normal.
+This module alone uses PyOD's signs and labels: higher = more abnormal, 1 = outlier, 0 = normal.
 """
 
 from contextlib import suppress
@@ -27,43 +27,45 @@ from skjepa.extraction.extraction import Extraction
 
 
 class PyODDetector(BaseDetector):
-    """A scikit-learn outlier detector as a `pyod.models.base.BaseDetector`.
+    """Wrap a scikit-learn outlier detector as a PyOD detector.
 
-    Every method scores its samples once: labels, probabilities and confidence are derived from the same scores.
+    It is a `pyod.models.base.BaseDetector`. Every method scores its samples once and derives labels, probabilities and
+    confidence from the same scores.
 
     Parameters
     ----------
     detector : estimator, optional
-        With `fit` and `score_samples` (higher = more normal); `fit` clones it. By default ``JEPAScoreDetector()``.
+        A detector with `fit` and `score_samples` (higher = more normal), which `fit` clones. By default
+        ``JEPAScoreDetector()``.
     contamination : float in (0, 0.5], None or thresholder
-        A number: the share of the training samples above the threshold, as in all of PyOD. None: the threshold
-        that `detector` set itself (its `offset_`), for example by `target_fpr`. Otherwise an object of pythresh, with
-        `fit` and `predict` on scores, which `fit` clones.
+        A number is the share of the training samples above the threshold, as everywhere in PyOD. None takes the
+        threshold that `detector` set itself (its `offset_`), for example by `target_fpr`. Otherwise give a pythresh
+        object with `fit` and `predict` on scores, which `fit` clones.
 
     Attributes
     ----------
     detector_ : estimator
-        The fitted one.
+        The fitted detector.
     decision_scores_ : array of shape (n_samples,), float64
-        Of the training samples; higher = more abnormal.
+        Scores of the training samples; higher = more abnormal.
     threshold_ : float
-        Scores above it are labelled 1. With a pythresh object its `thresh_`, which is in units of its own.
+        Scores above it are labelled 1. With a pythresh object it is the object's `thresh_`, which has its own units.
     labels_ : array of shape (n_samples,), int
-        1 for training samples taken for outliers, else 0.
+        1 for training samples above the threshold, else 0.
     thresholder_ : object or None
         The fitted clone of a pythresh object.
 
     Notes
     -----
-    X is whatever `detector` takes: arrays, lists, images, a folder, an `Extraction`. An image that `detector` skips
-    (``on_error="skip"``) has NaN as score, probabilities and confidence, and the label 1; the threshold is that of the
-    others.
+    X may be anything that `detector` takes: arrays, lists, images, a folder, an `Extraction`. An image that `detector`
+    skips (``on_error="skip"``) gets NaN as score, probabilities and confidence, and the label 1. The threshold is set
+    without it.
 
-    Where `detector` has an encoder that is not trained by its `fit`, one encoder pass serves both `fit` and
-    `decision_scores_`; where it is, the training samples are passed through once more after training.
+    Where `detector` has a frozen encoder, one encoder pass serves both `fit` and `decision_scores_`. Where `fit` trains
+    the encoder, the training samples pass through it once more after training.
 
-    ``joblib.dump`` and ``pyod.utils.persistence.save`` keep it whole. Both write pickles, and loading a pickle runs
-    whatever code is in it: load only files that you trust.
+    ``joblib.dump`` and ``pyod.utils.persistence.save`` store the whole detector. Both write pickles, and loading a
+    pickle can run any code in it: load only files that you trust.
 
     Examples
     --------
@@ -87,9 +89,9 @@ class PyODDetector(BaseDetector):
 
         Parameters
         ----------
-        X : whatever `detector` takes
-        y : passed on
-            To the detector's `fit`, which ignores it unless it says otherwise; no method here depends on it.
+        X : anything that `detector` takes
+        y : array, optional
+            Passed on to the `fit` of `detector`, which usually ignores it. No method here depends on it.
 
         Returns
         -------
@@ -98,7 +100,7 @@ class PyODDetector(BaseDetector):
         Raises
         ------
         ValueError, TypeError
-            Bad data or parameters. A failed `fit` leaves an earlier one as it was.
+            Bad data or parameters. A `fit` that fails leaves the result of an earlier `fit` unchanged.
         """
         with all_or_nothing(self):
             self._check_parameters()
@@ -109,27 +111,33 @@ class PyODDetector(BaseDetector):
         return self
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
-        """Anomaly score of each sample, minus the detector's `score_samples`: higher = more abnormal; (n_samples,)."""
+        """Return the anomaly score of each sample, (n_samples,); higher = more abnormal.
+
+        It is minus the `score_samples` of `detector`.
+        """
         check_is_fitted(self, ["decision_scores_", "threshold_", "labels_"])
         return -np.asarray(self.detector_.score_samples(X), dtype=np.float64)
 
     def predict(self, X: Any, return_confidence: bool = False) -> Any:
-        """1 for outliers, 0 for normal samples; (n_samples,) int, and with `return_confidence` a second array."""
+        """Return 1 for outliers and 0 for normal samples, (n_samples,).
+
+        With `return_confidence`, also return `predict_confidence` as a second array.
+        """
         scores = self.decision_function(X)
         labels = self._labels(scores)
         return (labels, self._confidence(scores, labels)) if return_confidence else labels
 
     def predict_proba(self, X: Any, method: str = "linear", return_confidence: bool = False) -> Any:
-        """PyOD's rescaling of scores to [0, 1]; not calibrated.
+        """Return scores rescaled to [0, 1] as PyOD does; they are not calibrated probabilities.
 
         Parameters
         ----------
-        X : whatever `detector` takes
+        X : anything that `detector` takes
         method : {"linear", "unify"}
             "linear": the range of the training scores becomes [0, 1]. "unify": the Gaussian error function of the
             score, standardised on the training scores (Kriegel et al., 2011).
         return_confidence : bool
-            Also return `predict_confidence`.
+            Whether to return `predict_confidence` as well.
 
         Returns
         -------
@@ -142,14 +150,17 @@ class PyODDetector(BaseDetector):
             scaler = MinMaxScaler().fit(self.decision_scores_.reshape(-1, 1))
             outlier = scaler.transform(scores.reshape(-1, 1)).ravel()
         else:
-            spread = max(self._sigma, np.finfo(np.float64).tiny)  # of equal training scores it is 0
+            spread = max(self._sigma, np.finfo(np.float64).tiny)  # it is 0 where all training scores are equal
             outlier = erf((scores - self._mu) / (spread * np.sqrt(2)))
         outlier = outlier.clip(0, 1)
         probabilities = np.column_stack([1 - outlier, outlier])
         return (probabilities, self._confidence(scores, self._labels(scores))) if return_confidence else probabilities
 
     def predict_confidence(self, X: Any) -> NDArray[np.float64]:
-        """Probability that the label stays the same under another training set (Perini et al., 2020); (n_samples,)."""
+        """Return the probability that the label stays the same under another training set, (n_samples,).
+
+        See Perini et al. (2020).
+        """
         return self.predict(X, return_confidence=True)[1]
 
     def predict_with_rejection(
@@ -162,23 +173,26 @@ class PyODDetector(BaseDetector):
         c_fn: float = 1,
         c_r: float = -1,
     ) -> Any:
-        """Labels, -2 where the confidence is too low (Perini and Davis, 2023); (n_samples,).
+        """Return labels, with -2 where the confidence is too low, (n_samples,).
+
+        See Perini and Davis (2023).
 
         Parameters
         ----------
-        X : whatever `detector` takes
+        X : anything that `detector` takes
         T : float
-            Labels are withheld where ``2 |confidence - 1/2|`` is at most ``1 - 2 exp(-T)``.
+            A label is withheld where ``2 |confidence - 1/2|`` is at most ``1 - 2 exp(-T)``.
         return_stats : bool
-            Also return [expected share of rejections, its upper bound, upper bound of the cost].
-        delta, c_fp, c_fn, c_r : float
-            The bound on the share holds with probability 1 - delta; costs of false positives, false negatives and
-            rejections (a negative `c_r` stands for `contamination`).
+            Whether to return [expected share of rejections, its upper bound, upper bound of the cost] as well.
+        delta : float
+            The bound on the share holds with probability 1 - delta.
+        c_fp, c_fn, c_r : float
+            Costs of false positives, false negatives and rejections. A negative `c_r` stands for `contamination`.
 
         Raises
         ------
         ValueError
-            `return_stats` where `contamination` is no number.
+            `return_stats` is given and `contamination` is not a number.
         """
         labels, confidence = self.predict(X, return_confidence=True)
         labels[2 * np.abs(confidence - 0.5) <= 1 - 2 * np.exp(-T)] = -2
@@ -187,13 +201,19 @@ class PyODDetector(BaseDetector):
         return labels
 
     def compute_rejection_stats(self, *args: Any, **options: Any) -> tuple[float, float, float]:
-        """PyOD's, which is a function of n and of `contamination` alone; ValueError where that is no number."""
+        """Return PyOD's statistics of rejection; raise ValueError where `contamination` is not a number.
+
+        They depend on `contamination` and the number of training samples alone.
+        """
         if not isinstance(self.contamination, Real):
-            raise ValueError(f"statistics of rejection need contamination as a number; it is {self.contamination!r}")
+            raise ValueError(
+                f"statistics of rejection need contamination as a number; got {self.contamination!r}: give, for "
+                "example, contamination=0.1"
+            )
         return super().compute_rejection_stats(*args, **options)
 
     def _check_parameters(self) -> None:
-        """Again, for `set_params` runs no `__init__`, and PyOD takes whatever is no number for a thresholder."""
+        """Check the parameters at `fit`, because `set_params` runs no `__init__` and PyOD takes any object here."""
         share = self.contamination
         is_thresholder = hasattr(share, "fit") and hasattr(share, "predict")
         if share is not None and not is_thresholder:
@@ -203,12 +223,12 @@ class PyODDetector(BaseDetector):
         if detector is None or (not isinstance(detector, type) and all(hasattr(detector, name) for name in methods)):
             return
         raise TypeError(
-            "detector must be an outlier detector with fit and score_samples, like JEPAScoreDetector() or "
+            "detector must be an outlier detector with fit and score_samples, such as JEPAScoreDetector() or "
             f"LocalOutlierFactor(novelty=True); got {detector!r}"
         )
 
     def _process_decision_scores(self) -> "PyODDetector":
-        """PyOD's hook, over the samples that could be read."""
+        """Set threshold and labels in the hook that PyOD calls, from the samples that could be read."""
         scores = self.decision_scores_
         read = scores[~np.isnan(scores)]
         self._mu, self._sigma = read.mean(), read.std()
@@ -225,7 +245,7 @@ class PyODDetector(BaseDetector):
         return self
 
     def _labels(self, scores: NDArray[np.float64]) -> NDArray[np.int64]:
-        labels = np.ones(len(scores), dtype=np.int64)  # what could not be read is for a person to look at
+        labels = np.ones(len(scores), dtype=np.int64)  # flag samples that could not be read, for someone to inspect
         read = ~np.isnan(scores)
         if self.thresholder_ is None:
             labels[read] = scores[read] > self.threshold_
@@ -244,14 +264,17 @@ class PyODDetector(BaseDetector):
 
 
 class ADBenchModel:
-    """A detector in ADBench's protocol of customised models: ``RunPipeline(...).run(clf=ADBenchModel)``.
+    """Run a detector in ADBench as a customised model.
+
+    Call ``RunPipeline(...).run(clf=ADBenchModel)``.
 
     Parameters
     ----------
     seed : int
+        Seed of the detector.
     model_name : str, optional
-        A key of `models`. ADBench itself passes "Customized" whatever the model; that, or None, stands for `default`,
-        which a subclass may set: ``class Alone(ADBenchModel): default = "jepa"``.
+        A key of `models`. ADBench itself always passes "Customized", which means `default`, as None does. To choose
+        another model, set `default` in a subclass: ``class Alone(ADBenchModel): default = "jepa"``.
 
     Examples
     --------
@@ -271,7 +294,7 @@ class ADBenchModel:
         "mahalanobis++": partial(MahalanobisDetector, normalize=True),
         "knn": KNNDetector,
     }
-    """Name to what makes the detector, called with `random_state`. On tables the baselines work on the features."""
+    """Functions by name that make the detector from a `random_state`. On tables the baselines read the features."""
 
     default = "joint"
 
@@ -287,7 +310,7 @@ class ADBenchModel:
         ----------
         X_train : array of shape (n_samples, n_features)
         y_train : array of shape (n_samples,), optional
-            1 for known outliers, which are left out; 0 for all others, outliers nobody labelled among them.
+            1 for known outliers, which are left out; 0 for all other rows, which may contain unlabelled outliers.
 
         Returns
         -------
@@ -297,27 +320,29 @@ class ADBenchModel:
         if y_train is not None:
             known = np.asarray(y_train) == 1
             if known.shape != (len(rows),):
-                raise ValueError(f"y_train must be one label a row: {len(rows)} rows, labels of shape {known.shape}")
+                raise ValueError(
+                    f"y_train must hold one label per row: {len(rows)} rows, labels of shape {known.shape}"
+                )
             rows = rows[~known]
         self.detector_ = self.models[self.model_name](random_state=self.seed).fit(rows)
         return self
 
     def predict_score(self, X: Any) -> NDArray[np.float64]:
-        """Anomaly scores, higher = more abnormal; (n_samples,)."""
+        """Return anomaly scores, (n_samples,); higher = more abnormal."""
         if not hasattr(self, "detector_"):
-            raise NotFittedError("this ADBenchModel is not fitted yet: call fit first")
+            raise NotFittedError("this ADBenchModel is not fitted yet: call fit(X_train) first")
         return -self.detector_.score_samples(np.asarray(X))
 
 
 def _fit_and_score(detector: Any, X: Any, y: Any) -> NDArray[np.float64]:
-    """Fit, and the anomaly scores of the training samples, with one encoder pass where the encoder is there before."""
+    """Fit and return the scores of the training samples, with one encoder pass where the encoder is frozen."""
     samples = X
     if hasattr(detector, "extract") and not isinstance(X, Extraction):
         with suppress(NotFittedError):
             samples = detector.extract(X)
     scores = -np.asarray(detector.fit(samples, y).score_samples(samples), dtype=np.float64)
     if samples is not X and holds_vectors(X):
-        validate_data(detector, X, skip_check_array=True)  # the names of columns, which an Extraction does not have
+        validate_data(detector, X, skip_check_array=True)  # stores the column names, which an Extraction does not have
     return scores if samples is X else samples.aligned(scores)
 
 
@@ -326,6 +351,6 @@ def _own_offset(detector: Any) -> float:
         return float(detector.offset_)
     except AttributeError:
         raise ValueError(
-            f"contamination=None takes the detector's own threshold, but {type(detector).__name__} has no offset_: "
-            "give contamination as a number"
+            f"contamination=None takes the detector's own threshold, and {type(detector).__name__} has no offset_: "
+            "give contamination as a number, for example 0.1"
         ) from None

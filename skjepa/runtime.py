@@ -1,4 +1,4 @@
-"""`OnnxDetector`: a detector that `skjepa.export_onnx` wrote, without torch: NumPy, Pillow and onnxruntime alone."""
+"""Run a detector that `skjepa.export_onnx` wrote, without PyTorch: NumPy, Pillow and onnxruntime are enough."""
 
 import json
 import os
@@ -18,33 +18,38 @@ _BATCH = 64
 
 
 class OnnxDetector:
-    """A detector exported by `skjepa.export_onnx`: the same scores, decisions and p-values, from onnxruntime.
+    """Run a detector that `skjepa.export_onnx` wrote, with onnxruntime and without PyTorch.
+
+    Scores, decisions and p-values are those of the exported detector.
 
     Parameters
     ----------
     path : path-like
         The ``.onnx`` file.
     threshold : float, optional
-        In the place of the one in the file; moved later by assigning to `threshold`.
+        Threshold in place of the one in the file. To change it later, assign to the attribute `threshold`.
     providers : sequence of str, optional
-        Of onnxruntime, such as ``["CUDAExecutionProvider"]``; by default its CPU.
+        Execution providers of onnxruntime, such as ``["CUDAExecutionProvider"]``; by default the CPU.
     n_threads : int, optional
-        Of onnxruntime; by default one a core.
+        Number of threads of onnxruntime; by default one per core.
 
     Attributes
     ----------
     threshold : float
         ``decision_function = score_samples - threshold``.
     calibration_scores : array or None
+        Scores of normal samples that the detector was not fitted on.
     shape : tuple of int
-        Of one input: (3, H, W) or (d,).
+        Shape of one input: (3, H, W) or (d,).
     about : dict
-        What the file says of itself: version, fingerprint of the encoder, how pictures are prepared.
+        Facts in the file: version, fingerprint of the encoder, how images are prepared.
 
     Raises
     ------
+    FileNotFoundError
+        There is no such file.
     ValueError
-        No file of `skjepa.export_onnx`, or one of another format.
+        The file was not written by `skjepa.export_onnx`, or has another format.
     ImportError
         onnxruntime is missing.
     """
@@ -60,43 +65,46 @@ class OnnxDetector:
         self._session = _session(Path(path), providers, n_threads)
         text = self._session.get_modelmeta().custom_metadata_map.get(_METADATA)
         if text is None:
-            raise ValueError(f"{path} was not written by skjepa.export_onnx: it says nothing of a detector")
+            raise ValueError(f"{path} holds no detector: give a file that skjepa.export_onnx wrote")
         self.about: dict[str, Any] = json.loads(text)
         if self.about.get("format") != _FORMAT:
-            raise ValueError(f"{path} has format {self.about.get('format')}; this version of skjepa reads {_FORMAT}")
+            raise ValueError(
+                f"{path} has format {self.about.get('format')}, and this version of skjepa reads {_FORMAT}: export the "
+                "detector again with this version"
+            )
         self.threshold = float(self.about["threshold"] if threshold is None else threshold)
         self.shape = tuple(self.about["shape"])
         scores = self.about["calibration_scores"]
         self.calibration_scores = None if scores is None else np.array(scores, dtype=np.float64)
 
     def score_samples(self, X: Any) -> NDArray[np.float64]:
-        """Score of each sample: the higher, the more normal; (n_samples,).
+        """Return one score per sample, (n_samples,); higher = more normal.
 
         Parameters
         ----------
         X : array, list of PIL images or paths, or rows
-            Images: uint8 (n_samples, height, width, 3), PIL images or paths, resized as at the fit; or float32
+            Images: uint8 (n_samples, height, width, 3), PIL images or paths, all resized as at the fit; or float32
             (n_samples, 3, H, W) in [0, 1] of the size that the encoder takes. Rows: (n_samples, d).
 
         Raises
         ------
         ValueError
-            Samples of another kind or shape; or pictures, where the fit prepared them by what Pillow does not have.
+            The samples have another kind or shape, or they are images that Pillow alone cannot prepare as the fit did.
         skjepa.data.ImageReadError
-            A path that cannot be read.
+            A path cannot be read.
         """
         return self._run(X, "score")
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
-        """``score_samples(X) - threshold``: negative where a sample is flagged; (n_samples,)."""
+        """Return ``score_samples(X) - threshold``, (n_samples,): negative where a sample is flagged."""
         return self._run(X, "decision")
 
     def predict(self, X: Any) -> NDArray[np.int64]:
-        """+1 for normal, -1 for anomalous samples; (n_samples,)."""
+        """Return +1 for normal and -1 for anomalous samples, (n_samples,)."""
         return self._run(X, "label")
 
     def p_values(self, X: Any) -> NDArray[np.float64]:
-        """Conformal p-values: small = unlike normal data; (n_samples,), in (0, 1].
+        """Return conformal p-values, (n_samples,), in (0, 1]; small = unlike normal data.
 
         Raises
         ------
@@ -105,8 +113,8 @@ class OnnxDetector:
         """
         if self.calibration_scores is None:
             raise ValueError(
-                "p-values need normal samples that were not learned from: fit with calibration=0.2, say, or call "
-                "calibrate(X_normal), and export again"
+                "p-values need normal samples that the detector did not learn from, and this file holds none: call "
+                "calibrate(X_normal), or fit with calibration=0.2 and export again"
             )
         folds = self.about["fold_scores"]
         if folds is not None:
@@ -114,18 +122,24 @@ class OnnxDetector:
         return conformal_p_values(self.calibration_scores, self.score_samples(X))
 
     def calibrate(self, X: Any, target_fpr: float | None = None) -> "OnnxDetector":
-        """Take threshold and p-values from fresh normal samples; the file keeps its own.
+        """Reset the threshold and the p-values with fresh normal samples, without changing the file.
 
         Parameters
         ----------
         X : as for `score_samples`
+            Normal samples that the detector was not fitted on.
         target_fpr : float in (0, 1), optional
-            By default that of the fit. Where neither is given, the threshold stays and only p-values change.
+            Largest share of new normal samples to flag; by default the value of the fit. Where neither is given, the
+            threshold stays and only the p-values change.
+
+        Returns
+        -------
+        self
 
         Raises
         ------
         ValueError
-            Too few samples for `target_fpr`; names the number needed.
+            Too few samples for `target_fpr`; the message names the number needed.
         """
         scores = self.score_samples(X)
         target = self.about["target_fpr"] if target_fpr is None else target_fpr
@@ -149,12 +163,15 @@ class OnnxDetector:
         if isinstance(samples, np.ndarray) and samples.dtype.kind == "f":
             return self._checked(self._pixels(samples).astype(dtype))
         if isinstance(samples, np.ndarray) and samples.dtype != np.uint8:
-            raise ValueError(f"an array of images must be of uint8 or of a float type; got {samples.dtype}")
+            raise ValueError(f"an array of images must have dtype uint8 or a float type; got {samples.dtype}")
         return self._checked(np.stack([self._prepared(sample, dtype) for sample in samples]))
 
     def _pixels(self, pixels: NDArray) -> NDArray:
         if pixels.size and not (pixels.min() >= 0 and pixels.max() <= 1) and self.about["pictures"] is not None:
-            raise ValueError(f"pixels of a float type must lie in [0, 1]; got {pixels.min():.3g} to {pixels.max():.3g}")
+            raise ValueError(
+                f"float pixels must lie in [0, 1]; got {pixels.min():.3g} to {pixels.max():.3g}: divide by 255 or give "
+                "uint8"
+            )
         return pixels
 
     def _checked(self, batch: NDArray) -> NDArray:
@@ -162,16 +179,16 @@ class OnnxDetector:
             sides = ", ".join(map(str, self.shape))
             raise ValueError(f"X must have shape (n_samples, {sides}); got {batch.shape}")
         if not np.isfinite(batch).all():
-            raise ValueError("X must be finite; it holds NaN or infinity")
+            raise ValueError("X holds NaN or infinity: give finite values")
         return np.ascontiguousarray(batch)
 
     def _prepared(self, sample: Any, dtype: np.dtype) -> NDArray:
-        """One picture to pixels (3, H, W) in [0, 1]."""
+        """Return the pixels of one image, (3, H, W), in [0, 1]."""
         steps = self.about["pictures"]
         if steps is None:
             raise ValueError(
-                "this detector prepares pictures by what Pillow does not have: give the float tensors (n_samples, 3, "
-                "H, W) that its encoder receives"
+                "this detector prepares images in a way that Pillow alone cannot: give the float arrays (n_samples, 3, "
+                "H, W) that its encoder takes"
             )
         if isinstance(sample, Image.Image):
             picture = to_rgb(sample)
@@ -188,25 +205,25 @@ def _session(path: Path, providers: Sequence[str] | None, n_threads: int | None)
     except ImportError as error:
         raise ImportError("OnnxDetector needs onnxruntime: pip install onnxruntime, or 'skjepa[export]'") from error
     if not path.is_file():
-        raise FileNotFoundError(f"no exported detector at {path}")
+        raise FileNotFoundError(f"there is no exported detector at {path}")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # else it warns of an input that has a default
+    options.log_severity_level = 3  # below 3 it warns about an input that has a default
     options.intra_op_num_threads = n_threads or 0
     chosen = list(providers or ["CPUExecutionProvider"])
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=chosen)
-    except Exception as error:  # onnxruntime's errors have no base class but this
+    except Exception as error:  # onnxruntime's errors have no common base class but this
         raise ValueError(f"{path} cannot be read as an ONNX model: {error}") from error
 
 
 def _holds_pictures(X: Any) -> bool:
     if isinstance(X, str | os.PathLike | Image.Image):
-        raise ValueError(f"X must hold several samples; of one give a list, [{X!r}]")
+        raise ValueError(f"X must be a list or array of samples; got a single one: give [{X!r}]")
     return len(X) > 0 and isinstance(X[0], str | os.PathLike | Image.Image | np.ndarray)
 
 
 def _resized(picture: Image.Image, step: dict[str, Any]) -> Image.Image:
-    """As torchvision resizes a PIL image: to both sides, or the shorter one to a size."""
+    """Resize as torchvision resizes a PIL image: both sides, or the shorter side to a size."""
     size = step["resize"]
     if len(size) == 2:
         height, width = size
@@ -220,7 +237,7 @@ def _resized(picture: Image.Image, step: dict[str, Any]) -> Image.Image:
 
 
 def _cropped(picture: Image.Image, size: ArrayLike) -> Image.Image:
-    """The centre, as torchvision cuts it; black beyond the edges."""
+    """Crop the centre as torchvision does; pixels beyond the edges are black."""
     height, width = np.asarray(size).tolist()
     left, top = round((picture.width - width) / 2.0), round((picture.height - height) / 2.0)
     return picture.crop((left, top, left + width, top + height))

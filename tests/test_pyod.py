@@ -214,7 +214,7 @@ class TestParameters:
         confidence = clf.predict_confidence(X_TEST)
         assert 0 <= confidence.min() <= confidence.max() <= 1
         assert set(clf.predict_with_rejection(X_TEST)) <= {-2, 0, 1}
-        with pytest.raises(ValueError, match="statistics of rejection need contamination as a number; it is None"):
+        with pytest.raises(ValueError, match="statistics of rejection need contamination as a number; got None"):
             clf.predict_with_rejection(X_TEST, return_stats=True)
 
     def test_threshold_of_a_detector_that_has_none(self):
@@ -463,7 +463,7 @@ class TestADBench:
     def test_bad_input(self):
         with pytest.raises(ValueError, match="model_name must be one of 'joint'"):
             ADBenchModel(0, "COPOD")
-        with pytest.raises(ValueError, match="y_train must be one label a row: 200 rows, labels of shape"):
+        with pytest.raises(ValueError, match="y_train must hold one label per row: 200 rows, labels of shape"):
             ADBenchModel(0, "knn").fit(X_TRAIN, Y_TEST)
         with pytest.raises(NotFittedError, match="not fitted yet"):
             ADBenchModel(0).predict_score(X_TEST)

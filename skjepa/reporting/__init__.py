@@ -1,4 +1,4 @@
-"""Scored groups of images as tables, figures and HTML reports."""
+"""Write scored images as tables, figures and HTML reports."""
 
 from skjepa._lazy import doors
 

@@ -1,4 +1,4 @@
-"""What a report says about a run: settings, threshold, diagnosis, map of the normal samples."""
+"""Describe a run for a report: settings, threshold, diagnosis, and map of the normal samples."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -10,21 +10,21 @@ from numpy.typing import NDArray
 from skjepa.inspection.findings import Diagnosis, Finding
 
 _KEPT = 2000
-"""Of normal scores and of normal points on the map: enough for a picture, and a small table."""
+"""Largest number of normal scores, and of normal points on the map, that is kept: enough for a figure."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How a threshold came about.
+    """The rule by which a threshold was set.
 
     Attributes
     ----------
     target_fpr : float or None
-        Share of new normal samples that may be flagged, kept by held-out samples.
+        Share of new normal samples that may be flagged, where the threshold comes from held-out samples.
     contamination : float or None
-        Share of the samples fitted on that is flagged, where there is no `target_fpr`.
+        Share of the fit samples that is flagged, where there is no `target_fpr`.
     n_calibration : int
-        Held-out normal samples, 0 without.
+        Number of held-out normal samples; 0 where there are none.
     """
 
     target_fpr: float | None = None
@@ -34,26 +34,27 @@ class Rule:
 
 @dataclass(frozen=True)
 class About:
-    """What a table of scores cannot say in its rows; travels with it as JSON.
+    """Facts about a run that the rows of a table of scores do not hold; the table stores them as JSON.
 
     Attributes
     ----------
     detector, encoder, formula : str
-        "" where unknown.
+        Names; "" where unknown.
     n_fit : int
-        Normal samples learned from, 0 where unknown.
+        Number of normal samples learned from; 0 where unknown.
     rule : Rule
     normal_scores : list of float
-        Of normal samples, at most 2,000, evenly over their order.
+        Scores of normal samples, thinned evenly over their order to at most 2,000.
     normal_kind : str
-        Where these are from, in words.
+        Description of these samples in words.
     normal_map : list of [float, float]
         Normal samples on the map `pca_1`, `pca_2`, at most 2,000.
     folders : dict of group -> folder
-        Where the images lie; one group without a name where ids have no prefix.
+        Folders of the images. Where ids have no prefix, the only group is "".
     normal_folder : str
+        Folder of the normal images; "" where unknown.
     diagnosis : dict or None
-        As `skjepa.inspection.Diagnosis.to_dict`.
+        The result of `skjepa.inspection.Diagnosis.to_dict`.
     """
 
     detector: str = ""
@@ -73,16 +74,18 @@ class About:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "About":
-        """Raises ValueError where the text is of another kind or version."""
+        """Read the JSON text; raise ValueError where it is of another kind or version."""
         try:
             given = json.loads(text)
             return cls(**{**given, "rule": Rule(**given["rule"])})
         except (TypeError, KeyError, ValueError) as error:
-            raise ValueError(f"what the table says about its run cannot be read ({error})") from error
+            raise ValueError(
+                f"the table's metadata about its run cannot be read ({error}): score the images again with this version"
+            ) from error
 
     @property
     def diagnosed(self) -> Diagnosis | None:
-        """The diagnosis, read back."""
+        """The diagnosis as an object; None where there is none."""
         if self.diagnosis is None:
             return None
         nan = {name: float("nan") for name, value in self.diagnosis.items() if value is None and "view" not in name}
@@ -92,13 +95,13 @@ class About:
 
 
 def about_detector(detector: Any, normal_scores: Any = (), **known: Any) -> About:
-    """What a fitted detector says about itself.
+    """Describe a fitted detector.
 
     Parameters
     ----------
     detector : CalibratedDetector
     normal_scores : array of shape (n_normal,)
-        Of samples it was fitted on: shown where it has held none out.
+        Scores of the fit samples, which are shown where the detector held no samples out.
     known : other attributes of `About`
     """
     held_out = detector.calibration_scores_
@@ -106,7 +109,7 @@ def about_detector(detector: Any, normal_scores: Any = (), **known: Any) -> Abou
     promised = held_out is not None and detector.target_fpr is not None
     model = getattr(detector.models_[0], "model", None)
     encoder = getattr(detector, "encoder_", None)
-    # Scores out of fold are not scores as `score_samples` gives them.
+    # Out-of-fold scores are not on the scale of `score_samples`, so they are not shown.
     shows_given = held_out is None or detector.is_cross_calibrated
     values = np.asarray(normal_scores if shows_given else held_out, dtype=np.float64)
     diagnosis = detector.diagnose() if hasattr(detector, "diagnose") else None
@@ -125,7 +128,7 @@ def about_detector(detector: Any, normal_scores: Any = (), **known: Any) -> Abou
 
 
 def map_of_normal(points: NDArray[np.float64]) -> list[list[float]]:
-    """Few enough of them, in few enough digits."""
+    """Return the points of the map, thinned and rounded to five digits."""
     return [[float(f"{x:.5g}"), float(f"{y:.5g}")] for x, y in thinned(points)]
 
 
@@ -136,7 +139,7 @@ def thinned(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def without_nan(value: Any) -> Any:
-    """JSON has no NaN: null in its place."""
+    """Replace NaN and infinity, which JSON does not have, by None."""
     if isinstance(value, dict):
         return {name: without_nan(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

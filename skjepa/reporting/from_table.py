@@ -1,4 +1,4 @@
-"""A table of scores, read back as the results that a report shows."""
+"""Read a table of scores back as the results that a report shows."""
 
 import os
 from collections.abc import Sequence
@@ -19,13 +19,15 @@ from skjepa.reporting.score_table import ABOUT, numbers, read_table, short_names
 def results_of_table(
     path: Path, *, images: Sequence[str | os.PathLike] = (), normal: str | os.PathLike | None = None
 ) -> Results:
-    """What a table of scores holds; ValueError where it is none."""
+    """Read the results in a table of scores; raise ValueError for any other table."""
     table = read_table(path)
     columns = table.to_pydict()
     if missing := [name for name in ("id", "score") if name not in columns]:
-        raise ValueError(f"{path} has no column {missing[0]!r}: it is not a table of scores")
+        raise ValueError(
+            f"{path} has no column {missing[0]!r} and is not a table of scores: give a table that `skjepa score` wrote"
+        )
     if not table.num_rows:
-        raise ValueError(f"{path} has no rows")
+        raise ValueError(f"{path} has no rows: give a table with at least one scored image")
     ids = np.array([str(name) for name in columns["id"]], dtype=np.str_)
     scores, decisions, p_values = (_column(path, name, columns) for name in ("score", "decision", "p_value"))
     assert scores is not None  # the column is there
@@ -37,7 +39,7 @@ def results_of_table(
         about = replace(about, folders=folders)
     for folder in [*(images or ()), *([] if normal is None else [normal])]:
         if not Path(folder).is_dir():
-            raise FileNotFoundError(f"no folder {folder}")
+            raise FileNotFoundError(f"there is no folder {folder}")
     kept = columns.get("kept")
     flagged = (
         ~(decisions >= 0) if decisions is not None else np.array([keep is False for keep in kept or [None] * len(ids)])
@@ -65,7 +67,7 @@ def _column(path: Path, name: str, columns: dict[str, list[Any]]) -> NDArray[np.
 
 
 def _threshold(scores: NDArray[np.float64], decisions: NDArray[np.float64] | None) -> float | None:
-    """decision = score - threshold."""
+    """Return the threshold, from decision = score - threshold; None without decisions."""
     known = np.isfinite(scores) & (False if decisions is None else np.isfinite(decisions))
     return float(np.median((scores - decisions)[known])) if decisions is not None and known.any() else None
 
@@ -78,9 +80,9 @@ def _map_of_table(path: Path, columns: dict[str, list[Any]], about: About) -> li
 
 
 def _from_folders(name: str, folders: dict[str, str]) -> Image.Image | None:
-    """The image of that name: relative to the only folder, or to that of the group it begins with.
+    """Read the image of this name from the only folder, or from the folder of the group that the name begins with.
 
-    A table may come from anybody: a name that leads out of the folder is no name in it.
+    A table may come from anyone, so a name that leads out of the folder is ignored.
     """
     if not folders:
         return read_image(name)

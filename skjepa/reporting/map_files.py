@@ -1,4 +1,4 @@
-"""Maps of the images that were flagged, as pictures and as a list of spots."""
+"""Write the anomaly maps of flagged images as pictures, with a list of their spots."""
 
 import json
 from collections.abc import Sequence
@@ -17,14 +17,16 @@ _AT_A_TIME = 64
 
 
 def write_maps(detector: JEPAScoreDetector, groups: Sequence[ScoredGroup], folder: Path) -> list[dict[str, Any]]:
-    """Write a picture with its map for every flagged image, and `SPOTS` beside them; one forward pass each.
+    """Write every flagged image with its anomaly map as a picture, and a list of all spots in the file `SPOTS`.
+
+    Each image takes one forward pass.
 
     Returns
     -------
     list of dict
-        What `SPOTS` says of each image: group, id, score, p_value, overlay (a file of the folder), width, height and
-        spots, each with box (left, top, right, bottom), p_value and surprise. Of a detector without a local model there
-        are no spots.
+        The entries of `SPOTS`, one per image: group, id, score, p_value, overlay (a file in the folder), width, height
+        and spots. Each spot has box (left, top, right, bottom), p_value and surprise. Without ``local=True`` there are
+        no spots.
     """
     folder.mkdir(parents=True, exist_ok=True)
     told: list[dict[str, Any]] = []

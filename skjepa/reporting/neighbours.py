@@ -1,4 +1,4 @@
-"""Where samples lie among the normal ones: the nearest of these, and a map of all."""
+"""Find the nearest normal samples of a sample, and map all samples among the normal ones."""
 
 import warnings
 from importlib.util import find_spec
@@ -12,14 +12,14 @@ Points = NDArray[np.float64]
 
 
 class Surroundings:
-    """Embeddings of normal samples, to look others up in.
+    """Hold the embeddings of normal samples, and find other samples' place among them.
 
     Parameters
     ----------
     embeddings : array of shape (n_normal, K)
         Rows of NaN are left out.
     ids : array of shape (n_normal,), str, optional
-        Names of these samples; without them there are no neighbours to name.
+        Names of these samples. Without them no neighbours are named.
     """
 
     def __init__(self, embeddings: Points, ids: ArrayLike | None = None) -> None:
@@ -27,10 +27,15 @@ class Surroundings:
         self.embeddings = np.asarray(embeddings, dtype=np.float64)[known]
         self.ids = None if ids is None else np.asarray(ids, dtype=np.str_)[known]
         if len(self.embeddings) < 2:
-            raise ValueError(f"{len(self.embeddings)} normal samples have an embedding: a map needs two at least")
+            raise ValueError(
+                f"a map needs at least 2 normal samples that can be read; got {len(self.embeddings)}: give more of them"
+            )
 
     def nearest(self, embeddings: Points, n_neighbors: int = 3) -> list[list[str]]:
-        """Names of the normal samples nearest to each embedding (n, K), the nearest first; none for a row of NaN."""
+        """Return the names of the normal samples nearest to each embedding, (n, K), the nearest first.
+
+        A row of NaN gets no names.
+        """
         if self.ids is None:
             return [[] for _ in embeddings]
         known = np.isfinite(embeddings).all(axis=1)
@@ -43,18 +48,21 @@ class Surroundings:
         return names
 
     def pca(self, embeddings: Points) -> tuple[Points, Points]:
-        """Those given, (n, 2), and the normal, (n_normal, 2), on the first two principal axes of the normal."""
+        """Map the given embeddings, (n, 2), and the normal ones, (n_normal, 2), to the principal axes of the latter."""
         fitted = PCA(n_components=min(2, *self.embeddings.shape), random_state=0).fit(self.embeddings)
         return _two(_each_known(fitted.transform, embeddings)), _two(fitted.transform(self.embeddings))
 
     def umap(self, embeddings: Points) -> tuple[Points, Points]:
-        """As `pca`, by UMAP (McInnes et al., arXiv 1802.03426) learned from all; needs umap-learn."""
+        """Map as `pca` does, by UMAP learned from all embeddings (McInnes et al., arXiv 1802.03426).
+
+        It needs the package umap-learn.
+        """
         if not has_umap():
             raise ImportError("a UMAP map needs umap-learn: pip install 'skjepa[umap]'")
         known = np.isfinite(embeddings).all(axis=1)
         everyone = np.concatenate([self.embeddings, embeddings[known]])
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a missing tensorflow, of numba, and of the thread that a seed costs
+            warnings.simplefilter("ignore")  # about tensorflow, numba, and the single thread that a seed needs
             from umap import UMAP
 
             made = UMAP(n_neighbors=min(15, len(everyone) - 1), init="pca", random_state=0).fit_transform(everyone)
@@ -79,5 +87,5 @@ def _each_known(transform, rows: Points) -> Points:
 
 
 def _two(points: Points) -> Points:
-    """A second axis of zeros where embeddings have one number."""
+    """Add a second axis of zeros where embeddings have a single number."""
     return points if points.shape[1] == 2 else np.column_stack([points[:, 0], np.zeros(len(points))])

@@ -1,4 +1,4 @@
-"""From results to one self-contained HTML page: nothing in it is fetched, and nothing in it is trusted."""
+"""Render results as one self-contained HTML page, which fetches nothing and trusts no name or text of the data."""
 
 import base64
 import hashlib
@@ -27,9 +27,9 @@ from skjepa.reporting.words import (
 )
 
 LARGE, SMALL = 144, 64
-"""Longest side of a picture in a gallery, and of a neighbour or a picture in the table, in pixels."""
+"""Longest side in pixels of a picture in a gallery, and of a neighbour or a picture in the table."""
 IN_TABLE = 400
-"""Pictures in the table, of the most atypical images, beside those of the galleries."""
+"""Largest number of pictures in the table, of the most atypical images, in addition to those of the galleries."""
 MAX_POINTS = 20_000
 _GROUPS_SHOWN, _PICTURES_OF_GROUP, _BINS = 24, 6, 48
 _SIZE_MARK = "@SIZE@"
@@ -53,7 +53,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Gallery:
-    """A heading, a sentence, and images."""
+    """A section of the page with a heading, a sentence, and images."""
 
     key: str
     title: str
@@ -70,20 +70,20 @@ def render(
     gallery: int = 24,
     thumbnails: int = IN_TABLE,
 ) -> str:
-    """The page.
+    """Return the HTML text of the page.
 
     Parameters
     ----------
     results : Results
     title : str
     groups : lists of positions, optional
-        Pictures that are alike, see `skjepa.data.near_duplicates.alike`; None where nobody looked.
+        Groups of near-duplicate images, see `skjepa.data.near_duplicates.alike`; None where they were not searched.
     known : list of (position, name)
-        Samples that look like a normal one, and which.
+        Samples that are near-duplicates of a normal image, with the name of that image.
     gallery : int
-        Images in each of the three galleries, at most.
+        Largest number of images in each of the three galleries.
     thumbnails : int
-        Pictures in the table, at most, beside those of the galleries.
+        Largest number of pictures in the table, in addition to those of the galleries.
     """
     pictures = _Pictures(results)
     galleries = _galleries(results, pictures, gallery)
@@ -116,7 +116,7 @@ def render(
 
 
 class _Pictures:
-    """Pictures as addresses of their own content; "" where there is none or it cannot be read."""
+    """Return pictures as data URIs; "" where there is no picture or it cannot be read."""
 
     def __init__(self, results: Results) -> None:
         self._results = results
@@ -142,7 +142,7 @@ class _Pictures:
 
 
 def data_uri(image: Image.Image, side: int) -> str:
-    """A picture no larger than `side` as an address of its own content: JPEG, or PNG where it is tiny."""
+    """Return an image, scaled down to at most `side` pixels, as a data URI: JPEG, or PNG where it is tiny."""
     small = image.convert("RGB")
     small.thumbnail((side, side), reducing_gap=2.0)
     tiny = max(image.size) <= 48
@@ -158,14 +158,19 @@ def _galleries(results: Results, pictures: _Pictures, n: int) -> list[Gallery]:
     ranked = results.ranked
     n = min(n, max(1, len(ranked) // 2))
     parts = (
-        ("atypical", "Most atypical", "The lowest scores: least like the normal images.", ranked[:n]),
+        ("atypical", "Most atypical", "The images with the lowest scores, least like the normal images.", ranked[:n]),
         (
             "borderline",
             "Borderline",
-            "Nearest to the threshold: here the decision is the closest.",
+            "The images nearest to the threshold, where the decision is closest.",
             results.borderline[:n],
         ),
-        ("typical", "Most typical", "The highest scores: most like the normal images.", ranked[::-1][:n]),
+        (
+            "typical",
+            "Most typical",
+            "The images with the highest scores, most like the normal images.",
+            ranked[::-1][:n],
+        ),
     )
     return [
         Gallery(key, title, text, [_card(results, pictures, int(i)) for i in places])
@@ -202,13 +207,13 @@ def _with_twin(results: Results, pictures: _Pictures, i: int, name: str) -> dict
 
 
 def _histogram(results: Results) -> dict[str, Any] | None:
-    """Bars of a drawing 720 wide and 240 high: scored images stacked by decision, normal ones as an outline."""
+    """Return the bars of a drawing 720 wide and 240 high: images stacked by decision, normal ones as an outline."""
     scores = results.scores[results.readable]
     if not len(scores):
         return None
     normal = np.asarray(results.about.normal_scores, dtype=np.float64)
     everything = np.concatenate([scores, normal, [] if results.threshold is None else [results.threshold]])
-    # A few extreme outliers would squeeze everybody else into one bar: they are counted in the outermost one.
+    # A few extreme outliers would squeeze all other scores into one bar, so they are counted in the outermost bar.
     low, high = np.percentile(everything, [0.5, 99.5])
     if results.threshold is not None:
         low, high = min(low, results.threshold), max(high, results.threshold)
@@ -246,7 +251,7 @@ def _shares(values: NDArray[np.float64], edges: NDArray[np.float64], n: int) -> 
 
 
 def _round_values(low: float, high: float) -> NDArray[np.float64]:
-    """About six round numbers between."""
+    """Return about six round numbers between `low` and `high`."""
     raw = (high - low) / 6
     unit = 10.0 ** np.floor(np.log10(raw))
     step = unit * min((1, 2, 5, 10), key=lambda m: abs(m * unit - raw))
@@ -254,7 +259,7 @@ def _round_values(low: float, high: float) -> NDArray[np.float64]:
 
 
 def _data(results: Results, pictures: _Pictures, shown: Iterable[int], thumbnails: int) -> dict[str, Any]:
-    """What the page's script draws table and maps from; short keys and digits, for there may be 10,000 rows."""
+    """Return the data from which the script of the page draws table and maps, rounded to keep 10,000 rows small."""
     shown = set(shown)
     places = [int(i) for i in results.ranked if int(i) not in shown][:thumbnails]
     found = {i: pictures.of(i, SMALL) for i in places}
@@ -273,7 +278,7 @@ def _data(results: Results, pictures: _Pictures, shown: Iterable[int], thumbnail
 
 def _map_data(results: Results, found: Any) -> dict[str, Any]:
     places = np.flatnonzero(np.isfinite(found.points).all(axis=1) & results.readable)
-    if len(places) > MAX_POINTS:  # the odd ones are what is looked for
+    if len(places) > MAX_POINTS:  # keep the most atypical images, which readers look for
         places = np.sort(places[np.argsort(results.scores[places], kind="stable")[:MAX_POINTS]])
     return {
         "name": found.name,
@@ -299,6 +304,6 @@ def _asset(name: str) -> str:
 
 @cache
 def _template(name: str) -> Any:
-    # Names of files are text of strangers: escaped everywhere, and no script but the page's own may run.
+    # File names come from strangers, so they are escaped everywhere, and only the script of the page may run.
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(_asset(name))

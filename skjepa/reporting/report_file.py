@@ -1,4 +1,4 @@
-"""A page for people: which samples are odd, where the line was drawn, and whether the encoder is sound."""
+"""Write a report for readers: which samples are anomalous, by which threshold, and whether the encoder is sound."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -44,37 +44,38 @@ def report(
     duplicates: bool = True,
     store: str | os.PathLike | None = None,
 ) -> Path:
-    """Score samples and write what was found as one HTML file that needs no network and nothing beside it.
+    """Score samples and write the results as one HTML file that works without a network or other files.
 
-    Summary and threshold in words, histogram, galleries of the most atypical, the borderline and the most typical
-    samples, map of the embeddings (principal axes; UMAP too where umap-learn is installed), diagnosis of the encoder in
-    words, near-duplicates, and a table to search and sort. Of a detector with ``local=True`` the most atypical images
-    show where they are odd.
+    The page holds summary and threshold in words, a histogram, galleries of the most atypical, the borderline and the
+    most typical samples, a map of the embeddings, a diagnosis of the encoder, near-duplicates, and a table to search
+    and sort. The map shows principal axes, and UMAP as well where umap-learn is installed. With a detector that was
+    fitted with ``local=True``, the most atypical images show where they are anomalous.
 
     Parameters
     ----------
     detector : fitted detector
-        A `JEPAScoreDetector`; of other detectors there is no map and no diagnosis.
+        A `JEPAScoreDetector`. With other detectors the page has no map and no diagnosis.
     X : images, vectors or Extraction
-        Samples to score. Of vectors there are no pictures.
+        Samples to score. For vectors the page has no pictures.
     path : path-like
-        File to write, ``.html``.
+        File to write, which must end in ``.html``.
     normal : images, vectors or Extraction, optional
-        Normal samples, for neighbours and map; one forward pass each. By default the map shows the embeddings that the
-        detector keeps of its fit samples, and no neighbours are named.
+        Normal samples for neighbours and map; each takes one forward pass. By default the map shows the embeddings of
+        the fit samples that the detector keeps, and no neighbours are named.
     images : images, optional
         Pictures of the samples, where X is an Extraction.
     title : str
     gallery : int
-        Images in each gallery, at most.
+        Largest number of images in each gallery.
     duplicates : bool
-        Look for images that are nearly the same, for which each is read once more.
+        Whether to search for near-duplicate images, for which each image is read once more.
     store : path, optional
-        As of `JEPAScoreDetector.extract`.
+        Folder that keeps finished samples, see `JEPAScoreDetector.extract`.
 
     Returns
     -------
     Path
+        The file.
 
     Examples
     --------
@@ -133,24 +134,31 @@ def report_of_table(
     duplicates: bool = True,
     progress: bool = False,
 ) -> Path:
-    """The same page from a table that `skjepa score` or `skjepa prune --scores` wrote; no image is scored again.
+    """Write the page of `report` from a table of `skjepa score` or `skjepa prune --scores`, without scoring again.
 
     Parameters
     ----------
     table : path-like
-        ``.parquet``, which knows where the images lie, their neighbours, the map and the diagnosis; or ``.csv``, which
-        knows scores and decisions.
+        A ``.parquet`` table, which holds the folders of the images, their neighbours, the map and the diagnosis, or a
+        ``.csv`` table, which holds scores and decisions alone.
     path : path-like
-        File to write, ``.html``.
+        File to write, which must end in ``.html``.
     images : sequence of folders, optional
-        Where the images lie now, in the order in which they were scored; by default where they lay then.
+        Current folders of the images, in the order in which they were scored; by default the folders in the table.
     normal : folder, optional
-        The same of the normal images.
+        Current folder of the normal images; by default the folder in the table.
     detector : JEPAScoreDetector, optional
-        The fitted detector, for neighbours, maps and diagnosis where the table has none: one forward pass an image.
+        The fitted detector, which adds neighbours, maps and diagnosis where the table has none. It takes one forward
+        pass per image.
     title, gallery, duplicates
-        As of `report`.
+        As for `report`.
     progress : bool
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    Path
+        The file.
     """
     table, path = Path(table), check_output(path, (".html", ".htm"))
     results = results_of_table(table, images=images, normal=normal)
@@ -188,12 +196,12 @@ def write_report(
 
 
 def _looked_up(results: Results, detector: Any, normal: Any, progress: bool, gallery: int) -> Results:
-    """Neighbours, maps and diagnosis from the detector itself."""
+    """Add neighbours, maps and diagnosis from the detector."""
 
     def load(i: int) -> Image.Image:
         image = results.image(i)
         if image is None:
-            raise FileNotFoundError(f"{results.ids[i]}: its folder is not known")
+            raise FileNotFoundError(f"the folder of {results.ids[i]} is not known: give images=")
         return image
 
     folder = results.about.normal_folder if normal is None else os.fspath(normal)
@@ -210,7 +218,7 @@ def _looked_up(results: Results, detector: Any, normal: Any, progress: bool, gal
 
 
 def _with_maps(results: Results, detector: Any, source: Source, gallery: int) -> Results:
-    """With pictures of where the most atypical images are odd; one forward pass each, where the model is local."""
+    """Add pictures that show where the most atypical images are anomalous, where the detector has a local model."""
     if source.is_vector or not getattr(detector, "local", False):
         return results
     places = results.ranked[:gallery]
@@ -220,7 +228,7 @@ def _with_maps(results: Results, detector: Any, source: Source, gallery: int) ->
 
 
 def _measured(detector: Any, X: Any, store: Any) -> Extraction | None:
-    """The extraction of X; None where each model measures for itself, or nothing is measured."""
+    """Return the extraction of X; None where each model makes its own, or the detector makes none."""
     if isinstance(X, Extraction):
         return X
     if not hasattr(detector, "extract") or detector.measures_per_model:
@@ -234,7 +242,7 @@ def _judged(detector: Any, samples: Any) -> tuple[NDArray[np.float64], NDArray[n
 
 
 def _reasons(detector: Any, measured: Extraction | None, *, is_whole: bool) -> list[str] | None:
-    """Which terms are unusual; of an Extraction that was given, of the samples that it holds."""
+    """Return the unusual terms of every sample; for a given Extraction, of the samples that it holds."""
     if measured is None or not hasattr(detector, "explain"):
         return None
     reasons = reasons_of(detector, measured)
@@ -242,7 +250,7 @@ def _reasons(detector: Any, measured: Extraction | None, *, is_whole: bool) -> l
 
 
 def _surroundings(detector: Any, normal: Any, source: Source | None) -> Surroundings | None:
-    """The normal samples given, else those that the detector keeps, which have no names."""
+    """Return the given normal samples, or the fit samples that the detector keeps, which have no names."""
     if isinstance(normal, Extraction):
         return Surroundings(normal.embeddings, normal.ids)
     if source is not None:
@@ -261,7 +269,7 @@ def _maps(surroundings: Surroundings, z: NDArray[np.float64]) -> list[Map]:
 
 def _pictures(source: Source | None, n: int) -> Picture:
     if source is not None and len(source) != n:
-        raise ValueError(f"images must be one a sample: {n} samples, {len(source)} images")
+        raise ValueError(f"images must hold one image per sample: there are {n} samples, {len(source)} images")
     if source is None or source.is_vector:
         return lambda i: None
     return lambda i: as_picture(source.load(i)).convert("RGB")
@@ -275,7 +283,7 @@ def _by_name(source: Source | None) -> Picture:
 
 
 def _looks(results: Results, progress: bool) -> list[Look | None]:
-    """Of every image, read by several threads."""
+    """Return the look of every image, read by several threads."""
 
     def look(i: int) -> Look | None:
         return _look(lambda: results.image(i)) if results.readable[i] else None
@@ -287,7 +295,7 @@ def _looks(results: Results, progress: bool) -> list[Look | None]:
 
 
 def _look(load: Callable[[], Image.Image | None]) -> Look | None:
-    """None where there is no image, or none that can be read."""
+    """Return the look of an image; None where there is no image or it cannot be read."""
     try:
         image = load()
         return None if image is None else look_of(image)
@@ -296,7 +304,7 @@ def _look(load: Callable[[], Image.Image | None]) -> Look | None:
 
 
 def _known(results: Results, looks: Sequence[Look | None]) -> list[tuple[int, str]]:
-    """Positions of the samples that look like a normal one, with its name: it would be the nearest of these."""
+    """Return the positions of samples that look like their nearest normal image, with the name of that image."""
     found, of_normal = [], cache(lambda name: _look(lambda: results.normal_image(name)))
     for i, look in enumerate(looks if results.nearest else ()):
         name = next(iter(results.nearest[i] if results.nearest else ()), None)

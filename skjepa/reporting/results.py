@@ -1,4 +1,4 @@
-"""What a report shows: scored samples, the rule that flagged them, and what was said of the detector."""
+"""Hold the results that a report shows: scored samples, the rule that flagged them, and facts about the detector."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from skjepa.reporting.about import About
 
 @dataclass(frozen=True, eq=False)
 class Map:
-    """Samples and normal samples on a plane, (n, 2) and (n_normal, 2); NaN where a sample has no place."""
+    """Samples, (n, 2), and normal samples, (n_normal, 2), on a plane; NaN where a sample has no place."""
 
     name: str
     points: NDArray[np.float64]
@@ -21,7 +21,7 @@ class Map:
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """n scored samples.
+    """Scored samples with everything that a report shows of them.
 
     Attributes
     ----------
@@ -31,16 +31,16 @@ class Results:
     flagged : array of shape (n,), bool
     p_values : array of shape (n,) or None
     threshold : float or None
-        Scores below it are flagged; None where the rule is another.
+        Scores below it are flagged; None where samples were flagged by another rule.
     errors : dict of position -> reason
     image : callable
-        Position to a picture in RGB, or None; raises what reading raises.
+        Returns the picture at a position in RGB, or None; raises the errors of reading it.
     normal_image : callable
-        The same by the name of a normal sample.
+        Returns the picture of a normal sample by its name, or None.
     map_picture : callable
-        Position to the picture with a map of where it is odd, or None.
+        Returns the picture at a position with its anomaly map, or None.
     reasons : list of str, or None
-        Which terms of the score are unusual; "" where none is.
+        Names of the unusual terms of the score; "" where none is unusual.
     nearest : list of lists of str, or None
         Names of the nearest normal samples.
     maps : list of Map
@@ -76,7 +76,7 @@ class Results:
 
     @property
     def borderline(self) -> NDArray[np.intp]:
-        """Positions of the readable samples, those nearest to the threshold first; none without one."""
+        """Positions of the readable samples, the nearest to the threshold first; empty without a threshold."""
         if self.threshold is None:
             return np.empty(0, dtype=np.intp)
         return self.ranked[np.argsort(np.abs(self.scores[self.ranked] - self.threshold), kind="stable")]

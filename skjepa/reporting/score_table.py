@@ -1,4 +1,4 @@
-"""The table of scores: made, written and read."""
+"""Make, write and read the table of scores."""
 
 import os
 from collections.abc import Sequence
@@ -18,16 +18,17 @@ from skjepa.reporting.scored_groups import ScoredGroup
 
 TABLE_SUFFIXES = (".parquet", ".csv")
 ABOUT = b"skjepa"
-"""Key of a table's metadata that holds an `About`, as JSON."""
+"""Key in the metadata of a table that holds an `About` as JSON."""
 
 
 def score_table(
     groups: Sequence[ScoredGroup], *, surroundings: Surroundings | None = None, about: About | None = None
 ) -> pa.Table:
-    """Columns id, score, p_value, decision, label, error, reason; one row per image, nulls where there is no value.
+    """Make a table with one row per image: id, score, p_value, decision, label, error and reason.
 
-    With `surroundings` also nearest (names of the nearest normal images), pca_1 and pca_2 (the place on their principal
-    axes); `about` goes into the table's metadata. That is all that `skjepa report` shows of a run.
+    Missing values are null. With `surroundings` it also has nearest (names of the nearest normal images), pca_1 and
+    pca_2 (the place on the principal axes of the normal images). `about` goes into the metadata. `skjepa report` needs
+    nothing else.
     """
     several = len(groups) > 1
     parts = []
@@ -64,10 +65,10 @@ def _with_places(table: pa.Table, surroundings: Surroundings, z: NDArray[np.floa
 
 
 def short_names(folders: Sequence[Path]) -> dict[str, Path]:
-    """Short unique names: the folder's own, with its parents' where two are alike."""
+    """Return short unique names of folders: the last part of the path, with parents where two are equal."""
     resolved = [folder.resolve() for folder in folders]
     if len(set(resolved)) < len(resolved):
-        raise ValueError("a folder is given twice")
+        raise ValueError("a folder is given twice: give every folder once")
     depth = 1
     while len({path.parts[-depth:] for path in resolved}) < len(resolved):
         depth += 1
@@ -75,11 +76,11 @@ def short_names(folders: Sequence[Path]) -> dict[str, Path]:
 
 
 def write_table(table: pa.Table, path: str | os.PathLike) -> Path:
-    """Write Parquet or CSV, as the suffix says, whole or not at all."""
+    """Write a table as Parquet or CSV by the suffix, whole or not at all."""
     path = check_output(path, TABLE_SUFFIXES)
     with written_whole(path) as partial:
         if path.suffix.lower() == ".csv":
-            lists = [column.name for column in table.schema if pa.types.is_list(column.type)]  # a cell holds none
+            lists = [column.name for column in table.schema if pa.types.is_list(column.type)]  # CSV has no lists
             pa.csv.write_csv(table.drop_columns(lists), partial)
         else:
             pq.write_table(table, partial, compression="zstd")
@@ -87,7 +88,7 @@ def write_table(table: pa.Table, path: str | os.PathLike) -> Path:
 
 
 def read_table(path: str | os.PathLike) -> pa.Table:
-    """What `write_table` wrote; names stay text, also where they look like numbers."""
+    """Read a table that `write_table` wrote; names stay text even where they look like numbers."""
     path = Path(path)
     try:
         if path.suffix.lower() != ".csv":
@@ -95,14 +96,14 @@ def read_table(path: str | os.PathLike) -> pa.Table:
         text = dict.fromkeys(("id", "class", "copy_of", "error", "reason"), pa.string())
         return pa.csv.read_csv(path, convert_options=pa.csv.ConvertOptions(column_types=text))
     except FileNotFoundError:
-        raise FileNotFoundError(f"no table {path}") from None
+        raise FileNotFoundError(f"there is no table {path}") from None
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read as a table: {error}") from error
 
 
 def numbers(path: str | os.PathLike, name: str, values: Sequence[Any]) -> NDArray[np.float64]:
-    """A column of a table as numbers, NaN where there is none. Raises ValueError that names file and column."""
+    """Return a column as numbers, NaN where a cell is empty; raise ValueError with file and column for other cells."""
     try:
         return np.array([float("nan") if value is None else float(value) for value in values])
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: the column {name!r} holds what is no number ({error})") from error
+        raise ValueError(f"{path}: the column {name!r} must hold numbers ({error})") from error

@@ -1,4 +1,4 @@
-"""The main job, for the command line and the demo: score groups of images, then a table, a file and a picture."""
+"""Score groups of images for the command line and the demo, and summarise them."""
 
 import os
 import time
@@ -22,20 +22,20 @@ from skjepa.reporting.neighbours import Surroundings
 
 @dataclass(frozen=True)
 class ScoredGroup:
-    """One group of images after scoring; NaN scores are images that could not be read.
+    """One group of images after scoring.
 
     Attributes
     ----------
     name : str
     source : Source
     scores, p_values, decisions : arrays of shape (n,)
-        `p_values` is None for a detector without calibration samples.
+        NaN for images that could not be read. `p_values` is None for a detector without calibration samples.
     errors : dict of position -> reason
     seconds_per_image : float
     embeddings : array of shape (n, K), optional
         Rows of NaN for images that could not be read.
     reasons : list of str, optional
-        Names of the terms of the score that are unusual, see `skjepa.inspection.Explanation.reason`.
+        Names of the unusual terms of the score, see `skjepa.inspection.Explanation.reason`.
     """
 
     name: str
@@ -50,7 +50,7 @@ class ScoredGroup:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """+1 normal, -1 flagged or unreadable, as `JEPAScoreDetector.predict`."""
+        """Labels as of `JEPAScoreDetector.predict`: +1 = normal, -1 = flagged or unreadable."""
         return np.where(self.decisions >= 0, 1, -1)
 
     @property
@@ -62,7 +62,7 @@ class ScoredGroup:
 def score_group(
     detector: JEPAScoreDetector, name: str, source: Source, *, store: str | os.PathLike | None = None
 ) -> ScoredGroup:
-    """Score one group with a fitted detector; `store` keeps finished images and resumes."""
+    """Score one group with a fitted detector; with `store`, finished images are kept and a run resumes."""
     started = time.perf_counter()
     extraction = detector.extract(source, store=store)
     seconds = (time.perf_counter() - started) / len(source)
@@ -75,7 +75,7 @@ def score_group(
 
 
 def reasons_of(detector: JEPAScoreDetector, extraction: Extraction) -> list[str]:
-    """Which terms of the score are unusual, one text for each sample, "" also for those that could not be read."""
+    """Return the unusual terms of every sample as text; "" where there are none or the sample could not be read."""
     explained = detector.explain(extraction)
     known = dict(zip(extraction.measured.tolist(), map(explained.reason, range(len(explained))), strict=True))
     return [known.get(i, "") for i in range(len(extraction.all_ids))]
@@ -89,7 +89,7 @@ def about_run(
     folders: dict[str, Path],
     normal_folder: Path | None,
 ) -> tuple[Surroundings | None, About]:
-    """What `score_table` writes of a run beside its scores; `normal`, fitted on, where it is at hand."""
+    """Return what `score_table` stores about a run besides the scores; `normal` holds the fit samples, if known."""
     known: dict[str, Any] = {
         "encoder": encoder,
         "folders": {name if len(folders) > 1 else "": str(path) for name, path in folders.items()},
@@ -109,10 +109,11 @@ def about_run(
 
 
 def summary(normal_scores: ArrayLike, groups: Sequence[ScoredGroup]) -> list[dict[str, Any]]:
-    """One dict a group: images, flagged, unreadable, seconds, and how far it lies from `normal_scores`.
+    """Return one dict per group: numbers of images, flagged and unreadable ones, seconds per image, and metrics.
 
-    `normal_scores` are of normal samples that the detector has not been fitted on; where there are none, or a group has
-    no readable image, the metrics of `skjepa.evaluation.detection_metrics` are left out.
+    The metrics of `skjepa.evaluation.detection_metrics` compare the group with `normal_scores`, the scores of normal
+    samples that the detector was not fitted on. They are left out where there are none, or the group has no readable
+    image.
     """
     rows = []
     for group in groups:
@@ -132,7 +133,7 @@ def summary(normal_scores: ArrayLike, groups: Sequence[ScoredGroup]) -> list[dic
 def score_picture(
     detector: JEPAScoreDetector, groups: Sequence[ScoredGroup], path: str | os.PathLike, *, title: str
 ) -> Path:
-    """Histograms of all groups, and the most and the least typical of their images."""
+    """Draw histograms of all groups above the most and the least typical images, and save the figure."""
     histograms = {group.name: group.scores for group in groups}
     if detector.calibration_scores_ is not None:
         histograms = {"held-out normal images": detector.calibration_scores_, **histograms}

@@ -100,7 +100,7 @@ def test_unreadable_files_and_copies(folder, capsys):
         (["absent.csv", "--keep", "0.5"], "no table absent.csv"),
         (["broken.parquet", "--keep", "0.5"], "broken.parquet cannot be read as a table"),
         (["table.csv", "--keep", "0.5"], "table.csv has no column 'score'"),
-        (["text.csv", "--keep", "0.5"], "the column 'score' holds what is no number"),
+        (["text.csv", "--keep", "0.5"], "the column 'score' must hold numbers"),
         (["text.csv", "--keep", "0.5", "--normal", "images"], "--normal has no effect on text.csv"),
     ],
 )

@@ -66,7 +66,7 @@ def test_counts_and_table():
 
 
 def test_bad_scores_are_one_sentence():
-    for scores, message in (([1.0], "one a sample"), ([1.0, np.inf], "the score of b is infinite")):
+    for scores, message in (([1.0], "one score per sample"), ([1.0, np.inf], "the score of 'b' is infinite")):
         with pytest.raises(ValueError, match=message):
             prune_scores(["a", "b"], scores, keep=0.5)
     with pytest.raises(ValueError, match="needs p-values"):

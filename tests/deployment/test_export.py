@@ -117,8 +117,8 @@ def require_pictures_of_any_size(detector, exported, tmp_path):
     for wrong, message in [
         (tensors[:, :, :30], r"shape \(n_samples, 3, 32, 32\); got \(2, 3, 30, 32\)"),
         (255 * tensors, r"must lie in \[0, 1\]"),
-        (pixels.astype(np.int64), "must be of uint8 or of a float type; got int64"),
-        (made[0], "several samples"),
+        (pixels.astype(np.int64), "must have dtype uint8 or a float type; got int64"),
+        (made[0], "a list or array of samples"),
     ]:
         with pytest.raises(ValueError, match=message):
             exported.score_samples(wrong)
@@ -198,7 +198,7 @@ class TestOneExport:
         del model.metadata_props[:]
         onnx.save(model, tmp_path / "other.onnx")
         (tmp_path / "broken.onnx").write_bytes(path.read_bytes()[:1000])
-        with pytest.raises(ValueError, match=r"not written by skjepa\.export_onnx"):
+        with pytest.raises(ValueError, match=r"holds no detector: give a file that skjepa\.export_onnx wrote"):
             OnnxDetector(tmp_path / "other.onnx")
         with pytest.raises(ValueError, match="cannot be read as an ONNX model"):
             OnnxDetector(tmp_path / "broken.onnx")

@@ -35,7 +35,7 @@ def test_one_number_an_embedding_has_a_map_too():
 
 
 def test_nothing_known_is_said():
-    with pytest.raises(ValueError, match="1 normal samples have an embedding"):
+    with pytest.raises(ValueError, match="at least 2 normal samples that can be read; got 1"):
         Surroundings(np.array([[1.0], [np.nan]]))
 
 

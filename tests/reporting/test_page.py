@@ -101,7 +101,7 @@ def test_only_what_is_known_is_shown():
     page = Page(render(bare))
     assert not {"map", "diagnosis", "alike", "borderline"} & set(page.ids)
     assert "no picture" in page.text
-    assert "names no threshold" in page.text
+    assert "holds no threshold" in page.text
 
 
 def test_nothing_readable_makes_a_page_too():

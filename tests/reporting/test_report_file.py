@@ -97,7 +97,7 @@ def test_report_of_an_extraction_is_the_same(detector, tmp_path):
     page, _ = shown(skjepa.report(detector, X, tmp_path / "c.html"))
     assert "no picture" in page.text
     assert "alike" not in page.ids
-    with pytest.raises(ValueError, match="one a sample: 12 samples, 40 images"):
+    with pytest.raises(ValueError, match="one image per sample: there are 12 samples, 40 images"):
         skjepa.report(detector, X, tmp_path / "d.html", images=NORMAL)
 
 
@@ -142,7 +142,7 @@ def test_table_alone_is_enough(scored, detector, tmp_path):
     assert "no picture" not in page.text
     assert sum((image["alt"] or "").startswith("normal:") for image in page.all("img")) > 10
     assert f"below {detector.offset_:.4g} are flagged" in page.text
-    assert "12 normal images that the detector had not learned from" in page.text
+    assert "12 normal images that the detector did not learn from" in page.text
     assert "Like a normal image" in page.text
     assert rows["nearest"][rows["id"].index("two/again.png")][0] == "03.png"
 
@@ -211,7 +211,7 @@ def test_a_table_cannot_show_files_outside_its_folders(tmp_path, name):
     [
         ({"score": [1.0]}, "no column 'id'"),
         ({"id": ["a"]}, "no column 'score'"),
-        ({"id": ["a"], "score": ["high"]}, "'score' holds what is no number"),
+        ({"id": ["a"], "score": ["high"]}, "'score' must hold numbers"),
         ({"id": [], "score": []}, "no rows"),
     ],
 )

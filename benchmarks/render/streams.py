@@ -64,4 +64,52 @@ def bar_line() -> str:
     )
 
 
-STREAMS = {"drift-alarms": alarms_table, "drift-delays": delays_table, "drift-bar": bar_line}
+def shift_table() -> str:
+    head = ["shift", "plain", "weighted", "100 fresh", "adaptive, labels 50 late", "effective size", "digits: plain"]
+    head += ["weighted", "100 fresh"]
+    rows = [
+        [
+            name,
+            *(_share(found[way]) for way in ("plain", "weighted", "fresh", "adaptive")),
+            f"{found['effective_size']['mean']:.0f}",
+            *(f"{found[f'{way}, digits']['mean']:.0%}" for way in ("plain", "weighted", "fresh")),
+        ]
+        for name, found in read("shift")["shifts"].items()
+    ]
+    return markdown([head, *rows])
+
+
+def _share(found: dict[str, float]) -> str:
+    return f"{found['mean']:.1%} ({found['standard_error']:.1%})"
+
+
+def reading_line() -> str:
+    """Where weights hold the rate, and where not."""
+    found = read("shift")
+    alpha = found["stamp"]["alpha"]
+    held = {name: _holds(case["weighted"], alpha) for name, case in found["shifts"].items()}
+    needed = [name for name, case in found["shifts"].items() if not _holds(case["plain"], alpha)]
+    mended = [name for name in needed if held[name]]
+    failed = [name for name, holds in held.items() if not holds]
+    return (
+        f"Called held is a rate of at most {alpha:.0%} and three standard errors. Plain p-values do not hold "
+        f"under: {_listed(needed)}. Of these, weights hold under: {_listed(mended)}. Weights do not hold under: "
+        f"{_listed(failed)}."
+    )
+
+
+def _holds(found: dict[str, float], alpha: float) -> bool:
+    return found["mean"] <= alpha + 3 * found["standard_error"]
+
+
+def _listed(names: list[str]) -> str:
+    return "; ".join(names) if names else "none of the shifts"
+
+
+STREAMS = {
+    "drift-alarms": alarms_table,
+    "drift-delays": delays_table,
+    "drift-bar": bar_line,
+    "shift": shift_table,
+    "shift-reading": reading_line,
+}

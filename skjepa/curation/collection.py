@@ -37,60 +37,60 @@ def prune(
 ) -> Pruned:
     """Score a collection that contains junk, and choose the samples to keep.
 
-        Nothing is moved or deleted. Without a clean reference the detector learns from the collection itself, including the
-        junk. The collection is then split into `folds`, and each fold is scored by a model that was fitted on the others,
-        because a model scores the samples of its fit, and their copies, too high.
+    Nothing is moved or deleted. Without a clean reference the detector learns from the collection itself, including the
+    junk. The collection is then split into `folds`, and each fold is scored by a model that was fitted on the others,
+    because a model scores the samples of its fit, and their copies, too high.
 
-        Parameters
-        ----------
-        X : images, vectors or Extraction
-            See `skjepa.data.as_source`.
-        keep : float in (0, 1)
-            Share of the readable samples to keep, those with the highest scores, rounded up.
-        target_fpr : float in (0, 1)
-            Give it in place of `keep` to drop samples that are unlike `normal`. At most this share of the samples that are
-            like `normal` is dropped, in expectation.
-        normal : images, vectors or Extraction, optional
-            A clean reference to learn from in place of X. X should not contain samples of it, which would score too high.
-        detector : estimator, optional
-                It is cloned. Any detector other than a `JEPAScoreDetector` needs vectors or an Extraction as X; a scikit-learn
-            or PyOD detector gets the vectors or the embeddings. By default a `JEPAScoreDetector` that skips unreadable
-            images, with formula "joint" where `normal` is given, else "jepa". A detector that learns where the samples of X
-            lie takes a cluster of junk for normal, because the cluster is dense. JEPA-SCORE depends on the encoder alone
-            (docs/guide/curation.md compares both).
-        classes : "folders", array with one class per sample, or None
-            Classes for `per_class` and for the counts in the result; "folders": the sub-folders of X.
-            per_class : bool
-            Keep the share `keep` of every class, and at least one sample of each, so that rare classes survive.
-        drop_copies : bool
-            Keep at most one of several identical samples, the first by name. Files count as identical byte by byte.
-        folds : int
-            Number of parts into which the collection is split.
-        rounds : int
-            Number of rounds. From the second on, models learn from the samples alone that the round before would keep.
-        store : path, optional
-            Folder that keeps finished samples, and from which the run resumes.
-        random_state : int
-            Seeds the folds. The order of X has no effect.
+    Parameters
+    ----------
+    X : images, vectors or Extraction
+        See `skjepa.data.as_source`.
+    keep : float in (0, 1)
+        Share of the readable samples to keep, those with the highest scores, rounded up.
+    target_fpr : float in (0, 1)
+        Give it in place of `keep` to drop samples that are unlike `normal`. At most this share of the samples that are
+        like `normal` is dropped, in expectation.
+    normal : images, vectors or Extraction, optional
+        A clean reference to learn from in place of X. X should not contain samples of it, which would score too high.
+    detector : estimator, optional
+        It is cloned. Any detector other than a `JEPAScoreDetector` needs vectors or an Extraction as X; a scikit-learn
+        or PyOD detector gets the vectors or the embeddings. By default a `JEPAScoreDetector` that skips unreadable
+        images, with formula "joint" where `normal` is given, else "jepa" on the bundled encoder. A detector that learns
+        where the samples of X lie takes a cluster of junk for normal, because the cluster is dense. JEPA-SCORE depends on the encoder alone
+        (docs/guide/curation.md compares both).
+    classes : "folders", array with one class per sample, or None
+        Classes for `per_class` and for the counts in the result; "folders": the sub-folders of X.
+        per_class : bool
+        Keep the share `keep` of every class, and at least one sample of each, so that rare classes survive.
+    drop_copies : bool
+        Keep at most one of several identical samples, the first by name. Files count as identical byte by byte.
+    folds : int
+        Number of parts into which the collection is split.
+    rounds : int
+        Number of rounds. From the second on, models learn from the samples alone that the round before would keep.
+    store : path, optional
+        Folder that keeps finished samples, and from which the run resumes.
+    random_state : int
+        Seeds the folds. The order of X has no effect.
 
-        Returns
-        -------
-        skjepa.curation.Pruned
+    Returns
+    -------
+    skjepa.curation.Pruned
 
-        Raises
-        ------
-        ValueError, TypeError
-            Bad data or parameters.
+    Raises
+    ------
+    ValueError, TypeError
+        Bad data or parameters.
 
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from skjepa import KNNDetector, prune
-        >>> rng = np.random.default_rng(0)
-        >>> X = np.concatenate([rng.normal(size=(90, 3)), rng.normal(20, 5, size=(10, 3))])
-        >>> pruned = prune(X, keep=0.9, detector=KNNDetector())
-        >>> bool(pruned.kept[:90].all()), int(pruned.kept[90:].sum())
-        (True, 0)
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skjepa import KNNDetector, prune
+    >>> rng = np.random.default_rng(0)
+    >>> X = np.concatenate([rng.normal(size=(90, 3)), rng.normal(20, 5, size=(10, 3))])
+    >>> pruned = prune(X, keep=0.9, detector=KNNDetector())
+    >>> bool(pruned.kept[:90].all()), int(pruned.kept[90:].sum())
+    (True, 0)
     """
     check_rule(keep, target_fpr, per_class)
     folds, rounds = check_integer("folds", folds, minimum=2), check_integer("rounds", rounds, minimum=1)

@@ -28,6 +28,7 @@ from benchmarks.render import (
     local_defects,
     passes,
     production,
+    readme,
     reliability,
     scaling,
     streams,
@@ -72,38 +73,6 @@ def rendered(text: str, tables: dict[str, str]) -> str:
             raise ValueError(f"no place for the table {name!r}")
         text = place.sub(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text)
     return text
-
-
-def demo_table() -> str:
-    groups = read("demo")["groups"]
-    rivals = list(groups[-1]["rivals"])
-    rows = [
-        [
-            group["group"],
-            f"{group['flagged']} / {group['images']}",
-            number(group.get("auroc")),
-            *(number(group.get("rivals", {}).get(rival)) for rival in rivals),
-            number(group.get("located")),
-        ]
-        for group in groups
-    ]
-    return markdown([["images", "flagged / total", "AUROC", *(f"{rival} AUROC" for rival in rivals), "located"], *rows])
-
-
-def foreign_table() -> str:
-    results = read("foreign_sets")
-    rivals = results["mean_auroc"]
-    best = max(rivals.values())
-    counted = {name: judged for name, judged in results["sets"].items() if not name.endswith("re-encoded")}
-    rows = [
-        [
-            f"`{rival}`" if rival.startswith("skjepa") else rival,
-            *(number(judged[rival]["auroc"]) for judged in counted.values()),
-            f"**{number(mean)}**" if mean == best else number(mean),
-        ]
-        for rival, mean in rivals.items()
-    ]
-    return markdown([["AUROC", *(name.replace("_", "-") for name in counted), "mean"], *rows])
 
 
 JOINT_FORMS = {
@@ -172,10 +141,10 @@ def trials_table() -> str:
 
 
 TABLES = {
-    "README.md": {"demo": demo_table, "foreign": foreign_table},
+    "README.md": {"demo": readme.demo_table, "rivals": readme.rivals_table},
     "skjepa/encoders/bundled/MODEL_CARD.md": {"trials": trials_table},
     "docs/guide/baselines.md": {"complexity": complexity_table},
-    "docs/results/benchmark.md": benchmark.BENCHMARK,
+    "docs/results/benchmark.md": {**benchmark.BENCHMARK, "foreign": readme.foreign_table},
     "docs/guide/beyond-images.md": beyond_images.BEYOND_IMAGES,
     "docs/guide/cost.md": cost.COST,
     "docs/guide/curation.md": curation.CURATION,

@@ -56,8 +56,8 @@ def prune(
         It is cloned. Any detector other than a `JEPAScoreDetector` needs vectors or an Extraction as X; a scikit-learn
         or PyOD detector gets the vectors or the embeddings. By default a `JEPAScoreDetector` that skips unreadable
         images, with formula "joint" where `normal` is given, else "jepa" on the bundled encoder. A detector that learns
-        where the samples of X lie takes a cluster of junk for normal, because the cluster is dense. JEPA-SCORE depends on the encoder alone
-        (docs/guide/curation.md compares both).
+        where the samples of X lie takes a cluster of junk for normal, because the cluster is dense. JEPA-SCORE depends
+        on the encoder alone (docs/guide/curation.md compares both).
     classes : "folders", array with one class per sample, or None
         Classes for `per_class` and for the counts in the result; "folders": the sub-folders of X.
         per_class : bool

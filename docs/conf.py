@@ -23,6 +23,7 @@ release = version = skjepa.__version__
 extensions = [
     "mathml",
     "myst_parser",
+    "sphinx_design",
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
@@ -42,7 +43,7 @@ ELSEWHERE = {
 
 # Pages. Links between them are relative, as a code host has them; a heading is linked to by its text.
 myst_heading_anchors = 3
-myst_enable_extensions = ["dollarmath"]  # $...$ and $$...$$, as a code host reads them
+myst_enable_extensions = ["colon_fence", "dollarmath"]  # cards, and $...$ and $$...$$, as a code host reads them
 html_math_renderer = "mathml"
 
 # Reference. `name` in a docstring is a link where there is such an object, code where there is none; what looks like

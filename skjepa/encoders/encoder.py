@@ -353,8 +353,8 @@ def load_encoder(
     output : {"auto", "pooled", "projected"}, layer name or callable
         What to take as the embedding.
 
-        - "auto": the projection for CLIP-type models, the pooled features for other named models, and what a module
-          returns for a module;
+        - "auto": the projection for CLIP-type models, the pooled features for other models of timm and transformers,
+          and otherwise what the module returns;
         - "pooled": pooled features; for transformers models the class token, for I-JEPA the mean of the tokens;
         - "projected": the projection of a CLIP-type model;
         - a layer name from ``named_modules()``: its output, averaged over positions or tokens;

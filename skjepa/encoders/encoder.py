@@ -363,9 +363,9 @@ def load_encoder(
         For a layer name or a callable, a timm model comes without its head, and a transformers model wrapped as
         ``TransformersVision``.
     preprocess : "auto" or callable
-        Replaces the model's own resizing and normalisation, including `mean` and `std`: a deterministic function from a
-        PIL image (RGB) to the float tensor (3, H, W) that the module receives, such as the transforms of torchvision's
-        weights. Float images are rounded to 8 bits before.
+        A callable replaces the model's own resizing and normalisation, including `mean` and `std`. It must be a
+        deterministic function from a PIL image (RGB) to the float tensor (3, H, W) that the module receives; the
+        transforms of torchvision's weights are examples. Float images are rounded to 8 bits before.
     precision : {"float32", "float64", "tf32", "bfloat16"}
         Arithmetic of forward and backward passes. docs/results/precision.md compares scores and ranks.
 

@@ -44,8 +44,8 @@ def extract_layers(
         positions or tokens, as `load_encoder` does with ``output=``.
     n_directions : int, optional
         Largest number of random output directions per layer, the same for all samples. By default each layer takes as
-        many backward passes per sample as it has outputs, and the Jacobians of all layers are in memory together, so
-        limit it for wide layers.
+        many backward passes per sample as it has outputs. The Jacobians of all layers are in memory together, so limit
+        the number for wide layers.
     **options
         Options of `skjepa.extract`: ids, memory_budget, device, n_jobs, on_error, progress.
 

@@ -16,10 +16,9 @@ def telling_directions(
 ) -> NDArray[np.float64]:
     """Find m orthonormal directions U from which the log-volume is predicted best.
 
-    The prediction uses the embedding z and the singular values of U^T J. At each of 200 steps the samples are split at
-    random. A ridge regression of the log-volume on the embedding, the log singular values of U^T J and their sum is
-    solved on one part, and U follows the gradient (Adam) of its squared error on the other part, which limits
-    overfitting. A step takes n K^2 m operations.
+    A ridge regression predicts the log-volume from the embedding z, the log singular values of U^T J and their sum. At
+    each of 200 steps the samples are split at random. The regression is solved on one part, and U follows the gradient
+    (Adam) of its squared error on the other part, which limits overfitting. A step takes n K^2 m operations.
 
     Parameters
     ----------

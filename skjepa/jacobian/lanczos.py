@@ -29,8 +29,8 @@ def lanczos_log_volume(
     and D inputs per sample. Use it where K passes or the memory of J are too expensive. It is not JEPA-SCORE, which
     clips each singular value at a floor: with the damping as floor, it exceeds the clipped sum by 0 to R log(2) / 2.
 
-    Each probe v of random signs takes `n_steps` products with J J^T (J^T J if D < K), each of one reverse and one
-    forward pass, and estimates v^T log(J J^T + damping^2) v / 2 by Gauss quadrature. With ``n_steps`` = R the mean over
+    Each probe v of random signs estimates v^T log(J J^T + damping^2) v / 2 by Gauss quadrature. It takes `n_steps`
+    products with J J^T (J^T J if D < K), each of one reverse and one forward pass. With ``n_steps`` = R the mean over
     probes is an unbiased estimate. With fewer steps there is a quadrature error, which falls geometrically in
     `n_steps`, faster for larger damping.
 

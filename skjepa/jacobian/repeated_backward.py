@@ -25,8 +25,9 @@ def prepared(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]
     - Batch normalisation in eval mode is one factor per channel, which is merged into the convolution before it.
     - Convolutions with a batch normalisation or few channels (a stem, a patch embedding), and linear layers of tokens,
       use backward kernels whose weights are laid out once.
-    - On the CPU, attention keeps its weights instead of recomputing them in every pass, and a linear layer of tokens
-      skips tokens that no gradient reaches (all but the class token, if that is the output).
+    - On the CPU, attention keeps its weights instead of recomputing them in every pass.
+    - On the CPU, a linear layer of tokens skips tokens that no gradient reaches: all others if the output is the class
+      token.
 
     A rule is not used if a weight depends on the input. If a rule fails, as in functions that differentiate inside
     themselves, the function is called without rules.

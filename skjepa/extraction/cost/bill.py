@@ -21,7 +21,7 @@ WARNED_FROM = 600.0
 """Estimated seconds above which a run without a bar gives a warning."""
 
 
-_SLOW = 20.0  # GFLOP a second
+_SLOW = 20.0  # GFLOP per second of a slow machine
 
 
 @dataclass(eq=False)

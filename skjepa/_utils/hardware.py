@@ -48,7 +48,9 @@ def resolve_device(device: str) -> str:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} is not available here: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"device {device!r} is not available here ({str(error).splitlines()[0]}): give 'auto' or 'cpu'"
+        ) from error
     return str(device)
 
 

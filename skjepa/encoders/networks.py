@@ -285,7 +285,7 @@ def read_network(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no network file at {path}")
+        raise FileNotFoundError(f"there is no network file {path}: give a file that `skjepa pretrain` wrote")
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get("skjepa")

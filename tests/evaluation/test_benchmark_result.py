@@ -69,7 +69,7 @@ def test_some_of_the_sets():
     assert near.summary["detectors"]["ours"]["mean"]["auroc"]["value"] == pytest.approx(
         result.summary["detectors"]["ours"]["sets"]["near"]["auroc"]["value"]
     )
-    with pytest.raises(ValueError, match="no set 'middle'; there are 'near', 'far'"):
+    with pytest.raises(ValueError, match="there is no set 'middle': give one of 'near', 'far'"):
         result.on(["middle"])
 
 

@@ -149,5 +149,5 @@ def test_bad_scores_are_named(normal, outliers, message):
 
 
 def test_unknown_detector():
-    with pytest.raises(ValueError, match="no detector 'c'; there are 'a', 'b'"):
+    with pytest.raises(ValueError, match="no scores of detector 'c': give one of 'a', 'b'"):
         paired_tests(scores_of(), "c")

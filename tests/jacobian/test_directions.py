@@ -289,12 +289,12 @@ class TestRefusals:
             extract(ENCODER, X, method=learned, store=tmp_path / "exact")
         with pytest.raises(SettingsMismatchError, match="needs the correction that those Directions hold"):
             fit_score_model(ours, **SETTINGS)
-        with pytest.raises(SettingsMismatchError, match="measured by method 'exact', the directions given"):
+        with pytest.raises(SettingsMismatchError, match="measured by method 'exact', and the directions given"):
             fit_score_model(exact, directions=learned, **SETTINGS)
 
     def test_views_of_another_kind(self, learned):
         views = extract(ENCODER, X, method=learned, views=2, transform=lambda x: x + 0.1 * torch.randn_like(x))
-        with pytest.raises(SettingsMismatchError, match="learned with views=1, the samples were measured with views=2"):
+        with pytest.raises(SettingsMismatchError, match="learned with views=1, and the samples were measured with views=2"):
             fit_score_model(views, directions=learned, **SETTINGS)
 
     def test_observe_beside_a_store(self, tmp_path):

@@ -1,4 +1,4 @@
-"""A detector in production: exported models, a service, streams, drift, what to do after a shift."""
+"""Run a detector in production: exported models, a service, streams, drift, and calibration after a shift."""
 
 from skjepa._lazy import doors
 

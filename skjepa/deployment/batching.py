@@ -1,4 +1,4 @@
-"""`Batcher`: samples of requests that come together are scored together, in one thread, within bounds."""
+"""Score samples of concurrent requests together, in one thread and within bounds."""
 
 import asyncio
 import contextlib
@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Score = Callable[[list[Any]], list[dict[str, Any]]]
-"""Samples to one answer each; raises ValueError where a sample is bad."""
+"""A function from samples to one answer each; it raises ValueError for a bad sample."""
 
 
 class BusyError(RuntimeError):
-    """More is waiting than may wait."""
+    """Raised where a request would exceed the number of waiting samples, or their weight."""
 
 
 @dataclass(eq=False)
@@ -24,22 +24,22 @@ class _Request:
 
 
 class Batcher:
-    """Scores what waits in batches: whatever has come by then, whole requests, in their order.
+    """Score waiting samples in batches of whole requests, in the order of the requests.
 
     Parameters
     ----------
     score : callable
-        Samples to answers. Called in one thread of its own.
+        Function from samples to answers, which is called in a thread of its own.
     max_batch : int
-        Samples of a batch, where several requests share one.
+        Largest number of samples in a batch of several requests.
     max_waiting : int
-        Samples that may wait.
+        Largest number of waiting samples.
     max_weight : int
-        What those that wait may weigh together, whatever unit the caller weighs in.
+        Largest total weight of waiting samples, in any unit that the caller uses.
     gather_seconds : float
-        How long the first of a batch waits for others.
+        Time for which the first request of a batch waits for others.
     on_batch : callable, optional
-        Is given the number of samples of each batch.
+        Called with the number of samples of each batch.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class Batcher:
 
     @property
     def n_waiting(self) -> int:
-        """Samples that wait."""
+        """Number of waiting samples."""
         return sum(len(request.samples) for request in self._waiting)
 
     @contextlib.asynccontextmanager
     async def running(self):
-        """Context in which requests are answered; what is in hand is finished at the end."""
+        """Answer requests inside this context; at its end, finish the batch that is being scored."""
         worker = asyncio.create_task(self._work())
         try:
             yield self
@@ -81,24 +81,24 @@ class Batcher:
         await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
     async def submit(self, samples: Sequence[Any], weight: int = 0) -> list[dict[str, Any]]:
-        """The answers to samples, once their batch is scored.
+        """Return the answers to samples, once their batch is scored.
 
         Raises
         ------
         BusyError
-            Too much waits.
+            Too many samples wait, or their weight is too large.
         ValueError
             A sample is bad.
         """
         weighs = sum(request.weight for request in self._waiting)
         if self._waiting and (self.n_waiting + len(samples) > self.max_waiting or weighs + weight > self.max_weight):
-            raise BusyError(f"{self.n_waiting} samples wait already")
+            raise BusyError(f"too many samples are waiting ({self.n_waiting})")
         request = _Request(samples, weight, asyncio.get_running_loop().create_future())
         self._waiting.append(request)
         self._something.set()
         try:
             return await request.answer
-        finally:  # whoever has given up waiting is not scored
+        finally:  # a request that was given up is not scored
             with contextlib.suppress(ValueError):
                 self._waiting.remove(request)
 
@@ -131,7 +131,7 @@ class Batcher:
             if len(batch) == 1:
                 _settle(batch[0], error=error)
                 return
-            for request in batch:  # one of them is to blame, and the others are not
+            for request in batch:  # one bad request must not fail the others
                 await self._answer([request])
             return
         start = 0
@@ -141,7 +141,7 @@ class Batcher:
 
 
 def _settle(request: _Request, answers: list[dict[str, Any]] | None = None, error: Exception | None = None) -> None:
-    if request.answer.done():  # nobody waits any more
+    if request.answer.done():  # the request was given up
         return
     if error is not None:
         request.answer.set_exception(error)

@@ -1,7 +1,8 @@
-"""Bets against p-values that are uniform, and the capital they bring: conformal test martingales. NumPy only.
+"""Bet against uniform p-values and track the capital, by conformal test martingales.
 
-A bet multiplies the stake by a factor whose mean over uniform p is 1, so that nobody gains by betting while the stream
-is exchangeable (Vovk, Nouretdinov and Gammerman, Testing exchangeability on-line, ICML 2003).
+A bet multiplies its stake by a factor whose mean over uniform p is 1, so that no bet gains on average while the stream
+is exchangeable (Vovk, Nouretdinov and Gammerman, Testing exchangeability on-line, ICML 2003). This module needs NumPy
+alone.
 """
 
 import numpy as np
@@ -9,27 +10,28 @@ from numpy.typing import NDArray
 
 BETTINGS = ("jumper", "power")
 JUMP = 0.01
-"""Share of the capital that is dealt out anew among the bets at each sample, as in Vovk's simple jumper."""
+"""Share of the capital that is redistributed among the bets at each sample, as in Vovk's simple jumper."""
 
-_SLOPES = np.array([-2.0, -1.0, 1.0, 2.0])  # 2 is the steepest whose factor is never negative
+_SLOPES = np.array([-2.0, -1.0, 1.0, 2.0])  # with a steeper slope than 2 a factor could be negative
 _POWERS = np.array([0.2, 0.4, 0.6, 0.8])
-_SMALLEST = 1e-9  # a p-value nearer to 0 or 1 counts as this: the mean of a factor falls a little under 1, never above
-_MOST = 1e200  # capital above is cut off, which can only delay
+_SMALLEST = 1e-9  # smallest distance of p from 0 and 1; clipping lowers the mean of a factor and never raises it
+_MOST = 1e200  # largest capital; clipping can only delay an alarm
 
 
 def n_bets(betting: str) -> int:
+    """Return the number of bets."""
     return len(_SLOPES) if betting == "jumper" else 2 * len(_POWERS)
 
 
 def bets_on_small(betting: str) -> NDArray[np.bool_]:
-    """Which bets gain where p-values are small, (n_bets,); the others gain where they are large."""
+    """Return which bets gain where p-values are small, (n_bets,); the others gain where they are large."""
     return _SLOPES < 0 if betting == "jumper" else np.arange(2 * len(_POWERS)) < len(_POWERS)
 
 
 def factors(betting: str, p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What each bet multiplies its stake by, (..., n_bets), from p of shape (...); all ones where p is NaN.
+    """Return the factor of each bet, (..., n_bets), for p of shape (...); all ones where p is NaN.
 
-    "jumper" bets 1 + slope (p - 1/2); "power" bets power p^(power - 1), and the same of 1 - p.
+    The factors of "jumper" are 1 + slope (p - 1/2), those of "power" are power p^(power - 1), and the same for 1 - p.
     """
     p = np.clip(p, _SMALLEST, 1 - _SMALLEST)[..., np.newaxis]
     if betting == "jumper":
@@ -40,15 +42,18 @@ def factors(betting: str, p: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def next_capital(capital: NDArray[np.float64], factor: NDArray[np.float64], fresh: float) -> NDArray[np.float64]:
-    """Capital after one sample, (..., n_bets): a part changes bets, `fresh` joins in equal shares, then all is bet."""
+    """Return the capital after one sample, (..., n_bets).
+
+    A part of the capital changes bets, `fresh` is added in equal shares, and all of it is bet.
+    """
     mixed = (1 - JUMP) * capital + JUMP * capital.mean(axis=-1, keepdims=True)
     return np.minimum((mixed + fresh / capital.shape[-1]) * factor, _MOST)
 
 
 def log_martingale(capital: NDArray[np.float64], n: int, horizon: int) -> NDArray[np.float64]:
-    """Logarithm of bets and reserve together, (...), after n of `horizon` samples; 0 at the start.
+    """Return the logarithm of the total capital, bets and reserve, (...), after n of `horizon` samples; 0 at the start.
 
-    Each sample takes 1 / horizon of the reserve into play: a change may begin at any of them.
+    Each sample brings 1 / horizon of the initial reserve into play, because a change may begin at any sample.
     """
     with np.errstate(divide="ignore"):
         return np.log(capital.sum(axis=-1) + (1 - n / horizon))

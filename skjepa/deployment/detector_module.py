@@ -1,4 +1,4 @@
-"""A fitted detector as one torch module: a batch and a threshold to scores, decisions and labels."""
+"""Build one torch module from a fitted detector, which maps a batch and a threshold to scores and labels."""
 
 import copy
 
@@ -13,11 +13,11 @@ from skjepa.extraction.batches.pooling import Layer, read_layers
 from skjepa.scores.layered import OUTPUT, LayeredScore
 
 Reading = tuple[Encoder, tuple[Layer, ...], str]
-"""An encoder, the layers that are read of it, and the dtype in which they are kept."""
+"""An encoder, the layers that are read from it, and the dtype in which they are kept."""
 
 
 class EncoderModule(nn.Module):
-    """Normalisation, encoder and pooled layers: a batch to layers by name, float64, the embedding last."""
+    """Map a batch to pooled layers by name, float64, with the embedding last; includes the normalisation."""
 
     def __init__(self, encoder: Encoder, layers: tuple[Layer, ...], dtype: str) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class EncoderModule(nn.Module):
 
 
 class CrossMargin(Numbers):
-    """`skjepa.detectors.cross_conformal_margin` of scores by each model, (n_models, n_samples)."""
+    """Compute `cross_conformal_margin` of scores by each model, (n_models, n_samples)."""
 
     def __init__(self, fold_scores: list[np.ndarray], level: float) -> None:
         super().__init__()
@@ -45,21 +45,21 @@ class CrossMargin(Numbers):
 
 
 class DetectorModule(nn.Module):
-    """Scores, decisions and labels of a batch; with folds also what each model says, (n_models, n_samples).
+    """Compute scores, decisions and labels of a batch; with folds also the scores by each model, (n_models, n_samples).
 
     Parameters
     ----------
     readings : list of (Encoder, layers, dtype)
-        Of each model.
+        The reading of each model.
     models : list of LayeredScore
     margin : CrossMargin or None
-        With folds.
+        None without folds.
     """
 
     def __init__(self, readings: list[Reading], models: list[LayeredScore], margin: CrossMargin | None) -> None:
         super().__init__()
         different: list[Reading] = []
-        self.encoder_of = []  # folds share an encoder that was not trained by them
+        self.encoder_of = []  # folds share a frozen encoder
         for reading in readings:
             if reading not in different:
                 different.append(reading)

@@ -1,4 +1,4 @@
-"""Has the stream changed? Conformal test martingales on streams of p-values, with an alarm that holds its level."""
+"""Detect changes in streams of p-values by conformal test martingales, with a guaranteed false-alarm rate."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -17,41 +17,45 @@ HORIZON = 10_000
 
 
 class DriftMonitor(SavedState):
-    """Raise an alarm where p-values stop being those of normal samples: uniform, each independent of those before.
+    """Raise an alarm where p-values stop being independent and uniform, as the p-values of normal samples are.
 
-    On each stream a player bets against the uniform distribution, with bets that gain nothing on average while it
-    holds. The capital starts at 1; at each of the next `horizon` samples an equal part of it enters play, because the
-    change may begin at any of them (a mixture over change points, Shiryaev and Roberts), so that a change late in a
-    long normal stream is found as fast as an early one. After `horizon` samples the capital starts anew at 1.
+    Use it where you have such p-values; `ScoreMonitor` makes them from the scores of a detector.
 
-    **What is promised.** While p-values are independent and uniform, the probability that any stream raises an alarm
-    within the `horizon` samples from one start to the next is at most `level`, whenever and however often one looks
-    (Ville's inequality; each of S streams has the threshold S / level, so the streams may depend on one another).
-    Nothing is promised of how soon a change is noticed. Evidence from before a start does not count after it.
+    On each stream the monitor bets against the uniform distribution, with bets that gain nothing on average while it
+    holds. Growing capital is evidence of a change (a conformal test martingale). The capital starts at 1. At each of
+    the next `horizon` samples an equal part of it enters play, because a change may begin at any of them (a mixture
+    over change points, Shiryaev and Roberts). A change late in a long normal stream is then found as fast as an early
+    one. After `horizon` samples the capital restarts at 1, and earlier evidence no longer counts.
 
-    Plain conformal p-values do not meet the condition for long: all are taken from the same finite set of calibration
-    samples, whose own deviation from the population a martingale finds in time, and their ties make them larger than
-    uniform. `ScoreMonitor` makes p-values that meet it exactly, by ranking each sample among the calibration samples
-    and all samples before it, with ties broken at random.
+    **Guarantee.** While p-values are independent and uniform, the probability that any stream raises an alarm within
+    the `horizon` samples between two restarts is at most `level`, however often you check (Ville's inequality). Each of
+    S streams has the threshold S / level, so the streams may depend on one another. There is no guarantee about how
+    soon a change is noticed.
+
+    Plain conformal p-values do not stay independent and uniform for long. All of them come from the same finite set of
+    calibration samples, and a martingale finds the deviation of this set from the population in time. Ties also make
+    them larger than uniform. `ScoreMonitor` avoids both: it ranks each sample among the calibration samples and all
+    samples before it, and breaks ties at random.
 
     Parameters
     ----------
     level : float in (0, 1)
-        Probability of a false alarm within `horizon` normal samples, over all streams.
+        Largest probability of a false alarm within `horizon` normal samples, over all streams.
     streams : sequence of str
-        Names of the streams: "score", and terms.
+        Names of the streams: "score", and names of terms.
     betting : {"jumper", "power"}
-        "jumper": linear bets of four slopes, a hundredth of the capital changing between them at each sample (the
-        simple jumper of Vovk et al., 2021). "power": bets p^(k - 1) and (1 - p)^(k - 1) of four powers, which find few
-        extreme p-values, and both ends at once, sooner, and a small shift of all later.
+        "jumper": linear bets of four slopes, between which a hundredth of the capital moves at each sample (the simple
+        jumper of Vovk et al., 2021). "power": bets p^(k - 1) and (1 - p)^(k - 1) of four powers k. They find a few
+        extreme p-values, at either end, sooner, and a small shift of all p-values later.
     horizon : int
+        Number of samples between two restarts.
 
     Attributes
     ----------
     n : int
-        Samples seen since the monitor was made or reset, those without a p-value too.
+        Number of samples since the monitor was made or reset, including samples without a p-value.
     alarms : tuple of DriftAlarm
-        The latest of each stream since then, the first noticed first.
+        The latest alarm of each stream since then, the earliest first.
 
     Examples
     --------
@@ -87,7 +91,7 @@ class DriftMonitor(SavedState):
         shape = len(self.streams), n_bets(self.betting)
         self.n = 0
         self._capital = np.zeros(shape)
-        self._gain, self._start = np.zeros(shape), np.zeros(shape, dtype=np.int64)  # of Page's estimate
+        self._gain, self._start = np.zeros(shape), np.zeros(shape, dtype=np.int64)  # for Page's estimate of the change
         self._alarms: dict[str, DriftAlarm] = {}
 
     @property
@@ -96,7 +100,7 @@ class DriftMonitor(SavedState):
 
     @property
     def alarm(self) -> DriftAlarm | None:
-        """The alarm noticed first, or None."""
+        """The earliest alarm, or None."""
         return next(iter(self.alarms), None)
 
     @property
@@ -106,7 +110,7 @@ class DriftMonitor(SavedState):
 
     @property
     def log_martingale(self) -> dict[str, float]:
-        """Name of a stream -> natural logarithm of its capital, since the last start."""
+        """Natural logarithm of the capital of each stream since the last restart."""
         values = log_martingale(self._capital, self._n_since_start, self.horizon)
         return dict(zip(self.streams, values.tolist(), strict=True))
 
@@ -120,28 +124,29 @@ class DriftMonitor(SavedState):
         return 0 if self.n == 0 else (self.n - 1) % self.horizon + 1
 
     def update(self, p: ArrayLike | Mapping[str, ArrayLike]) -> list[DriftAlarm]:
-        """Take the p-values of new samples, in their order.
+        """Add the p-values of new samples, in the order of the samples.
 
         Parameters
         ----------
         p : number, array of shape (n,), or dict of stream -> one of these
-            In [0, 1]; small = unlike normal samples. A dict names every stream. NaN (a sample that could not be read)
-            counts as a sample and changes nothing.
+            p-values in [0, 1]; small = unlike normal samples. A dict must name every stream. NaN, for a sample that
+            could not be read, counts as a sample and changes nothing else.
 
         Returns
         -------
         list of DriftAlarm
-            Those newly raised: of each stream at most one from one start to the next.
+            New alarms: at most one per stream between two restarts.
 
         Raises
         ------
         ValueError
-            A p-value outside [0, 1], other streams, or different numbers of samples; then nothing is taken.
+            A p-value lies outside [0, 1], or the streams have other names or different numbers of samples. Then no
+            sample is added.
         """
         rows = by_stream(p, self.streams)
         if ((rows < 0) | (rows > 1)).any():
             bad = rows[(rows < 0) | (rows > 1)][0]
-            raise ValueError(f"p-values must lie in [0, 1]; got {bad:g}. Of scores, see ScoreMonitor")
+            raise ValueError(f"p-values must lie in [0, 1]; got {bad:g}. For scores, use ScoreMonitor")
         return [alarm for row in rows for alarm in self._take(row)]
 
     def _take(self, p: NDArray[np.float64]) -> list[DriftAlarm]:
@@ -160,7 +165,7 @@ class DriftMonitor(SavedState):
         return new
 
     def _is_known(self, stream: str) -> bool:
-        """Whether the stream has had its alarm since the last start."""
+        """Whether the stream has raised its alarm since the last restart."""
         known = self._alarms.get(stream)
         return known is not None and known.noticed >= self.n - self._n_since_start
 
@@ -171,7 +176,7 @@ class DriftMonitor(SavedState):
 
     @property
     def state(self) -> dict[str, Any]:
-        """All that the monitor knows, as numbers, text, lists and dicts."""
+        """The full state of the monitor, as numbers, text, lists and dicts."""
         return {
             "level": self.level,
             "streams": list(self.streams),
@@ -186,12 +191,12 @@ class DriftMonitor(SavedState):
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
-        """The monitor of a `state`.
+        """Make a monitor from its `state`.
 
         Raises
         ------
         ValueError, TypeError
-            Damaged; names what is wrong.
+            The state is damaged; the message names the damaged part.
         """
         cls._require_names(state)
         made = cls(state["level"], streams=state["streams"], betting=state["betting"], horizon=state["horizon"])
@@ -201,7 +206,7 @@ class DriftMonitor(SavedState):
         made._gain = numbers_of("gain", state["gain"], shape)
         made._start = numbers_of("start", state["start"], shape).astype(np.int64)
         if (made._capital < 0).any() or not ((made._start >= 0) & (made._start <= made.n)).all():
-            raise ValueError("capital must not be negative, and no change starts after the last sample")
+            raise ValueError("the capital must not be negative, and a change must start before the last sample")
         made._alarms = {
             alarm.stream: alarm for alarm in (alarm_of(told, made.streams, made.n) for told in state["alarms"])
         }
@@ -209,20 +214,20 @@ class DriftMonitor(SavedState):
 
 
 def by_stream(values: ArrayLike | Mapping[str, ArrayLike], streams: tuple[str, ...]) -> NDArray[np.float64]:
-    """One row a sample, one column a stream, (n_samples, n_streams), in the order of `streams`.
+    """Return the values as an array (n_samples, n_streams), in the order of `streams`.
 
     Raises
     ------
     ValueError
-        Other streams than these, or different numbers of samples.
+        The streams have other names or different numbers of samples.
     """
     named = values if isinstance(values, Mapping) else {SCORE if len(streams) > 1 else streams[0]: values}
     if named.keys() != set(streams):
         given = ", ".join(map(repr, named)) if isinstance(values, Mapping) else "no names"
-        raise ValueError(f"give a dict with values of each stream ({', '.join(map(repr, streams))}); got {given}")
+        raise ValueError(f"give a dict with values for each stream ({', '.join(map(repr, streams))}); got {given}")
     columns = [np.atleast_1d(np.asarray(named[stream], dtype=np.float64)) for stream in streams]
     if len({column.shape for column in columns}) > 1 or columns[0].ndim > 1:
-        raise ValueError(f"streams must be of one length; got shapes {', '.join(str(c.shape) for c in columns)}")
+        raise ValueError(f"all streams must have one length; got shapes {', '.join(str(c.shape) for c in columns)}")
     return np.stack(columns, axis=1)
 
 

@@ -1,4 +1,4 @@
-"""An alarm of drift: which stream, since when, and what to do, in words."""
+"""Describe an alarm of drift in words: which stream, since when, and what to do."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,20 +7,22 @@ from skjepa._utils.validation import check_choice, check_integer, check_number
 from skjepa.inspection.terms import meaning
 
 SCORE = "score"
-"""Name of the stream of a detector's own p-values."""
+"""Name of the stream of a detector's scores."""
 
 
 @dataclass(frozen=True)
 class DriftAlarm:
-    """A stream of p-values that is no longer that of normal samples.
+    """An alarm that a stream no longer has the values of normal samples.
+
+    Print it for the alarm in words, with advice.
 
     Attributes
     ----------
     stream : str
         "score", or the name of a term.
     since : int
-        Number of the sample, counted from 0, at which the change most likely began: where the bet that gained most
-        last stood at its lowest (Page, Biometrika 41, 1954). An estimate without a promise.
+        Number of the sample, counted from 0, at which the change most likely began. It is where the bet with the
+        largest gain was last at its lowest (Page, Biometrika 41, 1954), an estimate without a guarantee.
     noticed : int
         Number of the sample at which the alarm was raised.
     log_martingale : float
@@ -38,34 +40,34 @@ class DriftAlarm:
     def __str__(self) -> str:
         what = "the score" if self.stream == SCORE else f"the term {self.stream!r}"
         seen = f"drift since about sample {self.since}, noticed at sample {self.noticed}: {what} is {self.side}er than"
-        return f"{seen} that of normal samples ({self._means()}). Look at the samples since then: {self._advice()}"
+        return f"{seen} in normal samples ({self._means()}). Inspect the samples since then: {self._advice()}"
 
     def _means(self) -> str:
         if self.side == "high":
-            return "the samples are unusually typical, as from a camera that stands still, or copies of few samples"
+            return "the samples are unusually typical, as from a frozen camera image, or copies of few samples"
         if self.stream == SCORE:
             return "the samples are less normal as a whole"
         return meaning(self.stream)
 
     def _advice(self) -> str:
-        wrong = "more than its share" if self.side == "low" else "less than its share"
+        wrong = "too many samples" if self.side == "low" else "too few samples"
         return (
             f"if they are normal under new conditions, the threshold now flags {wrong}, so call calibrate with fresh "
-            "normal samples (or fit anew) and start a new monitor; if not, mend what changed and call reset"
+            "normal samples (or fit again) and start a new monitor; if not, fix the cause of the change and call reset"
         )
 
 
 def alarm_of(told: Any, streams: tuple[str, ...], n: int) -> DriftAlarm:
-    """The alarm that a dict tells of, of one of `streams` within n samples; ValueError or TypeError for another."""
+    """Read an alarm of one of `streams` within n samples from a dict; raise ValueError or TypeError for others."""
     try:
         alarm = DriftAlarm(**told)
     except TypeError:
-        raise ValueError(f"{told!r} is no alarm") from None
+        raise ValueError(f"{told!r} is not an alarm") from None
     check_choice("stream", alarm.stream, streams)
     check_choice("side", alarm.side, ("low", "high"))
     check_number("log_martingale", alarm.log_martingale)
     if check_integer("noticed", alarm.noticed, minimum=0) >= n:
-        raise ValueError(f"an alarm at sample {alarm.noticed} of {n}")
+        raise ValueError(f"an alarm is noticed at sample {alarm.noticed}, and there are only {n} samples")
     if check_integer("since", alarm.since, minimum=0) > alarm.noticed:
-        raise ValueError(f"an alarm noticed at sample {alarm.noticed} of a change at {alarm.since}")
+        raise ValueError(f"an alarm is noticed at sample {alarm.noticed}, before its change at {alarm.since}")
     return alarm

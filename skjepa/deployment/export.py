@@ -1,4 +1,4 @@
-"""`export_onnx`: a fitted detector as one ONNX file that needs neither torch nor skjepa's detectors."""
+"""Export a fitted detector as one ONNX file, which runs without PyTorch."""
 
 import importlib.util
 import json
@@ -25,43 +25,43 @@ from skjepa.scores.densities import GaussianDensity, NearestRows
 from skjepa.scores.layered import LayeredScore
 
 METADATA = "skjepa"
-"""Key under which the file keeps what is no arithmetic, as JSON."""
+"""Key in the metadata of the file that holds everything beside the arithmetic, as JSON."""
 FORMAT = 1
 
-_LARGEST = 2_000_000_000  # bytes of one protobuf message, with some room
-_AGREES = 1e-5  # relative; what rounding leaves between torch and onnxruntime
+_LARGEST = 2_000_000_000  # bytes, a little below the limit of one protobuf message
+_AGREES = 1e-5  # relative difference between torch and onnxruntime that rounding explains
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
-_OTHERWISE = "Choose that, or run the saved detector as it is, by `skjepa serve` for example"
+_OTHERWISE = "Otherwise run the saved detector without export, for example by `skjepa serve`"
 
 
 class ExportError(ValueError):
-    """A part of a detector cannot be exported; the message names it and what to choose instead."""
+    """Raised where a part of a detector cannot be exported; the message names the part and an alternative."""
 
 
 def export_onnx(detector: JEPAScoreDetector, path: str | os.PathLike) -> Path:
-    """Write a fitted detector as an ONNX file: normalisation, encoder, layers, score and threshold.
+    """Write a fitted detector as an ONNX file, which `skjepa.runtime.OnnxDetector` runs without PyTorch.
 
-    For every detector that makes no backward pass. The file is compared with torch before it appears.
+    The file holds normalisation, encoder, layers, score and threshold. It works for every detector that makes no
+    backward pass. The scores of the file are compared with those of PyTorch before it appears.
 
     Parameters
     ----------
     detector : JEPAScoreDetector
-        Fitted with ``method="forward"``, or by "auto" where that chose it.
+        Detector fitted with ``method="forward"``, or with "auto" where that chose it.
     path : path-like
-        Ends in ``.onnx``. Replaced where it exists.
+        Name of the file, which must end in ``.onnx``. An existing file is replaced.
 
     Returns
     -------
     Path
         The file. Its inputs are ``images`` (n_samples, 3, H, W) in [0, 1] or ``rows`` (n_samples, d), and
-        ``threshold``, by default the detector's ``offset_``; its outputs are ``score``, ``decision`` (score less
-        threshold) and ``label`` (+1, -1), with folds also ``scores_by_model``. `skjepa.runtime.OnnxDetector` reads it
-        without torch.
+        ``threshold``, by default the detector's ``offset_``. Its outputs are ``score``, ``decision`` (score minus
+        threshold) and ``label`` (+1, -1), with folds also ``scores_by_model``.
 
     Raises
     ------
     ExportError
-        The detector reads the Jacobian, has a `reference` of your own, or an encoder that torch cannot write.
+        The detector reads the Jacobian, has your own `reference`, or has an encoder that PyTorch cannot export.
     ImportError
         A package of the extra ``export`` is missing.
     """
@@ -73,7 +73,10 @@ def export_onnx(detector: JEPAScoreDetector, path: str | os.PathLike) -> Path:
     module = DetectorModule(readings, models, margin).eval()
     encoder, shape = readings[0][0], tuple(detector.models_[0].settings["input_shape"] or ())
     if (size := sum(tensor.nbytes for tensor in module.state_dict().values())) > _LARGEST:
-        raise ExportError(f"the detector has {size / 1e9:.1f} GB, an ONNX file holds 2 GB. {_OTHERWISE}")
+        raise ExportError(
+            f"the detector has {size / 1e9:.1f} GB, and an ONNX file holds at most 2 GB: choose a smaller encoder. "
+            f"{_OTHERWISE}"
+        )
     x = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0), dtype=encoder.dtype)
     inputs = (x, torch.tensor(float(detector.offset_), dtype=torch.float64))
     program = _exported(module, inputs, encoder)
@@ -93,10 +96,10 @@ def _require_packages() -> None:
 
 
 def _models_of(detector: Any) -> list[LayeredScore]:
-    """What each model learned; refuses what has no ONNX."""
+    """Return the score model of each fold; raise ExportError for models without an ONNX form."""
     if not isinstance(detector, JEPAScoreDetector):
         raise ExportError(
-            f"{type(detector).__name__} holds no encoder, and cannot be exported: fit a "
+            f"{type(detector).__name__} holds no encoder and cannot be exported: fit a "
             "JEPAScoreDetector(method='forward')"
         )
     models = [fitted.model for fitted in detector.models_]
@@ -104,28 +107,33 @@ def _models_of(detector: Any) -> list[LayeredScore]:
         if not isinstance(model, LayeredScore) or model.volume_model is not None:
             raise ExportError(
                 f"formula={detector.formula!r} with method {fitted.settings['method']!r} reads the Jacobian by "
-                "backward passes, which ONNX does not have: these methods do not export. Fit with method='forward' and "
+                "backward passes, which ONNX does not have, so it cannot be exported: fit with method='forward' and "
                 f"formula='joint'. {_OTHERWISE}"
             )
         if model.local is not None:
-            raise ExportError(f"local=True does not export: fit without it. {_OTHERWISE}")
+            raise ExportError(f"local=True cannot be exported: fit with local=False. {_OTHERWISE}")
         if not isinstance(model.neighbours, NearestRows | GaussianDensity):
             name = type(model.neighbours).__name__
-            raise ExportError(f"reference={name} does not export: fit with reference='knn' or 'gaussian'. {_OTHERWISE}")
+            raise ExportError(
+                f"reference={name} cannot be exported: fit with reference='knn' or 'gaussian'. {_OTHERWISE}"
+            )
         if isinstance(model.neighbours, NearestRows) and model.neighbours.metric != "euclidean":
-            raise ExportError(f"neighbours by the metric {model.neighbours.metric!r} do not export. {_OTHERWISE}")
+            raise ExportError(
+                f"neighbours by the metric {model.neighbours.metric!r} cannot be exported: use the metric 'euclidean'. "
+                f"{_OTHERWISE}"
+            )
     return [model for model in models if isinstance(model, LayeredScore)]
 
 
 def _reading(detector: JEPAScoreDetector, fitted: FittedScore) -> Reading:
-    """The encoder of a model, compared with what the fit saw, and the layers that are read of it."""
+    """Return the encoder of a model, after comparing its fingerprint, and the layers that are read from it."""
     encoder, settings = fitted.encoder or detector.encoder_, fitted.settings
     if encoder is None:  # fitted on an Extraction
         shape = settings["input_shape"] or ()
         if isinstance(detector.encoder, VectorJEPA) or (len(shape) == 1 and is_auto(detector.encoder)):
             raise ExportError(
-                "fitted on an Extraction, this detector does not know the encoder that was trained for it: fit it on "
-                "the rows, or give that Encoder as encoder"
+                "this detector was fitted on an Extraction and lacks the trained encoder that made it: fit it on the "
+                "rows, or fit again with encoder= that Encoder"
             )
         encoder = named_encoder(detector.encoder, settings["fingerprint"])
     require_fingerprint(encoder.fingerprint, settings["fingerprint"], f"encoder {encoder.name!r}")
@@ -139,7 +147,7 @@ def _exported(module: DetectorModule, inputs: tuple, encoder: Encoder) -> Any:
     batch = torch.export.Dim("batch", min=1)
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of the exporter: of versions, and of what it decides by itself
+            warnings.simplefilter("ignore")  # the exporter warns about versions and its own choices
             return torch.onnx.export(
                 module,
                 inputs,
@@ -159,7 +167,7 @@ def _exported(module: DetectorModule, inputs: tuple, encoder: Encoder) -> Any:
 
 
 def _asinh(x: Any) -> Any:
-    """For onnxruntime, which has no asinh of double precision."""
+    """Write asinh by other operations, because onnxruntime has none in double precision."""
     import onnxscript
 
     op: Any = onnxscript.opset18
@@ -171,7 +179,7 @@ def _asinh(x: Any) -> Any:
 
 
 def _with_default(program: Any, name: str, value: np.ndarray) -> None:
-    """Give an input of the graph a value that it has where none is given."""
+    """Give an input of the graph a default value."""
     import onnx_ir
 
     graph = program.model.graph
@@ -201,7 +209,7 @@ def _about(detector: JEPAScoreDetector, encoder: Encoder, shape: tuple[int, ...]
 
 
 def _picture_steps(preprocessing: Preprocessing) -> list[dict[str, Any]] | None:
-    """What a PIL image goes through before it is divided by 255, as far as Pillow alone does the same; else None."""
+    """Return the steps that prepare a PIL image before it is divided by 255; None where Pillow alone cannot do them."""
     if preprocessing.normalises_first or not isinstance(preprocessing.resize, Compose):
         return None
     steps: list[dict[str, Any]] = []
@@ -218,16 +226,16 @@ def _picture_steps(preprocessing: Preprocessing) -> list[dict[str, Any]] | None:
 
 
 def _require_agreement(path: Path, module: DetectorModule, inputs: tuple, name: str) -> None:
-    """Raise ExportError where onnxruntime and torch disagree about the same batch, or a batch of another size."""
+    """Raise ExportError where onnxruntime and torch disagree on a batch, or on a batch of another size."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no base class but this
+    except Exception as error:  # onnxruntime's errors have no common base class but this
         raise ExportError(
-            f"onnxruntime cannot run what was exported ({error}). Some operations it has in single precision alone: "
+            f"onnxruntime cannot run the exported model ({error}). It has some operations in single precision alone: "
             f"load the encoder with precision='float32'. {_OTHERWISE}"
         ) from error
     for n in (len(inputs[0]), 1):
@@ -236,4 +244,7 @@ def _require_agreement(path: Path, module: DetectorModule, inputs: tuple, name: 
         with torch.no_grad():
             expected = module(x, inputs[1])[0].numpy()
         if not np.allclose(found, expected, rtol=10 * _AGREES, atol=10 * _AGREES):
-            raise ExportError(f"the exported model scores {found.tolist()}, torch {expected.tolist()}. {_OTHERWISE}")
+            raise ExportError(
+                f"the exported model scores {found.tolist()}, and torch {expected.tolist()}, so it is not written. "
+                f"{_OTHERWISE}"
+            )

@@ -1,4 +1,4 @@
-"""-log P(N(0, 1) > x) by elementary functions: runtimes have no double-precision error function."""
+"""Compute -log P(N(0, 1) > x) by elementary functions, because runtimes have no double-precision error function."""
 
 import math
 
@@ -57,10 +57,10 @@ _NEAR, _WIDE = 0.46875, 4.0
 
 
 def minus_log_upper_tail(x: Tensor) -> Tensor:
-    """-log P(N(0, 1) > x), as ``-scipy.stats.norm.logsf(x)``; finite for every finite x."""
+    """Return -log P(N(0, 1) > x), as ``-scipy.stats.norm.logsf(x)`` does; finite for every finite x."""
     t = torch.abs(x) / math.sqrt(2)
     log_upper = torch.where(t <= _NEAR, _log_near(t), torch.where(t <= _WIDE, _log_middle(t), _log_far(t)))
-    # Half of erfc(t) is the smaller tail; the larger is one less it.
+    # Half of erfc(t) is the smaller tail; the larger tail is one minus it.
     smaller = math.log(2) - log_upper
     larger = -torch.log1p(-0.5 * torch.exp(log_upper))
     return torch.where(x >= 0, smaller, larger)
@@ -89,7 +89,7 @@ def _ratio(coefficients: tuple[tuple[float, ...], tuple[float, ...]], x: Tensor)
 
 
 def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
-    """By Horner's rule, the coefficient of the highest power first."""
+    """Evaluate a polynomial by Horner's rule, with the coefficient of the highest power first."""
     value = torch.full_like(x, coefficients[0])
     for coefficient in coefficients[1:]:
         value = value * x + coefficient

@@ -1,4 +1,4 @@
-"""What a request of the service holds: its body within bounds, then pictures or rows. No path is ever followed."""
+"""Read the images or rows of a request to the service, within bounds and without following any path."""
 
 import asyncio
 import json
@@ -16,38 +16,38 @@ from starlette.requests import ClientDisconnect
 from skjepa.data.images import ImageReadError, image_from_bytes
 
 _RAW = ("image/", "application/octet-stream")
-_READ_ALL_THE_SAME = 8  # times the bytes of a request
-_NAME = 200  # characters of a file's name that are repeated
+_READ_ALL_THE_SAME = 8  # times the limit, up to which a body that is too large is read
+_NAME = 200  # characters of a file name that an answer repeats
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a service takes.
+    """Limits of a service.
 
     Attributes
     ----------
     body_bytes : int
-        Of one request.
+        Bytes of one request.
     all_bodies_bytes : int
-        Of all requests that are being read.
+        Bytes of all requests that are being read.
     body_seconds : float
-        Until a body has come.
+        Seconds until the body of a request has arrived.
     pixels : int
-        Of one picture.
+        Pixels of one image.
     waiting_pixels : int
-        Of all pictures that are decoded and wait.
+        Pixels of all decoded images that wait.
     samples : int
-        Of one request.
+        Samples of one request.
     waiting : int
         Samples that wait to be scored.
     batch : int
         Samples that are scored together.
     gather_seconds : float
-        For which the first sample of a batch waits for others.
+        Seconds for which the first sample of a batch waits for others.
     answer_seconds : float
-        Until a request is answered.
+        Seconds until a request is answered.
     decoders : int
-        Pictures that are decoded at a time.
+        Images that are decoded at a time.
     connections : int
         Clients at a time.
     """
@@ -67,13 +67,13 @@ class Limits:
 
 
 class Reader:
-    """Reads requests within limits.
+    """Read requests within limits.
 
     Parameters
     ----------
     limits : Limits
     n_features : int or None
-        Width of rows; None where pictures are scored.
+        Width of rows; None where images are scored.
     """
 
     def __init__(self, limits: Limits, n_features: int | None) -> None:
@@ -82,18 +82,20 @@ class Reader:
         self._decoders = asyncio.Semaphore(limits.decoders)
 
     async def samples(self, request: Request) -> tuple[list[str], list[Any], int]:
-        """Names, samples, and how many pixels these hold.
+        """Return the names of the samples, the samples, and their number of pixels.
 
         Raises
         ------
         HTTPException
-            400, 408, 413, 415, 422 or 503, with the reason.
+            Status 400, 408, 413, 415, 422 or 503, with the reason.
         """
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if self.n_features is not None and kind != "application/json":
             raise HTTPException(415, 'this detector scores rows of numbers: send JSON, {"rows": [[...], ...]}')
         if self.n_features is None and kind != "multipart/form-data" and not kind.startswith(_RAW):
-            raise HTTPException(415, "this detector scores images: send files as multipart/form-data, or one as it is")
+            raise HTTPException(
+                415, "this detector scores images: send files as multipart/form-data, or one image as the body"
+            )
         with self._room() as room:
             body = await self._body(request, room)
             if self.n_features is not None:
@@ -108,7 +110,7 @@ class Reader:
 
     @contextmanager
     def _room(self) -> Iterator[list[int]]:
-        """Counts the bytes of one body among those of all, as long as it is held."""
+        """Count the bytes of one body towards the total while it is in memory."""
         held = [0]
         try:
             yield held
@@ -127,7 +129,7 @@ class Reader:
                     is_too_large = is_too_large or n_bytes > limit
                     if n_bytes > _READ_ALL_THE_SAME * limit:
                         break
-                    if is_too_large:  # read all the same: a client that is cut off while it sends sees no answer
+                    if is_too_large:  # read on, because a client that is cut off while sending sees no answer
                         continue
                     held[0] += len(chunk)
                     self._bytes += len(chunk)
@@ -135,11 +137,11 @@ class Reader:
                         raise HTTPException(503, "too many requests are being read; try again", {"Retry-After": "1"})
                     parts.append(chunk)
         except TimeoutError:
-            raise HTTPException(408, f"the body did not come within {self.limits.body_seconds:g} seconds") from None
+            raise HTTPException(408, f"the body did not arrive within {self.limits.body_seconds:g} seconds") from None
         except ClientDisconnect:
-            raise HTTPException(400, "the client went away") from None
+            raise HTTPException(400, "the client disconnected") from None
         if is_too_large:
-            raise HTTPException(413, f"a request may have {limit:,} bytes")
+            raise HTTPException(413, f"a request may have at most {limit:,} bytes: send fewer samples per request")
         return b"".join(parts)
 
     async def _files(self, request: Request, body: bytes) -> list[tuple[str, bytes]]:
@@ -148,13 +150,15 @@ class Reader:
 
         try:
             form = await Request(request.scope, receive).form(max_files=self.limits.samples, max_fields=0)
-        except Exception as error:  # of the parser, whatever it makes of a damaged body
-            raise HTTPException(400, f"no readable multipart/form-data: {getattr(error, 'detail', error)}") from error
+        except Exception as error:  # the parser may raise anything for a damaged body
+            raise HTTPException(
+                400, f"the body is not multipart/form-data: {getattr(error, 'detail', error)}"
+            ) from error
         files = [item for _, item in form.multi_items() if isinstance(item, UploadFile)]
         read = [((file.filename or f"image {i}")[:_NAME], await file.read()) for i, file in enumerate(files)]
         await form.close()
         if not read:
-            raise HTTPException(422, "the request holds no file")
+            raise HTTPException(422, "the request holds no file: send at least one image")
         return read
 
     async def _picture(self, name: str, content: bytes) -> Image.Image | ImageReadError:
@@ -168,22 +172,22 @@ class Reader:
         try:
             content = json.loads(body)
         except (ValueError, RecursionError) as error:
-            raise HTTPException(400, f"no readable JSON: {error}") from error
+            raise HTTPException(400, f"the body cannot be read as JSON: {error}") from error
         rows = content.get("rows") if isinstance(content, dict) else None
         if not isinstance(rows, list) or not rows:
-            raise HTTPException(422, 'send {"rows": [[...], ...]}, a list of rows')
+            raise HTTPException(422, 'the JSON holds no list of rows: send {"rows": [[...], ...]}')
         if len(rows) > self.limits.samples:
-            raise HTTPException(413, f"a request may have {self.limits.samples} rows; got {len(rows)}")
+            raise HTTPException(413, f"a request may have at most {self.limits.samples} rows; got {len(rows)}")
         for i, row in enumerate(rows):
             if not isinstance(row, list) or len(row) != self.n_features:
                 found = f"{len(row)}" if isinstance(row, list) else type(row).__name__
-                raise HTTPException(422, f"row {i}: a row has {self.n_features} numbers; got {found}")
+                raise HTTPException(422, f"row {i}: a row must have {self.n_features} numbers; got {found}")
             if any(isinstance(value, bool) or not isinstance(value, int | float) for value in row):
-                raise HTTPException(422, f"row {i}: a row holds numbers alone")
+                raise HTTPException(422, f"row {i}: a row must hold numbers alone")
         try:
             numbers = np.array(rows, dtype=np.float64)
         except OverflowError:
             numbers = np.array([[np.inf]])
         if not np.isfinite(numbers).all():
-            raise HTTPException(422, "rows must be finite numbers")
+            raise HTTPException(422, "rows must hold finite numbers")
         return numbers

@@ -1,6 +1,6 @@
-"""The layered score as torch modules in float64, from what a fit learned: what `export_onnx` writes.
+"""Compute the layered score by torch modules in float64, which `export_onnx` writes.
 
-Each repeats a class of `skjepa.scores` operation by operation; those are the reference.
+Each module repeats a class of `skjepa.scores` operation by operation; those classes are the reference.
 """
 
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ from skjepa.scores.layers import LARGEST, LayerChain
 from skjepa.scores.mahalanobis import ShrunkMahalanobis
 from skjepa.scores.tail import FARTHEST
 
-_TINY = 10 * float(np.finfo(np.float64).eps)  # scikit-learn leaves rows that are shorter as they are
+_TINY = 10 * float(np.finfo(np.float64).eps)  # scikit-learn does not normalise shorter rows
 
 
 class Numbers(nn.Module):
-    """A module of fixed numbers."""
+    """Base class of modules with fixed numbers."""
 
     def hold(self, **arrays: NDArray | list[float]) -> None:
         """Keep arrays as float64 buffers."""
@@ -32,13 +32,13 @@ class Numbers(nn.Module):
 
 
 def unit_rows(rows: Tensor) -> Tensor:
-    """Rows (n, p) brought to unit length, as `sklearn.preprocessing.normalize` does."""
+    """Bring rows, (n, p), to unit length, as `sklearn.preprocessing.normalize` does."""
     norms = torch.sqrt((rows * rows).sum(1, keepdim=True))
     return rows / torch.where(norms < _TINY, torch.ones_like(norms), norms)
 
 
 class MahalanobisModule(Numbers):
-    """`ShrunkMahalanobis.distances`."""
+    """Compute `ShrunkMahalanobis.distances`."""
 
     location_: Tensor
     axes_: Tensor
@@ -61,13 +61,13 @@ class MahalanobisModule(Numbers):
 
 
 class ChainModule(Numbers):
-    """`LayerChain.rows` and `LayerChain.surprises`."""
+    """Compute `LayerChain.rows` and `LayerChain.surprises`."""
 
     def __init__(self, chain: LayerChain) -> None:
         super().__init__()
         self.names, self.is_unit, self.spreads = list(chain.deviations), chain.is_unit, dict(chain.spreads)
         self.hold(**{f"deviations_{i}": chain.deviations[name] for i, name in enumerate(self.names)})
-        # Names of layers may hold what names of modules may not.
+        # Lists, because names of layers may hold characters that names of modules may not.
         self.alone = nn.ModuleList(MahalanobisModule(fitted) for fitted in chain.alone.values())
         self.joined = nn.ModuleList(MahalanobisModule(fitted) for fitted in chain.joined.values())
 
@@ -88,7 +88,7 @@ class ChainModule(Numbers):
 
 
 class NearestModule(Numbers):
-    """Mean of `NearestRows.distances`."""
+    """Compute the mean of `NearestRows.distances`."""
 
     rows: Tensor
     centre: Tensor
@@ -106,12 +106,12 @@ class NearestModule(Numbers):
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """Between rows (n, p) and (m, p); (n, m), none below 0."""
+    """Return squared distances between rows (n, p) and (m, p), (n, m), none below 0."""
     return torch.relu((a * a).sum(1, keepdim=True) - 2 * (a @ b.T) + (b * b).sum(1))
 
 
 class GaussianModule(Numbers):
-    """`GaussianDensity.score_samples`."""
+    """Compute `GaussianDensity.score_samples`."""
 
     location: Tensor
     whitening: Tensor
@@ -129,7 +129,7 @@ class GaussianModule(Numbers):
 
 
 class SeenModule(Numbers):
-    """`SeenSamples.recall` of the score: fit samples have the one that they had when they were left out."""
+    """Compute `SeenSamples.recall` of the score, which gives fit samples their out-of-sample score."""
 
     rows: Tensor
     centre: Tensor
@@ -155,7 +155,7 @@ class SeenModule(Numbers):
 
 
 class SurprisesModule(Numbers):
-    """The weighted sum of `Tail.surprise` of several values, (n_samples, n_terms)."""
+    """Compute the weighted sum of `Tail.surprise` for values (n_samples, n_terms)."""
 
     median: Tensor
     scale: Tensor
@@ -176,7 +176,7 @@ class SurprisesModule(Numbers):
 
 
 class LayeredModule(nn.Module):
-    """`LayeredScore.score_samples` without volume terms: layers by name, float64, to one score per sample."""
+    """Compute `LayeredScore.score_samples` without volume terms, from layers by name in float64."""
 
     def __init__(self, model: LayeredScore) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""From scores to an alarm: each sample is ranked among the calibration samples and all samples before it."""
+"""Monitor the scores of a detector for drift, by ranking each sample among normal samples and all before it."""
 
 import math
 from bisect import bisect_left, bisect_right, insort
@@ -16,40 +16,41 @@ from skjepa.deployment.stream_values import normal_values
 from skjepa.detectors.base import CalibratedDetector
 
 FIRST = 500
-"""So many samples of the stream itself are the normal ones of a stream that has none."""
+"""Number of its own first samples that serve as normal samples of a stream that has none."""
 
 _BLOCK = 1024  # samples whose random numbers are drawn together
 
 
 class ScoreMonitor(SavedState):
-    """Raise an alarm where the score of a detector, or a term of it, is no longer that of normal samples.
+    """Raise an alarm where the score of a detector, or a term of it, drifts away from its values for normal samples.
 
-    Each value is ranked among the normal values and all values of the stream before it: p is the share that lies below,
-    and of those that are equal (the new one among them) a random part. While the stream is exchangeable with the normal
-    samples, p-values so made are independent and uniform, exactly and whatever the scores are, so that the promise of
-    `DriftMonitor` holds: a false alarm within `horizon` normal samples with probability at most `level`, over draws of
-    the normal samples too. The random part is needed: without it ties make p-values larger than uniform, and a bet on
-    large ones would win. After `horizon` samples the ranks, too, start anew from the normal values, so memory is
-    bounded.
+    Use it to watch a stream of new samples. Within `horizon` normal samples it raises a false alarm with probability at
+    most `level`, over draws of the normal samples as well.
 
-    A stream without normal values is ranked among its own: an alarm then says that it changed, not that it was unlike
-    the fit from the start. Its first 500 samples are its normal values at later starts.
+    Each value is ranked among the normal values and all values of the stream before it. Its p-value is the share of
+    these that lies below, plus a random part of the share that is equal, the new value included. While the stream is
+    exchangeable with the normal samples, these p-values are exactly independent and uniform for any scores, as
+    `DriftMonitor` requires. Without the random part, ties would make p-values larger than uniform, and a bet on large
+    p-values would win. After `horizon` samples the ranks restart from the normal values, which bounds the memory.
+
+    A stream without normal values is ranked among its own. An alarm then means that the stream changed, but not that it
+    differed from the fit from the start. Its first 500 samples serve as its normal values after a restart.
 
     Parameters
     ----------
     normal : dict of name -> array of shape (n,)
-        What `normal_values` returns: values of normal samples that the detector has not learned from, or of n = 0.
+        The result of `normal_values`: values of normal samples that the detector was not fitted on, or n = 0 values.
     level, betting, horizon
         See `DriftMonitor`.
     random_state : int, RandomState or Generator, optional
-        Seeds how ties are broken; None means 0. A monitor that is saved and loaded goes on with the same numbers.
+        Seeds how ties are broken; None means 0. A monitor that is saved and loaded continues with the same numbers.
 
     Attributes
     ----------
     monitor : DriftMonitor
-        Its `alarms`, `log_martingale` and `n`.
+        The monitor of the p-values, with `log_martingale` and `n`.
     p_values : dict of name -> array of shape (n,)
-        Those of the last `update`; NaN where there was no value.
+        p-values of the last `update`; NaN where there was no value.
 
     Examples
     --------
@@ -83,21 +84,25 @@ class ScoreMonitor(SavedState):
 
     @classmethod
     def of(cls, detector: CalibratedDetector, X_normal: Any = None, level: float = 0.01, **options: Any) -> Self:
-        """The monitor of a fitted detector, see `normal_values`; give it what `stream_values` returns of new samples.
+        """Make the monitor of a fitted detector.
+
+        Give its `update` the result of `stream_values` for new samples.
 
         Parameters
         ----------
         detector : CalibratedDetector
+            Fitted detector.
         X_normal : images, vectors or Extraction, optional
-            Normal samples that the detector has not learned from.
+            Normal samples that the detector was not fitted on; for the default see `normal_values`.
         level : float
+            Largest probability of a false alarm within `horizon` normal samples.
         **options
-            betting, horizon, random_state.
+            betting, horizon and random_state.
         """
         return cls(normal_values(detector, X_normal), level, **options)
 
     def reset(self) -> None:
-        """Forget all samples and alarms but not the normal values."""
+        """Forget all samples and alarms, and keep the normal values."""
         self.monitor.reset()
         self._earliest: list[list[float]] = [[] for _ in self._normal]
         self._since_start: list[list[float]] = [[] for _ in self._normal]
@@ -110,38 +115,39 @@ class ScoreMonitor(SavedState):
 
     @property
     def alarm(self) -> DriftAlarm | None:
-        """The alarm noticed first, or None."""
+        """The earliest alarm, or None."""
         return self.monitor.alarm
 
     def update(self, values: Mapping[str, ArrayLike]) -> list[DriftAlarm]:
-        """Take the values of new samples, in their order.
+        """Add the values of new samples, in the order of the samples.
 
         Parameters
         ----------
         values : dict of name -> number or array of shape (n,)
-            What `stream_values` returns: every stream, higher = more normal. NaN counts as a sample and changes
-            nothing.
+            The result of `stream_values`: values of every stream, higher = more normal. NaN counts as a sample and
+            changes nothing else.
 
         Returns
         -------
         list of DriftAlarm
-            Those newly raised.
+            New alarms.
 
         Raises
         ------
         ValueError
-            Other streams, different numbers of samples, or infinite values; then nothing is taken.
+            The streams have other names or different numbers of samples, or a value is infinite. Then no sample is
+            added.
         """
         rows = by_stream(values, self.monitor.streams)
         if np.isinf(rows).any():
-            raise ValueError("values must be finite, or NaN for a sample that could not be read")
+            raise ValueError("values must be finite, or NaN for a sample that could not be read; got infinity")
         ranked = [self._ranked(row, self.monitor.n + i) for i, row in enumerate(rows)]
         p = np.array(ranked, dtype=np.float64).reshape(rows.shape)
         self.p_values = dict(zip(self.monitor.streams, p.T, strict=True))
         return self.monitor.update(self.p_values)
 
     def _ranked(self, row: NDArray[np.float64], n: int) -> list[float]:
-        """P-values of sample number n, one a stream; it joins those that later ones are ranked among."""
+        """Return the p-values of sample number n, one per stream, and add it to the values for later ranks."""
         if n and n % self.monitor.horizon == 0:
             self._since_start = [[] for _ in self._normal]
             self._rank_anew(with_earliest=True)
@@ -158,7 +164,7 @@ class ScoreMonitor(SavedState):
         return p
 
     def _parts(self, n: int) -> list[float]:
-        """Of what is equal, the part that counts as lower, a number a stream: known from seed and sample alone."""
+        """Return the random part of equal values that counts as lower, per stream; it depends on seed and n alone."""
         block = n // _BLOCK
         if block != self._block:
             shape = (_BLOCK, len(self._normal))
@@ -166,9 +172,10 @@ class ScoreMonitor(SavedState):
         return self._drawn[n % _BLOCK].tolist()
 
     def _rank_anew(self, *, with_earliest: bool) -> None:
-        """Rank what comes among normal values and those since the last start.
+        """Rank new values among the normal values and the values since the last restart.
 
-        `with_earliest`: after the first start, so that the earliest values are not among those since the last.
+        `with_earliest` adds the first values of streams without normal values, once a restart has removed them from the
+        values since the last restart.
         """
         self._known = [
             sorted([*normal.tolist(), *(first if with_earliest else []), *since])
@@ -177,7 +184,7 @@ class ScoreMonitor(SavedState):
 
     @property
     def state(self) -> dict[str, Any]:
-        """All that the monitor knows, as numbers, text, lists and dicts."""
+        """The full state of the monitor, as numbers, text, lists and dicts."""
         return {
             "monitor": self.monitor.state,
             "seed": self._seed,
@@ -188,12 +195,12 @@ class ScoreMonitor(SavedState):
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
-        """The monitor of a `state`.
+        """Make a monitor from its `state`.
 
         Raises
         ------
         ValueError, TypeError
-            Damaged; names what is wrong.
+            The state is damaged; the message names the damaged part.
         """
         cls._require_names(state)
         inner = DriftMonitor.from_state(state["monitor"])
@@ -202,12 +209,12 @@ class ScoreMonitor(SavedState):
         made = cls(normal, inner.level, betting=inner.betting, horizon=inner.horizon, random_state=state["seed"])
         made.monitor, made._earliest, made._since_start = inner, lists["first"], lists["since_start"]
         if any(len(values) > inner.horizon for values in made._since_start):
-            raise ValueError(f"since_start holds more than {inner.horizon} values of a stream")
+            raise ValueError(f"since_start must hold at most {inner.horizon} values of a stream")
         made._rank_anew(with_earliest=inner.n > inner.horizon)
         return made
 
 
 def _lists(name: str, told: Any, n_streams: int) -> list[list[float]]:
     if not isinstance(told, list) or len(told) != n_streams:
-        raise ValueError(f"{name} must hold a list for each of {n_streams} streams")
+        raise ValueError(f"{name} must hold one list for each of {n_streams} streams")
     return [numbers_of(name, values, (-1,)).tolist() for values in told]

@@ -1,4 +1,4 @@
-"""`make_app` and `serve`: a fitted detector behind HTTP, with bounds on all that a client can ask for."""
+"""Serve a fitted detector over HTTP, with bounds on everything that a client can request."""
 
 import asyncio
 import signal
@@ -43,7 +43,7 @@ _SECONDS_TO_FINISH = 60
 
 
 class Answer(BaseModel):
-    """What is said of one sample."""
+    """The result for one sample."""
 
     name: str
     score: float
@@ -54,18 +54,18 @@ class Answer(BaseModel):
 
 
 class Answers(BaseModel):
-    """Of all samples of a request, in their order."""
+    """The results for all samples of a request, in their order."""
 
     results: list[Answer]
 
 
 class Scorer:
-    """Samples to score, decision, p-value, label and reason, from one pass.
+    """Map samples to score, decision, p-value, label and reason, from one pass.
 
     Parameters
     ----------
     detector : JEPAScoreDetector
-        Fitted.
+        Fitted detector.
     """
 
     def __init__(self, detector: JEPAScoreDetector) -> None:
@@ -87,7 +87,7 @@ class Scorer:
         ]
 
     def begin(self) -> None:
-        """From here on the encoder is taken not to change, by this thread; and a first pass, which looks at it."""
+        """Enter `steady` in this thread and run a first pass to warm up, which checks the encoder once."""
         self._steady.enter_context(self.detector.steady())
         shape = self.detector.models_[0].settings["input_shape"] or ()
         if self.n_features is not None:
@@ -96,12 +96,12 @@ class Scorer:
             self([np.zeros((*shape[1:], 3), dtype=np.uint8)])
 
     def end(self) -> None:
-        """Leave the encoder as it was; in the thread of `begin`."""
+        """Leave `steady`; call it in the thread of `begin`."""
         self._steady.close()
 
 
 class Metrics:
-    """What `/metrics` tells, in a registry of its own."""
+    """Collect the numbers of `/metrics` in a registry of its own."""
 
     def __init__(self, n_waiting: Callable[[], int]) -> None:
         self.registry = CollectorRegistry()
@@ -117,14 +117,14 @@ class Metrics:
 
 
 def make_app(detector: JEPAScoreDetector, limits: Limits | None = None) -> FastAPI:
-    """An ASGI application: POST /score, /health, /metrics, and its own page at /docs.
+    """Make an ASGI application with POST /score, /health, /metrics, and a description at /docs.
 
     Parameters
     ----------
     detector : JEPAScoreDetector
-        Fitted. Its device and memory budget are used; one pass runs at a time.
+        Fitted detector. Its device and memory budget apply, and one pass runs at a time.
     limits : Limits, optional
-        What it takes.
+        Limits of the service.
     """
     limits = limits or Limits()
     scorer = Scorer(detector)
@@ -153,9 +153,11 @@ def make_app(detector: JEPAScoreDetector, limits: Limits | None = None) -> FastA
             async with asyncio.timeout(limits.answer_seconds):
                 found = await batcher.submit(samples, pixels)
         except BusyError as error:
-            raise HTTPException(503, f"{error}; try again", {"Retry-After": "1"}) from error
+            raise HTTPException(503, f"{error}: try again later", {"Retry-After": "1"}) from error
         except TimeoutError:
-            raise HTTPException(504, f"not scored within {limits.answer_seconds:g} seconds") from None
+            raise HTTPException(
+                504, f"the samples were not scored within {limits.answer_seconds:g} seconds: send fewer, or try again"
+            ) from None
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
         for answer in found:
@@ -172,7 +174,7 @@ def make_app(detector: JEPAScoreDetector, limits: Limits | None = None) -> FastA
             return answers
         except HTTPException as error:
             status = str(error.status_code)
-            # What is left of the body is not waited for.
+            # The connection is closed, because the rest of the body is not read.
             headers = (
                 {**(error.headers or {}), "Connection": "close"} if error.status_code in (408, 413) else error.headers
             )
@@ -183,7 +185,7 @@ def make_app(detector: JEPAScoreDetector, limits: Limits | None = None) -> FastA
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        """Whether it runs, and which detector."""
+        """Return the status of the service and its detector."""
         fitted = detector.models_[0].settings
         return {
             "status": "ok",
@@ -196,7 +198,7 @@ def make_app(detector: JEPAScoreDetector, limits: Limits | None = None) -> FastA
 
     @app.get("/metrics")
     async def metrics_page() -> Response:
-        """Counts and times for Prometheus."""
+        """Return counts and times for Prometheus."""
         return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
     return app
@@ -205,17 +207,17 @@ def make_app(detector: JEPAScoreDetector, limits: Limits | None = None) -> FastA
 def serve(
     detector: JEPAScoreDetector, *, host: str = "127.0.0.1", port: int = 8000, limits: Limits | None = None
 ) -> None:
-    """Answer requests until SIGTERM or SIGINT; those in hand are finished first.
+    """Answer requests until SIGTERM or SIGINT, and finish the requests in progress first.
 
     Parameters
     ----------
     detector, limits
         See `make_app`.
     host : str
-        Of this machine alone by default; ``"0.0.0.0"`` for all. There is no encryption and no password: put a proxy
-        before it.
+        Address to listen on: by default this machine alone, ``"0.0.0.0"`` for all addresses. The service has neither
+        encryption nor a password, so put a proxy in front of it.
     port : int
-        0 takes a free one.
+        Port to listen on; 0 takes a free port.
     """
     limits = limits or Limits()
     config = uvicorn.Config(
@@ -228,7 +230,7 @@ def serve(
         timeout_graceful_shutdown=_SECONDS_TO_FINISH,
         server_header=False,
     )
-    # uvicorn hands the signal on when it has finished; then there is nothing left to stop.
+    # uvicorn raises the signal again when it has finished; by then there is nothing left to stop.
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         uvicorn.Server(config).run()

@@ -1,4 +1,4 @@
-"""After a shift of what comes: conformal p-values with weights, and a level that follows delayed labels."""
+"""Adapt to a shift of the samples, by weighted conformal p-values or by a level that follows delayed labels."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,38 +17,42 @@ _FEWEST = 2 * _FOLDS
 def likelihood_ratio(
     calibration_embeddings: ArrayLike, embeddings: ArrayLike, *, random_state: int | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """How much more frequent a sample is among the new samples than among the calibration samples, by a classifier.
+    """Estimate how much more frequent each sample is among new samples than among calibration samples.
 
-    A logistic regression tells the two apart by their standardised embeddings, with a penalty chosen by
-    cross-validation; the ratio is its odds (Tibshirani et al., 2019, section 2.3). Each sample is judged by a model
-    that has not seen it, or ratios would be too far from 1. No labels are needed, but new samples that are anomalous
-    count as part of the shift.
+    Use the result as the weights of `weighted_p_values`. A logistic regression separates the two by their standardised
+    embeddings, with a penalty chosen by cross-validation, and its odds are the ratio (Tibshirani et al., 2019, section
+    2.3). Each sample gets an out-of-fold ratio, because in-sample ratios are too far from 1. No labels are needed, but
+    anomalous new samples count as part of the shift.
 
     Parameters
     ----------
     calibration_embeddings : array of shape (n, d)
-        Of the samples that the calibration scores are of.
+        Embeddings of the calibration samples, at least 10.
     embeddings : array of shape (m, d)
-        Of new samples, all together. At least 10 of each.
+        Embeddings of all new samples, at least 10.
     random_state : int, optional
         Seeds the folds; None means 0.
 
     Returns
     -------
     calibration_weights : array of shape (n,)
+        Positive weights of the calibration samples, up to a common factor.
     weights : array of shape (m,)
-        Positive, up to a common factor. See `effective_size` for whether they are of use.
+        Positive weights of the new samples, up to the same factor. `effective_size` shows whether the weights are
+        useful.
 
     Raises
     ------
     ValueError
-        Too few samples, other dimensions, or values that are not finite.
+        There are too few samples, the dimensions differ, or a value is not finite.
     """
     old, new = np.asarray(calibration_embeddings, np.float64), np.asarray(embeddings, np.float64)
     if old.ndim != 2 or new.ndim != 2 or old.shape[1] != new.shape[1]:
         raise ValueError(f"embeddings must be (n, d) and (m, d); got shapes {old.shape} and {new.shape}")
     if min(len(old), len(new)) < _FEWEST:
-        raise ValueError(f"at least {_FEWEST} samples of each are needed; got {len(old)} and {len(new)}")
+        raise ValueError(
+            f"at least {_FEWEST} calibration samples and {_FEWEST} new ones are needed; got {len(old)} and {len(new)}"
+        )
     if not (np.isfinite(old).all() and np.isfinite(new).all()):
         raise ValueError("embeddings hold NaN or infinite values: leave out samples that could not be read")
     seed = seed_from(random_state)
@@ -63,10 +67,10 @@ def likelihood_ratio(
 
 
 def effective_size(weights: ArrayLike) -> float:
-    """So many samples of equal weight tell as much: (sum w)^2 / sum w^2, between 1 and n (Kish, 1965).
+    """Return the number of samples of equal weight that would be as informative, between 1 and n.
 
-    Of calibration weights: where it is under about 1 / alpha, the calibration samples hold too few of the kind that now
-    comes, and no weights replace a calibration with fresh ones.
+    It is (sum w)^2 / sum w^2 (Kish, 1965). Where it is under about 1 / alpha for the calibration weights, too few
+    calibration samples resemble the new samples. Weights cannot help then: calibrate with fresh normal samples.
     """
     w = np.asarray(weights, dtype=np.float64)
     return float(w.sum() ** 2 / (w**2).sum())
@@ -75,23 +79,24 @@ def effective_size(weights: ArrayLike) -> float:
 def weighted_p_values(
     calibration_scores: ArrayLike, scores: ArrayLike, calibration_weights: ArrayLike, weights: ArrayLike
 ) -> NDArray[np.float64]:
-    """Conformal p-values where new normal samples come from the calibration samples' distribution with other weights.
+    """Return conformal p-values under a shift, where weights describe how the new normal samples are distributed.
 
-    The weight of the calibration scores at or below the score, and its own, in all these weights. With equal weights
-    `skjepa.detectors.conformal_p_values`. If weights are the true ratio of densities, a new normal sample gets a
-    p-value of at most a with probability at most a (Tibshirani, Barber, Candes and Ramdas, Conformal prediction under
-    covariate shift, NeurIPS 2019); with `likelihood_ratio` about so, where the calibration samples hold what now
-    comes.
+    The p-value of a sample is the total weight of the calibration scores at or below its score, plus its own weight,
+    divided by the total weight of all calibration scores plus its own. With equal weights it equals
+    `skjepa.detectors.conformal_p_values`. If the weights are the true ratio of densities, P(p <= a) <= a for a new
+    normal sample (Tibshirani, Barber, Candes and Ramdas, Conformal prediction under covariate shift, NeurIPS 2019).
+    With the weights of `likelihood_ratio` this holds approximately, where the calibration samples cover the new ones.
 
     Parameters
     ----------
     calibration_scores : array of shape (n,)
         Higher = more normal.
     scores : array of shape (m,)
-        NaN stays NaN.
+        Scores of new samples; NaN stays NaN.
     calibration_weights : array of shape (n,)
+        Positive weights of the calibration samples.
     weights : array of shape (m,)
-        Positive.
+        Positive weights of the new samples.
 
     Returns
     -------
@@ -101,7 +106,7 @@ def weighted_p_values(
     Raises
     ------
     ValueError
-        Lengths differ, or a weight is not positive.
+        The lengths differ, or a weight is not positive.
 
     Examples
     --------
@@ -113,11 +118,11 @@ def weighted_p_values(
     new, v = np.asarray(scores, np.float64), np.asarray(weights, np.float64)
     if known.ndim != 1 or known.shape != w.shape or new.shape != v.shape or new.ndim != 1:
         raise ValueError(
-            f"one weight a score is needed: {known.shape} calibration scores with {w.shape} weights, "
+            f"give one weight per score: got {known.shape} calibration scores with {w.shape} weights, and "
             f"{new.shape} scores with {v.shape}"
         )
     if not ((w > 0).all() and (v > 0).all() and np.isfinite(w).all() and np.isfinite(v).all()):
-        raise ValueError("weights must be positive and finite")
+        raise ValueError("calibration_weights and weights must be positive and finite")
     order = np.argsort(known, kind="stable")
     summed = np.concatenate([[0.0], np.cumsum(w[order])])
     below = summed[np.searchsorted(known[order], new, side="right")]
@@ -125,29 +130,30 @@ def weighted_p_values(
 
 
 class AdaptiveLevel:
-    """A level for p-values that is moved after each label, so that in the long run the rate asked for is flagged.
+    """Adapt the level for p-values to labels, so that the wanted share of normal samples is flagged in the long run.
 
-    After each normal sample: level + gamma (alpha - 1 if it was flagged, else alpha - 0). Whatever the stream does, the
-    share flagged of T normal samples differs from alpha by at most (max(alpha, 1 - alpha) + gamma) / (gamma T)
-    (adaptive conformal inference; Gibbs and Candes, NeurIPS 2021, proposition 4.1, for labels that come at once). A
-    label that comes later moves the level later; a bound that long after a change says little, and nothing is promised
-    of a single sample or of anomalies.
+    Use it where labels of past samples arrive while the stream drifts. After each normal sample the level grows by
+    gamma * alpha, and falls by gamma where the sample was flagged. For any stream, the flagged share of T normal
+    samples differs from alpha by at most (max(alpha, 1 - alpha) + gamma) / (gamma T), if labels arrive at once
+    (adaptive conformal inference; Gibbs and Candes, NeurIPS 2021, proposition 4.1). A label that arrives later moves
+    the level later. The bound holds in the long run and shows little right after a change. There is no guarantee about
+    a single sample or about anomalies.
 
     Parameters
     ----------
     alpha : float in (0, 1)
         Share of normal samples to flag.
     gamma : float in (0, 1)
-        Step: larger follows faster and wavers more. Gibbs and Candes take 0.005.
+        Step size. A larger step follows a change faster and varies more. Gibbs and Candes use 0.005.
     start : float, optional
-        First level, such as that of a run before; by default alpha.
+        First level, for example the level of an earlier run; by default alpha.
 
     Attributes
     ----------
     level : float
-        Flag where p <= level. At most 0 flags nothing, at least 1 everything.
+        Samples with p <= level are flagged. A level of at most 0 flags no sample, a level of at least 1 all of them.
     n : int
-        Labels taken.
+        Number of labels so far.
 
     Examples
     --------
@@ -166,25 +172,33 @@ class AdaptiveLevel:
         self.n = 0
 
     def flags(self, p: ArrayLike) -> NDArray[np.bool_]:
-        """Which p-values are at most the level now; (n,). A NaN, of what could not be read, is flagged."""
+        """Return which samples are flagged at the current level, (n,).
+
+        NaN, the p-value of a sample that could not be read, is flagged.
+        """
         values = np.asarray(p, dtype=np.float64)
         if self.level >= 1:
             return np.ones(values.shape, dtype=bool)
         return np.isnan(values) | ((values <= self.level) & (self.level > 0))
 
     def update(self, was_flagged: ArrayLike) -> float:
-        """Move the level by normal samples whose label has come, in their order, and return it.
+        """Move the level by samples that turned out to be normal, in their order, and return it.
 
         Parameters
         ----------
         was_flagged : bool or array of shape (n,), bool
-            Whether each was flagged when it came. Samples found to be anomalous are left out: they say nothing of how
-            normal ones are flagged.
+            Whether each normal sample was flagged when it arrived. Leave out anomalous samples, which carry no
+            information about the flagged share of normal ones.
+
+        Returns
+        -------
+        float
+            The new level.
 
         Raises
         ------
         TypeError
-            Not booleans, such as p-values or labels of +1 and -1.
+            The values are not booleans, for example p-values or labels of +1 and -1.
         """
         errors = np.atleast_1d(np.asarray(was_flagged))
         if errors.dtype != np.bool_:

@@ -1,4 +1,4 @@
-"""What a monitor knows, as one JSON file: written whole or not at all, and looked at before it is believed."""
+"""Save the state of a monitor as one JSON file, and check it when it is loaded."""
 
 import json
 import os
@@ -15,24 +15,24 @@ FORMAT = 1
 
 
 class SavedState(ABC):
-    """Saves and loads what `state` holds and `from_state` takes."""
+    """Base class of objects that are saved by `state` and loaded by `from_state`."""
 
     STATE: ClassVar[frozenset[str]]
 
     @property
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """All that the object knows, as numbers, text, lists and dicts, under the names of `STATE`."""
+        """The full state of the object, as numbers, text, lists and dicts, under the names of `STATE`."""
 
     @classmethod
     @abstractmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
-        """The object of a `state`; raises ValueError or TypeError where it is damaged."""
+        """Make an object from its `state`; raise ValueError or TypeError where the state is damaged."""
 
     @classmethod
     def _require_names(cls, state: Any) -> None:
         if not isinstance(state, dict) or state.keys() != cls.STATE:
-            raise ValueError(f"the state of a monitor holds {', '.join(sorted(cls.STATE))}")
+            raise ValueError(f"the state of a monitor must be a dict with {', '.join(sorted(cls.STATE))}")
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write the monitor to a JSON file, whole or not at all."""
@@ -40,18 +40,18 @@ class SavedState(ABC):
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Self:
-        """Read a monitor that `save` wrote: it goes on as if it had not been away.
+        """Load a monitor that `save` wrote; it continues where it was saved.
 
         Raises
         ------
         FileNotFoundError, ValueError, TypeError
-            No such file, or a damaged one.
+            There is no such file, or it is damaged.
         """
         return cls.from_state(read_state(path, cls.__name__, set(cls.STATE)))
 
 
 def write_state(path: str | os.PathLike, kind: str, state: dict[str, Any]) -> Path:
-    """Write the state of an object of class `kind`; no NaN."""
+    """Write the state of an object of class `kind`, which must not hold NaN."""
     path = Path(path)
     text = json.dumps({"format": FORMAT, "class": kind, **state}, allow_nan=False)
     with written_whole(path) as partial:
@@ -60,36 +60,38 @@ def write_state(path: str | os.PathLike, kind: str, state: dict[str, Any]) -> Pa
 
 
 def read_state(path: str | os.PathLike, kind: str, names: set[str]) -> dict[str, Any]:
-    """What `write_state` wrote, with exactly these names.
+    """Read a state that `write_state` wrote, with exactly these names.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        No such file; no JSON, another class or format, or other names.
+        There is no such file, or it is not JSON or has another class, format or other names.
     """
     try:
         state = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise FileNotFoundError(f"no file {path}") from None
+        raise FileNotFoundError(f"there is no file {path}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not isinstance(state, dict) or state.pop("class", None) != kind:
-        raise ValueError(f"{path} holds no {kind}")
+        raise ValueError(f"{path} does not hold a {kind}")
     if (found := state.pop("format", None)) != FORMAT:
-        raise ValueError(f"{path} is of format {found!r}; this version reads {FORMAT}")
-    if state.keys() != names:
         raise ValueError(
-            f"{path} is damaged: it should hold {', '.join(sorted(names))}; got {', '.join(sorted(state))}"
+            f"{path} has format {found!r}, and this version of skjepa reads {FORMAT}: load it with the version that "
+            "wrote it"
         )
+    if state.keys() != names:
+        raise ValueError(f"{path} is damaged: it must hold {', '.join(sorted(names))}; got {', '.join(sorted(state))}")
     return state
 
 
 def numbers_of(name: str, values: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Finite numbers of a state, of that shape; -1 stands for any length.
+    """Return finite numbers of a state as an array of this shape, where -1 stands for any length.
 
     Raises
     ------
     ValueError
+        The values are not numbers, not finite, or have another shape.
     """
     try:
         array = np.array(values, dtype=np.float64)

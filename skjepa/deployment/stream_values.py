@@ -1,4 +1,4 @@
-"""What a monitor watches of a detector: its score and the terms of the score, beside those of normal samples."""
+"""Compute the values that a monitor watches: the score of a detector and the terms of the score."""
 
 from typing import Any
 
@@ -15,19 +15,21 @@ Values = dict[str, NDArray[np.float64]]
 
 
 def stream_values(detector: CalibratedDetector, X: Any) -> Values:
-    """The score of new samples and, where the detector explains it, each of its terms.
+    """Return the score of new samples and, where the detector explains it, each of its terms.
+
+    Give the result to `ScoreMonitor.update`.
 
     Parameters
     ----------
     detector : CalibratedDetector
-        Fitted.
+        Fitted detector.
     X : images, vectors or Extraction
-        An Extraction is measured once for score and terms; images are too, unless every fold has an encoder of its own.
+        New samples. They pass the encoder once, unless every fold has its own encoder.
 
     Returns
     -------
     dict of name -> array of shape (n_samples,)
-        "score" first; higher = more normal. NaN for a sample that could not be read.
+        "score" first, then the terms; higher = more normal. NaN for a sample that could not be read.
     """
     if not isinstance(detector, ExplainingDetector):
         return {SCORE: detector.score_samples(X)}
@@ -39,20 +41,21 @@ def stream_values(detector: CalibratedDetector, X: Any) -> Values:
 
 
 def normal_values(detector: CalibratedDetector, X_normal: Any = None) -> Values:
-    """The same values of normal samples, that a `ScoreMonitor` compares the stream with.
+    """Return the values of normal samples that a `ScoreMonitor` compares the stream with.
 
     Parameters
     ----------
     detector : CalibratedDetector
+        Fitted detector.
     X_normal : images, vectors or Extraction, optional
-        Normal samples that the detector has not learned from. By default the calibration scores of the detector, where
-        they are scores that `score_samples` gives (a share held out, or `calibrate`), and nothing of the terms: those
-        of the fit samples are not exchangeable with terms of new ones.
+        Normal samples that the detector was not fitted on. By default the score has the calibration scores of the
+        detector, where these come from a held-out share or from `calibrate`. The terms then have no values, because
+        terms of the fit samples are not exchangeable with terms of new samples.
 
     Returns
     -------
     dict of name -> array of shape (n,)
-        Of n = 0 where nothing is known.
+        "score" and the terms, as for `stream_values`; n = 0 where no values are known.
     """
     if X_normal is not None:
         return {name: values[~np.isnan(values)] for name, values in stream_values(detector, X_normal).items()}
@@ -62,21 +65,22 @@ def normal_values(detector: CalibratedDetector, X_normal: Any = None) -> Values:
 
 
 def term_p_values(detector: CalibratedDetector, X: Any, X_normal: Any) -> Values:
-    """Conformal p-values of the score and of each of its terms, against normal samples.
+    """Return conformal p-values of the score and of each of its terms, compared with normal samples.
 
     Parameters
     ----------
     detector : CalibratedDetector
+        Fitted detector.
     X : images, vectors or Extraction
         New samples.
     X_normal : images, vectors or Extraction
-        Normal samples that the detector has not learned from: where it has, p-values promise nothing.
+        Normal samples that the detector was not fitted on. With samples of the fit the p-values have no guarantee.
 
     Returns
     -------
     dict of name -> array of shape (n_samples,)
-        In (0, 1], small = lower than of normal samples; each by itself at most a with probability at most a for a
-        normal sample. NaN for a sample that could not be read.
+        In (0, 1], small = lower than for normal samples. For a normal sample P(p <= a) <= a holds for each p-value
+        alone. NaN for a sample that could not be read.
     """
     normal = normal_values(detector, X_normal)
     return {name: conformal_p_values(normal[name], values) for name, values in stream_values(detector, X).items()}

@@ -1,4 +1,4 @@
-"""A folder that fills: each new file is scored once, its row appended, and a monitor told."""
+"""Watch a folder: score each new file once, append its row to a table, and update a monitor."""
 
 import os
 import time
@@ -22,19 +22,19 @@ from skjepa.detectors.jepa_score import JEPAScoreDetector
 from skjepa.reporting.scored_groups import reasons_of
 
 BATCH = 32
-"""Files scored together: a signal is heard after so many."""
+"""Number of files scored together; a signal takes effect after a batch."""
 
 
 @dataclass(frozen=True)
 class NewFile:
-    """A file as it is now; one of this name that has changed is another.
+    """A file in its current state; a changed file of the same name counts as another one.
 
     Attributes
     ----------
     id : str
         Path relative to the folder, with forward slashes.
     size, modified : int
-        Bytes; time stamp in nanoseconds.
+        Number of bytes, and time stamp in nanoseconds.
     """
 
     path: Path
@@ -54,34 +54,34 @@ class NewFile:
         return (now.st_size, now.st_mtime_ns) == (self.size, self.modified)
 
     def is_young(self, seconds: float) -> bool:
-        """Whether it may still be in the making."""
+        """Whether the file changed so recently that it may not be complete."""
         return 0 <= time.time() - self.modified / 1e9 < seconds
 
 
 class FolderWatch:
-    """What of a folder is scored, and what a monitor says of it.
+    """Score the new files of a folder and update a monitor.
 
     Parameters
     ----------
     folder : Path
     detector : JEPAScoreDetector
-        With ``on_error="skip"``.
+        Fitted detector with ``on_error="skip"``.
     table : WatchTable
-        Its rows are taken.
+        Table of the results. Its rows are removed from memory.
     monitor_file : Path
-        JSON, beside the table. A monitor that lies there goes on; rows of the table that it has not seen, because the
-        process was killed between the two, are told to it again.
+        JSON file beside the table. An existing monitor continues. Where the process was killed between table and
+        monitor, the monitor gets the missing rows of the table.
     level : float
-        Of the monitor.
+        Level of the monitor.
     patience : float
-        A file that cannot be read is tried again until it has not changed for so many seconds.
+        A file that cannot be read is tried again until it has not changed for this number of seconds.
     normal : callable, optional
-        Called only where there is no monitor yet: normal images that the detector has not learned from.
+        Returns normal images that the detector was not fitted on. It is called only where there is no monitor yet.
 
     Raises
     ------
     ValueError
-        The monitor is of another detector or level.
+        The monitor belongs to another detector or has another level.
     """
 
     def __init__(
@@ -106,10 +106,10 @@ class FolderWatch:
         else:
             self.monitor = ScoreMonitor.of(detector, None if normal is None else normal(), level)
         self._tell_missed(table.rows)
-        table.rows.clear()  # a stream has no end, memory has
+        table.rows.clear()  # a stream may be endless, so rows are not kept in memory
 
     def look(self, should_stop: Callable[[], bool] = lambda: False) -> int:
-        """Score what is new, the oldest first, until `should_stop` says so; returns how many rows that made."""
+        """Score new files, the oldest first, until `should_stop` returns True; return the number of new rows."""
         new, before = self.new_files(), len(self.ids)
         for begin in range(0, len(new), BATCH):
             if should_stop():
@@ -118,7 +118,7 @@ class FolderWatch:
         return len(self.ids) - before
 
     def new_files(self) -> list[NewFile]:
-        """Image files below the folder that have no row, the oldest first."""
+        """Return the image files below the folder that have no row, the oldest first."""
         found = (_new_file(path, self.folder) for path in files_below(self.folder))
         new = [file for file in found if file is not None and file.key not in self._known]
         return sorted(new, key=lambda file: (file.modified, file.id))
@@ -138,7 +138,7 @@ class FolderWatch:
         self.n_unreadable += sum(row["error"] is not None for row in rows)
 
     def _rows(self, files: list[NewFile]) -> Iterator[Row | None]:
-        """A row a file; None where the file is to be tried again."""
+        """Yield one row per file; None where the file is to be tried again."""
         found = scored(self.detector, files)
         for i, file in enumerate(files):
             error = found.errors.get(i)
@@ -159,7 +159,7 @@ class FolderWatch:
             }
 
     def _values(self, rows: Sequence[Row]) -> dict[str, NDArray[np.float64]]:
-        """What the monitor is told of rows."""
+        """Return the values of rows for the monitor."""
         return {
             name: np.array([np.nan if row[name] is None else row[name] for row in rows], dtype=np.float64)
             for name in self.monitor.monitor.streams
@@ -169,11 +169,11 @@ class FolderWatch:
         monitor = ScoreMonitor.load(self._monitor_file)
         fresh = normal_values(self.detector)
         if set(monitor.monitor.streams) != set(fresh) or monitor.monitor.n > len(self.ids):
-            raise ValueError(f"{self._monitor_file} is the monitor of another detector or table: give another --out")
+            raise ValueError(f"{self._monitor_file} belongs to another detector or table: give another --out")
         if monitor.monitor.level != level:
             raise ValueError(
-                f"{self._monitor_file} has level {monitor.monitor.level:g}; got {level:g}. Give that one, or remove "
-                "the file: a new monitor is told the rows of the table"
+                f"{self._monitor_file} has level {monitor.monitor.level:g}; got {level:g}. Give the level of the file, "
+                "or remove the file: a new monitor then reads the rows of the table"
             )
         return monitor
 
@@ -186,7 +186,7 @@ class FolderWatch:
 
 @dataclass(frozen=True)
 class Scored:
-    """What a detector says of files.
+    """The results of a detector for some files.
 
     Attributes
     ----------
@@ -194,7 +194,7 @@ class Scored:
         score, p_value, decision and the terms; NaN for a file that could not be read.
     errors : dict of position -> reason
     reasons : list of str
-        Which terms are unusual.
+        Names of the unusual terms.
     """
 
     numbers: dict[str, NDArray[np.float64]]
@@ -203,13 +203,13 @@ class Scored:
 
 
 def scored(detector: JEPAScoreDetector, files: Sequence[NewFile]) -> Scored:
-    """One pass over files; the detector has ``on_error="skip"``."""
+    """Score files in one pass, by a detector with ``on_error="skip"``."""
     source = as_source([file.path for file in files], ids=[file.id for file in files])
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="skipped: ")  # each has a row with the reason
+            warnings.filterwarnings("ignore", message="skipped: ")  # the row of each file holds the reason
             samples = detector.extract(source)
-    except ImageReadError:  # not one of them could be read
+    except ImageReadError:  # none of the files could be read
         names = ("p_value", "decision", *normal_values(detector))
         return Scored(
             dict.fromkeys(names, np.full(len(files), np.nan)),
@@ -229,11 +229,11 @@ def _reason(file: NewFile) -> str:
         read_image(file.path)
     except ImageReadError as error:
         return str(error)
-    return "could be read only after the others were scored"
+    return "the file could not be read when the others were scored, and can be read now"
 
 
 def _new_file(path: Path, folder: Path) -> NewFile | None:
-    """None for what is no image, or has gone."""
+    """Return the file; None where it is not an image or no longer exists."""
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         return None
     try:

@@ -1,4 +1,4 @@
-"""A table that grows by a row a file: complete lines are kept whatever ends the process, half a line is cut off."""
+"""Append to a table of one row per file, which keeps all complete lines even if the process is killed."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 SUFFIXES = (".csv", ".jsonl")
 COLUMNS = ("id", "score", "p_value", "decision", "label", "error", "reason", "size", "modified", "drift")
-"""Those of `skjepa score`, then bytes and time stamp (ns) of the file, and what a monitor said at this row."""
+"""The columns of `skjepa score`, then bytes and time stamp (ns) of the file, and the alarms of a monitor at its row."""
 
 _TEXT = frozenset(("id", "error", "reason", "drift"))
 _WHOLE = frozenset(("label", "size", "modified"))
@@ -20,25 +20,25 @@ Row = dict[str, Any]
 
 
 class WatchTable:
-    """Rows of a CSV or JSONL file, to which this process alone appends.
+    """Append rows to a CSV or JSONL file, for which this process holds a lock.
 
     Parameters
     ----------
     path : Path
-        `.csv` or `.jsonl`. Made where it is not there.
+        A `.csv` or `.jsonl` file, which is created where it is missing.
     terms : sequence of str
-        Names of the columns after `COLUMNS`, numbers.
+        Names of the columns of numbers after `COLUMNS`.
 
     Attributes
     ----------
     columns : tuple of str
     rows : list of dict
-        Those that were there, None where a cell is empty.
+        The rows that the file held at the start, with None for an empty cell.
 
     Raises
     ------
     ValueError
-        Another process appends to it, or it is the table of something else.
+        Another process appends to the file, or it is another table.
     """
 
     def __init__(self, path: Path, terms: Sequence[str]) -> None:
@@ -52,13 +52,13 @@ class WatchTable:
             self.rows = self._whole_rows()
         except ValueError as error:
             self.close()
-            raise ValueError(f"{path} cannot be gone on with: {error}. Give another --out") from error
+            raise ValueError(f"rows cannot be appended to {path}: {error}. Give another --out") from error
         except BaseException:
             self.close()
             raise
 
     def append(self, rows: Sequence[Row]) -> None:
-        """Write rows behind the last one and see them on the disk."""
+        """Append rows and flush them to the disk."""
         self._write("".join(self._line(row) for row in rows))
 
     def close(self) -> None:
@@ -75,7 +75,7 @@ class WatchTable:
         return self.path.suffix.lower() == ".csv"
 
     def _whole_rows(self) -> list[Row]:
-        """What was written; the file then ends in a whole line."""
+        """Read the rows; afterwards the file ends in a whole line."""
         text = _cut_to_lines(self.path)
         if not self._is_csv:
             rows = [json.loads(line) for line in text.splitlines()]
@@ -90,7 +90,7 @@ class WatchTable:
 
     def _check(self, columns: Iterable[str]) -> None:
         if tuple(columns) != self.columns:
-            raise ValueError("it is a table of another kind, or of another detector")
+            raise ValueError("it is another kind of table, or the table of another detector")
 
     def _line(self, row: Row) -> str:
         cells = {name: _one_line(row.get(name)) for name in self.columns}
@@ -106,7 +106,7 @@ class WatchTable:
 
 
 def one_line(text: str) -> str:
-    """Text whose line breaks are escapes: a line of the table is a row."""
+    """Escape line breaks, because a line of the table is a row."""
     return text.replace("\r", "\\r").replace("\n", "\\n")
 
 
@@ -115,7 +115,7 @@ def _one_line(cell: Any) -> Any:
 
 
 def _cut_to_lines(path: Path) -> str:
-    """The whole lines of a file, of which half a line at the end is cut off: its writer was killed."""
+    """Return the whole lines of a file, and cut off half a line at the end, which a killed process leaves."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:

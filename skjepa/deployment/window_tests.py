@@ -1,4 +1,4 @@
-"""One look at a window of p-values, by scipy's tests."""
+"""Test a window of p-values once, by SciPy's tests."""
 
 from dataclasses import dataclass
 
@@ -11,18 +11,18 @@ from skjepa._utils.validation import check_number
 
 @dataclass(frozen=True)
 class WindowTests:
-    """Are the p-values of a window uniform, and are as many flagged as should be?
+    """Results of `window_tests`: whether p-values are uniform, and whether too many are flagged.
 
     Attributes
     ----------
     n : int
-        P-values that are no NaN.
+        Number of p-values without NaN.
     kolmogorov_smirnov : float
-        p-value of the two-sided test against the uniform distribution.
+        p-value of the two-sided Kolmogorov-Smirnov test against the uniform distribution.
     n_flagged : int
-        P-values of at most alpha.
+        Number of p-values of at most alpha.
     binomial : float
-        p-value of the test that more are flagged than a share of alpha explains.
+        p-value of the one-sided binomial test; small = more are flagged than the share alpha explains.
     """
 
     n: int
@@ -32,23 +32,28 @@ class WindowTests:
 
 
 def window_tests(p: ArrayLike, alpha: float = 0.05) -> WindowTests:
-    """Test a window of p-values once: for a look back, not for an alarm.
+    """Test once whether the p-values of a window are uniform and whether too many are flagged.
 
-    Whoever tests every window, and stops at the first small p-value, has a false alarm sooner or later: that is what
-    `DriftMonitor` is for. Both tests also take p-values for independent, which conformal ones against one set of n
-    calibration samples are not; a window of more than about n / 10 samples finds the deviations of that set. The
-    p-values of a `ScoreMonitor` are independent.
+    Use it to look back at a window, and `DriftMonitor` for alarms: testing window after window until a p-value is small
+    leads to a false alarm sooner or later. Both tests assume independent p-values. The p-values of a `ScoreMonitor` are
+    independent. Conformal p-values from one set of n calibration samples are not, and a window of more than about
+    n / 10 samples finds the deviations of that set.
 
     Parameters
     ----------
     p : array of shape (n,)
-        NaN is left out.
+        p-values; NaN is left out.
     alpha : float in (0, 1)
+        Level at which p-values count as flagged.
+
+    Returns
+    -------
+    WindowTests
 
     Raises
     ------
     ValueError
-        No p-value, or one outside [0, 1].
+        There is no p-value, or one lies outside [0, 1].
 
     Examples
     --------
@@ -61,7 +66,7 @@ def window_tests(p: ArrayLike, alpha: float = 0.05) -> WindowTests:
     values = np.asarray(p, dtype=np.float64).ravel()
     values = values[~np.isnan(values)]
     if not len(values) or values.min() < 0 or values.max() > 1:
-        raise ValueError(f"p must be p-values in [0, 1], at least one; got {len(values)} numbers")
+        raise ValueError(f"p must hold at least one p-value, all of them in [0, 1]; got {len(values)} numbers")
     n_flagged = int((values <= alpha).sum())
     return WindowTests(
         len(values),

@@ -136,7 +136,7 @@ def test_wrong_parameters_are_refused():
         DriftMonitor(betting="poker")
     with pytest.raises(ValueError, match="different names"):
         DriftMonitor(streams=("a", "a"))
-    with pytest.raises(ValueError, match="dict with values of each stream"):
+    with pytest.raises(ValueError, match="dict with values for each stream"):
         DriftMonitor(streams=("a", "b")).update(0.5)
 
 
@@ -249,7 +249,7 @@ class TestFiles:
         good = json.loads(path.read_text())
         for name, value in [("normal", [["x"]]), ("first", []), ("since_start", [[1.0] * 9]), ("monitor", 3)]:
             path.write_text(json.dumps(good | {name: value}))
-            with pytest.raises(ValueError, match=r"numbers|list|more than|state"):
+            with pytest.raises(ValueError, match=r"numbers|list|at most|state"):
                 ScoreMonitor.load(path)
 
 

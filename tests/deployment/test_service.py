@@ -198,7 +198,10 @@ class TestBadRequests:
 
     def test_too_many_bytes(self, server):
         status, answer = server.score(("large.png", bytes(2 << 20)))
-        assert (status, answer["detail"]) == (413, "a request may have 1,048,576 bytes")
+        assert (status, answer["detail"]) == (
+            413,
+            "a request may have at most 1,048,576 bytes: send fewer samples per request",
+        )
 
     def test_too_many_bytes_in_chunks(self, server):
         chunks = (bytes(1 << 16) for _ in range(64))
@@ -304,14 +307,14 @@ def test_rows(tmp_path):
         for i, result in enumerate(answer["results"]):
             require_answer(result, expected, i)
         for rows, status, said in [
-            ([[1, 2, 3]], 422, "row 0: a row has 4 numbers; got 3"),
-            ([[1, 2, 3, "4"]], 422, "row 0: a row holds numbers alone"),
-            ([[1, 2, 3, True]], 422, "row 0: a row holds numbers alone"),
-            (["/etc/passwd"], 422, "row 0: a row has 4 numbers; got str"),
-            ([[1, 2, 3, float("nan")]], 422, "rows must be finite numbers"),
-            ([[1, 2, 3, 10**400]], 422, "rows must be finite numbers"),
-            ([], 422, 'send {"rows": [[...], ...]}, a list of rows'),
-            ([[0.0] * 4] * 65, 413, "a request may have 64 rows; got 65"),
+            ([[1, 2, 3]], 422, "row 0: a row must have 4 numbers; got 3"),
+            ([[1, 2, 3, "4"]], 422, "row 0: a row must hold numbers alone"),
+            ([[1, 2, 3, True]], 422, "row 0: a row must hold numbers alone"),
+            (["/etc/passwd"], 422, "row 0: a row must have 4 numbers; got str"),
+            ([[1, 2, 3, float("nan")]], 422, "rows must hold finite numbers"),
+            ([[1, 2, 3, 10**400]], 422, "rows must hold finite numbers"),
+            ([], 422, 'the JSON holds no list of rows: send {"rows": [[...], ...]}'),
+            ([[0.0] * 4] * 65, 413, "a request may have at most 64 rows; got 65"),
         ]:
             assert server.score_rows(rows) == (status, {"detail": said})
         assert server.ask("POST", "/score", b"[" * 100_000, {"Content-Type": "application/json"})[0] == 400

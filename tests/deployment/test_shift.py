@@ -69,7 +69,7 @@ def test_wrong_input_is_refused():
         likelihood_ratio(z, z[:, :1])
     with pytest.raises(ValueError, match="NaN"):
         likelihood_ratio(z, z + np.nan)
-    with pytest.raises(ValueError, match="one weight a score"):
+    with pytest.raises(ValueError, match="one weight per score"):
         weighted_p_values([1.0, 2.0], [1.0], [1.0], [1.0])
     with pytest.raises(ValueError, match="positive"):
         weighted_p_values([1.0, 2.0], [1.0], [1.0, 0.0], [1.0])

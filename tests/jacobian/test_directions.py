@@ -294,7 +294,9 @@ class TestRefusals:
 
     def test_views_of_another_kind(self, learned):
         views = extract(ENCODER, X, method=learned, views=2, transform=lambda x: x + 0.1 * torch.randn_like(x))
-        with pytest.raises(SettingsMismatchError, match="learned with views=1, and the samples were measured with views=2"):
+        with pytest.raises(
+            SettingsMismatchError, match="learned with views=1, and the samples were measured with views=2"
+        ):
             fit_score_model(views, directions=learned, **SETTINGS)
 
     def test_observe_beside_a_store(self, tmp_path):

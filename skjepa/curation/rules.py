@@ -13,7 +13,7 @@ from skjepa.data.splits import checked_classes
 
 @dataclass(frozen=True, eq=False)
 class Pruned:
-    """The samples of a collection to keep, with the scores behind the choice.
+    """Hold the samples of a collection to keep, with the scores behind the choice.
 
     Attributes
     ----------

@@ -12,7 +12,7 @@ SCORE = "score"
 
 @dataclass(frozen=True)
 class DriftAlarm:
-    """An alarm that a stream no longer has the values of normal samples.
+    """Report that a stream no longer has the values of normal samples.
 
     Print it for the alarm in words, with advice.
 

@@ -35,7 +35,7 @@ _OTHERWISE = "Otherwise run the saved detector without export, for example by `s
 
 
 class ExportError(ValueError):
-    """Raised where a part of a detector cannot be exported; the message names the part and an alternative."""
+    """Report that a part of a detector cannot be exported; the message names the part and an alternative."""
 
 
 def export_onnx(detector: JEPAScoreDetector, path: str | os.PathLike) -> Path:

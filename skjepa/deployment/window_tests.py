@@ -11,7 +11,7 @@ from skjepa._utils.validation import check_number
 
 @dataclass(frozen=True)
 class WindowTests:
-    """Results of `window_tests`: whether p-values are uniform, and whether too many are flagged.
+    """Hold the results of `window_tests`: whether p-values are uniform, and whether too many are flagged.
 
     Attributes
     ----------

@@ -43,7 +43,7 @@ Samples = Extraction | Source
 
 
 class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
-    """Base class of all detectors: thresholds, labels, p-values, saving and loading.
+    """Turn scores into thresholds, labels and p-values, as the base class of all detectors.
 
     A subclass defines how samples are read, what is learned from them, and how they are scored. Its parameters include
     `contamination`, `target_fpr`, `calibration` and `random_state`.

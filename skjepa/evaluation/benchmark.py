@@ -32,7 +32,7 @@ OURS, FORWARD_ALONE = "skjepa", "skjepa, forward pass alone"
 
 @dataclass(frozen=True)
 class Entry:
-    """A detector in a benchmark, with the form of the samples that it takes.
+    """Describe a detector in a benchmark, with the form of the samples that it takes.
 
     Attributes
     ----------

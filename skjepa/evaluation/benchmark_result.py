@@ -37,7 +37,7 @@ ALPHAS = (0.01, 0.05, 0.1)
 
 @dataclass(frozen=True, eq=False)
 class BenchmarkResult:
-    """The result of `skjepa.run_benchmark`: scores, and the tables, figures and files made from them.
+    """Hold the scores of `skjepa.run_benchmark`, and make tables, figures and files from them.
 
     Attributes
     ----------

@@ -17,7 +17,7 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SharedNormals:
-    """Scores of several detectors on sets of outliers, and on normal samples that all sets share.
+    """Hold the scores of several detectors on sets of outliers, and on normal samples that all sets share.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class SharedNormals:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Metrics of bootstrap samples, where every detector is evaluated on the same samples.
+    """Hold the metrics of bootstrap samples, where every detector is evaluated on the same samples.
 
     Attributes
     ----------
@@ -160,7 +160,7 @@ def delong(scores: SharedNormals) -> tuple[NDArray[np.float64], NDArray[np.float
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Comparison of one detector with another, its rival.
+    """Hold the comparison of one detector with another, its rival.
 
     Attributes
     ----------

@@ -25,7 +25,7 @@ _OF_THE_JACOBIAN = ("method", "n_directions", "views", "transform")
 
 @dataclass(frozen=True)
 class Measured:
-    """Extractions of the same samples with several numbers of backward passes.
+    """Hold extractions of the same samples with several numbers of backward passes.
 
     Attributes
     ----------

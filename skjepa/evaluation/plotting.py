@@ -28,7 +28,7 @@ _GALLERY = 10  # images per row
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """One image of a gallery, with its score and its decision."""
+    """Hold one image of a gallery, with its score and its decision."""
 
     image: Image.Image
     score: float

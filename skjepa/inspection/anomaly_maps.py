@@ -24,7 +24,7 @@ _FINEST = 28  # cells per side, to which finer grids are reduced before they are
 
 @dataclass(frozen=True, eq=False)
 class AnomalyMaps:
-    """Contributions of each position or column to the surprises of hidden layers; higher = more anomalous.
+    """Hold the contributions of positions or columns to the surprises of hidden layers; higher = more anomalous.
 
     For every sample, all shares and `outside` add up to the sum over layers of weight (r - log 2), where r is the
     surprise of the layer in the default score. This sum is minus the terms "layer ..." of the score, up to a constant.

@@ -36,7 +36,7 @@ GROUPS_ARE_GIVEN: ContextVar[bool] = ContextVar("groups", default=False)
 @portable
 @dataclass(frozen=True)
 class Finding:
-    """One problem that a diagnosis found, with advice.
+    """Describe one problem that a diagnosis found, with advice.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class Finding:
 @portable
 @dataclass(frozen=True)
 class Diagnosis:
-    """Measurements of a fitted detector on some samples, and the findings that follow from them.
+    """Hold the measurements of a fitted detector on some samples, and the findings that follow from them.
 
     Print it to read both.
 

@@ -30,7 +30,7 @@ _STRIP = 18  # height of the legend in pixels
 
 @dataclass(frozen=True)
 class Spot:
-    """A region of an image that is more anomalous than any position of nearly all normal images.
+    """Mark a region of an image that is more anomalous than any position of nearly all normal images.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class Spot:
 
 @dataclass(frozen=True, eq=False)
 class PictureMap:
-    """The anomaly map of one image on the encoder's grid of positions, with its spots.
+    """Hold the anomaly map of one image on the encoder's grid of positions, with its spots.
 
     Attributes
     ----------

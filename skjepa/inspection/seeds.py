@@ -14,7 +14,7 @@ from skjepa.inspection.findings import SEEDS_AGREE, Finding, seeds_disagree
 
 @dataclass(frozen=True)
 class SeedAgreement:
-    """Agreement of the scores by encoders that were trained with different seeds, on the same samples.
+    """Hold the agreement of the scores by encoders that were trained with different seeds, on the same samples.
 
     Attributes
     ----------

@@ -36,7 +36,7 @@ def meaning(term: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """The scores of samples, split into terms and compared with the fit samples.
+    """Hold the scores of samples, split into terms and compared with the fit samples.
 
     Print it to read one line of words per sample. Rows of samples that could not be read are NaN.
 

@@ -28,7 +28,7 @@ from skjepa.scores.model import fit_score_model
 
 @dataclass(frozen=True, eq=False)
 class VolumeMaps:
-    """The log-volumes of samples, split into contributions of patches.
+    """Hold the log-volumes of samples, split into contributions of patches.
 
     For every sample ``volume = baseline + sum of shares + floor + outside``.
 

@@ -20,7 +20,7 @@ _BATCH = 64
 class OnnxDetector:
     """Run a detector that `skjepa.export_onnx` wrote, with onnxruntime and without PyTorch.
 
-    Scores, decisions and p-values are those of the exported detector.
+    Scores, decisions and p-values equal those of the exported detector.
 
     Parameters
     ----------

@@ -143,5 +143,5 @@ class EmbeddingDetector(OnEmbeddings):
 
 
 def _is_pyod(detector: Any) -> bool:
-    """Whether this is a PyOD detector, judged by name because importing PyOD takes seconds."""
+    """Whether this is a PyOD detector, by the name of its base class, because importing PyOD takes seconds."""
     return any(base.__module__ == "pyod.models.base" for base in type(detector).__mro__)

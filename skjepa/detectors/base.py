@@ -295,7 +295,7 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         return self._p_values_of(self._scores_of(X))
 
     def _p_values_of(self, by_model: NDArray[np.float64]) -> NDArray[np.float64]:
-        assert self.calibration_scores_ is not None  # asked by the caller
+        assert self.calibration_scores_ is not None  # the callers check this
         if self._fold_scores is None or not self.is_cross_calibrated:
             return conformal_p_values(self.calibration_scores_, self._combine(by_model))
         return cross_conformal_p_values(self._fold_scores, by_model)

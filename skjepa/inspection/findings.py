@@ -87,7 +87,7 @@ class Diagnosis:
     near_copies : float
         Share of the samples that lie far closer to a few others than to the rest; 0 where chance explains it.
     far_off : float
-        Share of the fit images whose hidden layers are far off from those of the other images; 0 for tables.
+        Share of the fit images whose hidden layers are far off from the other images; 0 for tables.
     participation_ratio : float
         Effective number of directions in which embeddings vary, in [1, K]; 0 where they do not vary.
     normality : float

@@ -1,4 +1,4 @@
-"""Show which patches of an image make its log-volume smaller or larger than that of normal images, as heat maps.
+"""Show as heat maps which patches make the log-volume of an image smaller or larger than in normal images.
 
 The maps cover the volume term alone; the densities of the embedding have no such map. ``inspection.shapley`` computes
 the shares.

@@ -266,7 +266,8 @@ class DirectionDensity(BaseEstimator):
 class ConditionalDensity(BaseEstimator):
     """Estimate log q(s | z), which is low where the log-volume s is unusual for the embedding z.
 
-    It is a normal density. Its mean is a ridge regression of s on z, its variance that of the out-of-fold residuals.
+    It is a normal density. Its mean is a ridge regression of s on z. Its variance is the mean square of the out-of-fold
+    residuals.
     """
 
     intercept_: Annotated[float, Mark.FINITE]
@@ -338,7 +339,7 @@ def out_of_fold_scores(density: BaseEstimator, Z: ArrayLike) -> NDArray[np.float
     """Return the out-of-sample log q(z) of every sample that a density was fitted on, (n_samples,).
 
     These are the density's own `fit_scores_` where it has them, and otherwise scores by folds. Kernels need their own,
-    because a fold has fewer samples, hence another intrinsic dimension and another constant in log q(z).
+    because a fold has fewer samples, and so another intrinsic dimension and another constant in log q(z).
     """
     Z = np.asarray(Z, dtype=np.float64)
     if hasattr(density, "fit_scores_"):

@@ -152,8 +152,8 @@ class ExplainingDetector(MeasuringDetector):
         own = self._first.encoder
         if own is not None and len(self.models_) > 1:
             raise ValueError(
-                "every fold trained its own encoder, so there is no single volume to explain: give a trained Encoder, "
-                "or with a share such as calibration=0.2"
+                "every fold trained its own encoder, so there is no single volume to explain: give a trained Encoder "
+                "as encoder, or a share such as calibration=0.2"
             )
         encoder = own or self.fitted_encoder(X)
         given = RunOptions.of(self, on_error="raise", progress=False).keywords | options

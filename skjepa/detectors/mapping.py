@@ -201,8 +201,8 @@ class MappingDetector(ExplainingDetector):
         own = self._first.encoder
         if own is not None and len(self.models_) > 1:
             raise ValueError(
-                "every fold trained its own encoder, so there is no single map of a sample: give a trained Encoder, "
-                "or with a share such as calibration=0.2"
+                "every fold trained its own encoder, so there is no single map of a sample: give a trained Encoder "
+                "as encoder, or a share such as calibration=0.2"
             )
         return own or self.fitted_encoder(source)
 

@@ -24,7 +24,8 @@ def results_of_table(
     columns = table.to_pydict()
     if missing := [name for name in ("id", "score") if name not in columns]:
         raise ValueError(
-            f"{path} has no column {missing[0]!r} and is not a table of scores: give a table that `skjepa score` wrote"
+            f"{path} has no column {missing[0]!r} and is not a table of scores: give a table that `skjepa score` or "
+            "`skjepa prune --scores` wrote"
         )
     if not table.num_rows:
         raise ValueError(f"{path} has no rows: give a table with at least one scored image")

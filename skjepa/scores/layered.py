@@ -266,7 +266,8 @@ def fit_score(
     if formula != "joint" or (extraction.singular_values is not None and not extraction.layers):
         if trim > 0:
             raise ValueError(
-                f'trim={trim:g} needs formula="joint" on hidden layers: give formula="joint", layers="auto" or trim=0'
+                f'trim={trim:g} needs formula="joint" on hidden layers: give formula="joint" and layers="auto", or '
+                "trim=0"
             )
         return fit_score_model(extraction, formula=formula, **settings)
     if len(extraction) < 2:

@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PAGES = $(filter-out docs/gallery/%,$(wildcard docs/*.md docs/*/*.md))
 
 .PHONY: demo test test-all test-faults fuzz lint docs bench gpu benchmark costs spread reliability soak precision theory figures clean
 
@@ -27,6 +28,8 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/proselint -o compact --config .proselintrc.json check README.md CONTRIBUTING.md benchmarks/README.md $(PAGES)
+	$(BIN)/codespell -D - -D docs/_site/words.txt README.md CONTRIBUTING.md CHANGELOG.md benchmarks/README.md docs skjepa examples
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*_*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml

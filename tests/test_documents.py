@@ -90,6 +90,7 @@ def test_links_in_documents_lead_somewhere():
     for document in [
         ROOT / "README.md",
         ROOT / "CONTRIBUTING.md",
+        ROOT / "CHANGELOG.md",
         ROOT / "benchmarks" / "README.md",
         *ROOT.glob("docs/**/*.md"),
     ]:

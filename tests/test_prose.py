@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("docs/*/*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("docs/*/*.md")),
+]
 PAGES = [page for page in PAGES if "gallery" not in page.parts]
 LONGEST = 45  # words
 
@@ -33,6 +38,6 @@ def test_no_sentence_is_longer_than_a_breath(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_rates_are_per_image(page):
-    """"12 ms an image" makes a reader stop; "12 ms per image" does not."""
+    """ "12 ms an image" makes a reader stop; "12 ms per image" does not."""
     found = re.search(r"\b(ms|GFLOP|seconds|bytes|MB|KiB|passes) an? (image|sample|pass|row|step)\b", prose(page))
     assert not found, f"{page.name}: {found[0]!r}"

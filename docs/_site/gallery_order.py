@@ -9,6 +9,7 @@ _FIRST = (
     "write_report",
     "grid_search",
     "ood_benchmark",
+    "compare_on_your_network",
     "pyod_comparison",
     "curate_folder",
     "own_encoder",

@@ -134,7 +134,8 @@ def prune_scores(
         )
     if np.isinf(values).any():
         raise ValueError(
-            f"the score of {names[np.isinf(values)][0]!r} is infinite: give a finite score, or NaN if it is unreadable"
+            f"the score of {str(names[np.isinf(values)][0])!r} is infinite: give a finite score, or NaN if it is "
+            "unreadable"
         )
     labels = checked_classes(classes, len(names))
     check_classes(labels, per_class)

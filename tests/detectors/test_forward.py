@@ -154,7 +154,9 @@ class TestBaselines:
             KNNDetector(layer="stage 9").fit(passes[0])
         with pytest.raises(ValueError, match="layer='sum' works with MahalanobisDetector alone"):
             KNNDetector(layer="sum").fit(passes[0])
-        with pytest.raises(TypeError, match="give KNNDetector an Extraction"):
+        with pytest.raises(
+            TypeError, match="names a layer of an encoder, and X is no Extraction: give KNNDetector skjepa"
+        ):
             KNNDetector(layer="stage 1").fit(np.zeros((10, 3)))
 
 

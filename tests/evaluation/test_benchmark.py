@@ -214,7 +214,7 @@ def test_unreadable_images_are_left_out_for_everyone(tmp_path, image_encoder):
         ({"passes": [4, -1]}, "passes must be an integer >= 0|passes must be"),
         ({"passes": [2, 4]}, "passes holds 4, and the encoder has 3 outputs"),
         ({"on_repeats": "keep"}, "on_repeats must be one of"),
-        ({"outliers": {"same": rows(40)}, "on_repeats": "drop"}, "every sample of same is also among the normal"),
+        ({"outliers": {"same": rows(40)}, "on_repeats": "drop"}, "every sample of .same. is also among the normal"),
     ],
 )
 def test_bad_input_is_named(encoder, change, message):

@@ -56,7 +56,10 @@ class TestNormalKFold:
         ("y", "message"),
         [
             (None, r"needs y: y must be \+1 for normal samples and -1 for outliers"),
-            ([0, 0, 0, 1, 1, 1], r"\+1 for normal samples and -1 for outliers; got 0, 1; .* skjepa\.inlier_labels"),
+            (
+                [0, 0, 0, 1, 1, 1],
+                r"\+1 for normal samples and -1 for outliers; got 0, 1\. .* give y=skjepa\.inlier_labels",
+            ),
             ([1, 1, 1, 2, -1, -1], r"got -1, 1, 2$"),
             (["a"] * 6, "got a$"),
             ([1] * 6, r"3 folds need at least 3 outliers \(-1\) in y; got 0"),

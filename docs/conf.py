@@ -67,6 +67,7 @@ sphinx_gallery_conf = {
     "show_memory": False,
     "remove_config_comments": True,
     "min_reported_time": 0,
+    "write_computation_times": False,  # its pages load a script from the network
     "matplotlib_animations": False,
     "image_srcset": ["2x"],
     "plot_gallery": "True",

@@ -67,8 +67,8 @@ result = run_benchmark(
 print(result.to_markdown())
 
 # %%
-# The second table shows the share of normal test images that each method flags. With 108 images to calibrate on and 162 to
-# test, the share varies from split to split; (!) marks one outside the range that 95 % of splits give.
+# The second table shows the share of normal test images that each method flags. With 108 images to calibrate on and
+# 162 to test, the share varies from split to split; (!) marks one outside the range that 95 % of splits give.
 #
 # AUROC against cost
 # ------------------
@@ -76,7 +76,7 @@ print(result.to_markdown())
 
 figure = plt.figure(figsize=(7, 3.6), layout="constrained")
 axes = figure.subplots()
-for i, name in enumerate(result.detectors):
+for name in result.detectors:
     summary = result.summary["detectors"][name]
     axes.scatter(1e3 * summary["seconds_per_sample"], summary["mean"]["auroc"]["value"], label=name, s=45)
 axes.set(xlabel="milliseconds per image", ylabel="mean AUROC", xscale="log")

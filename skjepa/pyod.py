@@ -19,6 +19,7 @@ from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skjepa._utils.validation import check_choice, check_number
+from skjepa.data.one_picture import listed
 from skjepa.data.sources import holds_vectors
 from skjepa.detectors.baselines import KNNDetector, MahalanobisDetector
 from skjepa.detectors.fitting import all_or_nothing
@@ -336,7 +337,7 @@ class ADBenchModel:
 
 def _fit_and_score(detector: Any, X: Any, y: Any) -> NDArray[np.float64]:
     """Fit and return the scores of the training samples, with one encoder pass where the encoder is frozen."""
-    samples = X
+    samples = X = listed(X)  # it is read twice
     if hasattr(detector, "extract") and not isinstance(X, Extraction):
         with suppress(NotFittedError):
             samples = detector.extract(X)

@@ -114,7 +114,7 @@ class OnnxDetector:
         if self.calibration_scores is None:
             raise ValueError(
                 "p-values need normal samples that the detector did not learn from, and this file holds none: call "
-                "calibrate(X_normal), or fit with calibration=0.2 and export again"
+                "calibrate(X_normal), or fit with target_fpr=0.05 and export again"
             )
         folds = self.about["fold_scores"]
         if folds is not None:

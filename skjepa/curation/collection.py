@@ -10,7 +10,8 @@ from sklearn.model_selection import KFold
 
 from skjepa._utils.validation import check_choice, check_integer
 from skjepa.curation.rules import Pruned, check_classes, check_rule, prune_scores
-from skjepa.data.sources import Source, as_source, known_by_content
+from skjepa.data.source import Source, known_by_content
+from skjepa.data.sources import as_source
 from skjepa.data.splits import checked_classes, folders_of
 from skjepa.detectors.adapter import EmbeddingDetector
 from skjepa.detectors.base import CalibratedDetector, Samples

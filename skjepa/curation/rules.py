@@ -7,11 +7,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
+from skjepa._utils.shown import SHOWN, html_table, text_table, three_digits
 from skjepa._utils.validation import check_number
 from skjepa.data.splits import checked_classes
 
+_HEAD = ("id", "class", "score", "why it is dropped")
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Pruned:
     """Hold the samples of a collection to keep, with the scores behind the choice.
 
@@ -61,6 +64,35 @@ class Pruned:
                 "unreadable": n_unreadable,
             }
         return found
+
+    def __repr__(self) -> str:
+        return f"Pruned({self._summary()})"
+
+    def __str__(self) -> str:
+        return "\n".join([self._title(), text_table(_HEAD, self._rows())])
+
+    def _repr_html_(self) -> str:
+        return html_table(_HEAD, self._rows(), title=self._title())
+
+    def _summary(self) -> str:
+        unreadable = int(np.isnan(self.scores).sum())
+        return f"{int(self.kept.sum())} of {len(self)} kept" + (f", {unreadable} unreadable" if unreadable else "")
+
+    def _title(self) -> str:
+        return f"{self._summary()}; those dropped with the lowest scores, .table() has all"
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        """Dropped samples, the lowest scores first, then those that could not be read."""
+        dropped = [i for i in np.argsort(self.scores, kind="stable").tolist() if not self.kept[i]]
+        return [
+            (
+                str(self.ids[i]),
+                "" if self.classes is None else str(self.classes[i]),
+                three_digits(self.scores[i]),
+                self.errors.get(i) or (f"copy of {self.copy_of[i]}" if i in self.copy_of else "low score"),
+            )
+            for i in dropped[:SHOWN]
+        ]
 
     def table(self) -> pa.Table:
         """Return a table with one row per sample: id, class, score, p_value, kept, copy_of and error.

@@ -11,6 +11,11 @@ from torch import Tensor
 from skjepa.data.images import require_file
 
 
+def hash_of_bytes(content: bytes | bytearray) -> str:
+    """The same as `file_hash` of a file with this content."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
 def file_hash(path: str | os.PathLike) -> str:
     """Return the hash of a file's bytes; "" if it cannot be read."""
     try:

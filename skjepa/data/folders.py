@@ -53,7 +53,7 @@ IMAGE_SUFFIXES = frozenset(
 _SYSTEM_FOLDERS = frozenset(
     ["__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"]
 )
-_NO_PICTURES = frozenset(
+NO_PICTURES = frozenset(
     [
         ".cfg",
         ".csv",
@@ -105,7 +105,7 @@ def image_files(root: Path) -> list[Path]:
     found = sorted(files_below(root))
     files = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
     others = Counter(file.suffix.lower() or "no ending" for file in found if file.suffix.lower() not in IMAGE_SUFFIXES)
-    others = Counter({suffix: n for suffix, n in others.items() if suffix not in _NO_PICTURES})
+    others = Counter({suffix: n for suffix, n in others.items() if suffix not in NO_PICTURES})
     passed_over = ", ".join(f"{n} with {suffix}" for suffix, n in others.most_common(5))
     if not files:
         also = f"; found {passed_over}: convert or rename them" if others else ": give a folder of images"

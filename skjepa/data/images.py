@@ -69,7 +69,9 @@ def read_image(path: str | os.PathLike, value_range: ValueRange = None) -> Image
         raise ImageReadError(f"{path_as_text(path)}: {reason(error)}") from error
 
 
-def image_from_bytes(content: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def image_from_bytes(
+    content: bytes | bytearray, name: str, *, value_range: ValueRange = None, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """Decode the content of an image file as upright RGB, as `read_image` reads a file.
 
     Parameters
@@ -77,6 +79,8 @@ def image_from_bytes(content: bytes, name: str, *, max_pixels: int = MAX_PIXELS)
     content : bytes
     name : str
         Name for the error message; no file of that name is opened.
+    value_range : (low, high), optional
+        As for `read_image`.
     max_pixels : int
         Most pixels; larger images are refused before they are decoded.
 
@@ -87,7 +91,7 @@ def image_from_bytes(content: bytes, name: str, *, max_pixels: int = MAX_PIXELS)
     """
     _pass_over_large_cameras()
     try:
-        return _opened(io.BytesIO(content), None, max_pixels)
+        return _opened(io.BytesIO(content), value_range, max_pixels)
     except UserWarning:
         raise
     except Exception as error:
@@ -194,6 +198,21 @@ def to_rgb(image: Image.Image, value_range: ValueRange = None) -> Image.Image:
         image = image.convert("RGBA")
     image.load()
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def loaded_rgb(
+    image: Image.Image, position: int, what: str = "image", *, value_range: ValueRange = None
+) -> Image.Image:
+    """A PIL image as upright RGB of its own; raises ImageReadError, which names it by its place and its file."""
+    try:
+        rgb = to_rgb(image, value_range)
+        return rgb.copy() if rgb is image else rgb  # the caller's own may be changed, or closed
+    except UserWarning:
+        raise
+    except Exception as error:  # a lazily opened image is read here
+        file = getattr(image, "filename", "")
+        name = f"{what} {position} ({path_as_text(file)})" if file else f"{what} {position}"
+        raise ImageReadError(f"{name}: {reason(error)}") from error
 
 
 def _scaled(pixels: np.ndarray, value_range: ValueRange) -> Image.Image:

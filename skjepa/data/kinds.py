@@ -19,12 +19,16 @@ def refuse_what_is_no_data(X: Any) -> None:
         instead = "give its dataset, X.dataset, since skjepa makes batches itself"
     elif any(np.ma.is_masked(item) for item in (X if isinstance(X, list | tuple) else [X])):
         instead = "fill in masked values (X.filled(...), scikit-learn's SimpleImputer) or leave them out"
-    elif isinstance(X, dict | set | frozenset | bytes | bytearray):
+    elif isinstance(X, dict | set | frozenset):
         instead = "give an array, a list, a folder or a torch Dataset"
     elif isinstance(X, Iterator):
         instead = "give list(X), since an iterator can be read only once"
     if instead is not None:
         raise TypeError(f"X must hold data that can be read by position; got {type(X).__name__}: {instead}")
+
+
+PICTURES = ("paths", "PIL images", "bytes of image files")
+"""Kinds of single pictures, which may differ in size."""
 
 
 def is_number(item: Any) -> bool:
@@ -42,6 +46,8 @@ def kind_of(item: Any) -> str:
         return "paths"
     if isinstance(item, Image.Image):
         return "PIL images"
+    if isinstance(item, bytes | bytearray):
+        return "bytes of image files"
     if isinstance(item, Tensor):
         return "tensors"
     return "arrays" if isinstance(item, np.ndarray) else "values"

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,78 +11,21 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from skjepa.data.content import file_hash, hash_of, hash_of_array
+from skjepa.data.content import file_hash, hash_of_array, hash_of_bytes
+from skjepa.data.datasets import check_pixels, dataset_source
 from skjepa.data.folders import image_files
 from skjepa.data.images import (
     ImageReadError,
     ValueRange,
     check_value_range,
+    image_from_bytes,
+    loaded_rgb,
     path_as_text,
     read_image,
-    reason,
-    to_rgb,
 )
-from skjepa.data.kinds import is_number, kind_of, refuse_what_is_no_data
-
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """Hold the ids of n samples and a function that loads them one at a time.
-
-    Attributes
-    ----------
-    ids : array of shape (n_samples,), str
-        Names of the samples.
-    load : callable
-        Returns the sample at a position: a PIL image in RGB, a uint8 or float array (H, W, 3), a float tensor
-        (3, H, W), or, if `is_vector`, a float64 array (d,). Raises `skjepa.data.ImageReadError`.
-    is_vector : bool
-        Whether samples are vectors and not images.
-    stable_ids : bool
-        False if ids are only positions (a torch Dataset), which may differ in a later run.
-    content : callable
-        Returns a hash of the content at a position, by which a store recognises a file that changed under its name; ""
-        if the hash is not known without loading the sample.
-    file : callable
-        Returns the path of the image file at a position, which another process can read; None if there is none.
-    """
-
-    ids: NDArray[np.str_]
-    load: Callable[[int], Any]
-    is_vector: bool = False
-    stable_ids: bool = True
-    content: Callable[[int], str] = lambda i: ""
-    file: Callable[[int], str | os.PathLike | None] = lambda i: None
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: Any) -> "Source":
-        """Return the samples at a slice, a mask or integer positions."""
-        chosen = np.arange(len(self))[index].tolist()
-        return Source(
-            self.ids[index],
-            lambda i: self.load(chosen[i]),
-            self.is_vector,
-            self.stable_ids,
-            lambda i: self.content(chosen[i]),
-            lambda i: self.file(chosen[i]),
-        )
-
-    @property
-    def identities(self) -> NDArray[np.str_]:
-        """Keys that are equal for copies of one sample, (n_samples,): its content hash, or else its id."""
-        return np.array([self.content(i) or name for i, name in enumerate(self.ids.tolist())], dtype=np.str_)
-
-    def sample(self, n: int | None, seed: int) -> "Source":
-        """Return at most n samples, drawn at random, in their original order; all if n is None."""
-        if n is None or len(self) <= n:
-            return self
-        return self[np.sort(np.random.default_rng(seed).choice(len(self), n, replace=False))]
-
-    def rows(self) -> NDArray[np.float64]:
-        """Return all vectors of a source of vectors, (n_samples, d)."""
-        return np.stack([self.load(i) for i in range(len(self))])
+from skjepa.data.kinds import PICTURES, is_number, kind_of, refuse_what_is_no_data
+from skjepa.data.one_picture import listed
+from skjepa.data.source import Source
 
 
 def as_source(X: Any, *, ids: Sequence[str] | None = None, value_range: Sequence[float] | None = None) -> Source:
@@ -95,7 +37,11 @@ def as_source(X: Any, *, ids: Sequence[str] | None = None, value_range: Sequence
     ----------
     X : see below
         - array (N, H, W, 3), uint8 or float in [0, 1]; tensor (N, 3, H, W), float in [0, 1];
-        - list of PIL images, of such arrays (H, W, 3) or of paths; object or string array (n,) or (n, 1) of them;
+        - list of PIL images, of such arrays (H, W, 3), of paths or of image files in bytes; object or string array
+          (n,) or (n, 1) of them;
+        - one picture: the path of an image file, a PIL image, its file in bytes, an array (H, W, 3) or a tensor
+          (3, H, W);
+        - a generator of any of these, read once, at most half of the free memory;
         - a folder, searched to the bottom for image files, in sorted order;
         - a map-style torch Dataset with items x or (x, label), x a tensor (3, H, W), float in [0, 1] or uint8, or a
           PIL image;
@@ -119,7 +65,7 @@ def as_source(X: Any, *, ids: Sequence[str] | None = None, value_range: Sequence
     scale = check_value_range(value_range)
     if scale is not None and isinstance(X, Source):
         raise ValueError("X is already a Source: give value_range where it is made")
-    source = X if isinstance(X, Source) else _dispatch(X, scale)
+    source = X if isinstance(X, Source) else _dispatch(listed(X), scale)
     if len(source) == 0:
         raise ValueError("X holds no samples: give at least one")
     if ids is not None:
@@ -132,53 +78,14 @@ def as_source(X: Any, *, ids: Sequence[str] | None = None, value_range: Sequence
     return source
 
 
-def known_by_content(source: Source) -> Source:
-    """Return the source with a content hash for every sample, loading samples whose hash is not known.
-
-    Its `load` raises ValueError if such a sample differs from when it was hashed.
-    """
-    loaded: dict[int, str] = {}
-
-    def content(i: int) -> str:
-        known = source.content(i)
-        if not known and i not in loaded:
-            loaded[i] = _hash_of_loaded(source, i)
-        return known or loaded[i]
-
-    def load(i: int) -> Any:
-        sample = source.load(i)
-        if i in loaded and hash_of(sample) != loaded[i]:
-            raise ValueError(
-                f"sample {source.ids[i]} changed between two loads; memory= needs a deterministic data set"
-            )
-        return sample
-
-    return Source(source.ids, load, source.is_vector, source.stable_ids, content, source.file)
-
-
-def noting_content(source: Source) -> Source:
-    """Return the source for one run, in which each sample is hashed only once, at the latest when it is loaded."""
-    noted: dict[int, str] = {}
-
-    def content(i: int) -> str:
-        if not noted.get(i):
-            noted[i] = source.content(i)
-        return noted[i]
-
-    def load(i: int) -> Any:
-        sample = source.load(i)
-        noted[i] = content(i) or hash_of(sample)
-        return sample
-
-    return Source(source.ids, load, source.is_vector, source.stable_ids, content, source.file)
-
-
 def holds_vectors(X: Any) -> bool:
     """Return whether X holds numbers, which `validate_data` checks, and not images, paths, a folder or a Dataset."""
     if isinstance(X, Source):
         return X.is_vector
     refuse_what_is_no_data(X)
-    if isinstance(X, str | os.PathLike | torch.utils.data.Dataset) or (isinstance(X, list | tuple) and not X):
+    if isinstance(X, str | os.PathLike | bytes | bytearray | Image.Image | torch.utils.data.Dataset):
+        return False
+    if isinstance(X, list | tuple) and not X:
         return False
     if isinstance(X, list | tuple):
         kind = kind_of(X[0])
@@ -187,7 +94,7 @@ def holds_vectors(X: Any) -> bool:
         return True  # sparse matrices, which `validate_data` refuses
     array = X if isinstance(X, Tensor) else np.asarray(X)
     if isinstance(array, np.ndarray) and array.dtype.kind in "OSU" and array.size and array.size == len(array):
-        return not any(kind_of(item) in ("paths", "PIL images") and not is_number(item) for item in array.flat)
+        return not any(kind_of(item) in PICTURES and not is_number(item) for item in array.flat)
     return array.ndim < 3
 
 
@@ -197,7 +104,7 @@ def _dispatch(X: Any, value_range: ValueRange) -> Source:
     if isinstance(X, Tensor):
         return _tensor_source(X)
     if isinstance(X, torch.utils.data.Dataset):
-        return _dataset_source(X, value_range)
+        return dataset_source(X, value_range)
     if isinstance(X, list | tuple):
         return _list_source(X, value_range)
     if hasattr(X, "toarray"):
@@ -241,7 +148,7 @@ def folder_source(folder: str | os.PathLike, value_range: ValueRange = None) -> 
     if not root.exists():
         raise FileNotFoundError(f"there is no folder {root}: give an existing folder of images")
     if not root.is_dir():
-        raise NotADirectoryError(f"{root} is a file: give a folder, or a list of paths")
+        raise NotADirectoryError(f"{root} is a file: give a folder, or the paths of image files")
     files = image_files(root)
     return _files_source(files, _names(file.relative_to(root).as_posix() for file in files), value_range)
 
@@ -287,9 +194,11 @@ def _list_source(X: Sequence[Any], value_range: ValueRange = None) -> Source:
     kind = kinds.pop()
     if kind == "paths":
         return _paths_source(X, value_range)
+    if kind == "bytes of image files":
+        return _bytes_source(X, value_range)
     if kind == "PIL images":
         ids = np.array([_image_id(image, i, value_range) for i, image in enumerate(X)])
-        return _hashed(ids, lambda i: _loaded(X[i], i, value_range=value_range))
+        return _hashed(ids, lambda i: loaded_rgb(X[i], i, value_range=value_range))
     if kind == "tensors":
         return _tensor_source(torch.stack(list(_same_shape(X))))
     try:
@@ -298,6 +207,17 @@ def _list_source(X: Sequence[Any], value_range: ValueRange = None) -> Source:
         if "inhomogeneous" not in str(error):
             raise
         raise ValueError(f"ragged input: the items of X differ in length, give all the same ({error})") from error
+
+
+def _bytes_source(X: Sequence[bytes | bytearray], value_range: ValueRange) -> Source:
+    """Image files that are in memory already; known by the hash that the files have."""
+    ids = np.array([hash_of_bytes(content) for content in X], dtype=np.str_)
+    known = "" if value_range is None else f" {value_range[0]!r} {value_range[1]!r}"
+    return Source(
+        ids,
+        lambda i: image_from_bytes(X[i], f"image {i}", value_range=value_range),
+        content=lambda i: f"{ids[i]}{known}",
+    )
 
 
 def _same_shape(items: Sequence[Any]) -> Sequence[Any]:
@@ -310,22 +230,10 @@ def _same_shape(items: Sequence[Any]) -> Sequence[Any]:
     return items
 
 
-def _loaded(image: Image.Image, position: int, what: str = "image", *, value_range: ValueRange = None) -> Image.Image:
-    try:
-        rgb = to_rgb(image, value_range)
-        return rgb.copy() if rgb is image else rgb  # the caller may change or close the original
-    except UserWarning:
-        raise
-    except Exception as error:  # a lazily opened image is read here
-        file = getattr(image, "filename", "")
-        name = f"{what} {position} ({path_as_text(file)})" if file else f"{what} {position}"
-        raise ImageReadError(f"{name}: {reason(error)}") from error
-
-
 def _image_id(image: Image.Image, position: int, value_range: ValueRange) -> str:
     """Return the hash of the image's pixels as its id; a broken image is named by its position and fails in load."""
     try:
-        return hash_of_array(np.asarray(_loaded(image, position, value_range=value_range)))
+        return hash_of_array(np.asarray(loaded_rgb(image, position, value_range=value_range)))
     except ImageReadError:
         return f"image {position}"
 
@@ -333,7 +241,7 @@ def _image_id(image: Image.Image, position: int, value_range: ValueRange) -> str
 def _array_source(X: np.ndarray, value_range: ValueRange = None) -> Source:
     if X.dtype.kind in "OSU":
         items = X[:, 0] if X.ndim == 2 and X.shape[1] == 1 else X
-        if items.ndim == 1 and all(kind_of(item) in ("paths", "PIL images") for item in items):
+        if items.ndim == 1 and all(kind_of(item) in PICTURES for item in items):
             return _list_source(list(items), value_range)
         if X.dtype.kind == "O" and X.ndim == 2:
             return _vector_source(X)
@@ -341,10 +249,7 @@ def _array_source(X: np.ndarray, value_range: ValueRange = None) -> Source:
     if X.ndim == 2:
         return _vector_source(X)
     if X.ndim != 4:
-        raise ValueError(
-            f"images must be (N, H, W, 3) and vectors (n, d); got an array of shape {X.shape}"
-            + (". For one image give X[np.newaxis]" if X.ndim == 3 and X.shape[-1] == 3 else "")
-        )
+        raise ValueError(f"images must be (N, H, W, 3) and vectors (n, d); got an array of shape {X.shape}")
     if X.shape[-1] != 3:
         raise ValueError(
             f"raw arrays need 3 channels, last: (N, H, W, 3); got shape {X.shape}. "
@@ -353,7 +258,7 @@ def _array_source(X: np.ndarray, value_range: ValueRange = None) -> Source:
     if 0 in X.shape[1:]:
         raise ValueError(f"got images without pixels, of shape {X.shape}")
     if X.dtype != np.uint8:
-        _check_pixels(X, "image")
+        check_pixels(X, "image")
     return _hashed(np.array([hash_of_array(image) for image in X], dtype=np.str_), lambda i: X[i])
 
 
@@ -378,58 +283,12 @@ def _tensor_source(X: Tensor) -> Source:
         raise ValueError(
             f"tensors of images must be float (N, 3, H, W) in [0, 1]; got {X.dtype} of shape {tuple(X.shape)}"
         )
-    _check_pixels(array, "image")
+    check_pixels(array, "image")
     return _hashed(
         np.array([hash_of_array(image) for image in array], dtype=np.str_), lambda i: torch.from_numpy(array[i])
     )
 
 
-def _dataset_source(dataset: torch.utils.data.Dataset, value_range: ValueRange = None) -> Source:
-    if isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "__len__"):
-        raise TypeError("got an iterable Dataset, which has no length and no positions: give a map-style torch Dataset")
-
-    def load(i: int) -> Any:
-        item = dataset[i]
-        image = item[0] if isinstance(item, tuple | list) else item
-        if isinstance(image, Image.Image):
-            return _loaded(image, i, "dataset item", value_range=value_range)
-        is_picture = isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] == 3
-        if is_picture and image.dtype == torch.uint8:  # as torchvision's decoders give it
-            return image.detach().cpu().movedim(0, 2).contiguous().numpy()
-        if not is_picture or not image.is_floating_point():
-            found = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
-            raise ImageReadError(
-                f"dataset item {i} must be a tensor (3, H, W), float in [0, 1] or uint8, or a PIL image; got {found}"
-            )
-        image = image.detach().cpu()
-        try:
-            _check_pixels(image.float().numpy()[np.newaxis], "dataset item", i)
-        except ValueError as error:
-            raise ImageReadError(str(error)) from error
-        return image
-
-    return Source(np.arange(len(dataset)).astype(np.str_), load, stable_ids=False)
-
-
-def _check_pixels(images: np.ndarray, what: str, first: int = 0) -> None:
-    """Raise if float images (N, ...) are not in [0, 1]; the message names the first, counting from `first`."""
-    if images.dtype.kind != "f":
-        raise TypeError(f"pixels must be uint8 or float in [0, 1]; got dtype {images.dtype}")
-    for i, image in enumerate(images, start=first):
-        low, high = image.min(), image.max()
-        if not (np.isfinite(low) and np.isfinite(high)):
-            raise ValueError(f"{what} {i}: NaN or infinite pixels")
-        if low < 0 or high > 1:
-            raise ValueError(f"{what} {i}: float pixels must lie in [0, 1]; got values from {low:g} to {high:g}")
-
-
 def _hashed(ids: NDArray[np.str_], load: Callable[[int], Any], *, is_vector: bool = False) -> Source:
     """Return a source whose ids are hashes of the content."""
     return Source(ids, load, is_vector, content=lambda i: str(ids[i]))
-
-
-def _hash_of_loaded(source: Source, i: int) -> str:
-    try:
-        return hash_of(source.load(i))
-    except ImageReadError:
-        return ""  # `load` raises it again

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skjepa._utils.validation import check_integer, check_number
-from skjepa.data.sources import Source, as_source, known_by_content
+from skjepa.data.source import Source, known_by_content
+from skjepa.data.sources import as_source
 
 SPLITS = ("fit", "calibration", "test")
 

@@ -74,17 +74,8 @@ class Scorer:
         self.n_features = shape[0] if len(shape) == 1 else None
 
     def __call__(self, samples: list[Any]) -> list[dict[str, Any]]:
-        X: Any = samples if self.n_features is None else np.stack(samples)
-        if not self.detector.measures_per_model:
-            X = self.detector.extract(X)
-        found, explained = self.detector.judge(X), self.detector.explain(X)
-        p_values = [None] * len(samples) if found.p_values is None else found.p_values.tolist()
-        return [
-            {"score": score, "decision": decision, "p_value": p, "label": label, "reason": explained.reason(i)}
-            for i, (score, decision, p, label) in enumerate(
-                zip(found.scores.tolist(), found.decisions.tolist(), p_values, found.labels.tolist(), strict=True)
-            )
-        ]
+        found = self.detector.judge(samples if self.n_features is None else np.stack(samples))
+        return found.table().drop_columns(["id"]).to_pylist()
 
     def begin(self) -> None:
         """Enter `steady` in this thread and run a first pass to warm up, which checks the encoder once."""

@@ -1,13 +1,14 @@
 """Provide `EmbeddingDetector`, which runs any scikit-learn or PyOD detector on embeddings."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.model_selection import KFold
 
-from skjepa.detectors.baselines import OnEmbeddings
+from skjepa.detectors.on_embeddings import OnEmbeddings
+from skjepa.encoders.encoder import Encoder
 from skjepa.persistence.folder import portable
 from skjepa.persistence.schema import Saved, Unfitted
 from skjepa.scores.densities import AnyDensity
@@ -78,15 +79,22 @@ class EmbeddingDetector(OnEmbeddings):
     normalize : bool
         Divide embeddings by their length first.
     layer : str, optional
-        Name of the hidden layer of an Extraction to take in place of the embedding. "concatenated": all layers and the
-        embedding side by side.
+        Name of the hidden layer to take in place of the embedding, for images and an Extraction. "concatenated": all
+        layers and the embedding side by side.
+    encoder : str or Encoder
+        What embeds images, one forward pass per image: "auto" takes the encoder of `skjepa.JEPAScoreDetector`. Rows of
+        numbers are compared as they are.
     contamination, target_fpr, calibration, random_state
         As for `skjepa.JEPAScoreDetector`. The contamination set in `detector` itself has no effect.
+    device, memory_budget, n_jobs, on_error, verbose
+        Of the forward pass over images, as for `skjepa.JEPAScoreDetector`.
 
     Attributes
     ----------
-    models_, offset_, calibration_scores_, n_samples_fit_
+    models_, offset_, calibration_scores_, n_samples_fit_, calibration_
         See `skjepa.detectors.CalibratedDetector`.
+    encoder_ : Encoder or None
+        The encoder that embedded the images; None after a fit on rows or on an Extraction.
 
     Examples
     --------
@@ -107,18 +115,30 @@ class EmbeddingDetector(OnEmbeddings):
         *,
         normalize: bool = False,
         layer: str | None = None,
+        encoder: str | Encoder = "auto",
         contamination: float = 0.1,
         target_fpr: float | None = None,
         calibration: float | int | None = None,
+        device: str = "auto",
+        memory_budget: int | None = None,
+        n_jobs: int | None = None,
+        on_error: str = "raise",
         random_state: Any = None,
+        verbose: int | Literal["auto"] = "auto",
     ) -> None:
         self.detector = detector
         self.normalize = normalize
         self.layer = layer
+        self.encoder = encoder
         self.contamination = contamination
         self.target_fpr = target_fpr
         self.calibration = calibration
+        self.device = device
+        self.memory_budget = memory_budget
+        self.n_jobs = n_jobs
+        self.on_error = on_error
         self.random_state = random_state
+        self.verbose = verbose
 
     def _check_parameters(self) -> None:
         if not hasattr(self.detector, "fit") or not (

@@ -4,6 +4,7 @@ import math
 import os
 import warnings
 from abc import ABCMeta, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -24,11 +25,12 @@ from skjepa.detectors.conformal import (
     cross_conformal_margin,
     cross_conformal_p_values,
 )
-from skjepa.detectors.fitting import all_or_nothing, apart_in_mind, groups_in_mind, groups_of, validated
+from skjepa.detectors.fitting import all_or_nothing, apart_in_mind, groups_in_mind, one_each, validated
 from skjepa.detectors.held_out import (
     apart_by_content,
     check_number_of_samples,
     check_threshold_parameters,
+    chosen_calibration,
     first_of_each,
     held_out_parts,
     joined_by_copies,
@@ -58,6 +60,9 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         Scores of normal samples by a model that was not fitted on them.
     n_samples_fit_ : int
         Number of different samples learned from; with folds, the samples of all folds.
+    calibration_ : float, int or None
+        How the fit was calibrated: the share held out, the number of folds, or None for not at all. It equals
+        `calibration`, and where only `target_fpr` was given, it is what the samples sufficed for.
     reads : {"extraction", "forward", "embeddings", "samples"}
         What scoring needs. "extraction": an Extraction with singular values. "forward": one with hidden layers
         alone. "embeddings": embeddings. "samples": the samples themselves, without an encoder.
@@ -71,6 +76,7 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
     offset_: Annotated[float, Mark.FINITE]
     calibration_scores_: Annotated[NDArray[np.float64], "_", Mark.MAY_BE_INFINITE] | None
     n_samples_fit_: int
+    calibration_: MayLack[float | int | None]
     n_features_in_: MayLack[Annotated[int, "d"]]
     feature_names_in_: MayLack[Annotated[NDArray[np.object_], "d"]]
     _fold_scores: list[Annotated[NDArray[np.float64], "_", Mark.MAY_BE_INFINITE]] | None
@@ -97,7 +103,7 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
     def _score(self, model: Any, samples: Samples) -> NDArray[np.float64]:
         """Return the scores by one model, (n_samples,); higher = more normal."""
 
-    def _labels(self, y: Any, n_samples: int) -> NDArray | None:
+    def _labels(self, y: Any, samples: Samples) -> NDArray | None:
         """Return the part of `y` that `_learn` uses: None, unless a subclass needs classes."""
         return None
 
@@ -115,8 +121,8 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         y : ignored
         groups : array of shape (n_samples,), optional
             A name per sample, equal for samples that belong together: frames of a video, exposures of one part,
-            augmentations of one image. `calibration` holds out a group as a whole, because its members are near
-            copies of one another.
+            augmentations of one image. `calibration` or `target_fpr` holds out a group as a whole, because its
+            members are near copies of one another.
 
         Returns
         -------
@@ -127,10 +133,12 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         ValueError, TypeError
             Bad data or parameters. A failed `fit` leaves an earlier one as it was.
         """
-        with all_or_nothing(self), groups_in_mind(groups is not None and self.calibration is not None):
+        has_calibration = self.calibration is not None or self.target_fpr is not None
+        with all_or_nothing(self), groups_in_mind(groups is not None and has_calibration):
             seed = seed_from(self.random_state)
             samples = self._read_for_fit(X, seed)
-            labels, groups = self._labels(y, len(samples)), groups_of(groups, samples)
+            labels = self._labels(y, samples)
+            groups = None if groups is None else one_each("groups", groups, samples).astype(str)
             names = apart_by_content(samples.identities, _table_of(samples))
             once = first_of_each(names)
             if 1 < len(once) < len(samples):  # if all samples are copies, keep them: one is too few to fit on
@@ -139,7 +147,8 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
                 labels = None if labels is None else labels[once]
             apart = groups if groups is not None else names if len(once) > 1 else samples.ids
             self._check_size(apart, seed)
-            held_out = held_out_parts(apart, self.calibration, seed)
+            self.calibration_ = chosen_calibration(apart, self.target_fpr, self.calibration)
+            held_out = held_out_parts(apart, self.calibration_, seed)
             learned = []
             for part in held_out or [np.zeros(len(samples), dtype=bool)]:
                 with apart_in_mind(apart[~part]):
@@ -190,10 +199,22 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         """Return the scores by every model, (n_models, n_samples), with NaN where a sample could not be read."""
         check_is_fitted(self)
         samples = self._read(X)
-        scores = self._scores_by_model(samples)
+        return self._aligned(X, samples, self._scores_by_model(samples))
+
+    def _aligned(self, X: Any, samples: Samples, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Scores of the samples that were read of X, (n_models, n_read), with NaN in the place of the others."""
         if samples is X or not isinstance(samples, Extraction):
             return scores
         return np.stack([samples.aligned(row) for row in scores])
+
+    def _reasoned(self, X: Any) -> tuple[NDArray[np.str_], NDArray[np.float64], Sequence[str]]:
+        """Ids, scores by every model and reasons of all samples, from one pass; here there are no reasons."""
+        samples = self._read(X)
+        by_model = self._aligned(X, samples, self._scores_by_model(samples))
+        if samples is X or not isinstance(samples, Extraction):
+            return samples.ids, by_model, [""] * len(samples)
+        ids, errors = samples.all_ids, samples.errors
+        return ids, by_model, [errors.get(i, "") for i in range(len(ids))]
 
     def score_samples(self, X: Any) -> NDArray[np.float64]:
         """Return one score per sample; higher = more normal.
@@ -225,7 +246,7 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         return _labels_of(self.decision_function(X))
 
     def judge(self, X: Any) -> Judgement:
-        """Return scores, decisions, p-values and labels from one pass over the samples.
+        """Return scores, decisions, labels, p-values and reasons from one pass over the samples.
 
         Parameters
         ----------
@@ -234,13 +255,26 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         Returns
         -------
         Judgement
-            What `score_samples`, `decision_function`, `p_values` and `predict` return.
+            What `score_samples`, `decision_function`, `predict` and `p_values` return, and for each sample the terms of
+            its score that are unusual. It prints as a table; ``judge(X).to_frame()`` is a pandas DataFrame.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skjepa import KNNDetector
+        >>> X = np.random.default_rng(0).normal(size=(100, 3))
+        >>> found = KNNDetector(target_fpr=0.05).fit(X).judge([[0.0, 0.0, 0.0], [9.0, 9.0, 9.0]])
+        >>> found
+        Judgement(1 of 2 flagged)
+        >>> found.table().column_names
+        ['id', 'score', 'decision', 'label', 'p_value', 'reason']
         """
-        by_model = self._scores_of(X)
+        check_is_fitted(self)
+        ids, by_model, reasons = self._reasoned(X)
         scores = self._combine(by_model)
         decisions = scores - self.offset_
         p_values = None if self.calibration_scores_ is None else self._p_values_of(by_model)
-        return Judgement(scores, decisions, p_values, _labels_of(decisions))
+        return Judgement(ids, scores, decisions, _labels_of(decisions), p_values, reasons)
 
     def calibrate(self, X: Any, target_fpr: float | None = None) -> "CalibratedDetector":
         """Reset the threshold and the p-values with fresh normal samples.
@@ -289,8 +323,8 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         check_is_fitted(self)
         if self.calibration_scores_ is None:
             raise ValueError(
-                "p-values need normal samples that the detector did not learn from: fit with calibration=0.2, for "
-                "example, or call calibrate(X_normal)"
+                "p-values need normal samples that the detector did not learn from: fit with target_fpr=0.05 or with "
+                "calibration=0.2, for example, or call calibrate(X_normal)"
             )
         return self._p_values_of(self._scores_of(X))
 
@@ -429,7 +463,8 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
 
     def _check_size(self, ids: NDArray[np.str_], seed: int) -> None:
         """Refuse too few different samples to learn from and to calibrate with, before any expensive work."""
-        check_number_of_samples(ids, self.target_fpr, self.calibration, seed)
+        calibration = chosen_calibration(ids, self.target_fpr, self.calibration)
+        check_number_of_samples(ids, self.target_fpr, calibration, seed)
 
 
 def _labels_of(decisions: NDArray[np.float64]) -> NDArray[np.int64]:

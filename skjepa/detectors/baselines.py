@@ -1,142 +1,22 @@
-"""Baseline detectors on embeddings: Mahalanobis distance and nearest neighbours.
+"""Baseline detectors on embeddings: Mahalanobis distance and nearest neighbours."""
 
-They take an Extraction or rows of numbers and have the thresholds and p-values of `JEPAScoreDetector`. To use them on
-images, extract first or put an `EmbeddingTransformer` before them.
-"""
-
-import warnings
-from abc import abstractmethod
-from typing import Annotated, Any, ClassVar, NotRequired, TypedDict
+from typing import Annotated, Any, ClassVar, Literal, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.covariance import EmpiricalCovariance, LedoitWolf
-from sklearn.preprocessing import normalize
-from sklearn.utils.validation import column_or_1d
 
 from skjepa._utils.validation import check_integer
-from skjepa.data.sources import Source, as_source, holds_vectors
-from skjepa.detectors.base import CalibratedDetector, Samples
-from skjepa.extraction.extraction import Extraction, require_finite
-from skjepa.extraction.store.settings import Settings, require_same_settings
-from skjepa.inspection.diagnosis import near_copies
-from skjepa.inspection.findings import GROUPS_ARE_GIVEN, NEAR_COPIES
+from skjepa.detectors.base import Samples
+from skjepa.detectors.fitting import one_each
+from skjepa.detectors.on_embeddings import SUM, OnEmbeddings
+from skjepa.encoders.encoder import Encoder
 from skjepa.persistence.folder import portable
-from skjepa.persistence.schema import Above, MayLack, Saved
+from skjepa.persistence.schema import Above, Saved
 from skjepa.scores.densities import NearestRows
-from skjepa.scores.layered import OUTPUT, layers_of
 
-CONCATENATED, SUM = "concatenated", "sum"
-"""Special values of `layer`: all layers and the embedding side by side; the sum of the distances in each of them."""
-
-_OF_PASSES = {"method": None, "views": None, "transform": None, "seed": None}  # settings of the singular values, unused
 _DEPENDENT = 1e-12  # share of the largest variance
-
-
-class OnEmbeddings(CalibratedDetector):
-    """Base class of detectors on rows: embeddings or hidden layers of an Extraction, or vectors themselves.
-
-    Subclasses have parameters `normalize` and `layer`, and define `_fit_rows` and `_score_rows`.
-    """
-
-    is_local: ClassVar[bool] = True  # compares with neighbours, so near copies in the fit samples spoil the scores
-    adds_layers: ClassVar[bool] = False  # accepts layer="sum"
-    normalize: bool
-    layer: MayLack[str | None] = None
-    _settings: Settings | None
-    _widths: MayLack[list[int]]
-
-    @abstractmethod
-    def _fit_rows(self, rows: NDArray[np.float64], y: NDArray | None) -> Any: ...
-
-    @abstractmethod
-    def _score_rows(self, model: Any, rows: NDArray[np.float64]) -> NDArray[np.float64]: ...
-
-    def _check_parameters(self) -> None:
-        """Check the parameters of the subclass; raise ValueError or TypeError."""
-
-    def _read_for_fit(self, X: Any, seed: int) -> Samples:
-        self._check_thresholds()
-        self._check_parameters()
-        if not isinstance(self.normalize, bool | np.bool_):
-            raise TypeError(f"normalize must be True or False; got {self.normalize!r}")
-        if self.layer is not None and not isinstance(self.layer, str):
-            raise TypeError(f"layer must be the name of a layer or None; got {self.layer!r}")
-        if self.layer == SUM and not self.adds_layers:
-            raise ValueError(
-                f"layer='sum' works with MahalanobisDetector alone: give {type(self).__name__} layer='concatenated'"
-            )
-        self._settings = None
-        if isinstance(X, Extraction):
-            require_finite(X)
-            self._widths = [block.shape[1] for block in self._blocks(X).values()]
-            self.n_features_in_ = sum(self._widths)
-            self._settings = X.settings
-            samples: Samples = X
-        else:
-            samples = self._rows_of(X, reset=True)
-        self._check_size(samples.ids, seed)
-        return samples
-
-    def _read(self, X: Any) -> Samples:
-        if not isinstance(X, Extraction):
-            return self._rows_of(X, reset=False)
-        require_finite(X)
-        if self._settings is not None:
-            expected, found = ({**of, **_OF_PASSES} for of in (self._settings, X.meta))
-            require_same_settings(expected, found, "the detector's fit and these samples")
-        width = sum(block.shape[1] for block in self._blocks(X).values())
-        if width != self.n_features_in_:
-            raise ValueError(
-                f"X has {width} features, but {type(self).__name__} is expecting "
-                f"{self.n_features_in_} features as input"
-            )
-        return X
-
-    def _rows_of(self, X: Any, *, reset: bool) -> Source:
-        if self.layer is not None:
-            raise TypeError(
-                f"layer={self.layer!r} names a layer of an encoder, and X is no Extraction: give {type(self).__name__} "
-                "skjepa.extract(encoder, X, method='forward')"
-            )
-        if not holds_vectors(X):
-            raise TypeError(
-                f"{type(self).__name__} takes rows of numbers or an Extraction, and X holds images: give it "
-                "skjepa.extract(encoder, X), or put an EmbeddingTransformer before it"
-            )
-        return as_source(self._validated(X, reset=reset))
-
-    @property
-    def reads(self) -> str:
-        return "embeddings" if self.layer is None else "forward"
-
-    def _blocks(self, samples: Samples) -> dict[str, NDArray[np.float64]]:
-        """Return the rows to compare, by the name of their layer."""
-        if not isinstance(samples, Extraction):
-            return {"": samples.rows()}
-        if self.layer is None:
-            return {OUTPUT: samples.embeddings}
-        layers = layers_of(samples, None if self.layer in (CONCATENATED, SUM) else [self.layer])
-        return {name: np.asarray(rows, dtype=np.float64) for name, rows in layers.items()}
-
-    def _embeddings(self, samples: Samples) -> NDArray[np.float64]:
-        blocks = self._blocks(samples).values()
-        return np.hstack([normalize(rows) if self.normalize else rows for rows in blocks])
-
-    def _learn(self, samples: Samples, y: NDArray | None, seed: int) -> tuple[Any, NDArray[np.float64]]:
-        rows = self._embeddings(samples)
-        if self.is_local and not GROUPS_ARE_GIVEN.get() and near_copies(rows) > NEAR_COPIES:
-            warnings.warn(
-                "many of the fit samples are near copies of a few others, so their scores are too high and the "
-                "threshold is unreliable: fit on one sample of each, or give groups= and calibration=",
-                stacklevel=4,
-            )
-        model = self._fit_rows(rows, y)
-        return model, self._score_rows(model, rows)
-
-    def _score(self, model: Any, samples: Samples) -> NDArray[np.float64]:
-        return self._score_rows(model, self._embeddings(samples))
 
 
 class _Gaussian(TypedDict):
@@ -164,19 +44,26 @@ class MahalanobisDetector(OnEmbeddings):
     normalize : bool
         Divide embeddings by their length first: Mahalanobis++ (Mueller and Hein, 2025).
     layer : str, optional
-        Name of the hidden layer of an Extraction to compare in place of the embedding. "concatenated": all layers and
-        the embedding side by side. "sum": the sum of the distances in each layer (multi-layer Mahalanobis, Lee et al.,
-        2018, with equal weights).
+        Name of the hidden layer to compare in place of the embedding, for images and an Extraction. "concatenated":
+        all layers and the embedding side by side. "sum": the sum of the distances in each layer (multi-layer
+        Mahalanobis, Lee et al., 2018, with equal weights).
     relative : bool
         Score by the distance to the nearest class of `y`, less the distance without classes: relative Mahalanobis (Ren
         et al., 2021). `fit` then needs `y`, the classes of the normal samples, which share one covariance.
+    encoder : str or Encoder
+        What embeds images, one forward pass per image: "auto" takes the encoder of `skjepa.JEPAScoreDetector`. Rows of
+        numbers are compared as they are.
     contamination, target_fpr, calibration, random_state
         As for `skjepa.JEPAScoreDetector`.
+    device, memory_budget, n_jobs, on_error, verbose
+        Of the forward pass over images, as for `skjepa.JEPAScoreDetector`.
 
     Attributes
     ----------
-    models_, offset_, calibration_scores_, n_samples_fit_
+    models_, offset_, calibration_scores_, n_samples_fit_, calibration_
         See `skjepa.detectors.CalibratedDetector`.
+    encoder_ : Encoder or None
+        The encoder that embedded the images; None after a fit on rows or on an Extraction.
 
     Examples
     --------
@@ -186,6 +73,12 @@ class MahalanobisDetector(OnEmbeddings):
     >>> detector = MahalanobisDetector(calibration=0.5, target_fpr=0.05).fit(X)
     >>> detector.predict([[0.0, 0.0, 0.0], [5.0, 5.0, 5.0]]).tolist()
     [1, -1]
+
+    Images, or a folder of them, are embedded by one forward pass each:
+
+    >>> images = np.random.default_rng(0).integers(0, 256, size=(40, 32, 32, 3), dtype=np.uint8)
+    >>> MahalanobisDetector().fit(images).score_samples(images).shape
+    (40,)
     """
 
     is_local: ClassVar[bool] = False
@@ -201,19 +94,31 @@ class MahalanobisDetector(OnEmbeddings):
         normalize: bool = False,
         relative: bool = False,
         layer: str | None = None,
+        encoder: str | Encoder = "auto",
         contamination: float = 0.1,
         target_fpr: float | None = None,
         calibration: float | int | None = None,
+        device: str = "auto",
+        memory_budget: int | None = None,
+        n_jobs: int | None = None,
+        on_error: str = "raise",
         random_state: Any = None,
+        verbose: int | Literal["auto"] = "auto",
     ) -> None:
         self.covariance = covariance
         self.normalize = normalize
         self.relative = relative
         self.layer = layer
+        self.encoder = encoder
         self.contamination = contamination
         self.target_fpr = target_fpr
         self.calibration = calibration
+        self.device = device
+        self.memory_budget = memory_budget
+        self.n_jobs = n_jobs
+        self.on_error = on_error
         self.random_state = random_state
+        self.verbose = verbose
 
     def portable_check(self) -> None:
         super().portable_check()
@@ -229,17 +134,14 @@ class MahalanobisDetector(OnEmbeddings):
         if self.covariance is not None and not hasattr(self.covariance, "mahalanobis"):
             raise TypeError(f"covariance must be an estimator from sklearn.covariance; got {self.covariance!r}")
 
-    def _labels(self, y: Any, n_samples: int) -> NDArray | None:
+    def _labels(self, y: Any, samples: Samples) -> NDArray | None:
         if not isinstance(self.relative, bool | np.bool_):
             raise TypeError(f"relative must be True or False; got {self.relative!r}")
         if not self.relative:
             return None
         if y is None:
             raise ValueError("relative=True needs the class of each normal sample: call fit(X, y)")
-        labels = column_or_1d(y)
-        if len(labels) != n_samples:
-            raise ValueError(f"y must hold one class per sample: X has {n_samples} samples, y {len(labels)} classes")
-        return labels
+        return one_each("y", y, samples)
 
     def _fit_rows(self, rows: NDArray[np.float64], y: NDArray | None) -> Any:
         if self.layer != SUM:
@@ -305,15 +207,22 @@ class KNNDetector(OnEmbeddings):
     normalize : bool
         Divide embeddings by their length first.
     layer : str, optional
-        Name of the hidden layer of an Extraction to compare in place of the embedding. "concatenated": all layers and
-        the embedding side by side.
+        Name of the hidden layer to compare in place of the embedding, for images and an Extraction. "concatenated":
+        all layers and the embedding side by side.
+    encoder : str or Encoder
+        What embeds images, one forward pass per image: "auto" takes the encoder of `skjepa.JEPAScoreDetector`. Rows of
+        numbers are compared as they are.
     contamination, target_fpr, calibration, random_state
         As for `skjepa.JEPAScoreDetector`.
+    device, memory_budget, n_jobs, on_error, verbose
+        Of the forward pass over images, as for `skjepa.JEPAScoreDetector`.
 
     Attributes
     ----------
-    models_, offset_, calibration_scores_, n_samples_fit_
+    models_, offset_, calibration_scores_, n_samples_fit_, calibration_
         See `skjepa.detectors.CalibratedDetector`.
+    encoder_ : Encoder or None
+        The encoder that embedded the images; None after a fit on rows or on an Extraction.
 
     Examples
     --------
@@ -335,19 +244,31 @@ class KNNDetector(OnEmbeddings):
         metric: Any = "euclidean",
         normalize: bool = False,
         layer: str | None = None,
+        encoder: str | Encoder = "auto",
         contamination: float = 0.1,
         target_fpr: float | None = None,
         calibration: float | int | None = None,
+        device: str = "auto",
+        memory_budget: int | None = None,
+        n_jobs: int | None = None,
+        on_error: str = "raise",
         random_state: Any = None,
+        verbose: int | Literal["auto"] = "auto",
     ) -> None:
         self.n_neighbors = n_neighbors
         self.metric = metric
         self.normalize = normalize
         self.layer = layer
+        self.encoder = encoder
         self.contamination = contamination
         self.target_fpr = target_fpr
         self.calibration = calibration
+        self.device = device
+        self.memory_budget = memory_budget
+        self.n_jobs = n_jobs
+        self.on_error = on_error
         self.random_state = random_state
+        self.verbose = verbose
 
     def _check_parameters(self) -> None:
         check_integer("n_neighbors", self.n_neighbors, minimum=1)

@@ -86,7 +86,7 @@ class ComplexityDetector(CalibratedDetector):
 
     Attributes
     ----------
-    models_, offset_, calibration_scores_, n_samples_fit_
+    models_, offset_, calibration_scores_, n_samples_fit_, calibration_
         See `skjepa.detectors.CalibratedDetector`.
     """
 

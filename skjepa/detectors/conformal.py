@@ -3,6 +3,7 @@
 This module needs NumPy alone, so that the runtime without PyTorch can import it.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,17 +30,26 @@ def conformal_offset(calibration_scores: ArrayLike, alpha: float) -> float:
     Raises
     ------
     ValueError
-        n < 1 / alpha - 1, where no threshold can keep the guarantee; the message names the n needed.
+        n < 1 / alpha - 1, where no threshold can keep the rate; the message names the n needed, and the lowest rate
+        that n scores can keep.
     """
     scores = np.sort(np.asarray(calibration_scores, dtype=np.float64))
     k = n_allowed(alpha, len(scores))
     if k < 1:
         needed = int(np.ceil(np.round(1 / alpha - 1, 9)))
         raise ValueError(
-            f"a false-positive rate of {alpha:g} needs {needed} calibration samples; got {len(scores)}. "
-            "Give more normal samples, hold out a larger share, or allow a higher rate"
+            f"a false-positive rate of {alpha:g} needs {needed} calibration samples; got {len(scores)}, which can keep "
+            f"a rate of {_lowest_rate(len(scores))} or more. Give more normal samples, allow that rate, or calibrate "
+            "on more of the samples: folds, such as calibration=5, use all of them"
         )
     return float(scores[k - 1])
+
+
+def _lowest_rate(n: int) -> str:
+    """1 / (n + 1), rounded up to three digits, so that the number shown is allowed."""
+    rate = 1 / (n + 1)
+    step = 10.0 ** (math.floor(math.log10(rate)) - 2)
+    return f"{math.ceil(round(rate / step, 6)) * step:.3g}"
 
 
 def conformal_p_values(calibration_scores: ArrayLike, scores: ArrayLike) -> NDArray[np.float64]:

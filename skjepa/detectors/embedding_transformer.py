@@ -41,8 +41,8 @@ class EmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         What happens where an image cannot be read: an error, or a row of NaN and a warning.
     random_state : int, RandomState or Generator, optional
         Seeds the training of a `VectorJEPA` that has no seed of its own; None means 0.
-    verbose : int
-        A number above 0 shows a progress bar.
+    verbose : int or "auto"
+        A number above 0 shows a progress bar; "auto" shows one in a terminal or a notebook, after two seconds.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ class EmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         n_jobs: int | None = None,
         on_error: str = "raise",
         random_state: Any = None,
-        verbose: int = 0,
+        verbose: int | str = "auto",
     ) -> None:
         self.encoder = encoder
         self.device = device
@@ -136,7 +136,7 @@ class EmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             self.encoder_, self.encoder, source, self.fingerprint_, estimator="transformer", act="transform"
         )
         require_fingerprint(encoder.fingerprint, self.fingerprint_, f"encoder {encoder.name!r}")
-        return self._embed(encoder, source, progress=self.verbose > 0)
+        return self._embed(encoder, source)
 
     def _fit_extraction(self, extraction: Extraction) -> None:
         if extraction.n_features is not None:
@@ -153,7 +153,7 @@ class EmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         if encoder.input_shape is not None and not source.is_vector:
             # A blank image gives the width of the embeddings; the first image of X may be unreadable.
             one = as_source(np.zeros((1, *encoder.input_shape[1:], 3), dtype=np.uint8))
-        self._n_features_out = self._embed(encoder, one).shape[1]
+        self._n_features_out = self._embed(encoder, one, progress=False).shape[1]
 
-    def _embed(self, encoder: Encoder, source: Source, *, progress: bool = False) -> NDArray[np.float64]:
-        return embed(encoder, source, **RunOptions.of(self, progress=progress).keywords)
+    def _embed(self, encoder: Encoder, source: Source, **changed: Any) -> NDArray[np.float64]:
+        return embed(encoder, source, **RunOptions.of(self, **changed).keywords)

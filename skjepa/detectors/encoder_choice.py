@@ -5,9 +5,11 @@ from typing import Any
 from sklearn.base import clone
 from torch import nn
 
+from skjepa._utils import hardware
 from skjepa.data.sources import Source
 from skjepa.encoders.automatic import AUTO_ENCODERS, automatic_encoder
 from skjepa.encoders.encoder import Encoder, FingerprintError, load_encoder
+from skjepa.encoders.loading import require_known_source
 from skjepa.pretraining.tables import VectorJEPA
 
 
@@ -78,6 +80,23 @@ def encoder_of_fit(
             "Extraction of that encoder, or fit again with encoder= that Encoder"
         )
     return known or named_encoder(encoder, fingerprint)
+
+
+def use_here(estimator: Any, given: dict[str, Any]) -> None:
+    """Make a loaded estimator's parameters usable on this machine: the encoder that was `given`, a device that is here.
+
+    Raises
+    ------
+    ValueError
+        The encoder is named by a source that a saved folder must not make this process follow.
+    """
+    if isinstance(estimator.encoder, str) and not is_auto(estimator.encoder):
+        estimator.encoder = given.get("encoder", estimator.encoder)
+        require_known_source(estimator.encoder)
+    try:
+        hardware.resolve_device(estimator.device)
+    except ValueError:  # saved where there was a GPU
+        estimator.device = "auto"
 
 
 def require_fingerprint(found: str | None, expected: str | None, what: str) -> None:

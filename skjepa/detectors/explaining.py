@@ -1,12 +1,14 @@
 """Provide `ExplainingDetector`, which diagnoses a fit and explains the scores of samples."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
+from skjepa.data.one_picture import listed
 from skjepa.detectors.measuring import MeasuringDetector
 from skjepa.extraction.batches.options import RunOptions
 from skjepa.extraction.extraction import Extraction
@@ -17,6 +19,31 @@ from skjepa.inspection.terms import Explanation, explain_terms
 from skjepa.inspection.volume_maps import VolumeExplainer, learn_volume_explainer
 from skjepa.jacobian.directions import Correction
 from skjepa.scores.layered import AnyScore, LayeredScore, layers_of
+from skjepa.scores.model import Terms
+
+
+class _FoundTerms(NamedTuple):
+    """Of all samples, those that could not be read among them.
+
+    Attributes
+    ----------
+    ids : array of shape (n_samples,), str
+    terms : list of dict of name -> array of shape (n_samples,)
+        By each model; NaN where a sample could not be read.
+    measured : list of Extraction
+        By each model, of the samples that could be read.
+    errors : dict of position -> reason
+    """
+
+    ids: NDArray[np.str_]
+    terms: list[Terms]
+    measured: list[Extraction]
+    errors: dict[int, str]
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """By each model, (n_models, n_samples)."""
+        return np.stack([np.sum(list(found.values()), axis=0) for found in self.terms])
 
 
 class ExplainingDetector(MeasuringDetector):
@@ -104,23 +131,37 @@ class ExplainingDetector(MeasuringDetector):
         'layer 1'
         """
         check_is_fitted(self)
-        samples = self._read(X)
-        terms, columns, ids = [], [], np.array([])
-        for fitted in self.models_:
-            measured = self._measured(fitted, samples)
-            found, ids = fitted.model.terms(measured), measured.ids
-            if measured is not X:
-                found = {name: measured.aligned(values) for name, values in found.items()}
-                ids = measured.all_ids
-            terms.append(found)
-            columns.append(_columns_of(fitted.model, measured, is_whole=measured is X))
-        scores = np.stack([np.sum(list(found.values()), axis=0) for found in terms])
-        told = explain_terms(ids, self._combine(scores) - self.offset_, terms, [m.terms for m in self.models_])
-        shares = [own for own in columns if own is not None]
+        found = self._terms_of(X)
+        told = self._told(found)
+        shares = [
+            own
+            for fitted, measured in zip(self.models_, found.measured, strict=True)
+            if (own := _columns_of(fitted.model, measured, is_whole=measured is X)) is not None
+        ]
         if not shares:
             return told
         names = getattr(self, "feature_names_in_", None)
         return replace(told, columns=np.mean(shares, axis=0), column_names=None if names is None else list(names))
+
+    def _reasoned(self, X: Any) -> tuple[NDArray[np.str_], NDArray[np.float64], Sequence[str]]:
+        found = self._terms_of(X)
+        told = self._told(found)
+        return found.ids, found.scores, [found.errors.get(i) or told.reason(i) for i in range(len(told))]
+
+    def _terms_of(self, X: Any) -> _FoundTerms:
+        samples = self._read(X)
+        measured = [self._measured(fitted, samples) for fitted in self.models_]
+        terms: list[Terms] = []
+        for fitted, own in zip(self.models_, measured, strict=True):
+            found = fitted.model.terms(own)
+            terms.append(found if own is X else {name: own.aligned(values) for name, values in found.items()})
+        first = measured[0]
+        ids, errors = (first.ids, {}) if first is X else (first.all_ids, first.errors)
+        return _FoundTerms(ids, terms, measured, errors)
+
+    def _told(self, found: _FoundTerms) -> Explanation:
+        decisions = self._combine(found.scores) - self.offset_
+        return explain_terms(found.ids, decisions, found.terms, [fitted.terms for fitted in self.models_])
 
     def volume_explainer(self, X: Any, *, patch_size: int | None = None, **options: Any) -> VolumeExplainer:
         """Learn heat maps of the volume term from normal images.
@@ -155,6 +196,7 @@ class ExplainingDetector(MeasuringDetector):
                 "every fold trained its own encoder, so there is no single volume to explain: give a trained Encoder "
                 "as encoder, or a share such as calibration=0.2"
             )
+        X = listed(X)  # it is read twice
         encoder = own or self.fitted_encoder(X)
         given = RunOptions.of(self, on_error="raise", progress=False).keywords | options
         learned: dict[str, Any] = {"floor": self.floor_, "rank": self.rank_} if hasattr(self, "floor_") else {}

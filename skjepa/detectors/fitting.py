@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import column_or_1d, validate_data
 from torch import Tensor
 
+from skjepa.data.one_picture import listed
 from skjepa.data.sources import Source, holds_vectors
 from skjepa.extraction.extraction import Extraction
 from skjepa.inspection.findings import GROUPS_ARE_GIVEN
@@ -39,20 +40,22 @@ def groups_in_mind(are_given: bool) -> Iterator[None]:
         GROUPS_ARE_GIVEN.reset(token)
 
 
-def groups_of(groups: Any, samples: Extraction | Source) -> NDArray | None:
-    """Return one group per sample, without the groups of samples that could not be read."""
-    if groups is None:
-        return None
-    names = column_or_1d(groups).astype(str)
-    if isinstance(samples, Extraction) and len(names) == len(samples.all_ids):
-        return names[samples.measured]
-    if len(names) != len(samples):
-        raise ValueError(f"groups must hold one group per sample: X has {len(samples)} samples, groups {len(names)}")
-    return names
+def one_each(name: str, values: Any, samples: Extraction | Source) -> NDArray:
+    """Return one of the values per sample, without the values of samples that could not be read."""
+    found = column_or_1d(values)
+    if isinstance(samples, Extraction) and len(found) == len(samples.all_ids):
+        return found[samples.measured]
+    if len(found) != len(samples):
+        raise ValueError(f"{name} must hold one value per sample: X has {len(samples)} samples, {name} {len(found)}")
+    return found
 
 
 def validated(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int = 1) -> Any:
-    """Check a table by scikit-learn's rules and store or compare its width and column names; pass images through."""
+    """Check a table by scikit-learn's rules and store or compare its width and column names; pass images through.
+
+    One picture comes back as a list of one, an iterator as the list of its items.
+    """
+    X = listed(X)
     if isinstance(X, Source) or not holds_vectors(X):
         return X
     if isinstance(X, Tensor):

@@ -10,8 +10,12 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import KFold, train_test_split
 
 from skjepa._utils.validation import check_integer, check_number
-from skjepa.detectors.conformal import conformal_offset
+from skjepa.detectors.conformal import conformal_offset, n_allowed
 
+DEFAULT_SHARE, DEFAULT_FOLDS = 0.2, 5
+"""What `target_fpr` alone is calibrated by, see `chosen_calibration`."""
+
+_ENOUGH = 5  # held-out scores below a threshold: with fewer its true rate is mostly luck
 _SHARED = 0.95  # a column with fewer different values than this share of the different rows repeats its values
 
 
@@ -25,17 +29,33 @@ def check_threshold_parameters(contamination: float, target_fpr: float | None, c
     check_number("contamination", contamination, above=0.0, below=0.5, closed=">")
     if target_fpr is not None:
         check_number("target_fpr", target_fpr, above=0.0, below=1.0)
-    if calibration is None:
-        if target_fpr is not None:
-            raise ValueError(
-                f"target_fpr={target_fpr:g} needs normal samples that the detector does not learn from: give "
-                "calibration=0.2 to hold out a share or calibration=5 for folds, or fit without target_fpr and call "
-                "calibrate(X_normal, target_fpr)"
-            )
-    elif isinstance(calibration, Integral):
+    if isinstance(calibration, Integral):
         check_integer("calibration", calibration, minimum=2)
-    else:
+    elif calibration is not None:
         check_number("calibration", calibration, above=0.0, below=1.0)
+
+
+def chosen_calibration(
+    ids: NDArray[np.str_], target_fpr: float | None, calibration: float | int | None
+) -> float | int | None:
+    """Return how a fit calibrates: as told, and where `target_fpr` alone was given, by what its samples suffice for.
+
+    A fifth of the samples is held out where at least five of those scores fall below the threshold (500 samples for a
+    rate of 5 %): the guarantee is then exact. With fewer samples there are five folds, so that every sample calibrates
+    and every sample is learned from.
+
+    Parameters
+    ----------
+    ids : array of shape (n,), str
+        One name for what belongs together.
+    target_fpr, calibration
+        Of the detector.
+    """
+    if target_fpr is None or calibration is not None:
+        return calibration
+    if n_allowed(target_fpr, math.ceil(DEFAULT_SHARE * len(ids))) >= _ENOUGH:
+        return DEFAULT_SHARE
+    return min(DEFAULT_FOLDS, max(2, len(np.unique(ids))))
 
 
 def check_number_of_samples(

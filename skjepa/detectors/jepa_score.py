@@ -1,7 +1,6 @@
 """Provide `JEPAScoreDetector`, the main detector: its parameters, its fit, and how it is saved."""
 
 import os
-from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,20 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from skjepa._utils import hardware
 from skjepa._utils.validation import check_choice, check_number
 from skjepa.data.sources import Source
 from skjepa.detectors.base import Samples
 from skjepa.detectors.encoder_choice import (
-    is_auto,
     is_trained_on,
     trained_encoder,
+    use_here,
 )
 from skjepa.detectors.fitted_score import FittedScore, warn_if_collapsed, warn_of_near_copies
 from skjepa.detectors.fitting import APART
 from skjepa.detectors.mapping import MappingDetector
 from skjepa.encoders.encoder import Encoder
-from skjepa.encoders.loading import require_known_source
 from skjepa.extraction.batches.options import RunOptions
 from skjepa.extraction.batches.views import Transform
 from skjepa.extraction.cost.choice import METHODS
@@ -95,9 +92,12 @@ class JEPAScoreDetector(MappingDetector):
         scikit-learn would take an estimator with `transform` for a transformer.
     contamination : float in (0, 0.5]
         Share of the training samples that `predict` flags. It makes no guarantee about new normal samples, of which
-        more may be flagged; for that give `target_fpr` and `calibration`.
+        more may be flagged; for that give `target_fpr`.
     target_fpr : float in (0, 1), optional
         Flag at most this share of new normal samples, in expectation over calibration sets; overrides `contamination`.
+        Alone, without `calibration`, it holds out a fifth of the samples where these suffice (500 samples for a rate of
+        0.05), and else makes five folds; `calibration_` has what was done. n calibration samples keep no rate below
+        1 / (n + 1): `fit` refuses a lower one, and names the lowest.
     calibration : float in (0, 1) or int, optional
         Where the normal samples for `target_fpr` and `p_values` come from. A share, such as 0.2, is held out and the
         detector learns from the rest; the rate of `target_fpr` is then guaranteed. A number of folds fits one model
@@ -116,8 +116,8 @@ class JEPAScoreDetector(MappingDetector):
         after `fit` they score NaN and get the label -1.
     random_state : int, RandomState or Generator, optional
         Seeds views, the calibration split and the training of a `VectorJEPA` that has no seed of its own; None means 0.
-    verbose : int
-        A number above 0 shows a progress bar.
+    verbose : int or "auto"
+        A number above 0 shows a progress bar; "auto" shows one in a terminal or a notebook, after two seconds.
 
     Attributes
     ----------
@@ -140,6 +140,8 @@ class JEPAScoreDetector(MappingDetector):
         Scores of normal samples by a model that was not fitted on them.
     n_samples_fit_ : int
         Number of different samples learned from.
+    calibration_ : float, int or None
+        The share held out, or the number of folds; see `target_fpr`.
     method_reason_ : str or None
         Why ``method="auto"`` chose the number of backward passes.
 
@@ -185,7 +187,7 @@ class JEPAScoreDetector(MappingDetector):
         n_jobs: int | None = None,
         on_error: str = "raise",
         random_state: Any = None,
-        verbose: int = 0,
+        verbose: int | Literal["auto"] = "auto",
     ) -> None:
         self.encoder = encoder
         self.formula = formula
@@ -242,13 +244,7 @@ class JEPAScoreDetector(MappingDetector):
         made = cls.__new__(cls)
         earlier = {"layers": None, "local": False, "trim": 0.0, "time_budget": None}  # earlier versions lack them
         made.__dict__.update(earlier | state)
-        if isinstance(made.encoder, str) and not is_auto(made.encoder):
-            made.encoder = given.get("encoder", made.encoder)
-            require_known_source(made.encoder)
-        try:
-            hardware.resolve_device(made.device)
-        except ValueError:  # saved where there was a GPU
-            made.device = "auto"
+        use_here(made, given)
         return made
 
     def portable_check(self) -> None:
@@ -276,8 +272,6 @@ class JEPAScoreDetector(MappingDetector):
         check_score_settings(self.formula, self.reference, self.floor, self.rank)
         if self.view_transform is not None and not callable(self.view_transform):
             raise TypeError(f"view_transform must be a function that takes a tensor; got {self.view_transform!r}")
-        if not isinstance(self.verbose, Real):
-            raise TypeError(f"verbose must be a number; got {self.verbose!r}")
         if not isinstance(self.method, Directions):
             check_choice("method", self.method, (*METHODS, "subspace"))
             if self.formula != "joint" and self.method == "forward":

@@ -54,7 +54,7 @@ class MeasuringDetector(CalibratedDetector):
     memory: Annotated[Any, Saved(None)]
     n_jobs: int | None
     on_error: Annotated[str, Saved(Literal["raise", "skip"])]
-    verbose: float | bool
+    verbose: float | bool | Literal["auto"]
     encoder_: Annotated[Encoder, "d"] | None
     models_: list[Annotated[FittedScore, "d"]]
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from skjepa._utils.files import written_whole
 from skjepa._utils.provenance import stamp
+from skjepa._utils.shown import html_table, text_table
 from skjepa.data.sources import Source
 from skjepa.data.splits import SPLITS, Repeat
 from skjepa.detectors.conformal import conformal_offset
@@ -35,7 +36,7 @@ from skjepa.evaluation.plotting import gallery_figure, ranks_figure, roc_figure,
 ALPHAS = (0.01, 0.05, 0.1)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class BenchmarkResult:
     """Hold the scores of `skjepa.run_benchmark`, and make tables, figures and files from them.
 
@@ -152,6 +153,28 @@ class BenchmarkResult:
     def to_markdown(self) -> str:
         """Return Markdown tables of AUROC by detector and set, paired tests, and false positives."""
         return "\n\n".join([auroc_table(self.summary), false_positives_table(self.summary)])
+
+    def __repr__(self) -> str:
+        return f"BenchmarkResult({len(self.detectors)} detectors on {len(self.sets)} sets of outliers)"
+
+    def __str__(self) -> str:
+        return "\n".join([self._title(), text_table(*self._auroc())])
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._auroc(), title=self._title())
+
+    def _title(self) -> str:
+        return f"AUROC against {len(self.groups['test'])} normal samples; .to_markdown() has intervals, tests and costs"
+
+    def _auroc(self) -> tuple[list[str], list[list[str]]]:
+        """The head and the rows of a table, the best mean first; without intervals, which take a while."""
+        found = {
+            name: [detection_metrics(scores["test"], scores[s])["auroc"] for s in self.sets]
+            for name, scores in self.scores.items()
+        }
+        ranked = sorted(found, key=lambda name: -np.mean(found[name]))
+        rows = [[name, *(f"{value:.3f}" for value in [*found[name], np.mean(found[name])])] for name in ranked]
+        return ["detector", *self.sets, "mean"], rows
 
     def roc(self) -> Figure:
         """Draw the ROC curves of all detectors, with one panel per set."""

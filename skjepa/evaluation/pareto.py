@@ -5,11 +5,12 @@ from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike, NDArray
+
+from skjepa._utils.figures import ShownFigure
 
 CHANCE = 0.5
 SAME_COST = 0.1
@@ -67,8 +68,7 @@ def pareto_figure(seconds: Mapping[str, float], auroc: Mapping[str, float], *, n
     names = list(seconds)
     x, y = 1000 * np.array([seconds[name] for name in names]), np.array([auroc[name] for name in names])
     front = pareto_front(x, y)
-    figure = Figure(figsize=(9, 5.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = ShownFigure(figsize=(9, 5.4), layout="constrained")
     axes = figure.subplots()
     _prepare(axes, x, y, n_sets)
     corners = _corners(x[front], y[front], axes.get_xlim()[1])

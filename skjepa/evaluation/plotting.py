@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from PIL import Image
 from sklearn.metrics import roc_curve
 
+from skjepa._utils.figures import ShownFigure
 from skjepa._utils.files import written_whole
 from skjepa.data.images import as_picture
 from skjepa.data.sources import Source
@@ -59,12 +59,11 @@ def score_figure(
     Returns
     -------
     matplotlib.figure.Figure
-        A figure without pyplot, which need not be closed.
+        A figure without pyplot, which need not be closed. A notebook shows it.
     """
     rows = [row for row in (most_typical, least_typical) if row]
     height = 1.2 + _ROW * len(groups)
-    figure = Figure(figsize=(11, height + 1.5 * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = ShownFigure(figsize=(11, height + 1.5 * len(rows)), layout="constrained")
     top, *strips = figure.subfigures(1 + len(rows), 1, height_ratios=[height] + [1.5] * len(rows), squeeze=False)[:, 0]
     _draw_histograms(top, groups, threshold, title)
     names = [name for name, row in (("most typical", most_typical), ("least typical", least_typical)) if row]
@@ -136,8 +135,7 @@ def roc_figure(sets: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]]) ->
     n_names = len(next(iter(sets.values())))
     width = max(3.2 * columns, 6.6)  # a legend in two columns needs 6.6
     across = 2 if width < 12 else 4
-    figure = Figure(figsize=(width, 3.2 * rows + 0.4 + 0.2 * -(-n_names // across)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = ShownFigure(figsize=(width, 3.2 * rows + 0.4 + 0.2 * -(-n_names // across)), layout="constrained")
     squares = figure.subplots(rows, columns, squeeze=False).ravel()
     names = list(next(iter(sets.values())))
     for axes, (title, detectors) in zip(squares, sets.items(), strict=False):
@@ -176,8 +174,7 @@ def ranks_figure(ranks: Mapping[str, float], critical_difference: float) -> Figu
     """
     names = sorted(ranks, key=lambda name: ranks[name])
     values = [ranks[name] for name in names]
-    figure = Figure(figsize=(8, 1.2 + 0.28 * len(names)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = ShownFigure(figsize=(8, 1.2 + 0.28 * len(names)), layout="constrained")
     axes = figure.subplots()
     right = max(len(names), 1 + critical_difference)
     for height, (name, value) in enumerate(zip(names, values, strict=True), start=1):

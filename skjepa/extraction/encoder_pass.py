@@ -14,9 +14,11 @@ from torch import Tensor
 
 from skjepa import __version__
 from skjepa._utils.hardware import device_name
+from skjepa._utils.progress import shows_bar
 from skjepa._utils.validation import check_choice, check_integer, check_number, seed_from
 from skjepa.data.images import ImageReadError
-from skjepa.data.sources import Source, as_source, known_by_content, noting_content
+from skjepa.data.source import Source, known_by_content, noting_content
+from skjepa.data.sources import as_source
 from skjepa.encoders.automatic import automatic_encoder
 from skjepa.encoders.derivative import require_derivative
 from skjepa.encoders.description import describe
@@ -60,7 +62,7 @@ def extract(
     on_error: str = "raise",
     random_state: Any = None,
     time_budget: float | None = None,
-    progress: bool = False,
+    progress: bool | str = False,
     observe: Observer | None = None,
 ) -> Extraction:
     """Compute embeddings, hidden-layer statistics and Jacobian singular values for every sample.
@@ -125,9 +127,10 @@ def extract(
         Seconds that the pass may take on this machine, estimated from two samples before it starts. "auto" makes as
         many backward passes as fit into it: all K, 16, 4 or none. Any other method that would take longer raises an
         error. A store that already holds samples keeps its method.
-    progress : bool
+    progress : bool or "auto"
         Show a bar with images per second and the time left. A pass of more than ten seconds prints its estimated time
-        first. Without the bar, a pass of more than ten minutes gives a warning with the estimate.
+        first. "auto" does so in a terminal or a notebook, after two seconds. Without the bar, a pass of more than ten
+        minutes gives a warning with the estimate.
     observe : callable, optional
         Called with the Jacobians (B, K or m, D) of every batch and view before they are dropped, to compute anything
         else from them. Where a batch of views runs out of memory, some of its Jacobians are passed twice.
@@ -227,7 +230,7 @@ def extract(
         bill = Bill(Measurement(encoder, 0, 0, views=views, run=run), function, source, todo, own, pool)
         if is_auto and time_budget is not None and choice is None:
             choice = by_time(bill.cost, time_budget, is_vector=source.is_vector, has_views=has_views)
-        if (progress or time_budget is not None or len(todo) > _FEW) and bill.look is not None:
+        if (shows_bar(progress) or time_budget is not None or len(todo) > _FEW) and bill.look is not None:
             bill.present(_passes(*described(bill.look.n_components, choice)), time_budget)
         probed = probed_once(encoder, function, shape, own)
         meta, directions = described(probed.n_components, choice)
@@ -305,7 +308,7 @@ def embed(
     device: str = "auto",
     n_jobs: int | None = None,
     on_error: str = "raise",
-    progress: bool = False,
+    progress: bool | str = False,
 ) -> NDArray[np.float64]:
     """Compute the embeddings of every sample by one forward pass each, without Jacobians.
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skjepa._utils.files import written_whole
+from skjepa._utils.shown import html_table
 from skjepa.extraction.store.settings import SETTINGS, Settings, SettingsMismatchError, require_same_settings
 from skjepa.jacobian.pass_method import PassMethod
 from skjepa.jacobian.precision import PRECISIONS
@@ -22,7 +23,7 @@ _NO_LAYERS: dict[str, Any] = {"layers": None, "layers_dtype": None}
 _NO_VIEWS = {"transform": None, "seed": None}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Extraction:
     """Hold embeddings, hidden layers and singular values of n samples; slices like an array.
 
@@ -191,6 +192,26 @@ class Extraction:
     @property
     def _skipped(self) -> list[tuple[int, str, str]]:
         return sorted(map(tuple, self.meta.get("skipped", [])))
+
+    def __repr__(self) -> str:
+        return f"Extraction({', '.join(f'{name}: {told}' for name, told in self._about() if told)})"
+
+    def _repr_html_(self) -> str:
+        return html_table(("Extraction", ""), self._about())
+
+    def _about(self) -> list[tuple[str, str]]:
+        sigma = self.singular_values
+        spectra = "none" if sigma is None else f"{sigma.shape[2]} per sample"
+        views = "" if sigma is None or sigma.shape[1] == 1 else f" and view, {sigma.shape[1]} views"
+        return [
+            ("samples", str(len(self))),
+            ("could not be read", str(len(self._skipped) or "")),
+            ("embeddings", f"K = {self.embeddings.shape[1]}"),
+            ("singular values", spectra + views),
+            ("layers", ", ".join(self.layers) or "none"),
+            ("encoder", str(self.meta.get("encoder", ""))),
+            ("method", str(self.meta.get("method", ""))),
+        ]
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write one ``.npz`` file, whole or not at all, for `Extraction.load`."""

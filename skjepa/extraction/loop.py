@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from skjepa._utils import hardware
 from skjepa._utils.hardware import default_budget
+from skjepa._utils.progress import progress_bar
 from skjepa.data.sources import Source
 from skjepa.encoders.probe import EncoderError
 from skjepa.extraction.batches.measurement import Arrays, Here, Measurement, Observer, ignored
@@ -59,12 +60,12 @@ def run_through(
         missing = kept.in_turn(missing)
         kept.store.claim()
     with (
-        tqdm(
+        progress_bar(
+            run.progress,
             total=len(first),
             initial=len(first) - len(missing),
             unit="row" if source.is_vector else "img",
             desc="JEPA-SCORE",
-            disable=not run.progress,
         ) as bar,
         _watched(measured, bar),
         closing(measured([first[name] for name in missing])) as batches,

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from skjepa._utils import hardware
 from skjepa._utils.hardware import default_budget
+from skjepa._utils.progress import progress_bar
 from skjepa.data.sources import Source
 from skjepa.encoders.encoder import Encoder
 from skjepa.encoders.geometry import picture_size
@@ -110,7 +110,7 @@ def position_pass(
         size = batch_size(budget, sample_bytes, is_vector=source.is_vector)
         preprocessing, layout = encoder.preprocessing, encoder.channels_last
         loader = Loader(noting, preprocessing, encoder.dtype, device, channels_last=layout, run=run)
-        with tqdm(total=len(source), unit="img", desc=called, disable=not run.progress) as bar, torch.no_grad():
+        with progress_bar(run.progress, total=len(source), unit="img", desc=called) as bar, torch.no_grad():
             for places, x, _ in loader.batches(list(range(len(source))), lambda: size):
                 output, found, rows = with_positions(encoder.module, function, chosen, x)
                 arrays = (output.cpu().double().numpy(), None if rows is None else rows.cpu().half().numpy())

@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from skjepa._utils.shown import SHOWN, html_pictures, html_table
 from skjepa.encoders.stages import INPUT
 from skjepa.extraction.batches.positions import LayerPositions
 from skjepa.extraction.position_pass import PositionBatch
+from skjepa.inspection.heat import heat_picture
 from skjepa.scores.layered import OUTPUT, LayeredScore
 from skjepa.scores.layers import LinearPart
 from skjepa.scores.shares import layer_shares
@@ -22,7 +24,7 @@ SMOOTHING = 1 / 14
 _FINEST = 28  # cells per side, to which finer grids are reduced before they are summed
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AnomalyMaps:
     """Hold the contributions of positions or columns to the surprises of hidden layers; higher = more anomalous.
 
@@ -47,6 +49,21 @@ class AnomalyMaps:
 
     def __len__(self) -> int:
         return len(self.outside)
+
+    def __repr__(self) -> str:
+        return f"AnomalyMaps({len(self)} samples; layers: {', '.join(self.shares) or 'none'})"
+
+    def _repr_html_(self) -> str:
+        """The combined maps of the first samples on one scale, in red where they are odd."""
+        if self.input_size is None or not self.shares:
+            return html_table(("AnomalyMaps", ""), [("samples", str(len(self))), ("layers", ", ".join(self.shares))])
+        maps = self.combined()[:SHOWN]
+        limit = float(np.abs(maps).max(initial=0.0))
+        title = f"{len(maps)} of {len(self)} maps, one scale: red is odd"
+        pictures = [
+            (heat_picture(own, limit), f"{total:.1f} nats") for own, total in zip(maps, self.total, strict=False)
+        ]
+        return html_pictures(pictures, title=title)
 
     @property
     def total(self) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
+from skjepa._utils.shown import html_table
 from skjepa.persistence.folder import portable
 from skjepa.persistence.schema import MayLack, Saved
 
@@ -59,7 +60,7 @@ class Finding:
 
 
 @portable
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
     """Hold the measurements of a fitted detector on some samples, and the findings that follow from them.
 
@@ -162,8 +163,18 @@ class Diagnosis:
         """Return the measurements and findings as a dict that JSON can hold."""
         return {**asdict(self), "terms": {name: list(value) for name, value in self.terms.items()}}
 
+    def __repr__(self) -> str:
+        names = ", ".join(finding.name for finding in self.findings) or "nothing wrong"
+        return f"Diagnosis({self.n_samples} samples, formula={self.formula!r}: {names})"
+
     def __str__(self) -> str:
-        return "\n".join([*_lines(self), *(str(finding) for finding in self.findings)])
+        lines = [f"  {name:15}  {told}" for name, told in _measurements(self)]
+        return "\n".join([_headline(self), *lines, *(str(finding) for finding in self.findings)])
+
+    def _repr_html_(self) -> str:
+        found = [(f"{finding.severity}: {finding.name}", finding.message, finding.advice) for finding in self.findings]
+        findings = html_table(("finding", "measured", "what to do"), found) if found else ""
+        return html_table(("", "measured"), _measurements(self), title=_headline(self)) + findings
 
 
 NO_SPECTRUM: dict[str, Any] = {
@@ -312,30 +323,37 @@ def findings_of_new(new: Diagnosis, fit: Diagnosis) -> Iterator[Finding]:
         )
 
 
-def _lines(d: Diagnosis) -> Iterator[str]:
+def _headline(d: Diagnosis) -> str:
     found = {0: "nothing wrong", 1: "1 finding"}.get(len(d.findings), f"{len(d.findings)} findings")
-    yield f'{found} in {d.n_samples} samples, formula="{d.formula}"'
+    return f'{found} in {d.n_samples} samples, formula="{d.formula}"'
+
+
+def _measurements(d: Diagnosis) -> Iterator[tuple[str, str]]:
+    """What is measured, and the numbers."""
     yield (
-        f"  embeddings       K = {d.n_components}, participation ratio {d.participation_ratio:.1f}, intrinsic "
-        f"dimension {d.intrinsic_dim:.1f}, relative spread {d.relative_spread:.2g}, normality {d.normality:.4f}"
+        "embeddings",
+        f"K = {d.n_components}, participation ratio {d.participation_ratio:.1f}, intrinsic "
+        f"dimension {d.intrinsic_dim:.1f}, relative spread {d.relative_spread:.2g}, normality {d.normality:.4f}",
     )
     if d.n_singular_values:
         yield (
-            f"  singular values  {d.rank} of {d.n_singular_values} counted, numerical rank {d.numerical_rank:.0f} "
+            "singular values",
+            f"{d.rank} of {d.n_singular_values} counted, numerical rank {d.numerical_rank:.0f} "
             f"({d.numerical_rank_lowest} to {d.numerical_rank_highest}), {d.at_floor:.1%} under the floor "
-            f"{d.floor:.2g}, {d.short_of_rank:.1%} of samples short of rank"
+            f"{d.floor:.2g}, {d.short_of_rank:.1%} of samples short of rank",
         )
     fidelity = f", fidelity {d.fidelity:.2f}" if d.n_singular_values else ""
-    yield f"  scores           standard deviation {d.score_spread:.2f}, {d.tied:.1%} tied{fidelity}"
+    yield "scores", f"standard deviation {d.score_spread:.2f}, {d.tied:.1%} tied{fidelity}"
     if d.term_correlation:
         strongest = sorted(d.term_correlation.items(), key=lambda pair: -abs(pair[1]))[:_PAIRS_SHOWN]
         rest = len(d.term_correlation) - len(strongest)
         shown = ", ".join(f"{pair} {value:.2f}" for pair, value in strongest)
-        yield f"  terms            {shown}{f', and {rest} pairs less alike' if rest else ''}"
+        yield "terms", f"{shown}{f', and {rest} pairs less alike' if rest else ''}"
     if d.view_icc is not None:
         yield (
-            f"  views            {d.n_views}, Spearman {d.view_spearman:.2f}, intraclass correlation {d.view_icc:.2f}, "
-            f"reliability {d.reliability:.2f}"
+            "views",
+            f"{d.n_views}, Spearman {d.view_spearman:.2f}, intraclass correlation {d.view_icc:.2f}, "
+            f"reliability {d.reliability:.2f}",
         )
 
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy.ndimage import find_objects, label
 
+from skjepa._utils.shown import png
 from skjepa.data.images import as_picture
 from skjepa.encoders.geometry import Placement
 
@@ -48,7 +49,7 @@ class Spot:
     surprise: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PictureMap:
     """Hold the anomaly map of one image on the encoder's grid of positions, with its spots.
 
@@ -113,6 +114,17 @@ class PictureMap:
         if legend:
             self._draw_legend(pen, picture.width, picture.height)
         return shown
+
+    def __repr__(self) -> str:
+        rows, columns = self.values.shape
+        height, width = self.placement.picture_size
+        spots = "" if self.p_values is None else f", {len(self.spots)} spots"
+        return f"PictureMap({self.id!r}, {rows} x {columns} positions of {width} x {height} pixels{spots})"
+
+    def _repr_png_(self) -> bytes:
+        """The map over white, since it does not hold the picture; `overlay` draws it over the picture."""
+        height, width = self.placement.picture_size
+        return png(self.overlay(Image.new("RGB", (width, height), "white")))
 
     def _depth(self) -> NDArray[np.float32]:
         """Return the depth of the colour at each pixel, from 0 for none to 1 for the deepest."""

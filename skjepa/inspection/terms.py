@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from skjepa._utils.shown import SHOWN, html_table, three_digits
 from skjepa.scores.model import Terms
 
 UNUSUAL = 0.05
@@ -34,7 +35,7 @@ def meaning(term: str) -> str:
     return MEANING.get(term, f"{term} is low")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Explanation:
     """Hold the scores of samples, split into terms and compared with the fit samples.
 
@@ -122,8 +123,35 @@ class Explanation:
         side = "under" if deviation < 0 else "over"
         return f"{term} {part:+.2f} ({abs(deviation):.1f} sd {side} the mean, p = {p:.2g})"
 
+    def __repr__(self) -> str:
+        flagged = int((self.decision < 0).sum())
+        return f"Explanation({len(self)} samples, {flagged} flagged; terms: {', '.join(self.parts)})"
+
     def __str__(self) -> str:
         return "\n".join(self.words(i) for i in range(len(self)))
+
+    def _repr_html_(self) -> str:
+        """The lowest scores, with each term and its p-value, the unusual ones marked."""
+        shown = np.argsort(self.score, kind="stable")[:SHOWN].tolist()
+        rows = [
+            (
+                str(self.ids[i]),
+                three_digits(self.score[i]),
+                "" if np.isnan(self.score[i]) else "flagged" if self.decision[i] < 0 else "normal",
+                *(self._cell(name, i) for name in self.parts),
+            )
+            for i in shown
+        ]
+        title = "Terms of the score (p-value among the fit samples); * marks an unusual one"
+        if len(self) > SHOWN:
+            title = f"{title}. The {SHOWN} lowest scores of {len(self)}"
+        return html_table(("id", "score", "", *self.parts), rows, title=title)
+
+    def _cell(self, term: str, i: int) -> str:
+        if np.isnan(self.score[i]):
+            return ""
+        p = self.p_values[term][i]
+        return f"{self.parts[term][i]:+.2f} ({p:.2g}){' *' if p <= UNUSUAL else ''}"
 
 
 def explain_terms(

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from skjepa._utils.figures import ShownFigure
 from skjepa.data.images import as_picture
 from skjepa.inspection.volume_maps import VolumeMaps
 
@@ -32,8 +32,7 @@ def volume_maps_figure(images: Sequence[Any], maps: VolumeMaps, captions: Sequen
         All maps share one colour scale, in nats per patch. The number under each map is its log-volume minus the
         baseline.
     """
-    figure = Figure(figsize=(1.5 * len(maps) + 1, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = ShownFigure(figsize=(1.5 * len(maps) + 1, 3.6), layout="constrained")
     axes = figure.subplots(2, len(maps), squeeze=False)
     limit = float(np.percentile(np.abs(maps.shares), 99)) or 1.0
     _, height, width = maps.input_shape

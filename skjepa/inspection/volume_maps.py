@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skjepa import __version__
+from skjepa._utils.shown import SHOWN, html_pictures
 from skjepa._utils.validation import check_integer
+from skjepa.data.one_picture import listed
 from skjepa.encoders.encoder import Encoder, load_encoder
 from skjepa.extraction.observation import observed
+from skjepa.inspection.heat import heat_picture
 from skjepa.inspection.shapley import average_gradient, half_logdet, leading_subspace, lifted
 from skjepa.jacobian.volume import log_volume
 from skjepa.persistence.folder import portable, read_instance, write_folder
@@ -26,7 +29,7 @@ from skjepa.persistence.schema import Above
 from skjepa.scores.model import fit_score_model
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class VolumeMaps:
     """Hold the log-volumes of samples, split into contributions of patches.
 
@@ -66,6 +69,23 @@ class VolumeMaps:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        grid = " x ".join(map(str, self.shares.shape[1:]))
+        return f"VolumeMaps({len(self)} samples, {grid} patches of {self.patch_size})"
+
+    def _repr_html_(self) -> str:
+        """The maps of the first samples on one scale, in red where a patch makes a sample less normal."""
+        shown = self.shares[:SHOWN]
+        limit = float(np.abs(shown).max(initial=0.0))
+        captions = [
+            f"{name[:16]}: {volume - self.baseline:+.1f} nats"
+            for name, volume in zip(self.ids.tolist(), self.volume, strict=True)
+        ]
+        grids = [own if own.ndim == 2 else own[None] for own in shown]
+        pictures = [(heat_picture(-own, limit), caption) for own, caption in zip(grids, captions, strict=False)]
+        title = f"{len(shown)} of {len(self)} maps, one scale: red makes a sample less normal"
+        return html_pictures(pictures, title=title)
 
     def pixels(self, i: int) -> NDArray[np.float64]:
         """Return the share of each pixel's patch for sample `i`, (H, W), or of each feature's group, (d,)."""
@@ -288,6 +308,7 @@ def learn_volume_explainer(
     encoder = load_encoder(encoder)
     if patch_size is not None:
         check_integer("patch_size", patch_size, minimum=1)
+    X = listed(X)  # it is read twice
     collected = _MeanGrams(encoder, patch_size)
     extraction, _ = observed(encoder, X, collected.add, options)
     model = fit_score_model(extraction, formula="jepa", reference="knn", floor=floor, rank=rank)

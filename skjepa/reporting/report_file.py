@@ -17,6 +17,7 @@ from skjepa._utils.files import check_output, written_whole
 from skjepa._utils.validation import check_integer
 from skjepa.data.images import as_picture
 from skjepa.data.near_duplicates import Look, alike, is_alike, look_of
+from skjepa.data.one_picture import listed
 from skjepa.data.sources import Source, as_source, folder_source
 from skjepa.extraction.encoder_pass import embed
 from skjepa.extraction.extraction import Extraction
@@ -90,6 +91,7 @@ def report(
     True
     """
     path = check_output(path, (".html", ".htm"))
+    X = listed(X)  # it is read twice
     source = None if isinstance(X, Extraction) else as_source(X)
     measured = _measured(detector, X, store)
     scores, p_values = _judged(detector, X if measured is None else measured)

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skjepa.data.sources import Source
-from skjepa.detectors.conformal import conformal_p_values
 from skjepa.detectors.jepa_score import JEPAScoreDetector
 from skjepa.evaluation.metrics import detection_metrics
 from skjepa.evaluation.plotting import gallery_figure, save_figure
@@ -66,12 +65,19 @@ def score_group(
     started = time.perf_counter()
     extraction = detector.extract(source, store=store)
     seconds = (time.perf_counter() - started) / len(source)
-    scores = extraction.aligned(detector.score_samples(extraction))
-    calibration = detector.calibration_scores_
-    p_values = None if calibration is None else conformal_p_values(calibration, scores)
-    z, decisions = extraction.aligned(extraction.embeddings), scores - detector.offset_
-    reasons = reasons_of(detector, extraction)
-    return ScoredGroup(name, source, scores, p_values, decisions, extraction.errors, seconds, z, reasons)
+    found = detector.judge(extraction)
+    known = dict(zip(extraction.measured.tolist(), found.reasons, strict=True))
+    return ScoredGroup(
+        name,
+        source,
+        extraction.aligned(found.scores),
+        None if found.p_values is None else extraction.aligned(found.p_values),
+        extraction.aligned(found.decisions),
+        extraction.errors,
+        seconds,
+        extraction.aligned(extraction.embeddings),
+        [known.get(i, "") for i in range(len(source))],
+    )
 
 
 def reasons_of(detector: JEPAScoreDetector, extraction: Extraction) -> list[str]:
@@ -135,7 +141,7 @@ def score_picture(
 ) -> Path:
     """Draw histograms of all groups above the most and the least typical images, and save the figure."""
     histograms = {group.name: group.scores for group in groups}
-    if detector.calibration_scores_ is not None:
+    if detector.calibration_scores_ is not None and not detector.is_cross_calibrated:  # of folds they are no margins
         histograms = {"held-out normal images": detector.calibration_scores_, **histograms}
     by_name = {group.name: group for group in groups}
     caption = _group_name if len(groups) > 1 else _file_name

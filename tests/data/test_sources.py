@@ -1,5 +1,6 @@
 """Whatever is called data: the same pictures whichever way they come, and an error that names what is wrong."""
 
+import io
 import os
 import struct
 import zlib
@@ -414,7 +415,7 @@ BAD = [
     ("grey array", lambda tmp: np.zeros((2, 4, 4, 1)), ValueError, r"3 channels, last.*\(2, 4, 4, 1\)"),
     ("RGBA array", lambda tmp: np.zeros((2, 4, 4, 4), np.uint8), ValueError, "3 channels"),
     ("channels first", lambda tmp: np.zeros((2, 3, 4, 4)), ValueError, "3 channels"),
-    ("one image", lambda tmp: np.zeros((4, 4, 3)), ValueError, r"For one image give X\[np.newaxis\]"),
+    ("one RGBA image", lambda tmp: np.zeros((4, 4, 4)), ValueError, r"\(N, H, W, 3\).*\(4, 4, 4\)"),
     ("grey images", lambda tmp: np.zeros((5, 4, 4)), ValueError, r"\(N, H, W, 3\).*\(5, 4, 4\)"),
     ("list of grey", lambda tmp: [np.zeros((4, 4))] * 2, ValueError, r"\(N, H, W, 3\).*\(2, 4, 4\)"),
     ("one vector", lambda tmp: np.zeros(4), ValueError, r"\(n, d\).*\(4,\)"),
@@ -437,14 +438,16 @@ BAD = [
     ("paths and arrays", lambda tmp: [Path("a.png"), np.zeros((2, 2, 3))], TypeError, "mixes arrays and paths"),
     ("words in a table", lambda tmp: [["a", "b"], ["c", "d"]], TypeError, "give images, paths or vectors"),
     ("objects", lambda tmp: np.array([[1, "b"]], dtype=object), ValueError, "vectors must be numbers"),
-    ("bytes", lambda tmp: [b"a.png"], TypeError, "give images, paths or vectors"),
+    ("bytes in an array", lambda tmp: np.array([[b"a", b"b"]]), TypeError, "give images, paths or vectors"),
     ("sparse", lambda tmp: scipy.sparse.eye_array(3).tocsr(), TypeError, "sparse.*toarray"),
     ("NaN in a table", lambda tmp: [[1.0, np.nan]], ValueError, "NaN or infinite"),
     ("infinity in a table", lambda tmp: np.array([[np.inf]]), ValueError, "NaN or infinite"),
     ("uint8 tensor", lambda tmp: torch.zeros(2, 3, 4, 4, dtype=torch.uint8), ValueError, r"float \(N, 3, H, W\)"),
     ("grey tensor", lambda tmp: torch.zeros(2, 1, 4, 4), ValueError, r"float \(N, 3, H, W\)"),
     ("NaN in a tensor", lambda tmp: torch.full((2, 3, 4, 4), torch.nan), ValueError, "image 0: NaN"),
-    ("generator", lambda tmp: (x for x in [1]), TypeError, "got generator"),
+    ("generator of numbers", lambda tmp: (x for x in [1]), ValueError, r"\(n, d\).*\(1,\)"),
+    ("generator of kinds", lambda tmp: iter(["a.png", Image.new("RGB", (2, 2))]), TypeError, "iterator X mixes PIL"),
+    ("open file", lambda tmp: io.BytesIO(b"a.png"), TypeError, r"open file \(BytesIO\).*X.read\(\)"),
 ]
 
 

@@ -91,6 +91,49 @@ class TestFolds:
             JEPAScoreDetector(calibration=0.5, target_fpr=0.01).fit(np.concatenate([NORMAL[:60], NORMAL[:1]]))
 
 
+class TestRateAlone:
+    def test_few_samples_make_folds(self):
+        alone = KNNDetector(target_fpr=0.1).fit(NORMAL)
+        told = KNNDetector(target_fpr=0.1, calibration=5).fit(NORMAL)
+        assert (alone.calibration_, alone.n_samples_fit_, len(alone.calibration_scores_)) == (5, 200, 200)
+        np.testing.assert_array_equal(alone.score_samples(FRESH), told.score_samples(FRESH))
+
+    def test_many_samples_hold_a_share_out(self):
+        many = np.random.default_rng(5).normal(size=(500, 3))
+        alone = KNNDetector(target_fpr=0.05).fit(many)
+        told = KNNDetector(target_fpr=0.05, calibration=0.2).fit(many)
+        assert (alone.calibration_, alone.n_samples_fit_, len(alone.calibration_scores_)) == (0.2, 400, 100)
+        np.testing.assert_array_equal(alone.decision_function(FRESH[:, :3]), told.decision_function(FRESH[:, :3]))
+        assert KNNDetector(target_fpr=0.05).fit(many[:490]).calibration_ == 5
+
+    def test_nothing_is_calibrated_without_a_rate(self):
+        assert KNNDetector().fit(NORMAL).calibration_ is None
+
+    def test_groups_stay_together(self):
+        groups = np.arange(200) // 4
+        alone = KNNDetector(target_fpr=0.1).fit(NORMAL, groups=groups)
+        told = KNNDetector(target_fpr=0.1, calibration=5).fit(NORMAL, groups=groups)
+        np.testing.assert_array_equal(alone.score_samples(FRESH), told.score_samples(FRESH))
+
+    @pytest.mark.parametrize(("n", "lowest"), [(12, "0.077"), (6, "0.143"), (3, "0.25")])
+    def test_too_few_for_the_rate(self, n, lowest):
+        """The rate that the message names is then taken."""
+        with pytest.raises(ValueError, match=f"needs 19 calibration samples; got {n}, .* a rate of {lowest} or more"):
+            KNNDetector(target_fpr=0.05).fit(NORMAL[:n])
+        assert KNNDetector(target_fpr=float(lowest)).fit(NORMAL[:n]).calibration_ == min(n, 5)
+
+    def test_the_rate_is_kept(self):
+        """Over 60 fits on 60 rows each; the proof covers twice the rate, and about the rate is what is seen."""
+        rng = np.random.default_rng(6)
+        rows = rng.normal(size=(2000, 4))
+        flagged = []
+        for seed in range(60):
+            chosen = rng.permutation(2000)
+            detector = MahalanobisDetector(target_fpr=0.1, random_state=seed).fit(rows[chosen[:60]])
+            flagged.append((detector.predict(rows[chosen[60:1060]]) == -1).mean())
+        assert 0.05 < np.mean(flagged) < 0.1 + 3 * np.std(flagged) / np.sqrt(60)
+
+
 class TestNonFiniteScores:
     def test_of_the_fit(self):
         narrow = KernelDensity(kernel="tophat", bandwidth=1e-3)

@@ -155,7 +155,8 @@ class TestBaselines:
         with pytest.raises(ValueError, match="layer='sum' works with MahalanobisDetector alone"):
             KNNDetector(layer="sum").fit(passes[0])
         with pytest.raises(
-            TypeError, match="names a layer of an encoder, and X is no Extraction: give KNNDetector skjepa"
+            TypeError,
+            match="a layer of an encoder, and X holds rows of numbers; give images, or an Ex",
         ):
             KNNDetector(layer="stage 1").fit(np.zeros((10, 3)))
 

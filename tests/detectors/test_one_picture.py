@@ -1,6 +1,9 @@
 """One sample at a time: what is looked at once, everything from one pass, and memory that stays."""
 
 import gc
+import re
+import sys
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -96,6 +99,8 @@ def require_judgement(detector, X):
         assert found.p_values is None
     else:
         np.testing.assert_array_equal(found.p_values, detector.p_values(X))
+    explained = detector.explain(X) if hasattr(detector, "explain") else None
+    assert list(found.reasons) == [explained.reason(i) if explained else "" for i in range(len(found))]
 
 
 @pytest.mark.parametrize("options", [{}, {"calibration": 4, "target_fpr": 0.2}, {"calibration": 4}])
@@ -124,6 +129,47 @@ def test_judge_of_what_cannot_be_read(detector, tmp_path):
     assert found.labels[0] == -1
     assert np.isnan([found.scores[0], found.decisions[0], found.p_values[0]]).all()
     assert np.isfinite(found.scores[1])
+    assert found.ids.tolist() == ["a.png", "b.png"]
+    assert re.fullmatch(r".*a\.png: cannot be read as an image \(no format that is known\)", found.reasons[0])
+    assert str(found).splitlines()[0] == "0 of 2 flagged, 1 could not be read"
+    assert found.ranked.tolist() == [1, 0]
+    assert found.table().column("score").to_pylist()[0] is None
+
+
+def test_a_judgement_is_a_table(detector):
+    """Every number of the frame is one of the arrays; what is printed are the ten most atypical, in order."""
+    found = detector.judge(IMAGES)
+    frame = found.to_frame()
+    assert list(frame.columns) == ["id", "score", "decision", "label", "p_value", "reason"]
+    for name, values in {"score": found.scores, "decision": found.decisions, "p_value": found.p_values}.items():
+        np.testing.assert_array_equal(frame[name], values)
+    assert frame["label"].tolist() == found.labels.tolist() == detector.predict(IMAGES).tolist()
+    assert frame["id"].tolist() == found.ids.tolist()
+    assert (found.flagged == (frame["label"] == -1)).all()
+    first, head, *rows = str(found).splitlines()
+    assert first == f"{found.flagged.sum()} of 40 flagged; the 10 most atypical, .to_frame() has all"
+    assert head.split() == list(frame.columns)
+    lowest = frame.sort_values("score")[:10]
+    assert [row.split()[:2] for row in rows] == [[str(i), name] for i, name in lowest["id"].items()]
+    assert repr(found) == f"Judgement({found.flagged.sum()} of 40 flagged)"
+    assert found._repr_html_().count("<tr>") == 11
+
+
+def test_a_judgement_without_pandas(detector, monkeypatch):
+    found = detector.judge(IMAGES[:3])
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "pandas", None)
+        with pytest.raises(ImportError, match=r"pip install pandas, or call table\(\)"):
+            found.to_frame()
+    assert found.table().column("label").to_pylist() == found.labels.tolist()
+
+
+def test_names_in_a_page_are_escaped():
+    rows = np.random.default_rng(0).normal(size=(30, 3))
+    found = KNNDetector().fit(rows).judge(rows[:2])
+    shown = replace(found, ids=np.array(["<script>", "b"]))._repr_html_()
+    assert "<script>" not in shown
+    assert "&lt;script&gt;" in shown
 
 
 @pytest.mark.parametrize("n_calls", [1000, pytest.param(10_000, marks=pytest.mark.slow)])

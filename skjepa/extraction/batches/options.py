@@ -4,6 +4,7 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from skjepa._utils.progress import AUTO, check_progress
 from skjepa._utils.validation import check_choice, check_integer
 
 
@@ -21,8 +22,8 @@ class RunOptions:
         Number of threads that read samples in each process; -1 for one per core.
     on_error : {"raise", "skip"}
         Whether a sample that cannot be read raises an error, or gives a warning that names it.
-    progress : bool
-        Whether a bar is shown.
+    progress : bool or "auto"
+        Whether a bar is shown; "auto" shows one in a terminal or a notebook, after two seconds.
 
     Raises
     ------
@@ -34,9 +35,10 @@ class RunOptions:
     memory_budget: int | None = None
     n_jobs: int | None = None
     on_error: str = "raise"
-    progress: bool = False
+    progress: bool | str = False
 
     def __post_init__(self) -> None:
+        check_progress("progress", self.progress)
         check_choice("on_error", self.on_error, ("raise", "skip"))
         if self.memory_budget is not None:
             check_integer("memory_budget", self.memory_budget, minimum=1)
@@ -47,7 +49,9 @@ class RunOptions:
     def of(cls, estimator: Any, **changed: Any) -> "RunOptions":
         """Return the options from the parameters of an estimator (`verbose` for `progress`), except `changed` ones."""
         own = {name: getattr(estimator, name) for name in ("device", "memory_budget", "n_jobs", "on_error")}
-        return cls(**{**own, "progress": estimator.verbose > 0, **changed})
+        verbose = estimator.verbose
+        check_progress("verbose", verbose)
+        return cls(**{**own, "progress": verbose if verbose == AUTO else verbose > 0, **changed})
 
     @property
     def reading_threads(self) -> int:
@@ -58,7 +62,8 @@ class RunOptions:
     def parameters(self) -> dict[str, Any]:
         """The options as parameters of a detector or transformer."""
         own = asdict(self)
-        return {"verbose": int(own.pop("progress")), **own}
+        progress = own.pop("progress")
+        return {"verbose": progress if progress == AUTO else int(progress), **own}
 
     @property
     def keywords(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from functools import cached_property
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from skjepa._utils.progress import shows_bar
 from skjepa.data.sources import Source
 from skjepa.extraction.batches.measurement import Measurement
 from skjepa.extraction.cost.pass_cost import FirstLook, PassCost, duration, first_look, measured_cost
@@ -68,7 +69,7 @@ class Bill:
         TimeBudgetError
             If the estimate exceeds `time_budget`, in seconds.
         """
-        has_bar = self.measurement.run.progress
+        has_bar = shows_bar(self.measurement.run.progress)
         if time_budget is None and not self._may_take(TOLD_FROM if has_bar else WARNED_FROM, n_passes):
             return
         cost = self.cost if n_passes else self.measured(has_passes=False)

@@ -16,6 +16,7 @@ from skjepa.data.splits import checked_classes, folders_of
 from skjepa.detectors.adapter import EmbeddingDetector
 from skjepa.detectors.base import CalibratedDetector, Samples
 from skjepa.detectors.jepa_score import JEPAScoreDetector
+from skjepa.detectors.on_embeddings import OnEmbeddings
 from skjepa.extraction.extraction import Extraction
 
 _HELD_OUT = 0.2
@@ -54,11 +55,10 @@ def prune(
     normal : images, vectors or Extraction, optional
         A clean reference to learn from in place of X. X should not contain samples of it, which would score too high.
     detector : estimator, optional
-        It is cloned. Any detector other than a `JEPAScoreDetector` needs vectors or an Extraction as X; a scikit-learn
-        or PyOD detector gets the vectors or the embeddings. By default a `JEPAScoreDetector` that skips unreadable
-        images, with formula "joint" where `normal` is given, else "jepa" on the bundled encoder. A detector that learns
-        where the samples of X lie takes a cluster of junk for normal, because the cluster is dense. JEPA-SCORE depends
-        on the encoder alone (docs/guide/curation.md compares both).
+        It is cloned. A scikit-learn or PyOD detector gets the vectors, or the embeddings of the images. By default a
+        `JEPAScoreDetector` that skips unreadable images, with formula "joint" where `normal` is given, else "jepa" on
+        the bundled encoder. A detector that learns where the samples of X lie takes a cluster of junk for normal,
+        because the cluster is dense. JEPA-SCORE depends on the encoder alone (docs/guide/curation.md compares both).
     classes : "folders", array with one class per sample, or None
         Classes for `per_class` and for the counts in the result; "folders": the sub-folders of X.
         per_class : bool
@@ -164,6 +164,8 @@ def _measured(detector: Any, data: Samples, store: str | os.PathLike | None) -> 
     frozen = isinstance(detector, JEPAScoreDetector) and not data.is_vector and not _is(detector.method, "subspace")
     if frozen:
         return detector.extract(data, store=store)
+    if isinstance(detector, OnEmbeddings) and not data.is_vector:
+        return detector.embed_images(data, store=store)
     if store is not None:
         raise ValueError(
             "store= works with a frozen encoder, and this detector trains one, learns directions or has no encoder: "

@@ -1,5 +1,6 @@
 """`OnEmbeddings`: what detectors of embeddings share, which read them of images, of an Extraction or of rows."""
 
+import os
 import warnings
 from abc import abstractmethod
 from typing import Annotated, Any, ClassVar, Literal
@@ -91,11 +92,42 @@ class OnEmbeddings(CalibratedDetector):
         self._check_size(samples.ids, seed)  # some may have been skipped
         return samples
 
+    def embed_images(self, X: Any, *, store: str | os.PathLike | None = None) -> Extraction:
+        """Return the forward pass alone, with this detector's encoder and layers: `fit` and `score_samples` take it.
+
+        Parameters
+        ----------
+        X : images
+        store : path, optional
+            Folder that keeps finished images, and from which the run resumes.
+
+        Raises
+        ------
+        TypeError
+            X holds rows of numbers, or the detector was fitted on rows.
+        skjepa.encoders.FingerprintError
+            The encoder has changed since `fit`.
+        """
+        source = as_source(X)
+        if source.is_vector:
+            raise TypeError(f"X holds rows of numbers, which {type(self).__name__} takes as they are: give images")
+        if hasattr(self, "models_"):
+            return self._embedded(source, store)
+        return self._embedded_by(frozen_encoder(self.encoder, source), source, store)
+
     def _embedded_for_fit(self, source: Source, seed: int) -> Extraction:
         self._check_size(source.ids, seed)
         self.encoder_ = frozen_encoder(self.encoder, source)
-        layers = "auto" if self.layer in (CONCATENATED, SUM) else None if self.layer is None else [self.layer]
-        return extract(self.encoder_, source, method="forward", layers=layers, **RunOptions.of(self).keywords)
+        return self._embedded_by(self.encoder_, source)
+
+    def _embedded_by(
+        self, encoder: Encoder, source: Source, store: str | os.PathLike | None = None, **layers: Any
+    ) -> Extraction:
+        """Images as a fit reads them; `layers` are those of an earlier fit."""
+        if not layers:
+            chosen = "auto" if self.layer in (CONCATENATED, SUM) else None if self.layer is None else [self.layer]
+            layers = {"layers": chosen}
+        return extract(encoder, source, method="forward", store=store, **layers, **RunOptions.of(self).keywords)
 
     def _read(self, X: Any) -> Samples:
         X = listed(X)
@@ -114,7 +146,7 @@ class OnEmbeddings(CalibratedDetector):
             )
         return samples
 
-    def _embedded(self, source: Source) -> Extraction:
+    def _embedded(self, source: Source, store: str | os.PathLike | None = None) -> Extraction:
         """New images, by the encoder and the layers of the fit."""
         if self._settings is None:
             raise TypeError(
@@ -125,13 +157,12 @@ class OnEmbeddings(CalibratedDetector):
         encoder = encoder_of_fit(self.encoder_, self.encoder, source, fingerprint, estimator="detector", act="score")
         with encoder.unchanging(at_a_glance=len(source) <= _FEW):
             require_fingerprint(encoder.fingerprint, fingerprint, f"encoder {encoder.name!r}")
-            return extract(
+            return self._embedded_by(
                 encoder,
                 source,
-                method="forward",
+                store,
                 layers=self._settings.get("layers"),
                 layers_dtype=self._settings.get("layers_dtype") or "float32",
-                **RunOptions.of(self).keywords,
             )
 
     def _rows_of(self, X: Any, *, reset: bool) -> Source:

@@ -239,8 +239,8 @@ def _measured(detector: Any, X: Any, store: Any) -> Extraction | None:
 
 
 def _judged(detector: Any, samples: Any) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-    scores = detector.score_samples(samples)
-    return scores, None if detector.calibration_scores_ is None else detector.p_values(samples)
+    found = detector.judge(samples)
+    return found.scores, found.p_values
 
 
 def _reasons(detector: Any, measured: Extraction | None, *, is_whole: bool) -> list[str] | None:

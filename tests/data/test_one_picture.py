@@ -78,7 +78,7 @@ def test_bytes_are_known_as_their_file(path):
     of_bytes, of_file = as_source([content, content]), as_source(path)
     assert of_bytes.content(0) == of_bytes.content(1) == of_file.content(0)
     assert as_source(content, value_range=(0, 99)).content(0) == as_source(path, value_range=(0, 99)).content(0)
-    with pytest.raises(ImageReadError, match=r"image 1: cannot be read as an image \(no format that is known\)"):
+    with pytest.raises(ImageReadError, match=r"image 1: cannot be read as an image \(unknown format\)"):
         as_source([content, b"a.png"]).load(1)
 
 
@@ -112,5 +112,5 @@ def test_what_a_generator_may_hold_is_bounded(monkeypatch):
 
 def test_a_file_that_is_no_picture(tmp_path):
     (tmp_path / "scores.csv").write_text("id,score\n")
-    with pytest.raises(NotADirectoryError, match="is a file; give a folder, or the paths of image files"):
+    with pytest.raises(NotADirectoryError, match="is a file: give a folder, or the paths of image files"):
         as_source(tmp_path / "scores.csv")

@@ -9,7 +9,7 @@ from sklearn.base import clone
 from sklearn.ensemble import IsolationForest
 from torch.nn import functional
 
-from skjepa import EmbeddingDetector, KNNDetector, MahalanobisDetector, VectorJEPA, embed, extract, load_encoder
+from skjepa import EmbeddingDetector, KNNDetector, MahalanobisDetector, VectorJEPA, embed, extract, load_encoder, prune
 from skjepa.encoders import FingerprintError
 
 IMAGES = random_images(48)
@@ -115,6 +115,31 @@ def test_bad_images_are_skipped_and_flagged(encoder, folder, tmp_path):
     assert some.n_samples_fit_ == 40
 
 
+def test_a_collection_is_pruned_by_one_pass(encoder, folder, passes, tmp_path):
+    """With and without a clean reference; a store keeps the pass."""
+    made = extract(encoder, folder, method="forward", layers=None)
+    passes.clear()
+    pruned = prune(folder, keep=0.9, detector=KNNDetector(encoder=encoder), store=tmp_path / "store")
+    assert sum(passes) == 48
+    np.testing.assert_array_equal(pruned.kept, prune(made, keep=0.9, detector=KNNDetector()).kept)
+    passes.clear()
+    prune(folder, keep=0.9, detector=KNNDetector(encoder=encoder), store=tmp_path / "store")
+    assert not passes
+    clean = prune(folder / "new", target_fpr=0.2, normal=folder / "normal", detector=KNNDetector(encoder=encoder))
+    assert sum(passes) == 48
+    assert len(clean) == 8
+
+
+def test_images_are_embedded_apart_from_a_fit(encoder, folder):
+    detector = MahalanobisDetector(encoder=encoder, layer="sum")
+    made = detector.embed_images(folder / "normal")
+    np.testing.assert_allclose(
+        clone(detector).fit(made).score_samples(made), detector.fit(folder / "normal").score_samples(made), rtol=1e-9
+    )
+    with pytest.raises(TypeError, match="X holds rows of numbers"):
+        detector.embed_images(np.eye(4))
+
+
 def test_rows_stay_as_they_are():
     rows = np.random.default_rng(0).normal(size=(60, 3))
     detector = KNNDetector().fit(rows)
@@ -139,7 +164,7 @@ def test_images_after_a_fit_on_an_extraction(encoder):
     expected = KNNDetector().fit(made).score_samples(extract(encoder, NEW, method="forward"))
     detector = KNNDetector(encoder=encoder).fit(made)
     np.testing.assert_allclose(detector.score_samples(NEW), expected, rtol=1e-6)
-    with pytest.raises(FingerprintError, match="not the one of the fit"):
+    with pytest.raises(FingerprintError, match="give the encoder of the fit, or fit again with this one"):
         KNNDetector(encoder="bundled").fit(made).score_samples(NEW)
 
 

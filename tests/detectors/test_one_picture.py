@@ -130,7 +130,7 @@ def test_judge_of_what_cannot_be_read(detector, tmp_path):
     assert np.isnan([found.scores[0], found.decisions[0], found.p_values[0]]).all()
     assert np.isfinite(found.scores[1])
     assert found.ids.tolist() == ["a.png", "b.png"]
-    assert re.fullmatch(r".*a\.png: cannot be read as an image \(no format that is known\)", found.reasons[0])
+    assert re.fullmatch(r".*a\.png: cannot be read as an image \(unknown format\)", found.reasons[0])
     assert str(found).splitlines()[0] == "0 of 2 flagged, 1 could not be read"
     assert found.ranked.tolist() == [1, 0]
     assert found.table().column("score").to_pylist()[0] is None

@@ -146,7 +146,9 @@ def folder_source(folder: str | os.PathLike, value_range: ValueRange = None) -> 
     """
     root = Path(folder)
     if not root.exists():
-        raise FileNotFoundError(f"there is no folder {root}: give an existing folder of images")
+        raise FileNotFoundError(
+            f"there is no folder {root}, nor a file: give an existing folder of images, or an image file"
+        )
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is a file: give a folder, or the paths of image files")
     files = image_files(root)

@@ -2,12 +2,15 @@
 
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 PARTIAL = ".partial"
 """Ending of an unfinished file; a process that is killed while writing leaves one behind."""
+
+TABLE_SUFFIXES = (".parquet", ".csv")
+"""Of tables that are written and read."""
 
 
 @contextmanager
@@ -20,7 +23,11 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
     # The name is unique per process and thread, since several may write the same file; the last to finish wins.
     partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}{PARTIAL}")
     try:
+        partial.touch()
+        mode = partial.stat().st_mode
         yield partial
+        if partial.stat().st_mode != mode:  # safetensors writes files that only their owner may read
+            partial.chmod(mode)
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -51,3 +58,14 @@ def check_output(path: str | os.PathLike, suffixes: Iterable[str]) -> Path:
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f"{path.parent} is not writable: give another folder")
     return path
+
+
+def short_names(folders: Sequence[Path]) -> dict[str, Path]:
+    """Short unique names: the folder's own, with its parents' where two are alike."""
+    resolved = [folder.resolve() for folder in folders]
+    if len(set(resolved)) < len(resolved):
+        raise ValueError("a folder is given twice")
+    depth = 1
+    while len({path.parts[-depth:] for path in resolved}) < len(resolved):
+        depth += 1
+    return {"-".join(path.parts[-depth:]).strip("/"): path for path in resolved}

@@ -1,4 +1,4 @@
-"""Command line: `skjepa fit`, `score`, `report`, `bench`, `prune`, `pretrain`, `watch`, `serve`, `encoders`, `demo`."""
+"""Command line: one command per file of this folder, gathered here; errors and exit codes."""
 
 import os
 import sys
@@ -11,24 +11,30 @@ from rich.console import Console
 from rich.markup import escape
 
 from skjepa import __version__
+from skjepa.cli import checks
 from skjepa.cli.bench import bench
+from skjepa.cli.common import forget_what_is_kept, kept_so_far
 from skjepa.cli.config_file import read_config
 from skjepa.cli.encoders import encoders
+from skjepa.cli.explain import explain
+from skjepa.cli.fit import fit
+from skjepa.cli.inspect import inspect
 from skjepa.cli.pretrain import pretrain
 from skjepa.cli.prune import prune
 from skjepa.cli.report import report
-from skjepa.cli.score import fit, score
+from skjepa.cli.score import score
 from skjepa.cli.serve import serve
 from skjepa.cli.watch import watch
+from skjepa.cli.wording import in_options
 
 EXIT_OK, EXIT_CRASH, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 _EXIT_CODES = (
-    "Exit codes: 0 every image scored; 1 a bug; 2 bad input or options, nothing written; "
-    "3 finished, but some images could not be read (--on-error skip); 130 interrupted."
+    "Exit codes: 0 finished, every image was read; 1 a bug; 2 bad input or options, nothing was written; "
+    "3 finished, but some images could not be read; 130 interrupted."
 )
 
 app = typer.Typer(
-    help="Anomaly detection with pretrained JEPA-family vision encoders.\n\n" + _EXIT_CODES,
+    help="Find the images that are unlike normal ones, with pretrained vision encoders.\n\n" + _EXIT_CODES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -47,7 +53,10 @@ def _options(
     context: typer.Context,
     config: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="TOML file: a section a command, with lines such as image-size = 224."),
+        typer.Option(
+            metavar="FILE",
+            help="Options from a TOML file: one section per command, with lines such as image-size = 224.",
+        ),
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     _version: Annotated[
@@ -59,18 +68,19 @@ def _options(
         context.default_map = read_config(config, context.command.commands)  # type: ignore[attr-defined]
 
 
-for command in (fit, score, watch, serve, report, bench, prune, pretrain, encoders):
+for command in (score, report, explain, inspect, fit, watch, serve, bench, prune, pretrain, encoders):
     app.command()(command)
 
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for images, figures, scores.parquet and summary.json.")] = Path(
-        "demo-output"
-    ),
-    seed: Annotated[int, typer.Option(help="Of the splits.")] = 0,
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder for images, figures, scores.parquet and summary.json.", callback=checks.new_folder),
+    ] = Path("demo-output"),
+    seed: Annotated[int, typer.Option(help="Seed of the splits.", callback=checks.seed)] = 0,
 ) -> int:
-    """Find coins, bricks and grass in images of gravel that an installed package carries: no download."""
+    """Find coins, bricks and grass in images of gravel that an installed package contains: nothing is downloaded."""
     from skjepa.cli.demo import run_demo
 
     run_demo(out, seed=seed, console=_stdout)
@@ -78,7 +88,7 @@ def demo(
 
 
 def _show_warning(message: Any, *_: Any, **__: Any) -> None:
-    _stderr.print(f"[yellow]warning:[/yellow] {escape(str(message))}", highlight=False, soft_wrap=True)
+    _stderr.print(f"[yellow]warning:[/yellow] {escape(in_options(str(message)))}", highlight=False, soft_wrap=True)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -90,11 +100,11 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _run(args: list[str] | None) -> int | None:
+    forget_what_is_kept()
     try:
-        return app(args=args, prog_name="skjepa", standalone_mode=False)
+        code = app(args=args, prog_name="skjepa", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        _stderr.print("interrupted")
-        return EXIT_INTERRUPTED
+        code = EXIT_INTERRUPTED
     except (ValueError, TypeError, OSError, MemoryError) as error:
         return _fail(error, EXIT_BAD_INPUT)
     except Exception as error:
@@ -102,11 +112,14 @@ def _run(args: list[str] | None) -> int | None:
             error.show()
             return EXIT_BAD_INPUT
         return _fail(error, EXIT_CRASH)
+    if code == EXIT_INTERRUPTED:  # Typer turns Ctrl-C into this code
+        _stderr.print(f"interrupted: {escape(kept_so_far())}", highlight=False, soft_wrap=True)
+    return code
 
 
 def _fail(error: Exception, code: int) -> int:
     if os.environ.get("SKJEPA_DEBUG"):
         raise error
     hint = "" if code == EXIT_BAD_INPUT else f" ({type(error).__name__}; run `skjepa --debug ...` for the traceback)"
-    _stderr.print(f"[red]error:[/red] {escape(str(error))}{hint}", highlight=False, soft_wrap=True)
+    _stderr.print(f"[red]error:[/red] {escape(in_options(str(error)))}{hint}", highlight=False, soft_wrap=True)
     return code

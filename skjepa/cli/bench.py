@@ -1,4 +1,4 @@
-"""`skjepa bench`: detectors against each other on folders of one's own."""
+"""`skjepa bench`: detectors compared on your own folders."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,8 +7,11 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from skjepa._utils.files import short_names
+from skjepa.cli import checks
 from skjepa.cli.bill import settle
-from skjepa.cli.common import chosen_encoder, measured, print_json, running
+from skjepa.cli.common import chosen_encoder, measured, print_json, require_readable, running, store_if_interrupted
+from skjepa.cli.normal_images import check_what_is_measured
 from skjepa.cli.options import (
     AsJson,
     Budget,
@@ -24,6 +27,7 @@ from skjepa.cli.options import (
     Quiet,
     ReadThreads,
     Scheduler,
+    StoreFolder,
     Weights,
     Yes,
 )
@@ -32,15 +36,41 @@ _stdout, _stderr = Console(), Console(stderr=True)
 
 
 def bench(
-    more: Annotated[list[Path] | None, typer.Argument(metavar="[OOD_DIR]...", help="Further folders of --ood.")] = None,
-    normal: Annotated[Path, typer.Option("--id", metavar="ID_DIR", help="Folder of normal images.")] = ...,  # type: ignore[assignment]
-    ood: Annotated[list[Path] | None, typer.Option("--ood", metavar="OOD_DIR", help="Folders of other images.")] = None,
+    more: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[OOD_DIR]...", help="Further folders of --ood.", callback=checks.image_folder),
+    ] = None,
+    normal: Annotated[
+        Path,
+        typer.Option(
+            "--normal", "--id", metavar="NORMAL_DIR", help="Folder of normal images.", callback=checks.image_folder
+        ),
+    ] = ...,  # type: ignore[assignment]
+    ood: Annotated[
+        list[Path] | None,
+        typer.Option("--ood", metavar="OOD_DIR", help="Folders of other images.", callback=checks.image_folder),
+    ] = None,
     encoder: EncoderName = "auto",
-    out: Annotated[Path, typer.Option(help="Folder for tables, scores and pictures.")] = Path("benchmark-output"),
+    out: Annotated[
+        Path, typer.Option(help="Folder for tables, scores and pictures.", callback=checks.new_folder)
+    ] = Path("benchmark-output"),
     image_size: ImageSize = None,
     weights: Weights = None,
-    fit: Annotated[float, typer.Option(help="Share of the normal images to fit on.")] = 0.5,
-    calibration: Annotated[float, typer.Option(help="Share of them to calibrate on; the rest is for the test.")] = 0.2,
+    fit: Annotated[
+        float,
+        typer.Option(
+            "--fit-share",
+            help="Share of the normal images to fit on.",
+            callback=checks.number(above=0.0, below=1.0),
+        ),
+    ] = 0.5,
+    calibration: Annotated[
+        float,
+        typer.Option(
+            help="Share of the normal images to calibrate on; the rest is for the test.",
+            callback=checks.number(above=0.0, below=1.0),
+        ),
+    ] = 0.2,
     method: Method = "auto",
     directions: NDirections = None,
     layers: Layers = "auto",
@@ -49,44 +79,56 @@ def bench(
     passes: Annotated[
         str,
         typer.Option(
-            help="Numbers of backward passes to judge the default detector with as well, such as '0, 4, 16' (random "
-            "directions); 'none'; or 'auto' (these three, where all K passes are made anyway)."
+            help="Numbers of backward passes with which the default detector is compared as well, such as '0, 4, 16' "
+            "(random directions); 'none'; or 'auto' (these three, where all K passes are made anyway)."
         ),
     ] = "auto",
     limit: Limit = None,
     drop_repeats: Annotated[
-        bool, typer.Option("--drop-repeats", help="Leave out images found twice, instead of reporting them.")
+        bool,
+        typer.Option(
+            "--drop-repeats", help="Leave out images that are found twice; by default they are kept and reported."
+        ),
     ] = False,
-    memory: Annotated[Path | None, typer.Option(help="Folder that keeps finished images: the run resumes.")] = None,
+    store: StoreFolder = None,
+    memory: Annotated[Path | None, typer.Option(hidden=True, callback=checks.new_folder)] = None,
     device: Device = "auto",
     n_jobs: Processes = None,
     dask: Scheduler = None,
     read_threads: ReadThreads = None,
-    on_error: OnError = "raise",
-    n_resamples: Annotated[int, typer.Option("--resamples", help="Bootstrap samples behind each interval.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the splits, --limit and the bootstrap.")] = 0,
+    on_error: OnError = "skip",
+    n_resamples: Annotated[
+        int, typer.Option("--resamples", help="Bootstrap samples behind each interval.", callback=checks.integer(1))
+    ] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the splits, --limit and the bootstrap.", callback=checks.seed)] = 0,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
-    """Compare the default detector with its rivals: one folder is normal, the others are not.
+    """Compare detectors on your folders: one folder is normal, the others are not.
 
-    Splits never overlap, and images found twice are reported. Writes results.json, scores.parquet, table.md and
-    pictures, among them AUROC against seconds (pareto.png). Sub-folders of the normal folder are taken for classes.
+    Images for the fit, the calibration and the test never overlap, and images found twice are reported. Writes
+    results.json, scores.parquet, table.md and pictures, among them AUROC against seconds (pareto.png). Sub-folders of
+    the normal folder are its classes.
 
-    Example: skjepa bench --id normal/ --ood digits/ textures/ --encoder bundled
+    Example: skjepa bench --normal normal/ --ood digits/ textures/ --encoder bundled
     """
+    folders = [*(ood or []), *(more or [])]
+    if not folders:
+        raise ValueError("give at least one folder of other images: --ood DIR")
+    named, numbers = short_names(folders), _numbers(passes)
+    if fit + calibration >= 1:
+        raise ValueError(f"--fit-share {fit:g} and --calibration {calibration:g} leave no normal images for the test")
+    check_what_is_measured("joint", method, layers, directions)
+    store = store or memory
+    store_if_interrupted(store)
+
     from skjepa.data.sources import folder_source
     from skjepa.detectors.jepa_score import JEPAScoreDetector
     from skjepa.evaluation.benchmark import run_benchmark
     from skjepa.extraction.processes.pools import workers
-    from skjepa.reporting.score_table import short_names
 
-    folders = [*(ood or []), *(more or [])]
-    if not folders:
-        raise ValueError("give at least one folder of other images: --ood DIR")
-    if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"{out} is a file: --out names a folder")
     sources = [folder_source(folder).sample(limit, seed) for folder in (normal, *folders)]
+    require_readable(sources, on_error)
     detector = JEPAScoreDetector(
         chosen_encoder(encoder, image_size, weights, sources[0], quiet=quiet),
         **measured(method, directions, layers),
@@ -96,13 +138,13 @@ def bench(
         settle(detector, sources, budget=budget, yes=yes, quiet=quiet)
         result = run_benchmark(
             normal,
-            short_names(folders),
+            named,
             encoder=detector.encoder,
             fit=fit,
             calibration=calibration,
             limit=limit,
             on_repeats="drop" if drop_repeats else "report",
-            memory=memory,
+            memory=store,
             device=device,
             n_jobs=read_threads,
             on_error=on_error,
@@ -112,7 +154,7 @@ def bench(
             method=detector.method,
             n_directions=detector.n_directions,
             layers=detector.layers,
-            passes=_numbers(passes),
+            passes=numbers,
         )
     written = result.save(out)
     code = 3 if any(result.settings["unreadable"].values()) else 0

@@ -1,8 +1,7 @@
-"""The bill: what a command will take, the cheaper choices, and whether to go on."""
+"""The bill: how long a command will take, the cheaper choices, and whether to continue."""
 
 import json
 import math
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from skjepa.cli.checks import seconds_of
+
 if TYPE_CHECKING:
     from skjepa.data.sources import Source
     from skjepa.detectors.jepa_score import JEPAScoreDetector
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 _stderr = Console(stderr=True)
 _TOLD_FROM, _ASKED_FROM = 10.0, 60.0  # seconds
-_UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 _VALUES = Path(__file__).with_name("value_of_passes.json")
 
 
@@ -127,15 +127,7 @@ def _present(
             f"Memory: up to {memory:.1f} GiB (--memory-budget). {_FIXED if is_fixed else _ADVICE}", highlight=False
         )
     if seconds > _ASKED_FROM and limit is None and not (yes or quiet) and sys.stdin.isatty():
-        typer.confirm("Go on?", default=True, abort=True, err=True)
-
-
-def seconds_of(budget: str) -> float:
-    """Seconds of "90s", "10m", "1.5h" or "2d"; a number alone is of seconds. Raises ValueError."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", budget.lower())
-    if found is None or (found[2] or "s") not in _UNITS or not float(found[1]):
-        raise ValueError(f"--budget is a time such as 90s, 10m or 1.5h; got {budget!r}")
-    return float(found[1]) * _UNITS[found[2] or "s"]
+        typer.confirm("Continue?", default=True, abort=True, err=True)
 
 
 def passes_of(choice: "Choice", n_components: int) -> int:
@@ -190,8 +182,8 @@ def _change(n_passes: int, n_components: int) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-_FIXED = "The method is that of the fit; --limit scores fewer images, --yes does not ask."
+_FIXED = "The method is the one of the fit; --limit scores fewer images, --yes does not ask."
 _ADVICE = (
-    "AUROC: change against the most passes measured, of the encoders in docs/results/passes.md. --budget 10m chooses "
-    "what fits, --yes does not ask, --store keeps finished images for a next run."
+    "AUROC: change against the most passes that were measured, over the encoders in docs/results/passes.md. --budget "
+    "10m chooses what fits, --yes does not ask, --store keeps finished images for the next run."
 )

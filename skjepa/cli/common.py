@@ -1,7 +1,9 @@
 """What several commands share: the options of a run, JSON answers, saved detectors and the summary table."""
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,33 @@ if TYPE_CHECKING:
     from skjepa.data.sources import Source
     from skjepa.detectors.jepa_score import JEPAScoreDetector
     from skjepa.encoders.encoder import Encoder
+
+
+_NOTHING_KEPT = "nothing was written"
+_kept: list[Callable[[], str]] = []
+
+
+def if_interrupted(said: Callable[[], str]) -> None:
+    """Say so when Ctrl-C stops this command: what is kept, and how to continue; called when it happens."""
+    _kept.append(said)
+
+
+def forget_what_is_kept() -> None:
+    """At the start of a command."""
+    _kept.clear()
+
+
+def kept_so_far() -> str:
+    """What the running command has kept, and how to continue."""
+    return _kept[-1]() if _kept else _NOTHING_KEPT
+
+
+def store_if_interrupted(store: Path | None) -> None:
+    """For a command that keeps finished images in a store, or could."""
+    if store is None:
+        if_interrupted(lambda: f"{_NOTHING_KEPT}; with --store FOLDER finished images are kept for the next run")
+    else:
+        if_interrupted(lambda: f"finished images are kept in {store}; type the same command again to continue")
 
 
 def running(
@@ -73,19 +102,38 @@ def saved_detector(
     return JEPAScoreDetector.load(folder, encoder=given)
 
 
+def require_readable(sources: Iterable["Source"], on_error: str) -> None:
+    """With --on-error raise, read every image before any expensive work: the first unreadable one stops the command."""
+    if on_error != "raise":
+        return
+    for source in sources:
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+            for _ in threads.map(source.load, range(len(source))):
+                pass
+
+
 def summary_table(rows: Sequence[dict[str, Any]], *, title: str, caption: str) -> Table:
-    """The summary for a terminal."""
+    """Return one row per group of images for a terminal; measures of separation where they are known."""
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
-    table.add_column("images")
-    for heading in ("flagged / total", "AUROC", "AUPR", "FPR@95", "s / image"):
+    is_labelled, is_judged = any("normal_images" in row for row in rows), any("auroc" in row for row in rows)
+    table.add_column("images", overflow="fold")
+    flagged = ("flagged normal", "flagged anomalous") if is_labelled else ("flagged / total",)
+    for heading in (*flagged, *(("AUROC", "AUPR", "FPR@95") if is_judged else ()), "s / image"):
         table.add_column(heading, justify="right")
     for row in rows:
-        metrics = (row.get("auroc"), row.get("aupr_out"), row.get("fpr95_outlier_positive"))
-        unreadable = f" ({row['unreadable']} unreadable)" if row["unreadable"] else ""
+        counts = [_share(row, "flagged", "images")]
+        if is_labelled:
+            counts = [_share(row, f"{kind}_flagged", f"{kind}_images") for kind in ("normal", "anomalous")]
+        counts[0] += f" ({row['unreadable']} unreadable)" if row["unreadable"] else ""
+        metrics = [row.get(name) for name in ("auroc", "aupr_out", "fpr95_outlier_positive")] if is_judged else []
         table.add_row(
             row["group"],
-            f"{row['flagged']} / {row['images']}{unreadable}",
+            *counts,
             *("-" if value is None else f"{value:.3f}" for value in metrics),
             f"{row['seconds_per_image']:.4f}",
         )
     return table
+
+
+def _share(row: dict[str, Any], part: str, whole: str) -> str:
+    return f"{row[part]} / {row[whole]}"

@@ -7,15 +7,21 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from skjepa.cli import checks
 from skjepa.cli.common import print_json
 from skjepa.cli.options import AsJson
 
-OnlySize = Annotated[int | None, typer.Option("--image-size", help="Only encoders at this side of the image.")]
+OnlySize = Annotated[
+    int | None,
+    typer.Option(
+        "--image-size", help="List only encoders for images of this side, in pixels.", callback=checks.integer(1)
+    ),
+]
 _SKETCH = 16
 
 
 def encoders(image_size: OnlySize = None, as_json: AsJson = False) -> None:
-    """List the encoders known to work, with what a score costs by the forward pass alone, by a sketch and exactly."""
+    """List the encoders known to work, with the seconds per image that a score takes."""
     from dataclasses import asdict
 
     from skjepa.encoders.catalog import encoder_costs
@@ -24,7 +30,7 @@ def encoders(image_size: OnlySize = None, as_json: AsJson = False) -> None:
     costs = [cost for cost in known if image_size in (None, cost.image_size)]
     if not costs:
         sizes = ", ".join(map(str, sorted({cost.image_size for cost in known})))
-        raise ValueError(f"no encoder is listed at {image_size} pixels; listed are {sizes}")
+        raise ValueError(f"--image-size: no encoder is listed at {image_size} pixels; listed are {sizes}")
     rate = _matrix_rate()
     if as_json:
         print_json({"encoders": [asdict(cost) for cost in costs], "tflop_per_second_here": rate / 1e12})
@@ -45,11 +51,11 @@ def encoders(image_size: OnlySize = None, as_json: AsJson = False) -> None:
     console = Console()
     console.print(table)
     console.print(
-        "size: pixels a side, the encoder's own; * with image_size=, as in the published figures. K: length of the "
-        "embedding. forward: --method forward, no backward pass, what large encoders and tables get by default. "
-        f"sketch: --method sketch --directions {_SKETCH}. exact: --method exact, K backward passes. Seconds are a "
-        f"lower bound for this machine's CPU, at the {rate / 1e12:.2g} TFLOP/s that a float32 matrix product reached "
-        "just now; divide by your GPU's advantage.",
+        "size: side of the images in pixels, the encoder's own; * with --image-size, as in the published figures. K: "
+        "length of the embedding. forward: --method forward, no backward pass, default for large encoders and tables. "
+        f"sketch: --method sketch --directions {_SKETCH}. exact: --method exact, K backward passes. Seconds "
+        f"are a lower bound for this machine's CPU, at the {rate / 1e12:.2g} TFLOP/s that a float32 matrix product "
+        "reached just now. A GPU is faster by the ratio of its rate to that.",
         highlight=False,
     )
 

@@ -8,9 +8,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from skjepa._utils.files import TABLE_SUFFIXES
+from skjepa.cli import checks
 from skjepa.cli.bill import settle
-from skjepa.cli.common import chosen_encoder, measured, print_json, running
+from skjepa.cli.common import chosen_encoder, measured, print_json, running, store_if_interrupted
+from skjepa.cli.normal_images import check_what_is_measured
 from skjepa.cli.options import (
+    FORMULAS,
     AsJson,
     Budget,
     Device,
@@ -20,6 +24,7 @@ from skjepa.cli.options import (
     MemoryBudget,
     Method,
     NDirections,
+    OnError,
     Processes,
     Quiet,
     ReadThreads,
@@ -40,37 +45,71 @@ _SHOWN = 20
 
 def prune(
     source: Annotated[
-        Path, typer.Argument(metavar="FOLDER|TABLE", help="Images to prune, or a table of scores: .parquet or .csv.")
+        Path,
+        typer.Argument(
+            metavar="FOLDER|TABLE", help="Images to choose from, or a table of their scores: .parquet or .csv."
+        ),
     ],
-    keep: Annotated[float | None, typer.Option(help="Share to keep, the most normal.")] = None,
+    keep: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the images to keep, the most normal ones.", callback=checks.number(above=0.0, below=1.0)
+        ),
+    ] = None,
     alpha: Annotated[
         float | None,
-        typer.Option(help="Drop what is unlike --normal instead, and at most this share of what is like it."),
+        typer.Option(
+            help="Instead of --keep: drop what is unlike --normal, and at most this share of what is like it.",
+            callback=checks.number(above=0.0, below=1.0),
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Kept list: .txt (a name a line), .csv or .parquet (with scores).")] = Path(
-        "kept.txt"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="List of kept images: .txt (one name per line), .csv or .parquet (with scores).",
+            callback=checks.output(_LISTS),
+        ),
+    ] = Path("kept.txt"),
     scores: Annotated[
-        Path | None, typer.Option(help="Table of all images to write, which a further run can start from.")
+        Path | None,
+        typer.Option(
+            help="Table of all images to write, from which a further run can start.",
+            callback=checks.output(TABLE_SUFFIXES),
+        ),
     ] = None,
     normal: Annotated[
         Path | None,
-        typer.Option(metavar="NORMAL_DIR", help="Clean images to learn from (default: from FOLDER, junk and all)."),
+        typer.Option(
+            metavar="NORMAL_DIR",
+            help="Clean images to learn from (default: FOLDER itself, junk included).",
+            callback=checks.image_folder,
+        ),
     ] = None,
     per_class: Annotated[
-        bool, typer.Option("--per-class", help="Keep the share of each sub-folder, so that no rare class vanishes.")
+        bool, typer.Option("--per-class", help="Keep this share of each sub-folder, so that no rare class vanishes.")
     ] = False,
     drop_copies: Annotated[bool, typer.Option("--drop-copies", help="Keep one of identical files.")] = False,
     folds: Annotated[
-        int, typer.Option(help="Models that share FOLDER: each scores images that it has not learned from.")
+        int,
+        typer.Option(
+            help="Models among which FOLDER is divided: each scores images that it has not learned from.",
+            callback=checks.integer(2),
+        ),
     ] = 5,
-    rounds: Annotated[int, typer.Option(help="Above 1: learn once more, from what the round before keeps.")] = 1,
-    calibration: Annotated[float, typer.Option(help="Share of NORMAL_DIR held out for --alpha.")] = 0.2,
+    rounds: Annotated[
+        int,
+        typer.Option(help="Above 1: learn again from what the previous round keeps.", callback=checks.integer(1)),
+    ] = 1,
+    calibration: Annotated[
+        float,
+        typer.Option(help="Share of NORMAL_DIR held out for --alpha, or a number of folds.", callback=checks.held_out),
+    ] = 0.2,
     formula: Annotated[
         str | None,
         typer.Option(
-            help="'joint', 'density' or 'jepa', the paper's score alone (default: 'joint' with --normal, else 'jepa', "
-            "for a cluster of junk would teach the others that it is normal).",
+            help="Score: 'joint', 'density' or 'jepa', the paper's score alone (default: 'joint' with --normal, else "
+            "'jepa', because a cluster of junk would make the others look normal).",
+            callback=checks.one_of(FORMULAS),
         ),
     ] = None,
     encoder: EncoderName = "auto",
@@ -87,26 +126,17 @@ def prune(
     n_jobs: Processes = None,
     dask: Scheduler = None,
     read_threads: ReadThreads = None,
-    on_error: Annotated[
-        str, typer.Option(help="An unreadable image: 'skip' (it is not kept, and reported) or 'raise'.")
-    ] = "skip",
-    seed: Annotated[int, typer.Option(help="Of the folds and of the calibration split.")] = 0,
+    on_error: OnError = "skip",
+    seed: Annotated[
+        int, typer.Option(help="Seed of the folds and of the calibration split.", callback=checks.seed)
+    ] = 0,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
-    """Write the list of the images worth keeping. No image is moved or deleted.
+    """Write a list of the images worth keeping. No image is moved or deleted.
 
     Example: skjepa prune images/ --keep 0.7 --per-class --out kept.txt --scores scores.parquet
     """
-    from skjepa._utils.files import check_output
-    from skjepa.curation import collection
-    from skjepa.data.sources import folder_source
-    from skjepa.detectors.jepa_score import JEPAScoreDetector
-    from skjepa.extraction.processes.pools import workers
-    from skjepa.reporting.score_table import TABLE_SUFFIXES, write_table
-
-    out = check_output(out, _LISTS)
-    scores = None if scores is None else check_output(scores, TABLE_SUFFIXES)
     if (keep is None) == (alpha is None):
         raise ValueError("give --keep, a share, or --alpha, a false-positive rate, and not both")
     of_table = source.suffix.lower() in TABLE_SUFFIXES and not source.is_dir()
@@ -115,15 +145,28 @@ def prune(
     if alpha is not None and normal is None and not of_table:
         raise ValueError("--alpha needs clean images to calibrate on: give --normal, or --keep in its place")
     if of_table:
+        checks.require_table("TABLE", source)
+    else:
+        checks.require_images("FOLDER", source)
+        formula = formula or ("jepa" if normal is None else "joint")
+        check_what_is_measured(formula, method, layers, directions)
+    store_if_interrupted(store)
+
+    from skjepa.curation import collection
+    from skjepa.data.sources import folder_source
+    from skjepa.detectors.jepa_score import JEPAScoreDetector
+    from skjepa.extraction.processes.pools import workers
+    from skjepa.reporting.score_table import write_table
+
+    if of_table:
         pruned = _of_table(source, keep=keep, target_fpr=alpha, per_class=per_class, drop_copies=drop_copies)
     else:
         images = folder_source(source)
-        formula = formula or ("jepa" if normal is None else "joint")
         if encoder == "auto" and formula == "jepa":
             encoder = "bundled"  # K backward passes per image, for which larger encoders are too slow
         detector = JEPAScoreDetector(
             chosen_encoder(encoder, image_size, weights, images, quiet=quiet),
-            formula=formula,
+            formula=formula or "joint",
             calibration=calibration,
             random_state=seed,
             **measured(method, directions, layers),

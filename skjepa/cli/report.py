@@ -1,4 +1,4 @@
-"""`skjepa report`: a page for people from a table of scores."""
+"""`skjepa report`: an HTML page made from a table of scores."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,43 +7,64 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from skjepa.cli import checks
 from skjepa.cli.common import print_json
-from skjepa.cli.options import AsJson, EncoderName, ImageSize, Quiet, Weights
+from skjepa.cli.options import AsJson, EncoderName, ImageSize, Quiet, SavedDetector, Weights
 
 _stdout = Console()
 
 
 def report(
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help="What `skjepa score` wrote: .parquet or .csv.")],
-    out: Annotated[Path | None, typer.Option(help="Page to write (default: next to the table, .html).")] = None,
-    images: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="DIR", help="Where the images lie now; again for each folder that was scored, in order."),
-    ] = None,
-    normal: Annotated[
-        Path | None, typer.Option(metavar="NORMAL_DIR", help="Where the normal images lie now, for the neighbours.")
-    ] = None,
-    detector: Annotated[
+    table: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TABLE", help="Table that `skjepa score` wrote: .parquet or .csv.", callback=checks.table_file
+        ),
+    ],
+    out: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER",
-            help="Saved detector: neighbours, maps and diagnosis from it, where the table (a .csv) has none.",
+            help="Page to write (default: next to the table, .html).", callback=checks.output((".html", ".htm"))
         ),
     ] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of the images, if the table is a .csv or they were moved; once for each folder that was "
+            "scored, in the same order.",
+            callback=checks.folder,
+        ),
+    ] = None,
+    normal: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="NORMAL_DIR",
+            help="Folder of the normal images, if they were moved: nearest ones are shown.",
+            callback=checks.image_folder,
+        ),
+    ] = None,
+    detector: SavedDetector = None,
     encoder: EncoderName = "auto",
     image_size: ImageSize = None,
     weights: Weights = None,
-    title: Annotated[str | None, typer.Option(help="Heading (default: the table's name).")] = None,
-    gallery: Annotated[int, typer.Option(help="Images in each gallery, at most.")] = 24,
+    title: Annotated[str | None, typer.Option(help="Heading of the page (default: name of the table).")] = None,
+    gallery: Annotated[int, typer.Option(help="Images in each gallery, at most.", callback=checks.integer(1))] = 24,
     no_duplicates: Annotated[
-        bool, typer.Option("--no-duplicates", help="Do not look for near-duplicates: no image is read but those shown.")
+        bool,
+        typer.Option(
+            "--no-duplicates", help="Do not look for near-duplicates: only the images that are shown are read."
+        ),
     ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
-    """Write one HTML file that shows which images are odd. It needs no network and nothing beside it.
+    """Write one HTML file that shows which images are odd and why. It works offline and needs no other file.
 
-    Example: skjepa score --fit normal/ incoming/ && skjepa report scores.parquet
+    With --detector, neighbours, maps and diagnosis are computed where the table (a .csv) has none; that takes one
+    forward pass per image.
+
+    Example: skjepa score --normal normal/ incoming/ && skjepa report scores.parquet
     """
     from skjepa.cli.common import saved_detector
     from skjepa.reporting.report_file import report_of_table

@@ -1,7 +1,8 @@
-"""`skjepa fit` and `skjepa score`: a detector of a folder of normal images, and what it says of other folders."""
+"""`skjepa score`: which images of some folders are unlike normal ones."""
 
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,8 +10,27 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from skjepa.cli import atypical, checks
 from skjepa.cli.bill import settle, settle_fitted
-from skjepa.cli.common import chosen_encoder, measured, print_json, running
+from skjepa.cli.common import (
+    chosen_encoder,
+    measured,
+    print_json,
+    require_readable,
+    running,
+    store_if_interrupted,
+    summary_table,
+)
+from skjepa.cli.labels import check_labels, judged, read_labels
+from skjepa.cli.normal_images import (
+    Threshold,
+    check_what_is_measured,
+    fitted,
+    n_images,
+    rule_in_words,
+    rule_of,
+    unfitted,
+)
 from skjepa.cli.options import (
     Alpha,
     AsJson,
@@ -27,11 +47,11 @@ from skjepa.cli.options import (
     MemoryBudget,
     Method,
     NDirections,
-    NormalFolder,
     OnError,
     Processes,
     Quiet,
     ReadThreads,
+    SavedDetector,
     Scheduler,
     StoreFolder,
     Views,
@@ -40,106 +60,58 @@ from skjepa.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from skjepa.data.sources import Source
-    from skjepa.detectors.jepa_score import JEPAScoreDetector
-    from skjepa.extraction.extraction import Extraction
-
+    from skjepa.reporting.scored_groups import ScoredGroup
 
 _stdout, _stderr = Console(), Console(stderr=True)
 _PICTURES = (".png", ".pdf", ".svg", ".jpg")
-
-
-def fit(
-    normal: NormalFolder,
-    out: Annotated[Path, typer.Option(help="Folder to save the detector in.")] = Path("detector"),
-    encoder: EncoderName = "auto",
-    alpha: Alpha = 0.05,
-    calibration: HeldOut = 0.2,
-    contamination: Contamination = None,
-    formula: Formula = "joint",
-    image_size: ImageSize = None,
-    weights: Weights = None,
-    method: Method = "auto",
-    directions: NDirections = None,
-    layers: Layers = "auto",
-    budget: Budget = None,
-    yes: Yes = False,
-    local: Local = False,
-    views: Views = 1,
-    limit: Limit = None,
-    store: StoreFolder = None,
-    device: Device = "auto",
-    memory_budget: MemoryBudget = None,
-    n_jobs: Processes = None,
-    dask: Scheduler = None,
-    read_threads: ReadThreads = None,
-    on_error: OnError = "raise",
-    seed: Annotated[int, typer.Option(help="Of the calibration split, the views and --limit.")] = 0,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-) -> int:
-    """Fit a detector on a folder of normal images and save it, as JSON and safetensors.
-
-    Example: skjepa fit normal/ --out detector && skjepa score --detector detector incoming/
-    """
-    from skjepa.data.sources import folder_source
-    from skjepa.extraction.processes.pools import workers
-
-    _check_folder(out)
-    source = _limited(folder_source(normal), limit, seed)
-    detector = _unfitted(
-        source,
-        encoder,
-        image_size,
-        weights,
-        contamination,
-        alpha,
-        calibration,
-        quiet,
-        formula=formula,
-        local=local,
-        views=views,
-        random_state=seed,
-        **measured(method, directions, layers),
-        **running(device, memory_budget, read_threads, on_error, quiet),
-    )
-    started = time.perf_counter()
-    with workers(n_jobs, dask):
-        reason = settle(detector, [source], budget=budget, yes=yes, quiet=quiet, store=store)
-        normal_pass = _fitted(detector, source, normal, store, reason)
-    detector.save(out)
-    seconds = time.perf_counter() - started
-    skipped = len(normal_pass.errors)
-    if as_json:
-        facts = {"detector": out, "images": len(source), "unreadable": skipped, "threshold": detector.offset_}
-        print_json({**facts, "rule": _rule(detector), "seconds": seconds})
-    else:
-        _stdout.print(
-            f"{out} written: fitted on {len(normal_pass)} normal images, flags by {_rule(detector)}; {seconds:.1f} s",
-            highlight=False,
-            soft_wrap=True,
-        )
-    return 3 if skipped else 0
+_TABLES = (".parquet", ".csv")
 
 
 def score(
-    tests: Annotated[list[Path], typer.Argument(metavar="TEST_DIR...", help="Folders of images to score.")],
+    tests: Annotated[
+        list[Path],
+        typer.Argument(metavar="TEST_DIR...", help="Folders of images to score.", callback=checks.image_folder),
+    ],
     normal: Annotated[
-        Path | None, typer.Option("--fit", metavar="NORMAL_DIR", help="Folder of normal images, to fit on first.")
+        Path | None,
+        typer.Option(
+            "--normal",
+            "--fit",
+            metavar="NORMAL_DIR",
+            help="Folder of normal images to fit on.",
+            callback=checks.image_folder,
+        ),
     ] = None,
-    saved: Annotated[
-        Path | None, typer.Option("--detector", metavar="FOLDER", help="What `skjepa fit` saved, instead of --fit.")
+    saved: SavedDetector = None,
+    out: Annotated[
+        Path,
+        typer.Option(help="Table to write, one row per image: .parquet or .csv.", callback=checks.output(_TABLES)),
+    ] = Path("scores.parquet"),
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TABLE|NAME",
+            help="Which images are normal, to measure how well the others are told from them: a .csv or .parquet with "
+            "the columns id and label (0 normal, 1 anomalous), or the name of the sub-folders of normal images, such "
+            "as good.",
+        ),
     ] = None,
-    encoder: EncoderName = "auto",
-    out: Annotated[Path, typer.Option(help="Table to write: .parquet or .csv.")] = Path("scores.parquet"),
-    picture: Annotated[Path | None, typer.Option(help="Picture to write (default: next to the table, .png).")] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            help="Histogram and most atypical images (default: next to the table).", callback=checks.output(_PICTURES)
+        ),
+    ] = None,
     no_picture: Annotated[bool, typer.Option("--no-picture", help="Write no picture.")] = False,
     maps: Annotated[
         Path | None,
-        typer.Option(help="Folder for pictures of where flagged images are odd, and a list of spots (with --local)."),
+        typer.Option(
+            help="Folder for pictures of where each flagged image is odd, with spots.json.", callback=checks.new_folder
+        ),
     ] = None,
-    alpha: Alpha = 0.05,
-    calibration: HeldOut = 0.2,
+    encoder: EncoderName = "auto",
+    alpha: Alpha = None,
+    calibration: HeldOut = None,
     contamination: Contamination = None,
     formula: Formula = "joint",
     image_size: ImageSize = None,
@@ -158,64 +130,70 @@ def score(
     n_jobs: Processes = None,
     dask: Scheduler = None,
     read_threads: ReadThreads = None,
-    on_error: OnError = "raise",
-    seed: Annotated[int, typer.Option(help="Of the calibration split, the views and --limit.")] = 0,
+    on_error: OnError = "skip",
+    seed: Annotated[
+        int, typer.Option(help="Seed of the calibration split, the views and --limit.", callback=checks.seed)
+    ] = 0,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
-    """Fit on a folder of normal images, score other folders, write a table and a picture.
+    """Find the images that are unlike normal ones: fit on a folder, score other folders, write a table and a picture.
 
-    Example: skjepa score --fit normal/ incoming/ --out scores.parquet
+    Prints the most atypical images with p-value and reason. AUROC and its like are printed where it is known what is
+    normal: with --labels, or of several folders against the held-out normal images.
+
+    Example: skjepa score --normal normal/ incoming/ --out scores.csv
     Example: skjepa score --detector detector incoming/ --store store
-    Example: skjepa score --fit normal/ incoming/ --local --maps maps
+    Example: skjepa score --normal train/good test/ --labels good
     """
-    from skjepa._utils import files
-    from skjepa.cli import common
+    from skjepa._utils.files import short_names
+
+    if (normal is None) == (saved is None):
+        raise ValueError("give --normal, a folder of normal images, or --detector, a saved detector, and not both")
+    folders = short_names(tests)
+    picture = None if no_picture else picture or out.with_suffix(".png")
+    image_folders = [*tests, *([] if normal is None else [normal])]
+    _refuse_among_images("--picture, --out", picture, image_folders)
+    _refuse_among_images("--maps", maps, image_folders)
+    check_labels(labels, tests)
+    threshold = Threshold(alpha, calibration, contamination)
+    threshold.check()
+    if normal is not None:
+        rule = threshold.of(n_images(normal, limit))
+        threshold.check_subspace(method, rule)
+        check_what_is_measured(formula, method, layers, directions, local=local)
+        _warn_of_overlap(normal, tests)
+    store_if_interrupted(store)
+
+    from skjepa.cli.common import saved_detector
     from skjepa.data.sources import folder_source
     from skjepa.extraction.processes.pools import workers
     from skjepa.reporting import map_files, score_table, scored_groups
 
-    if (normal is None) == (saved is None):
-        raise ValueError("give --fit, a folder of normal images, or --detector, a saved detector, and not both")
-    out = files.check_output(out, score_table.TABLE_SUFFIXES)
-    picture = None if no_picture else files.check_output(picture or out.with_suffix(".png"), _PICTURES)
-    folders = score_table.short_names(tests)
-    _check_picture(picture, [*tests, *([] if normal is None else [normal])])
-    _check_picture(maps, [*tests, *([] if normal is None else [normal])], option="--maps")
-    sources = {name: _limited(folder_source(path), limit, seed) for name, path in folders.items()}
+    sources = {name: folder_source(path).sample(limit, seed) for name, path in folders.items()}
+    known = None if labels is None else read_labels(labels, sources)
     run = running(device, memory_budget, read_threads, on_error, quiet)
     started = time.perf_counter()
     normal_pass = None
     with workers(n_jobs, dask):
         if normal is None:
             assert saved is not None  # one of the two is given
-            detector = common.saved_detector(saved, encoder, image_size, weights).set_params(**run)
+            detector = saved_detector(saved, encoder, image_size, weights).set_params(**run)
+            require_readable(sources.values(), on_error)
             settle_fitted(detector, list(sources.values()), budget=budget, yes=yes, quiet=quiet)
         else:
-            normal_source = _limited(folder_source(normal), limit, seed)
-            detector = _unfitted(
-                normal_source,
-                encoder,
-                image_size,
-                weights,
-                contamination,
-                alpha,
-                calibration,
-                quiet,
-                formula=formula,
-                local=local,
-                views=views,
-                random_state=seed,
-                **measured(method, directions, layers),
-                **run,
-            )
-            _warn_of_overlap(normal, tests)
-            measured_here = [normal_source, *sources.values()]
-            reason = settle(detector, measured_here, budget=budget, yes=yes, quiet=quiet, store=store)
-            normal_pass = _fitted(detector, normal_source, normal, store, reason)
+            passed_on = measured(method, directions, layers) | run
+            settings = {"formula": formula, "local": local, "views": views, "random_state": seed, **passed_on}
+            normal_source = folder_source(normal).sample(limit, seed)
+            loaded = chosen_encoder(encoder, image_size, weights, normal_source, quiet=quiet)
+            detector = unfitted(loaded, rule, **settings)
+            everything = [normal_source, *sources.values()]
+            require_readable(everything, on_error)
+            reason = settle(detector, everything, budget=budget, yes=yes, quiet=quiet, store=store)
+            normal_pass = fitted(detector, normal_source, normal, threshold, store=store, reason=reason)
         groups = []
         for name, source in sources.items():
-            _stderr.print(f"score: {len(source)} images of {escape(name)}")
+            _stderr.print(f"score: {len(source)} images of {escape(name)}", soft_wrap=True)
             groups.append(scored_groups.score_group(detector, name, source, store=store))
         mapped = [] if maps is None else map_files.write_maps(detector, groups, maps)
     shown = Path(detector.models_[0].settings["encoder"]).name
@@ -225,90 +203,61 @@ def score(
     score_table.write_table(score_table.score_table(groups, surroundings=surroundings, about=about), out)
     if picture is not None:
         scored_groups.score_picture(detector, groups, picture, title=f"Encoder {shown}, score {detector.formula!r}")
-    held_out = detector.calibration_scores_
-    rows = scored_groups.summary([] if held_out is None else held_out, groups)
-    seconds = time.perf_counter() - started
+    held_out = None if detector.is_cross_calibrated else detector.calibration_scores_
+    rows = scored_groups.summary(() if held_out is None or len(groups) == 1 or known else held_out, groups)
+    if known is not None:
+        judged(groups, rows, known)
+    oddest = atypical.most_atypical(groups, getattr(detector, "appearance_", None))
+    written = [path for path in (out, picture, maps) if path is not None]
+    seconds, follow = time.perf_counter() - started, atypical.report_command(out, tests)
     if as_json:
-        facts = {"groups": rows, "rule": _rule(detector), "table": out, "picture": picture, "seconds": seconds}
+        facts = {"groups": rows, "rule": rule_of(detector), "table": out, "picture": picture, "seconds": seconds}
+        facts |= {"atypical": oddest, "next": follow}
         print_json(facts if maps is None else {**facts, "maps": maps, "mapped": len(mapped)})
     else:
-        against = "AUROC, AUPR (images as positive) and FPR@95 (of normal images, when 95 % of these are caught)"
-        caption = f"flagged: {_rule(detector)}" + (
-            "" if held_out is None else f"; {against}: against the held-out normal images"
-        )
         title = f"Encoder {shown}, fitted on {detector.n_samples_fit_} normal images"
-        _stdout.print(common.summary_table(rows, title=title, caption=caption))
-        written = f"{out}" + (f" and {picture}" if picture else "")
-        written += "" if maps is None else f", maps of {len(mapped)} flagged images in {maps}"
-        _stdout.print(f"{written} written; {seconds:.1f} s", highlight=False, soft_wrap=True)
+        caption = f"{rule_in_words(detector)}.{_metrics_in_words(rows, known is not None)}"
+        _stdout.print(summary_table(rows, title=title, caption=caption))
+        if oddest:
+            _stdout.print()
+            atypical.print_atypical(_stdout, oddest)
+        _print_what_to_do_next(written, seconds, follow, groups)
     skipped = normal_pass is not None and normal_pass.errors
     return 3 if skipped or any(group.errors for group in groups) else 0
 
 
-def _unfitted(
-    source: "Source",
-    encoder: str,
-    image_size: int | None,
-    weights: Path | None,
-    contamination: float | None,
-    alpha: float,
-    calibration: float,
-    quiet: bool,
-    **settings: Any,
-) -> "JEPAScoreDetector":
-    from skjepa.detectors.jepa_score import JEPAScoreDetector
-
-    rule: dict[str, Any] = {"target_fpr": alpha, "calibration": calibration} if contamination is None else {}
-    return JEPAScoreDetector(
-        chosen_encoder(encoder, image_size, weights, source, quiet=quiet),
-        contamination=0.1 if contamination is None else contamination,
-        **rule,
-        **settings,
+def _metrics_in_words(rows: Sequence[dict[str, Any]], is_labelled: bool) -> str:
+    if not any("auroc" in row for row in rows):
+        return ""
+    against = "normal images by --labels" if is_labelled else "held-out normal images"
+    what = "anomalous images" if is_labelled else "images of the folder"
+    return (
+        f" AUROC: share of pairs in which one of the {what} scores lower than one of the {against}; 0.5 is chance. "
+        f"AUPR: area under precision and recall. FPR@95: share of the {against} that is flagged when 95 % of the "
+        f"{what} are."
     )
 
 
-def _fitted(
-    detector: "JEPAScoreDetector", source: "Source", folder: Path, store: Path | None, reason: str | None
-) -> "Extraction":
-    _stderr.print(f"fit: {len(source)} normal images of {escape(str(folder))}")
-    normal_pass = detector.extract(source, store=store)
-    normal_pass.meta["method_reason"] = reason or normal_pass.meta.get("method_reason")
-    detector.fit(normal_pass)
-    return normal_pass
+def _print_what_to_do_next(
+    written: Sequence[Path], seconds: float, follow: str, groups: Sequence["ScoredGroup"]
+) -> None:
+    files = ", ".join(map(str, written[:-1])) + (" and " if written[1:] else "") + str(written[-1])
+    lines = ["", f"{files} written in {seconds:.1f} s.", f"Next: {follow}"]
+    unreadable = sum(len(group.errors) for group in groups)
+    if unreadable:
+        first = next(iter(next(group.errors for group in groups if group.errors).values()))
+        lines.insert(1, f"{unreadable} of the images could not be read, the column error says why: {first}")
+    _stdout.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
 
 
-def _rule(detector: "JEPAScoreDetector") -> str:
-    if detector.calibration_scores_ is not None and detector.target_fpr is not None:
-        return f"conformal p <= {detector.target_fpr:g}"
-    return f"contamination {detector.contamination:g}"
+def _refuse_among_images(option: str, path: Path | None, folders: Sequence[Path]) -> None:
+    if path is not None and any(path.resolve().is_relative_to(folder.resolve()) for folder in folders):
+        instead = " or give --no-picture" if "--picture" in option else ""
+        raise ValueError(f"{path} would lie among the images: write it elsewhere ({option}){instead}")
 
 
-def _check_picture(picture: Path | None, folders: list[Path], option: str = "--picture, --out") -> None:
-    if picture is not None and any(picture.resolve().is_relative_to(folder.resolve()) for folder in folders):
-        raise ValueError(
-            f"{picture} would lie among the images: write it elsewhere ({option})"
-            + (" or give --no-picture" if option == "--picture, --out" else "")
-        )
-
-
-def _check_folder(out: Path) -> None:
-    """Said before hours of work, not after."""
-    from skjepa.persistence.folder import OBJECT_FILE
-
-    if out.exists() and not (out / OBJECT_FILE).is_file():
-        raise FileExistsError(f"{out} exists and is not a saved detector; choose another name")
-    if not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"no folder {out.parent} to save {out.name} in")
-
-
-def _warn_of_overlap(fit: Path, tests: list[Path]) -> None:
+def _warn_of_overlap(fit: Path, tests: Sequence[Path]) -> None:
     normal = fit.resolve()
     for test in tests:
         if normal.is_relative_to(test.resolve()) or test.resolve().is_relative_to(normal):
             warnings.warn(f"{test} shares images with {fit}: they will look more normal than they are", stacklevel=2)
-
-
-def _limited(source: "Source", limit: int | None, seed: int) -> "Source":
-    from skjepa._utils.validation import check_integer
-
-    return source.sample(None if limit is None else check_integer("--limit", limit, minimum=1), seed)

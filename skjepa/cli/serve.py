@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from skjepa.cli import checks
 from skjepa.cli.common import saved_detector
 from skjepa.cli.options import Device, EncoderName, ImageSize, Weights
 
@@ -13,21 +14,46 @@ _NEEDED = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
 
 
 def serve(
-    detector: Annotated[Path, typer.Argument(metavar="DETECTOR", help="Folder of a saved detector.")],
-    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen at; 0 takes a free one.")] = 8000,
+    detector: Annotated[
+        Path,
+        typer.Argument(metavar="DETECTOR", help="Detector that `skjepa fit` saved.", callback=checks.saved_detector),
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; 0.0.0.0 for all addresses of this machine.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(help="Port to listen at; 0 takes a free one.", callback=checks.integer(0))
+    ] = 8000,
     encoder: EncoderName = "auto",
     image_size: ImageSize = None,
     weights: Weights = None,
     device: Device = "auto",
-    max_body: Annotated[int, typer.Option(help="MiB of a request.")] = 32,
-    max_pixels: Annotated[int, typer.Option(help="Pixels of an image, in millions.")] = 50,
-    max_samples: Annotated[int, typer.Option(help="Images or rows of a request.")] = 64,
-    max_waiting: Annotated[int, typer.Option(help="Images or rows that may wait; more are answered 503.")] = 256,
-    batch: Annotated[int, typer.Option(help="Images or rows that are scored together.")] = 32,
-    timeout: Annotated[float, typer.Option(help="Seconds until a request is answered.")] = 60.0,
+    max_body: Annotated[int, typer.Option(help="Largest request, in MiB.", callback=checks.integer(1))] = 32,
+    max_pixels: Annotated[
+        int, typer.Option(help="Largest image, in millions of pixels.", callback=checks.integer(1))
+    ] = 50,
+    max_samples: Annotated[
+        int, typer.Option(help="Most images or rows in one request.", callback=checks.integer(1))
+    ] = 64,
+    max_waiting: Annotated[
+        int,
+        typer.Option(
+            help="Most images or rows that wait; further requests get status 503.", callback=checks.integer(1)
+        ),
+    ] = 256,
+    batch: Annotated[
+        int,
+        typer.Option(
+            "--batch-size", "--batch", help="Images or rows that are scored together.", callback=checks.integer(1)
+        ),
+    ] = 32,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds after which a request fails.", callback=checks.number(above=0.0))
+    ] = 60.0,
 ) -> None:
-    """Answer POST /score with score, p-value, label and reason. Stops on SIGTERM when what it has is finished.
+    """Answer HTTP requests (POST /score) with score, p-value, label and reason.
+
+    On Ctrl-C or SIGTERM it finishes the requests that it has and stops.
 
     Example: skjepa serve detector/ --port 8000 & curl -F images=@picture.png localhost:8000/score
     """

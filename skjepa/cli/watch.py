@@ -1,4 +1,4 @@
-"""`skjepa watch`: a folder that fills is scored file by file, and watched for drift, until a signal comes."""
+"""`skjepa watch`: new files of a folder are scored one by one and watched for drift, until a signal comes."""
 
 import signal
 import threading
@@ -11,30 +11,60 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from skjepa.cli.common import print_json, running
-from skjepa.cli.options import AsJson, Device, EncoderName, ImageSize, MemoryBudget, Quiet, ReadThreads, Weights
+from skjepa.cli import checks
+from skjepa.cli.common import if_interrupted, print_json, running
+from skjepa.cli.options import (
+    AsJson,
+    Device,
+    EncoderName,
+    ImageSize,
+    MemoryBudget,
+    NeededDetector,
+    Quiet,
+    ReadThreads,
+    Weights,
+)
 
 if TYPE_CHECKING:
     from skjepa.deployment.watch import FolderWatch
 
 _stderr = Console(stderr=True)
+_TABLES = (".csv", ".jsonl")
 
 
 def watch(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder that new images come into.")],
-    saved: Annotated[Path, typer.Option("--detector", metavar="FOLDER", help="What `skjepa fit` saved.")],
-    out: Annotated[Path, typer.Option(help="Table that rows are appended to: .csv or .jsonl.")] = Path("watched.csv"),
-    interval: Annotated[float, typer.Option(help="Seconds between two looks at the folder.")] = 5.0,
-    once: Annotated[bool, typer.Option("--once", help="Look once and stop, as from cron.")] = False,
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder in which new images arrive.", callback=checks.folder)
+    ],
+    saved: NeededDetector = ...,  # type: ignore[assignment]
+    out: Annotated[
+        Path, typer.Option(help="Table that rows are appended to: .csv or .jsonl.", callback=checks.output(_TABLES))
+    ] = Path("watched.csv"),
+    interval: Annotated[
+        float, typer.Option(help="Seconds between two checks of the folder.", callback=checks.number(above=0.0))
+    ] = 5.0,
+    once: Annotated[bool, typer.Option("--once", help="Check once and stop, for example from cron.")] = False,
     drift_level: Annotated[
-        float, typer.Option(help="Probability of a false alarm of drift within 10,000 normal images.")
+        float,
+        typer.Option(
+            help="Probability of a false alarm of drift within 10,000 normal images.",
+            callback=checks.number(above=0.0, below=1.0),
+        ),
     ] = 0.01,
     normal: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Normal images the detector has not seen: terms are compared with theirs."),
+        typer.Option(
+            metavar="NORMAL_DIR",
+            help="Normal images the detector was not fitted on: the stream is compared with them.",
+            callback=checks.image_folder,
+        ),
     ] = None,
     patience: Annotated[
-        float, typer.Option(help="Seconds that an unreadable file must not have changed before it is a row.")
+        float,
+        typer.Option(
+            help="An unreadable file becomes a row when it has not changed for this many seconds.",
+            callback=checks.number(above=0.0, closed="<"),
+        ),
     ] = 10.0,
     encoder: EncoderName = "auto",
     image_size: ImageSize = None,
@@ -45,25 +75,19 @@ def watch(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
-    """Score each new file of a folder once, append its row to a table, and say when the stream drifts.
+    """Score each new file of a folder once, append its row to a table, and report when the images drift.
 
-    Goes on where it stopped, whatever stopped it; SIGINT and SIGTERM end it after the images at hand.
+    Started again, it continues where it stopped. Ctrl-C and SIGTERM end it after the images that are being scored.
 
     Example: skjepa watch incoming/ --detector detector --out watched.csv
     """
-    from skjepa._utils.files import check_output
-    from skjepa._utils.validation import check_number
+    if_interrupted(lambda: f"the rows written so far are kept in {out}; the same command continues")
+
     from skjepa.cli.common import saved_detector
     from skjepa.deployment.stream_values import normal_values
     from skjepa.deployment.watch import FolderWatch
-    from skjepa.deployment.watch_table import SUFFIXES, WatchTable
+    from skjepa.deployment.watch_table import WatchTable
 
-    check_number("--interval", interval, above=0.0)
-    check_number("--patience", patience, above=0.0, closed="<")
-    out = check_output(out, SUFFIXES)
-    for needed in (folder, *([] if normal is None else [normal])):
-        if not needed.is_dir():
-            raise FileNotFoundError(f"no folder {needed}")
     run = running(device, memory_budget, read_threads, "skip", quiet=True)
     detector = saved_detector(saved, encoder, image_size, weights).set_params(**run)
     terms = [name for name in normal_values(detector) if name != "score"]

@@ -119,6 +119,11 @@ def image_files(root: Path) -> list[Path]:
     return files
 
 
+def has_images(root: Path) -> bool:
+    """Whether there is an image file below a folder; stops at the first."""
+    return any(file.suffix.lower() in IMAGE_SUFFIXES for file in files_below(root))
+
+
 def files_below(root: Path) -> Iterator[Path]:
     """Yield files that are neither hidden nor of the operating system; follows links to folders, but not in circles."""
     way: dict[str, set[str]] = {os.fspath(root): {os.path.realpath(root)}}

@@ -67,7 +67,7 @@ def validated(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int
 def all_or_nothing(estimator: BaseEstimator) -> Iterator[None]:
     """Run a fit without the column names of an earlier fit; where it fails, restore the estimator as it was."""
     before = dict(vars(estimator))
-    for name in ("n_features_in_", "feature_names_in_"):
+    for name in ("n_features_in_", "feature_names_in_", "appearance_"):
         estimator.__dict__.pop(name, None)
     try:
         yield

@@ -25,6 +25,7 @@ from skjepa.extraction.batches.views import Transform
 from skjepa.extraction.cost.choice import METHODS
 from skjepa.extraction.extraction import Extraction
 from skjepa.extraction.learned_directions import learn_directions
+from skjepa.inspection.appearance import NormalAppearance
 from skjepa.inspection.diagnosis import diagnose
 from skjepa.inspection.terms import sorted_terms
 from skjepa.jacobian.directions import Directions, check_number_of_directions
@@ -161,6 +162,7 @@ class JEPAScoreDetector(MappingDetector):
     floor: float | str
     trim: MayLack[Annotated[float, Above(-1e-9, below=0.5)]]
     rank: Annotated[int, Above(0)] | None
+    appearance_: MayLack[NormalAppearance]
 
     def __init__(
         self,

@@ -1,6 +1,5 @@
 """Load pretrained timm models from the hub, the cache, a folder or a file, with timm's own preprocessing."""
 
-import difflib
 import os
 import textwrap
 import threading
@@ -14,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from skjepa.encoders.checkpoints import classes_of, read_checkpoint
+from skjepa.encoders.names import hint
 from skjepa.encoders.preprocessing import Preprocessing, channel_statistics
 
 _PROBE_SECONDS = 3.0
@@ -101,14 +101,6 @@ def is_clip_type(config: dict[str, Any]) -> bool:
     return "clip" in f"{config.get('architecture')} {tag}" and "_ft_" not in tag and bool(config.get("num_classes"))
 
 
-def close_names(name: str, known: Sequence[str] = ()) -> list[str]:
-    """Return up to five encoder or timm names similar to `name`."""
-    import timm
-
-    candidates = [*known, *timm.list_models(), *timm.list_pretrained()]
-    return difflib.get_close_matches(name, candidates, n=5, cutoff=0.5)
-
-
 def _create(name: str, options: dict[str, Any]) -> Any:
     """Call timm's `create_model`, with errors that name the model and the problem with its weights."""
     import timm
@@ -151,7 +143,7 @@ def _pretrained_config(name: str) -> dict[str, Any]:
         return _remote_config(name.removeprefix("hf-hub:"))
     architecture = name.partition(".")[0]
     if not is_model(architecture):
-        raise ValueError(f"unknown encoder {name!r}. {_hint(name)}")
+        raise ValueError(f"unknown encoder {name!r}. {hint(name)}")
     try:
         config = get_pretrained_cfg(name)
     except RuntimeError as error:
@@ -160,18 +152,6 @@ def _pretrained_config(name: str) -> dict[str, Any]:
         tags = timm.list_pretrained(f"{architecture}.*")
         raise ValueError(f"unknown encoder {name!r}: {error} Known: {', '.join(tags) or 'none'}.") from error
     return config.to_dict() if config else {}
-
-
-def _hint(name: str) -> str:
-    if Path(name).is_dir():
-        return f"For a folder write 'local-dir:{name}', for one that transformers wrote 'transformers:{name}'."
-    if "/" in name:
-        return (
-            f"For a timm model of the Hugging Face hub write 'hf-hub:{name}', for one of transformers "
-            f"'transformers:{name}', for a folder 'local-dir:FOLDER' or 'transformers:FOLDER'."
-        )
-    close = close_names(name, ["bundled"])
-    return f"Did you mean {', '.join(close)}?" if close else "`skjepa encoders` lists what is known to work."
 
 
 def _local_config(folder: Path) -> dict[str, Any]:

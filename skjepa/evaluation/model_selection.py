@@ -2,7 +2,8 @@
 
 scikit-learn's convention is y = +1 for normal samples, y = -1 for outliers, and scores that are higher for normal
 samples, so that ``scoring="roc_auc"`` is right. Labels of 0 for normal and 1 for outliers, as PyOD uses them, would
-silently turn an AUROC into 1 - AUROC. `inlier_labels` converts such labels, and `NormalKFold` refuses them.
+silently turn an AUROC into 1 - AUROC. `inlier_labels` converts such labels, and `NormalKFold` takes them only
+when told which label is normal.
 """
 
 from collections.abc import Iterator
@@ -31,6 +32,10 @@ class NormalKFold(BaseCrossValidator):
         Whether to shuffle the samples before they are assigned to folds.
     random_state : int or RandomState, optional
         Seeds the shuffling. Without it every call of `split` returns different folds.
+    normal : int, bool or str, optional
+        Label of normal samples in y; every other label is an outlier. With 0/1 or boolean labels give it: ``normal=0``
+        or ``normal=False`` where 1 or True marks outliers. Without it y must be +1 (normal) and -1 (outlier). It
+        decides the folds alone: ``scoring="roc_auc"`` still needs labels that are higher for normal samples.
 
     Examples
     --------
@@ -41,12 +46,19 @@ class NormalKFold(BaseCrossValidator):
     ...     print(train, test)
     [2 3] [0 1 4]
     [0 1] [2 3 5]
+    >>> is_outlier = y == -1
+    >>> folds = NormalKFold(2, shuffle=False, normal=False).split(y, is_outlier)
+    >>> [train.tolist() for train, _ in folds]
+    [[2, 3], [0, 1]]
     """
 
-    def __init__(self, n_splits: int = 5, *, shuffle: bool = True, random_state: Any = None) -> None:
+    def __init__(
+        self, n_splits: int = 5, *, shuffle: bool = True, random_state: Any = None, normal: Any = None
+    ) -> None:
         self.n_splits = n_splits
         self.shuffle = shuffle
         self.random_state = random_state
+        self.normal = normal
 
     def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
         """Return the number of folds."""
@@ -62,7 +74,7 @@ class NormalKFold(BaseCrossValidator):
         X : array or Extraction
             The samples, of which only the number is used.
         y : array of shape (n_samples,)
-            +1 for normal samples, -1 for outliers.
+            +1 for normal samples, -1 for outliers; or any labels, where `normal` names the normal one.
         groups : ignored
 
         Raises
@@ -71,10 +83,11 @@ class NormalKFold(BaseCrossValidator):
             The labels are missing or of another kind, or there are fewer samples of a class than folds.
         """
         if y is None:
-            raise ValueError(f"NormalKFold needs y: {_DIRECTION}")
-        labels = _checked(y)
+            raise ValueError(f"NormalKFold needs y; {_DIRECTION}")
+        labels = _checked(y) if self.normal is None else _by_name(y, self.normal)
         n_splits = self.get_n_splits()
-        for label, name in ((1, "normal samples (+1)"), (-1, "outliers (-1)")):
+        normal, outlier = ("+1", "-1") if self.normal is None else (repr(self.normal), "any other label")
+        for label, name in ((1, f"normal samples ({normal})"), (-1, f"outliers ({outlier})")):
             count = int((labels == label).sum())
             if count < n_splits:
                 raise ValueError(f"{n_splits} folds need at least {n_splits} {name} in y; got {count}")
@@ -117,6 +130,15 @@ def inlier_labels(y: ArrayLike) -> NDArray[np.int64]:
     return np.where(labels == 1, -1, 1)
 
 
+def _by_name(y: ArrayLike, normal: Any) -> NDArray[np.int64]:
+    """+1 where the label is the normal one, -1 elsewhere."""
+    labels = column_or_1d(y)
+    found = np.unique(labels)
+    if normal not in found.tolist():
+        raise ValueError(f"no sample has the normal label {normal!r}; y holds {_listed(found)}")
+    return np.where(labels == normal, 1, -1)
+
+
 def _checked(y: ArrayLike) -> NDArray:
     labels = column_or_1d(y)
     found = np.unique(labels)
@@ -124,7 +146,10 @@ def _checked(y: ArrayLike) -> NDArray:
         return labels
     hint = ""
     if np.isin(found, (0, 1)).all():
-        hint = ". Labels of 0 and 1 would turn an AUROC into 1 - AUROC: give y=skjepa.inlier_labels(y)"
+        hint = (
+            "; convert labels of 0 and 1, which would turn an AUROC into 1 - AUROC, by skjepa.inlier_labels, or say "
+            "which label is normal: NormalKFold(normal=0)"
+        )
     raise ValueError(f"{_DIRECTION}; got {_listed(found)}{hint}")
 
 

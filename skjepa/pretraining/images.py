@@ -69,6 +69,7 @@ def train_encoder(
     n_components: int = 64,
     config: PretrainConfig = RECIPE,
     resume: bool = False,
+    keep_checkpoint: bool = False,
     device: str = "auto",
     n_jobs: int | None = None,
     on_error: str = "raise",
@@ -82,8 +83,8 @@ def train_encoder(
         A folder, or images in any other form that `skjepa.data.as_source` accepts. All resized images are held in
         memory.
     out : path-like
-        File of the encoder to write, ending in ``.safetensors``. Next to it are written the statistics of each epoch,
-        ``.jsonl``, and the state from which `resume` continues, ``.checkpoint.pt``.
+        Encoder to write, ``.safetensors``. Next to it lie ``.jsonl``, the statistics of each epoch, and until training
+        has finished ``.checkpoint.pt``, from which `resume` continues.
     network : {"convnet", "vit"}
         Architecture: a small residual convolutional network or a small vision transformer.
     image_size : int
@@ -95,6 +96,8 @@ def train_encoder(
         images' own statistics.
     resume : bool
         Whether to continue from the checkpoint, if there is one.
+    keep_checkpoint : bool
+        Keep the checkpoint of a finished run, so that `resume` can add epochs.
     device : str
         Torch device; "auto" takes CUDA if there is one.
     n_jobs : int, optional
@@ -144,7 +147,7 @@ def train_encoder(
     with own_random_numbers(config.seed):
         module = build_network(network, **_network_arguments(network, image_size, n_components))
     log = out.with_suffix(".jsonl")
-    checkpoint = out.with_suffix(".checkpoint.pt")
+    checkpoint = checkpoint_of(out)
     if not (resume and checkpoint.exists()):
         log.unlink(missing_ok=True)
 
@@ -167,7 +170,14 @@ def train_encoder(
     _whiten(module, images, config)
     training = {"images": len(images), "last_epoch": history[-1], **asdict(config)}
     save_network(module, out, metadata={"image_size": image_size, "mean": mean, "std": std, "training": training})
+    if not keep_checkpoint:
+        checkpoint.unlink(missing_ok=True)
     return TrainedEncoder(out, history, len(images), skipped)
+
+
+def checkpoint_of(encoder: Path) -> Path:
+    """Where the training of an encoder file keeps its state."""
+    return encoder.with_suffix(".checkpoint.pt")
 
 
 def _network_arguments(network: str, image_size: int, n_components: int) -> dict[str, Any]:

@@ -89,7 +89,8 @@ def pretrain(
     Warns
     -----
     CollapseWarning
-        If the participation ratio of the embeddings after an epoch, past the warm-up, is below a tenth of K.
+        Once: when the embeddings' participation ratio, past the warm-up, falls under a tenth of K where it was above
+        before, or at the end where it never rose above.
     """
     config.validate(len(samples))
     _check_samples(samples, config)
@@ -103,14 +104,16 @@ def pretrain(
         history = _load_checkpoint(checkpoint, model, optimizer, config)
     elif initial_checkpoint is not None:
         _load_weights(initial_checkpoint, model)
+    is_warned = False
     for epoch in range(len(history), config.epochs):
         record = {"epoch": epoch + 1} | _train_epoch(model, optimizer, samples, config, epoch, progress)
         network.eval()
         if len(watched) > 1:
             record |= embedding_statistics(embed(network, watched, config), seed=config.seed)
-            if epoch + 1 > config.warmup:
-                _warn_of_collapse(record)
         history.append(record)
+        if not is_warned and epoch + 1 > config.warmup and _is_collapsed(history, config):
+            is_warned = True
+            _warn_of_collapse(record)
         if checkpoint is not None:
             _save_checkpoint(checkpoint, model, optimizer, config, history)
         if on_epoch is not None:
@@ -171,11 +174,26 @@ def _fix_spectral_norm(network: nn.Module) -> None:
             remove_parametrizations(module, "weight", leave_parametrized=True)
 
 
+def _is_collapsed(history: list[dict[str, float]], config: PretrainConfig) -> bool:
+    """Whether embeddings have lost directions that they had, or have few when training ends.
+
+    At first every encoder has few: with a handful of steps per epoch that may last for many epochs.
+    """
+    low = [
+        record["participation_ratio"] < 0.1 * record["n_components"] for record in history if "n_components" in record
+    ]
+    return bool(low) and low[-1] and (not all(low) or len(history) == config.epochs)
+
+
 def _warn_of_collapse(record: dict[str, float]) -> None:
     epoch, ratio, total = (record[name] for name in ("epoch", "participation_ratio", "n_components"))
-    if ratio < 0.1 * total:
-        message = f"epoch {epoch}: embeddings are collapsing, participation ratio {ratio:.1f} of {total:.0f} components"
-        warnings.warn(message, CollapseWarning, stacklevel=3)
+    warnings.warn(
+        f"epoch {epoch}: the embeddings vary in few directions, participation ratio {ratio:.1f} of {total:.0f} "
+        "components: they have collapsed, or there were too few steps to spread them. Train on more images, for more "
+        "epochs or in smaller batches, or take another objective",
+        CollapseWarning,
+        stacklevel=3,
+    )
 
 
 def _train_epoch(model, optimizer, samples: Tensor, config: PretrainConfig, epoch: int, progress: bool) -> dict:

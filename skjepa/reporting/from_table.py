@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from skjepa._utils.files import short_names
 from skjepa.data.images import read_image
 from skjepa.reporting.about import About
 from skjepa.reporting.results import Map, Results
-from skjepa.reporting.score_table import ABOUT, numbers, read_table, short_names
+from skjepa.reporting.score_table import ABOUT, numbers, read_table
 
 
 def results_of_table(

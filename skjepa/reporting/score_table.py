@@ -11,12 +11,11 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from skjepa._utils.files import check_output, written_whole
+from skjepa._utils.files import TABLE_SUFFIXES, check_output, written_whole
 from skjepa.reporting.about import About
 from skjepa.reporting.neighbours import Surroundings
 from skjepa.reporting.scored_groups import ScoredGroup
 
-TABLE_SUFFIXES = (".parquet", ".csv")
 ABOUT = b"skjepa"
 """Key in the metadata of a table that holds an `About` as JSON."""
 
@@ -62,17 +61,6 @@ def _with_places(table: pa.Table, surroundings: Surroundings, z: NDArray[np.floa
     for name, values in zip(("pca_1", "pca_2"), places.T, strict=True):
         table = table.append_column(name, pa.array(values, pa.float64(), mask=np.isnan(values)))
     return table
-
-
-def short_names(folders: Sequence[Path]) -> dict[str, Path]:
-    """Return short unique names of folders: the last part of the path, with parents where two are equal."""
-    resolved = [folder.resolve() for folder in folders]
-    if len(set(resolved)) < len(resolved):
-        raise ValueError("a folder is given twice: give every folder once")
-    depth = 1
-    while len({path.parts[-depth:] for path in resolved}) < len(resolved):
-        depth += 1
-    return {"-".join(path.parts[-depth:]).strip("/"): path for path in resolved}
 
 
 def write_table(table: pa.Table, path: str | os.PathLike) -> Path:

@@ -15,6 +15,7 @@ from skjepa.detectors.jepa_score import JEPAScoreDetector
 from skjepa.evaluation.metrics import detection_metrics
 from skjepa.evaluation.plotting import gallery_figure, save_figure
 from skjepa.extraction.extraction import Extraction
+from skjepa.inspection.terms import Explanation
 from skjepa.reporting.about import About, about_detector, map_of_normal
 from skjepa.reporting.neighbours import Surroundings
 
@@ -35,6 +36,8 @@ class ScoredGroup:
         Rows of NaN for images that could not be read.
     reasons : list of str, optional
         Names of the unusual terms of the score, see `skjepa.inspection.Explanation.reason`.
+    explained : Explanation, optional
+        Of the images that could be read, in their order.
     """
 
     name: str
@@ -46,6 +49,13 @@ class ScoredGroup:
     seconds_per_image: float
     embeddings: NDArray[np.float64] | None = None
     reasons: list[str] | None = None
+    explained: Explanation | None = None
+
+    def row_of_explained(self, i: int) -> int | None:
+        """Where image `i` stands in `explained`; None where it could not be read."""
+        if self.explained is None or i in self.errors:
+            return None
+        return i - sum(unreadable < i for unreadable in self.errors)
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -65,24 +75,19 @@ def score_group(
     started = time.perf_counter()
     extraction = detector.extract(source, store=store)
     seconds = (time.perf_counter() - started) / len(source)
-    found = detector.judge(extraction)
-    known = dict(zip(extraction.measured.tolist(), found.reasons, strict=True))
-    return ScoredGroup(
-        name,
-        source,
-        extraction.aligned(found.scores),
-        None if found.p_values is None else extraction.aligned(found.p_values),
-        extraction.aligned(found.decisions),
-        extraction.errors,
-        seconds,
-        extraction.aligned(extraction.embeddings),
-        [known.get(i, "") for i in range(len(source))],
-    )
+    judged, explained = detector.judge(extraction), detector.explain(extraction)
+    scores, decisions = extraction.aligned(judged.scores), extraction.aligned(judged.decisions)
+    p_values = None if judged.p_values is None else extraction.aligned(judged.p_values)
+    z, reasons = extraction.aligned(extraction.embeddings), _reasons(explained, extraction)
+    return ScoredGroup(name, source, scores, p_values, decisions, extraction.errors, seconds, z, reasons, explained)
 
 
 def reasons_of(detector: JEPAScoreDetector, extraction: Extraction) -> list[str]:
-    """Return the unusual terms of every sample as text; "" where there are none or the sample could not be read."""
-    explained = detector.explain(extraction)
+    """Which terms of the score are unusual, one text for each sample, "" also for those that could not be read."""
+    return _reasons(detector.explain(extraction), extraction)
+
+
+def _reasons(explained: Explanation, extraction: Extraction) -> list[str]:
     known = dict(zip(extraction.measured.tolist(), map(explained.reason, range(len(explained))), strict=True))
     return [known.get(i, "") for i in range(len(extraction.all_ids))]
 
@@ -106,12 +111,17 @@ def about_run(
     _, points = surroundings.pca(normal.embeddings[:1])
     about = about_detector(
         detector,
-        () if detector.calibration_scores_ is not None else detector.score_samples(normal),
+        detector.score_samples(normal) if _shows_fit_samples(detector) else (),
         normal_folder=str(normal_folder.resolve()),
         normal_map=map_of_normal(points),
         **known,
     )
     return surroundings, about
+
+
+def _shows_fit_samples(detector: JEPAScoreDetector) -> bool:
+    """Without held-out samples, or with folds, whose held-out scores are those of other models."""
+    return detector.calibration_scores_ is None or detector.is_cross_calibrated
 
 
 def summary(normal_scores: ArrayLike, groups: Sequence[ScoredGroup]) -> list[dict[str, Any]]:
@@ -141,8 +151,9 @@ def score_picture(
 ) -> Path:
     """Draw histograms of all groups above the most and the least typical images, and save the figure."""
     histograms = {group.name: group.scores for group in groups}
-    if detector.calibration_scores_ is not None and not detector.is_cross_calibrated:  # of folds they are no margins
-        histograms = {"held-out normal images": detector.calibration_scores_, **histograms}
+    held_out = detector.calibration_scores_
+    if held_out is not None and not detector.is_cross_calibrated:
+        histograms = {"held-out normal images": held_out, **histograms}
     by_name = {group.name: group for group in groups}
     caption = _group_name if len(groups) > 1 else _file_name
     figure = gallery_figure(

@@ -61,6 +61,8 @@ def test_score_writes_a_table_and_a_picture(folders, capsys):
         assert picture.size[0] > 800
     shown = capsys.readouterr()
     assert f"{rows['label'].count(-1)} / 8" in shown.out
+    assert "AUROC" not in shown.out  # nobody said what is normal
+    assert f"Next: skjepa report {out}" in shown.out
     assert "img/s" in shown.err
 
 
@@ -83,13 +85,14 @@ def test_unreadable_image_is_an_error_or_a_row_with_a_reason(folders, capsys):
     broken.write_bytes(broken.read_bytes()[:60])
     arguments = ["score", "--fit", folders / "normal", folders / "foreign", "--out", folders / "scores.parquet"]
     arguments += ["--contamination", "0.1"]
-    assert run(*arguments) == 2
+    assert run(*arguments, "--on-error", "raise") == 2
     shown = capsys.readouterr().err
     assert "error:" in shown
     assert "03.png: cannot be read as an image" in shown
+    assert "fit:" not in shown  # found before the expensive pass
     assert "Traceback" not in shown
     assert not (folders / "scores.parquet").exists()
-    assert run(*arguments, "--on-error", "skip") == 3
+    assert run(*arguments) == 3
     rows = pq.read_table(folders / "scores.parquet").to_pydict()
     assert (rows["score"][3], rows["label"][3]) == (None, None)
     assert "03.png" in rows["error"][3]
@@ -115,8 +118,11 @@ def test_store_resumes(folders):
         (["--fit", "{}/normal", "{}/foreign", "--encoder", "vit_smal_patch14_dinov2"], "unknown encoder"),
         (["--fit", "{}/normal", "{}/foreign", "--out", "{}/scores.txt"], "must end in .parquet or .csv"),
         (["--fit", "{}/normal", "{}/foreign", "--out", "{}/no/scores.csv"], "no folder"),
-        (["--fit", "{}/normal", "{}/foreign", "--formula", "best"], "formula must be one of"),
-        (["--fit", "{}/normal", "{}/foreign", "--alpha", "0.01"], "needs 99 calibration samples"),
+        (["--fit", "{}/normal", "{}/foreign", "--formula", "best"], "--formula must be one of"),
+        (
+            ["--fit", "{}/normal", "{}/foreign", "--alpha", "0.01"],
+            "--alpha 0.01 needs 99 normal images that are held out; there are 30 in all",
+        ),
         (["--fit", "{}/normal", "{}/foreign", "{}/foreign"], "given twice"),
         (["--fit", "{}/normal", "{}/foreign", "--out", "{}/foreign/0.csv"], "would lie among the images"),
         (["--fit", "{}/normal"], "Missing argument"),
@@ -216,7 +222,9 @@ def test_pretrain_writes_an_encoder_that_score_takes(folders, capsys):
 def test_a_saved_detector_scores_as_the_one_that_was_fitted(folders, capsys):
     saved, out = folders / "detector", folders / "scores.parquet"
     assert run("fit", folders / "normal", "--alpha", 0.2, "--out", saved, "-q") == 0
-    assert "fitted on 30 normal images, flags by conformal p <= 0.2" in " ".join(capsys.readouterr().out.split())
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "fitted on 30 normal images" in shown
+    assert "a p-value of at most 0.2 are flagged: on average at most 20 % of new normal images" in shown
     assert run("score", "--detector", saved, folders / "foreign", "--out", out, "-q") == 0
     found = pq.read_table(out)
     both = ["score", "--fit", folders / "normal", folders / "foreign", "--alpha", 0.2, "--out", out, "-q"]
@@ -226,7 +234,7 @@ def test_a_saved_detector_scores_as_the_one_that_was_fitted(folders, capsys):
     assert run("fit", folders / "normal", "--out", folders / "thesis") == 2
     assert run("score", folders / "foreign", "--out", out) == 2
     assert run("score", "--detector", saved, "--fit", folders / "normal", folders / "foreign", "--out", out) == 2
-    assert "give --fit, a folder of normal images, or --detector" in " ".join(capsys.readouterr().err.split())
+    assert "give --normal, a folder of normal images, or --detector" in " ".join(capsys.readouterr().err.split())
 
 
 def test_json_is_all_that_is_printed(folders, capsys):

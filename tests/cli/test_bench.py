@@ -59,8 +59,8 @@ def test_both_ways_to_name_folders(folders, capsys):
     ("arguments", "message"),
     [
         ([], "give at least one folder of other images: --ood DIR"),
-        (["--ood", "absent"], "no folder "),
-        (["--ood", "noise", "--fit", "0.9", "--calibration", "0.1"], "leave 0 for test"),
+        (["--ood", "absent"], "--ood: no folder "),
+        (["--ood", "noise", "--fit-share", "0.9", "--calibration", "0.1"], "leave no normal images for the test"),
         (["--ood", "noise", "noise"], "a folder is given twice"),
         (
             ["--ood", "noise", "--passes", "few"],
@@ -85,7 +85,7 @@ def test_bad_input_is_one_sentence(folders, monkeypatch, capsys, arguments, mess
 def test_numbers_of_passes(folders, capsys, passes, expected):
     out = folders / "out"
     arguments = ["--id", folders / "normal", "--ood", folders / "noise", "--out", out, "--resamples", 10, "-q"]
-    assert run(*arguments, "--passes", passes, "--memory", folders / "kept") == 0
+    assert run(*arguments, "--passes", passes, "--store", folders / "kept") == 0
     shown = capsys.readouterr().out
     assert shown.splitlines()[0].endswith("| Pareto |")
     assert (out / "pareto.png").stat().st_size > 5000
@@ -97,6 +97,6 @@ def test_numbers_of_passes(folders, capsys, passes, expected):
 def test_unreadable_images(folders, capsys):
     (folders / "noise" / "00.png").write_bytes(b"nothing")
     arguments = ["--id", folders / "normal", "--ood", folders / "noise", "--out", folders / "out", "-q"]
-    assert run(*arguments) == 2
+    assert run(*arguments, "--on-error", "raise") == 2
     assert "00.png: cannot be read" in " ".join(capsys.readouterr().err.split())
-    assert run(*arguments, "--on-error", "skip", "--resamples", 10) == 3
+    assert run(*arguments, "--resamples", 10) == 3

@@ -116,7 +116,7 @@ def test_a_budget_chooses_for_auto(slow, terminal, scored, capsys):
 
 def test_a_budget_refuses_what_was_asked_for(slow, scored, capsys, folder):
     assert scored("--method", "exact", "--budget", "10m") == 2
-    assert "take about 2.5 h on this machine; time_budget is 10 min" in capsys.readouterr().err
+    assert "take about 2.5 h on this machine; --budget is 10 min" in capsys.readouterr().err
     assert not (folder / "scores.csv").exists()
 
 

@@ -20,7 +20,7 @@ from timm.data import create_transform, resolve_model_data_config
 from timm.models import save_for_hf
 
 from skjepa.encoders.encoder import load_encoder
-from skjepa.encoders.timm_models import WeightsNotFoundError, close_names, is_clip_type, load_timm_model
+from skjepa.encoders.timm_models import WeightsNotFoundError, is_clip_type, load_timm_model
 from skjepa.extraction.encoder_pass import extract
 
 TINY = "test_resnet.r160_in1k"  # timm's own test model: half a million parameters, weights on the hub
@@ -294,9 +294,6 @@ class TestNames:
     def test_close_names(self):
         with pytest.raises(ValueError, match=r"unknown encoder 'vit_smal_patch14_dino2'.*vit_small_patch14_dinov2"):
             load_encoder("vit_smal_patch14_dino2")
-
-    def test_bundled_is_a_name_too(self):
-        assert "bundled" in close_names("bundle", ["bundled"])
 
     def test_nothing_close(self):
         with pytest.raises(ValueError, match=r"unknown encoder 'qqqq'.*skjepa encoders"):

@@ -71,6 +71,23 @@ class TestNormalKFold:
         with pytest.raises(ValueError, match=message):
             list(NormalKFold(3).split(np.zeros(6), y))
 
+    @pytest.mark.parametrize(
+        ("y", "normal"),
+        [(Y == -1, False), (Y == 1, True), ((Y == -1).astype(int), 0), (np.where(Y == 1, "good", "crack"), "good")],
+    )
+    def test_labels_of_another_kind_where_the_normal_one_is_named(self, y, normal):
+        folds = list(NormalKFold(3, random_state=0, normal=normal).split(X, y))
+        for (train, test), (train_too, test_too) in zip(folds, NormalKFold(3, random_state=0).split(X, Y), strict=True):
+            assert np.array_equal(train, train_too)
+            assert np.array_equal(test, test_too)
+            assert (Y[train] == 1).all()
+
+    def test_a_normal_label_that_no_sample_has(self):
+        with pytest.raises(ValueError, match="no sample has the normal label 'good'; y holds -1, 1"):
+            list(NormalKFold(3, normal="good").split(X, Y))
+        with pytest.raises(ValueError, match=r"3 folds need at least 3 normal samples \(0\) in y; got 2"):
+            list(NormalKFold(3, normal=0).split(X[:8], [0, 0, 1, 1, 1, 1, 1, 1]))
+
     @pytest.mark.parametrize(("n_splits", "error"), [(1, ValueError), ("many", TypeError)])
     def test_number_of_folds(self, n_splits, error):
         with pytest.raises(error, match="n_splits must be"):

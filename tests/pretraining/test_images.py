@@ -71,6 +71,16 @@ def test_collapse_is_said_and_the_encoder_kept(folder, tmp_path):
     assert load_encoder(tmp_path / "flat.safetensors").input_shape == (3, 16, 16)
 
 
+def test_a_finished_run_leaves_the_encoder_and_its_statistics(folder, tmp_path):
+    out = tmp_path / "a.safetensors"
+    train_encoder(folder, out, image_size=16, n_components=4, config=QUICK)
+    assert sorted(path.name for path in tmp_path.glob("a.*")) == ["a.jsonl", "a.safetensors"]
+    (tmp_path / "plain").touch()
+    assert {path.stat().st_mode for path in tmp_path.glob("a.*")} == {(tmp_path / "plain").stat().st_mode}
+    train_encoder(folder, out, image_size=16, n_components=4, config=QUICK, keep_checkpoint=True)
+    assert (tmp_path / "a.checkpoint.pt").exists()
+
+
 def test_broken_images_stop_or_are_named(folder, tmp_path):
     for i, path in enumerate(sorted(folder.iterdir())[:20]):
         (tmp_path / f"{i}.png").write_bytes(path.read_bytes())

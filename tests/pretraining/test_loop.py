@@ -10,7 +10,7 @@ import skjepa.pretraining.loop
 from skjepa.encoders.networks import build_network
 from skjepa.pretraining.augmentations import VectorViewOptions
 from skjepa.pretraining.config import OBJECTIVES, PretrainConfig
-from skjepa.pretraining.loop import CollapseWarning, embed, pretrain
+from skjepa.pretraining.loop import CollapseWarning, _is_collapsed, embed, pretrain
 
 CONFIG = PretrainConfig(epochs=4, batch_size=16, n_directions=16, projector_width=16, precision="float32", seed=1)
 
@@ -116,8 +116,22 @@ def test_bfloat16_keeps_float32_weights(images):
 def test_collapse_is_reported(images):
     config = dataclasses.replace(CONFIG, epochs=8, sigreg_weight=0.0, learning_rate=0.02, weight_decay=0.0)
     network = build_network("convnet", widths=[8, 16], depths=[1, 1], n_components=32)
-    with pytest.warns(CollapseWarning, match="of 32 components"):
+    with pytest.warns(CollapseWarning, match="of 32 components") as told:
         pretrain(network, images, config)
+    assert len(told) == 1
+
+
+def test_a_collapse_is_reported_once_and_only_a_collapse():
+    def record(epoch, ratio):
+        return {"epoch": epoch, "participation_ratio": ratio, "n_components": 32.0}
+
+    config = dataclasses.replace(CONFIG, epochs=4)
+    rising = [record(1, 1.0), record(2, 2.0), record(3, 9.0), record(4, 12.0)]
+    assert not any(_is_collapsed(rising[:n], config) for n in range(1, 5))
+    falling = [record(1, 9.0), record(2, 8.0), record(3, 2.0), record(4, 1.0)]
+    assert [_is_collapsed(falling[:n], config) for n in range(1, 5)] == [False, False, True, True]
+    flat = [record(epoch, 1.5) for epoch in range(1, 5)]
+    assert [_is_collapsed(flat[:n], config) for n in range(1, 5)] == [False, False, False, True]
 
 
 def test_non_finite_loss_stops(images):

@@ -1,0 +1,132 @@
+"""What `skjepa fit` and `skjepa score` do with the normal images: measure them, and fit a detector on them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from skjepa.cli.calibration import Calibration, calibration_for
+
+if TYPE_CHECKING:
+    from skjepa.data.sources import Source
+    from skjepa.detectors.jepa_score import JEPAScoreDetector
+    from skjepa.encoders.encoder import Encoder
+    from skjepa.extraction.extraction import Extraction
+
+_stderr = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """The options --alpha, --calibration and --contamination, None where not given."""
+
+    alpha: float | None
+    calibration: float | None
+    contamination: float | None
+
+    def check(self) -> None:
+        """Raise where they exclude each other."""
+        if self.contamination is not None and not self.alpha == self.calibration is None:
+            given = "--alpha" if self.alpha is not None else "--calibration"
+            raise ValueError(f"--contamination flags without held-out images: give it or {given}, and not both")
+
+    def of(self, n_images: int, *, strict: bool = True) -> Calibration:
+        """The rule for so many different normal images, see `calibration_for`."""
+        return calibration_for(
+            n_images,
+            alpha=self.alpha,
+            calibration=self.calibration,
+            contamination=self.contamination,
+            strict=strict,
+        )
+
+    def check_subspace(self, method: str, rule: Calibration) -> None:
+        """Raise where every fold would learn directions of its own: then there is no one pass over the images."""
+        if method == "subspace" and isinstance(rule.parameters["calibration"], int):
+            raise ValueError(
+                "--method subspace does not go with folds: give more normal images, --calibration as a share such as "
+                "0.5 with a higher --alpha, or --method sketch"
+            )
+
+
+def n_images(folder: Path, limit: int | None) -> int:
+    """Return how many images of a folder will be used, without reading one."""
+    from skjepa.data.folders import IMAGE_SUFFIXES, files_below
+
+    found = sum(file.suffix.lower() in IMAGE_SUFFIXES for file in files_below(folder))
+    return found if limit is None else min(found, limit)
+
+
+def check_what_is_measured(
+    formula: str, method: str, layers: str, directions: int | None, *, local: bool = False
+) -> None:
+    """Raise where --formula, --method, --layers, --directions and --local do not go together."""
+    if formula != "joint" and method == "forward":
+        raise ValueError(
+            f"--formula {formula} needs backward passes, and --method forward makes none: give --method exact or "
+            "sketch, or --formula joint"
+        )
+    if local and (formula != "joint" or layers == "none"):
+        raise ValueError("--local reads hidden layers: it goes with --formula joint and not with --layers none")
+    if directions is not None and method in ("auto", "forward", "exact"):
+        raise ValueError(f"--directions goes with --method sketch or subspace; --method is {method}")
+
+
+def unfitted(encoder: "Encoder", rule: Calibration, **settings: Any) -> "JEPAScoreDetector":
+    """A detector with the options of a command, before its fit."""
+    from skjepa.detectors.jepa_score import JEPAScoreDetector
+
+    return JEPAScoreDetector(encoder, **rule.parameters, **settings)
+
+
+def fitted(
+    detector: "JEPAScoreDetector",
+    source: "Source",
+    folder: Path,
+    threshold: Threshold,
+    *,
+    store: Path | None,
+    reason: str | None,
+) -> "Extraction":
+    """Measure the normal images, fit the detector on those that can be read, and return the measurements.
+
+    The rule of the threshold is chosen again for the images that were read and are no copies of others.
+    """
+    import numpy as np
+
+    from skjepa.inspection.appearance import learn_appearance, sampled
+
+    _stderr.print(f"fit: {len(source)} normal images of {escape(str(folder))}", soft_wrap=True)
+    if detector.method == "subspace":  # whose directions are learned by the fit itself
+        rule = threshold.of(len(source))
+        normal_pass = detector.fit(source).extract(source, store=store)
+    else:
+        normal_pass = detector.extract(source, store=store)
+        normal_pass.meta["method_reason"] = reason or normal_pass.meta.get("method_reason")
+        rule = threshold.of(len(np.unique(normal_pass.identities)), strict=False)
+        detector.set_params(**rule.parameters).fit(normal_pass)
+    detector.appearance_ = learn_appearance(sampled(source, int(detector.random_state or 0)))
+    if rule.note:
+        _stderr.print(f"[yellow]note:[/yellow] {escape(rule.note)}.", highlight=False, soft_wrap=True)
+    return normal_pass
+
+
+def rule_of(detector: "JEPAScoreDetector") -> str:
+    """The rule by which a detector flags, in short."""
+    if detector.calibration_scores_ is not None and detector.target_fpr is not None:
+        return f"conformal p <= {detector.target_fpr:g}"
+    return f"contamination {detector.contamination:g}"
+
+
+def rule_in_words(detector: "JEPAScoreDetector") -> str:
+    """The rule by which a detector flags, and what it promises."""
+    if detector.calibration_scores_ is None or detector.target_fpr is None:
+        return (
+            f"images are flagged that score below {100 * detector.contamination:g} % of the normal images; this makes "
+            "no guarantee about new images"
+        )
+    share = f"{100 * detector.target_fpr:g} %"
+    promise = f"about {share}" if detector.is_cross_calibrated else f"on average at most {share}"
+    return f"images with a p-value of at most {detector.target_fpr:g} are flagged: {promise} of new normal images"

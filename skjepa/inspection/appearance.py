@@ -1,0 +1,239 @@
+"""How an image looks beside normal ones, in words of everyday: sharper, darker, redder than any, colours never seen.
+
+Each word is one simple statistic of the pixels, compared with the same statistic of normal images. It holds for the
+image whatever the encoder makes of it, and is no part of the score.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from skjepa.persistence.folder import portable
+
+LONGEST_SIDE = 512
+"""Pixels: larger images are scaled down before they are measured."""
+MOST = 500
+"""Normal images that are measured; of more, that many are drawn at random."""
+
+_MARGIN = 0.1  # of the range of the normal images, beyond which a value must lie: chance often falls right beside it
+_FAR_OUT = 3.0  # times the distance of the quartiles
+_FEWEST = 10  # normal images: the range of fewer means nothing
+_NEW_COLOURS = 0.05  # of the pixels, the least that is worth a word
+_GREY = 24  # difference of the channels under which a pixel has no hue worth the name
+_BLACK = 8.0  # grey levels, added to the mean: what is nearly black has no tint worth the name
+_RATIOS = ("sharpness", "brightness", "contrast", "colourfulness", "width", "height")
+_TINY = 1e-3
+_HUES, _SATURATIONS = 12, 3
+_N_COLOURS = _HUES * _SATURATIONS + 1
+
+WORDS = {
+    "sharpness": ("blurrier or smoother", "sharper or noisier"),
+    "brightness": ("darker", "brighter"),
+    "contrast": ("flatter in contrast", "richer in contrast"),
+    "colourfulness": ("paler", "more colourful"),
+    "red or green": ("greener", "redder"),
+    "yellow or blue": ("bluer", "yellower"),
+    "width": ("narrower", "wider"),
+    "height": ("lower", "taller"),
+}
+"""Statistic -> what an image is whose value lies under, over those of all normal images."""
+
+UNITS = {
+    "sharpness": "mean squared Laplacian over variance of the grey levels",
+    "brightness": "mean grey level, 0 to 255",
+    "contrast": "standard deviation of the grey levels over their mean",
+    "colourfulness": "Hasler and Suesstrunk's measure over the mean grey level",
+    "red or green": "mean of red minus green over the mean grey level",
+    "yellow or blue": "mean of (red + green) / 2 minus blue over the mean grey level",
+    "width": "pixels",
+    "height": "pixels",
+}
+
+
+@dataclass(frozen=True)
+class Remark:
+    """One way in which an image differs from all normal ones.
+
+    Attributes
+    ----------
+    statistic : str
+        A key of `WORDS`, or "colours".
+    words : str
+    value : float
+        Of the image.
+    low, high : float
+        Least and greatest value of the images that it is compared with.
+    beside : str
+        Which these are.
+    """
+
+    statistic: str
+    words: str
+    value: float
+    low: float
+    high: float
+    beside: str = "normal images"
+
+    @property
+    def numbers(self) -> str:
+        """The value beside those of the normal images, with its unit."""
+        if self.statistic == "colours":
+            return f"{self.value:.1%} of the pixels; for a normal image beside the others at most {self.high:.1%}"
+        unit = UNITS[self.statistic]
+        return f"{self.statistic} {self.value:.3g}, {self.beside} {self.low:.3g} to {self.high:.3g} ({unit})"
+
+
+@portable
+@dataclass(frozen=True)
+class NormalAppearance:
+    """Statistics of normal images.
+
+    Attributes
+    ----------
+    values : array of shape (n, 8)
+        One row for each image, one column for each key of `WORDS`.
+    colours : array of shape (37,)
+        Largest share of one normal image that has a colour of each kind: twelve hues by three saturations, then grey.
+    new_share : float
+        Largest share of a normal image whose colours no other normal image has.
+    """
+
+    values: Annotated[NDArray[np.float64], "n s"]
+    colours: Annotated[NDArray[np.float64], "c"]
+    new_share: float
+
+    def portable_check(self) -> None:
+        if self.values.shape[1] != len(WORDS) or len(self.colours) != _N_COLOURS:
+            raise ValueError("the statistics of the normal images are of another number")
+
+    @property
+    def n_images(self) -> int:
+        return len(self.values)
+
+    def remarks(self, image: Image.Image) -> list[Remark]:
+        """In what an image differs from every normal one, the farthest out first; empty where in nothing.
+
+        A value must lie outside the range of the normal images by a tenth of that range. Fewer than ten normal
+        images have no range worth comparing with.
+        """
+        if self.n_images < _FEWEST:
+            return []
+        values, colours = statistics_of(image)
+        low, high = self.values.min(axis=0), self.values.max(axis=0)
+        own, least, most = _scaled(values), _scaled(low), _scaled(high)
+        beyond = np.maximum(least - own, own - most) / np.maximum(most - least, 1e-6 * (1 + np.abs(most)))
+        found = []
+        for j, (name, words) in enumerate(WORDS.items()):
+            if beyond[j] > _MARGIN:
+                said = f"{words[int(values[j] > high[j])]} than any normal image"
+                found.append((float(beyond[j]), Remark(name, said, float(values[j]), float(low[j]), float(high[j]))))
+        share = float(colours[self.colours == 0].sum())
+        if share > max(_NEW_COLOURS, 2 * self.new_share):
+            found.append(
+                (share / _NEW_COLOURS, Remark("colours", _colours_in_words(share), share, 0.0, self.new_share))
+            )
+        return [remark for _, remark in sorted(found, key=lambda pair: -pair[0])]
+
+
+def learn_appearance(images: Iterable[Image.Image]) -> NormalAppearance:
+    """Measure normal images; `remarks` then compares others with them."""
+    measured = [statistics_of(image) for image in images]
+    if not measured:
+        raise ValueError("no normal image can be read")
+    colours = np.stack([own for _, own in measured])
+    has_colour = colours > 0
+    is_alone = has_colour & (has_colour.sum(axis=0) == 1)
+    new_share = float((colours * is_alone).sum(axis=1).max())
+    return NormalAppearance(np.stack([values for values, _ in measured]), colours.max(axis=0), new_share)
+
+
+def standing_out(values: NDArray[np.float64]) -> list[list[Remark]]:
+    """Say which images of one collection look unlike the rest of it, with no normal images to compare with.
+
+    Parameters
+    ----------
+    values : array of shape (n, 8)
+        Of all images, see `statistics_of`.
+
+    Returns
+    -------
+    list of list of Remark
+        One list for each image, the farthest out first. A value stands out beyond the quartiles by more than three
+        times the distance between them (Tukey's "far out"). Fewer than ten images have nothing that stands out.
+    """
+    found: list[list[tuple[float, Remark]]] = [[] for _ in values]
+    if len(values) < _FEWEST:
+        return [[] for _ in values]
+    quartiles = np.quantile(values, [0.25, 0.75], axis=0)
+    low, high = map(_scaled, quartiles)
+    own = np.stack([_scaled(row) for row in values])
+    spread = np.maximum(high - low, _MARGIN * (1 + np.abs(high)) * (high - low <= 0) + 1e-12)
+    beyond = np.maximum(low - own, own - high) / spread
+    for j, (name, words) in enumerate(WORDS.items()):
+        for i in np.flatnonzero(beyond[:, j] > _FAR_OUT).tolist():
+            said = f"far {words[int(own[i, j] > high[j])]} than most of the others"
+            lower, upper = quartiles[:, j].tolist()
+            remark = Remark(name, said, float(values[i, j]), lower, upper, "the middle half of the images")
+            found[i].append((float(beyond[i, j]), remark))
+    return [[remark for _, remark in sorted(own, key=lambda pair: -pair[0])] for own in found]
+
+
+def statistics_of(image: Image.Image) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Measure one RGB image: its value of each key of `WORDS`, and the share of its pixels of each kind of colour."""
+    width, height = image.size
+    if max(image.size) > LONGEST_SIDE:
+        image = image.copy()
+        image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BOX, reducing_gap=None)
+    pixels = np.asarray(image, dtype=np.float32)
+    red, green, blue = np.moveaxis(pixels, -1, 0)
+    grey = 0.299 * red + 0.587 * green + 0.114 * blue
+    first, second = red - green, (red + green) / 2 - blue
+    colourfulness = np.hypot(first.std(), second.std()) + 0.3 * np.hypot(first.mean(), second.mean())
+    brightness = grey.mean()
+    relative = np.array([grey.std(), colourfulness, first.mean(), second.mean()]) / (brightness + _BLACK)
+    values = [_sharpness(grey), brightness, *relative, width, height]
+    return np.array(values, dtype=np.float64), _colour_shares(image)
+
+
+def _sharpness(grey: NDArray[np.float32]) -> float:
+    """Free of brightness and contrast; 0 of an image of one tone, or of less than three pixels a side."""
+    if min(grey.shape) < 3 or (variance := float(grey.var())) < 1.0:
+        return 0.0
+    middle = grey[1:-1, 1:-1]
+    laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * middle
+    return float(np.square(laplacian).mean()) / variance
+
+
+def _colour_shares(image: Image.Image) -> NDArray[np.float64]:
+    """Hue and saturation do not change with brightness; dark and pale pixels, whose hue is chance, count as grey."""
+    pixels = np.asarray(image).reshape(-1, 3)
+    chroma = pixels.max(axis=1).astype(np.int16) - pixels.min(axis=1)
+    hue, saturation, _ = np.asarray(image.convert("HSV"), dtype=np.int64).reshape(-1, 3).T
+    kind = hue * _HUES // 256 * _SATURATIONS + saturation * _SATURATIONS // 256
+    kind[chroma < _GREY] = _N_COLOURS - 1
+    return np.bincount(kind, minlength=_N_COLOURS) / len(kind)
+
+
+def _scaled(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sizes and spreads by their logarithm: half is as far from one as twice."""
+    is_ratio = np.array([name in _RATIOS for name in WORDS])
+    return np.where(is_ratio, np.log(np.where(is_ratio, values, 1.0) + _TINY), values)
+
+
+def _colours_in_words(share: float) -> str:
+    return f"colours that no normal image has, on {share:.0%} of it"
+
+
+def sampled(source: Any, seed: int = 0) -> Iterable[Image.Image]:
+    """Images of a source, at most `MOST` drawn at random; those that cannot be read are passed over."""
+    from skjepa.data.images import as_picture
+
+    for i in range(len(some := source.sample(MOST, seed))):
+        try:
+            yield as_picture(some.load(i)).convert("RGB")
+        except (OSError, ValueError):
+            continue

@@ -25,7 +25,7 @@ from skjepa.cli.report import report
 from skjepa.cli.score import score
 from skjepa.cli.serve import serve
 from skjepa.cli.watch import watch
-from skjepa.cli.wording import in_options
+from skjepa.cli.wording import in_options, unwrapped
 
 EXIT_OK, EXIT_CRASH, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 _EXIT_CODES = (
@@ -69,7 +69,7 @@ def _options(
 
 
 for command in (score, report, explain, inspect, fit, watch, serve, bench, prune, pretrain, encoders):
-    app.command()(command)
+    app.command(help=unwrapped(command.__doc__ or ""))(command)
 
 
 @app.command()

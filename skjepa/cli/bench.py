@@ -38,7 +38,7 @@ _stdout, _stderr = Console(), Console(stderr=True)
 def bench(
     more: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[OOD_DIR]...", help="Further folders of --ood.", callback=checks.image_folder),
+        typer.Argument(metavar="OOD_DIR", help="Further folders of --ood.", callback=checks.image_folder),
     ] = None,
     normal: Annotated[
         Path,

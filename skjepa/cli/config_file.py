@@ -1,4 +1,4 @@
-"""Options of the commands from a TOML file, for runs that can be repeated: a section a command, a key an option."""
+"""Options of the commands from a TOML file: one section per command, one key per option."""
 
 import difflib
 import tomllib
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def read_config(path: Path, commands: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Defaults of each command's options, by the names that its function has for them.
+    """Return defaults of each command's options, by the names that its function has for them.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def read_config(path: Path, commands: dict[str, Any]) -> dict[str, dict[str, Any
     Raises
     ------
     FileNotFoundError, ValueError
-        No such file, no TOML, a section that is no command, a key that is no option of it; names what is wrong.
+        The file is missing or not TOML, a section is not a command, or a key is not one of its options.
     """
     try:
         sections = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -35,7 +35,7 @@ def read_config(path: Path, commands: dict[str, Any]) -> dict[str, dict[str, Any
     defaults = {}
     for section, given in sections.items():
         if section not in commands or not isinstance(given, dict):
-            raise ValueError(f"{path}: [{section}] is no command; sections are {', '.join(commands)}")
+            raise ValueError(f"{path}: [{section}] is not a command; commands are {', '.join(commands)}")
         names = _names(commands[section])
         for key in given:
             if key not in names:
@@ -47,7 +47,7 @@ def read_config(path: Path, commands: dict[str, Any]) -> dict[str, dict[str, Any
 
 
 def _names(command: Any) -> dict[str, str]:
-    """What a file may call each option, as the command line does, without dashes: the function's name for it."""
+    """Return the function's parameter by each name that a file may use: its options without dashes."""
     names = {}
     for parameter in command.params:
         options = [option for option in parameter.opts if option.startswith("--")]

@@ -20,7 +20,7 @@ _stdout, _stderr = Console(), Console(stderr=True)
 
 
 def explain(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images to explain, or folders of images.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Images to explain, or folders of images.")],
     saved: NeededDetector = ...,  # type: ignore[assignment]
     normal: Annotated[
         Path | None,
@@ -108,7 +108,7 @@ def _explained(detector: Any, source: "Source", appearance: "NormalAppearance | 
 
 def _print(told: dict[str, Any], verbose: bool) -> None:
     if "error" in told:
-        _stderr.print(f"{escape(told['id'])}: could not be read: {escape(told['error'])}", soft_wrap=True)
+        _stderr.print(escape(told["error"]), highlight=False, soft_wrap=True)
         return
     verdict = "[red]flagged[/red]" if told["flagged"] else "not flagged"
     value = f", p-value {told['p_value']:.3g}" if told["p_value"] is not None else ""

@@ -182,6 +182,6 @@ def _table(title: str, odd: Sequence[_Seen], verbose: bool) -> Table:
     table.add_column("image", overflow="fold", ratio=2)
     table.add_column("reason", overflow="fold", ratio=5)
     for one in odd:
-        said = [f"{r.words} ({r.numbers})" if verbose else r.words for r in one.remarks]
+        said = [f"{r.words}; {r.numbers}" if verbose else r.words for r in one.remarks]
         table.add_row(escape(one.name), escape("\n".join(said) if verbose else "; ".join(said)))
     return table

@@ -70,7 +70,7 @@ _TABLES = (".parquet", ".csv")
 def score(
     tests: Annotated[
         list[Path],
-        typer.Argument(metavar="TEST_DIR...", help="Folders of images to score.", callback=checks.image_folder),
+        typer.Argument(metavar="TEST_DIR", help="Folders of images to score.", callback=checks.image_folder),
     ],
     normal: Annotated[
         Path | None,

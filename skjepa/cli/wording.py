@@ -1,5 +1,6 @@
 """Errors of the Python functions in the words of the command line: options in the place of parameters."""
 
+import inspect
 import re
 
 _OPTIONS = {
@@ -25,6 +26,7 @@ _WORDS = (
 )
 """Names that are words as well: they are replaced where a value follows, as in ``method='exact'``."""
 
+_PYTHON_ALONE = re.compile(r", or give fit groups=[^;.]*")  # advice that no option follows
 _LOADED = re.compile(r"load_encoder\('([^']*)'(?:, weights=(\w+))?\)")
 _GIVEN = re.compile(rf"\b({'|'.join([*_OPTIONS, *_WORDS])})=(None|True|'[^']*'|\w[\w.:/-]*\w|\w)")
 _NAMED = re.compile(rf"(?<![-\w])({'|'.join(_OPTIONS)})(?!\w)")
@@ -38,6 +40,7 @@ def in_options(message: str) -> str:
     >>> in_options("give method='exact' or raise target_fpr")
     'give --method exact or raise --alpha'
     """
+    message = _PYTHON_ALONE.sub("", message)
     message = _LOADED.sub(
         lambda found: f"--encoder {found[1]}" + (f" --weights {found[2]}" if found[2] else ""), message
     )
@@ -50,3 +53,8 @@ def _option(name: str, value: str) -> str:
     if value == "True":
         return option
     return f"{option} {'none' if value == 'None' else value.strip(chr(39))}"
+
+
+def unwrapped(text: str) -> str:
+    """Return a docstring with one line per paragraph, and per example: the terminal has a width of its own."""
+    return re.sub(r"(?<!\n)\n(?!\n|Example:)", " ", inspect.cleandoc(text))

@@ -42,15 +42,15 @@ WORDS = {
 }
 """Statistic -> what an image is whose value lies under, over those of all normal images."""
 
-UNITS = {
+MEASURES = {
     "sharpness": "mean squared Laplacian over variance of the grey levels",
-    "brightness": "mean grey level, 0 to 255",
-    "contrast": "standard deviation of the grey levels over their mean",
-    "colourfulness": "Hasler and Suesstrunk's measure over the mean grey level",
-    "red or green": "mean of red minus green over the mean grey level",
-    "yellow or blue": "mean of (red + green) / 2 minus blue over the mean grey level",
-    "width": "pixels",
-    "height": "pixels",
+    "brightness": "mean grey level of 0 to 255",
+    "contrast": "standard deviation of the grey levels, over their mean",
+    "colourfulness": "colourfulness (Hasler and Suesstrunk), over the mean grey level",
+    "red or green": "mean of red minus green, over the mean grey level",
+    "yellow or blue": "mean of (red + green) / 2 minus blue, over the mean grey level",
+    "width": "width in pixels",
+    "height": "height in pixels",
 }
 
 
@@ -83,8 +83,7 @@ class Remark:
         """The value beside those of the normal images, with its unit."""
         if self.statistic == "colours":
             return f"{self.value:.1%} of the pixels; for a normal image beside the others at most {self.high:.1%}"
-        unit = UNITS[self.statistic]
-        return f"{self.statistic} {self.value:.3g}, {self.beside} {self.low:.3g} to {self.high:.3g} ({unit})"
+        return f"{MEASURES[self.statistic]}: {self.value:.3g}, {self.beside} {self.low:.3g} to {self.high:.3g}"
 
 
 @portable

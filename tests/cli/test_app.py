@@ -273,9 +273,9 @@ class TestConfig:
         ("text", "message"),
         [
             ("[score\n", "is not TOML"),
-            ("[sore]\nfit = 'normal'\n", "[sore] is no command"),
+            ("[sore]\nfit = 'normal'\n", "[sore] is not a command"),
             ("[score]\nimage_sise = 3\n", "has no option 'image_sise'; did you mean image-size?"),
-            ("fit = 3\n", "[fit] is no command"),
+            ("fit = 3\n", "[fit] is not a command"),
             ("[score]\nimage-size = 'big'\n", "'--image-size': "),
         ],
     )

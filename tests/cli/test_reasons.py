@@ -107,7 +107,7 @@ def test_explain_says_why_with_numbers_on_request(home, capsys):
     assert "standard deviations" not in shown
     assert run("explain", "new/bad/dark.png", "--detector", "detector", "--verbose") == 0
     shown = capsys.readouterr().out
-    assert "darker than any normal image  (brightness " in shown
+    assert "darker than any normal image  (mean grey level of 0 to 255: " in shown
     assert "normal images " in shown
     assert run("explain", "new/bad", "--detector", "detector", "--json") == 3
     told = {row["id"].rpartition("/")[2]: row for row in json.loads(capsys.readouterr().out)["images"]}

@@ -86,7 +86,7 @@ def _rule(rate: float, held_out: float, n_images: int, note: str = "") -> Calibr
 
 
 def _folds_in_words(n_images: int, n_folds: int, rate: float) -> str:
-    enough = math.ceil(_needed(rate) / SHARE)
+    enough = math.floor((_needed(rate) - 1) / SHARE) + 1
     return (
         f"{n_images} normal images: a fifth of them is too few for --alpha {rate:g}, so {n_folds} folds calibrate, "
         f"each image by a model that has not learned from it. About {100 * rate:g} % of new normal images are flagged; "

@@ -20,6 +20,7 @@ MOST = 500
 """Normal images that are measured; of more, that many are drawn at random."""
 
 _MARGIN = 0.1  # of the range of the normal images, beyond which a value must lie: chance often falls right beside it
+_CONSTANT = 0.01  # of a value that most images share, the difference that counts as a distance of quartiles
 _FAR_OUT = 3.0  # times the distance of the quartiles
 _FEWEST = 10  # normal images: the range of fewer means nothing
 _NEW_COLOURS = 0.05  # of the pixels, the least that is worth a word
@@ -170,7 +171,7 @@ def standing_out(values: NDArray[np.float64]) -> list[list[Remark]]:
     quartiles = np.quantile(values, [0.25, 0.75], axis=0)
     low, high = map(_scaled, quartiles)
     own = np.stack([_scaled(row) for row in values])
-    spread = np.maximum(high - low, _MARGIN * (1 + np.abs(high)) * (high - low <= 0) + 1e-12)
+    spread = np.where(high > low, high - low, _CONSTANT * (1 + np.abs(high)))
     beyond = np.maximum(low - own, own - high) / spread
     for j, (name, words) in enumerate(WORDS.items()):
         for i in np.flatnonzero(beyond[:, j] > _FAR_OUT).tolist():

@@ -11,12 +11,13 @@ NOTHING = {"alpha": None, "calibration": None, "contamination": None}
 
 @pytest.mark.parametrize(
     ("n", "rate", "calibration"),
-    [(1000, 0.05, 0.2), (95, 0.05, 0.2), (94, 0.05, 5), (19, 0.05, 5), (18, 0.053, 5), (3, 0.25, 3)],
+    [(1000, 0.05, 0.2), (91, 0.05, 0.2), (90, 0.05, 5), (19, 0.05, 5), (18, 0.053, 5), (3, 0.25, 3)],
 )
 def test_defaults(n, rate, calibration):
     rule = calibration_for(n, **NOTHING)
     assert rule.parameters == {"contamination": 0.1, "target_fpr": rate, "calibration": calibration}
-    assert bool(rule.note) == (n < 95)
+    assert bool(rule.note) == (n < 91)
+    assert n not in (90, 19) or "From 91 images on" in rule.note
 
 
 @pytest.mark.parametrize("n", range(3, 200))

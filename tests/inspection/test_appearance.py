@@ -34,37 +34,39 @@ CHANGES = {
 
 @pytest.fixture(scope="module")
 def photographs():
-    """Tiles of the Chinese palace, in random order."""
+    """Tiles of the Chinese palace, without the sky, in random order."""
     palace = Image.fromarray(load_sample_images().images[0])
-    tiles = [palace.crop((x, y, x + 96, y + 96)) for x in range(0, 540, 48) for y in range(180, 330, 24)]
+    tiles = [palace.crop((x, y, x + 96, y + 96)) for x in range(0, 540, 32) for y in range(180, 330, 16)]
+    tiles = [tile for tile in tiles if np.asarray(tile.convert("L")).std() > 40]
+    assert len(tiles) > 120
     return [tiles[i] for i in np.random.default_rng(0).permutation(len(tiles))]
 
 
 @pytest.fixture(scope="module")
 def appearance(photographs):
-    return learn_appearance(photographs[:60])
+    return learn_appearance(photographs[:-24])
 
 
 @pytest.mark.parametrize("word", CHANGES)
 def test_a_made_change_gets_its_word(appearance, photographs, word):
-    said = [[remark.words for remark in appearance.remarks(CHANGES[word](image))] for image in photographs[60:]]
+    said = [[remark.words for remark in appearance.remarks(CHANGES[word](image))] for image in photographs[-24:]]
     hits = sum(f"{word} than any normal image" in words for words in said)
     assert hits > 0.6 * len(said)
 
 
 def test_a_normal_image_gets_none(appearance, photographs):
-    assert not any(appearance.remarks(image) for image in photographs[:60])  # by their own range
-    assert sum(bool(appearance.remarks(image)) for image in photographs[60:]) < 0.1 * len(photographs[60:])
+    assert not any(appearance.remarks(image) for image in photographs[:-24])  # by their own range
+    assert sum(bool(appearance.remarks(image)) for image in photographs[-24:]) < 0.1 * len(photographs[-24:])
 
 
 def test_every_word_is_true(appearance, photographs):
-    for image in (CHANGES[word](photographs[60]) for word in CHANGES):
+    for image in (CHANGES[word](photographs[-1]) for word in CHANGES):
         values, _ = statistics_of(image)
         for remark in appearance.remarks(image):
             if remark.statistic == "colours":
                 continue
             own = values[list(WORDS).index(remark.statistic)]
-            normal = [statistics_of(other)[0][list(WORDS).index(remark.statistic)] for other in photographs[:60]]
+            normal = [statistics_of(other)[0][list(WORDS).index(remark.statistic)] for other in photographs[:-24]]
             less, more = WORDS[remark.statistic]
             assert own < min(normal) if remark.words.startswith(less) else own > max(normal)
             assert f"{own:.3g}" in remark.numbers
@@ -90,7 +92,7 @@ def test_an_image_of_one_tone_and_one_of_a_pixel(appearance):
 
 def test_few_normal_images_have_no_range(photographs):
     few = learn_appearance(photographs[:9])
-    assert few.remarks(CHANGES["darker"](photographs[60])) == []
+    assert few.remarks(CHANGES["darker"](photographs[-1])) == []
     with pytest.raises(ValueError, match="no normal image can be read"):
         learn_appearance([])
 

@@ -112,7 +112,7 @@ def require_readable(sources: Iterable["Source"], on_error: str) -> None:
                 pass
 
 
-def summary_table(rows: Sequence[dict[str, Any]], *, title: str, caption: str) -> Table:
+def summary_table(rows: Sequence[dict[str, Any]], *, title: str, caption: str | None = None) -> Table:
     """Return one row per group of images for a terminal; measures of separation where they are known."""
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     is_labelled, is_judged = any("normal_images" in row for row in rows), any("auroc" in row for row in rows)

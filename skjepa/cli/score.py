@@ -217,7 +217,8 @@ def score(
     else:
         title = f"Encoder {shown}, fitted on {detector.n_samples_fit_} normal images"
         caption = f"{rule_in_words(detector)}.{_metrics_in_words(rows, known is not None)}"
-        _stdout.print(summary_table(rows, title=title, caption=caption))
+        _stdout.print(summary_table(rows, title=title))
+        _stdout.print(escape(caption[0].upper() + caption[1:]), highlight=False)
         if oddest:
             _stdout.print()
             atypical.print_atypical(_stdout, oddest)

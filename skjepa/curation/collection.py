@@ -161,8 +161,8 @@ def _measured(detector: Any, data: Samples, store: str | os.PathLike | None) -> 
     """Run one expensive pass for all folds, where the encoder does not depend on the samples learned from."""
     if isinstance(data, Extraction):
         return data
-    frozen = isinstance(detector, JEPAScoreDetector) and not data.is_vector and not _is(detector.method, "subspace")
-    if frozen:
+    is_detector = isinstance(detector, JEPAScoreDetector) and detector.tiles is None
+    if is_detector and not data.is_vector and not _is(detector.method, "subspace"):
         return detector.extract(data, store=store)
     if isinstance(detector, OnEmbeddings) and not data.is_vector:
         return detector.embed_images(data, store=store)

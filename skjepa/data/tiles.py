@@ -1,15 +1,21 @@
 """Cut large images into overlapping tiles at their own resolution, each a sample of its own."""
 
+import hashlib
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skjepa._utils.validation import check_integer, check_number
-from skjepa.data.images import as_picture
+from skjepa.data.images import ImageReadError, as_picture
 from skjepa.data.sources import Source, as_source
+
+OVERLAP = 0.25
+"""Of neighbouring tiles, as a share of their side."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +25,7 @@ class TiledPictures:
     Attributes
     ----------
     source : Source
-        All tiles, image by image, with ids ``"IMAGE [left,top]"``. Any detector fits on it and scores it.
+        Of all tiles, picture by picture; ids are ``"PICTURE [left,top,side]"``. Any detector fits on it and scores it.
     groups : array of shape (n_tiles,)
         Position of the image that a tile belongs to: give it to `fit` as ``groups=``.
     boxes : array of shape (n_tiles, 4)
@@ -27,7 +33,7 @@ class TiledPictures:
     ids : array of shape (n_pictures,), str
         Ids of the images.
     sizes : array of shape (n_pictures, 2)
-        Height and width of each image.
+        Height and width; 0 and 0 of one that cannot be read, whose only tile cannot be read either.
     """
 
     source: Source
@@ -39,6 +45,15 @@ class TiledPictures:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __getitem__(self, chosen: NDArray) -> "TiledPictures":
+        """The tiles at some positions, of the same pictures."""
+        return TiledPictures(self.source[chosen], self.groups[chosen], self.boxes[chosen], self.ids, self.sizes)
+
+    @property
+    def counts(self) -> NDArray[np.intp]:
+        """Number of tiles of each picture, (n_pictures,)."""
+        return np.bincount(self.groups, minlength=len(self))
+
     def least_normal(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the lowest score among the tiles of each image, (n_pictures,); NaN if a tile could not be read."""
         found = np.full(len(self), np.inf)
@@ -46,15 +61,12 @@ class TiledPictures:
         return found
 
     def p_values(self, p_values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Combine the p-values of tiles to one per image, (n_pictures,): the smallest times the number of tiles.
-
-        The result is at most 1 (Bonferroni's correction).
-        """
-        return np.minimum(1.0, self.least_normal(p_values) * np.bincount(self.groups, minlength=len(self)))
+        """A p-value of each picture from those of its tiles, (n_pictures,): the smallest, times how many there are."""
+        return np.minimum(1.0, self.least_normal(p_values) * self.counts)
 
 
-def tile_pictures(X: Any, size: int, *, overlap: float = 0.25) -> TiledPictures:
-    """Cut images into overlapping squares of one size, at their own resolution.
+def tile_pictures(X: Any, size: int | Sequence[int], *, overlap: float = OVERLAP) -> TiledPictures:
+    """Cut pictures into overlapping squares, at their own resolution.
 
     Use it to find small defects in large images. A defect of 40 pixels in a photograph 5,000 pixels wide is less than
     two pixels wide when the photograph is resized to 224; in tiles of 224 it stays 40.
@@ -62,11 +74,10 @@ def tile_pictures(X: Any, size: int, *, overlap: float = 0.25) -> TiledPictures:
     Parameters
     ----------
     X : images
-        In any form that `skjepa.data.as_source` accepts. Each image is read once for its size, and once more when its
-        tiles are read.
-    size : int
-        Side of a tile in pixels; tiles of the encoder's input size are not resized. An image with a shorter side is cut
-        into tiles of that side.
+        As `as_source` takes them. Each is read once for its size, and once more when its tiles are.
+    size : int, or several
+        Side of a tile in pixels; where the encoder takes so many, nothing is resized. Several sides cover each picture
+        once each. A picture with a shorter side is covered by tiles of that side.
     overlap : float in [0, 1)
         Smallest share of a tile's side by which neighbours overlap, so that a defect on a border is whole in one tile.
 
@@ -89,36 +100,46 @@ def tile_pictures(X: Any, size: int, *, overlap: float = 0.25) -> TiledPictures:
     """
     source = as_source(X)
     if source.is_vector:
-        raise ValueError("X holds vectors, which have no tiles: give images")
-    size = check_integer("size", size, minimum=1)
+        raise ValueError("X holds vectors, which have no tiles: give pictures")
+    sides = check_sides("size", size)
     overlap = check_number("overlap", overlap, above=0.0, below=1.0, closed="<")
     pictures = _LastPicture(source)
-    sizes = np.array([pictures(i).shape[:2] for i in range(len(source))], dtype=np.intp)
-    boxes = [_boxes(height, width, size, overlap) for height, width in sizes.tolist()]
+    sizes = np.array([pictures.size(i) for i in range(len(source))], dtype=np.intp)
+    boxes = [boxes_of(height, width, sides, overlap) for height, width in sizes.tolist()]
     groups = np.repeat(np.arange(len(source)), [len(own) for own in boxes])
     all_boxes = np.concatenate(boxes)
-    names = [
-        f"{source.ids[group]} [{left},{top}]" for group, (left, top, *_) in zip(groups, all_boxes.tolist(), strict=True)
-    ]
+    places = [f"[{left},{top},{right - left}]" for left, top, right, _ in all_boxes.tolist()]
+    names = [f"{source.ids[group]} {place}" for group, place in zip(groups, places, strict=True)]
 
     def load(i: int) -> NDArray[np.uint8]:
         left, top, right, bottom = all_boxes[i]
         return pictures(int(groups[i]))[top:bottom, left:right]
 
-    tiles = Source(np.array(names, dtype=np.str_), load, stable_ids=source.stable_ids)
+    def content(i: int) -> str:
+        known = source.content(int(groups[i]))
+        return known and hashlib.blake2b(f"{known} {places[i]}".encode(), digest_size=16).hexdigest()
+
+    tiles = Source(np.array(names, dtype=np.str_), load, stable_ids=source.stable_ids, content=content)
     return TiledPictures(tiles, groups, all_boxes, source.ids, sizes)
 
 
-def _boxes(height: int, width: int, size: int, overlap: float) -> NDArray[np.intp]:
-    side = min(size, height, width)
-    return np.array(
-        [
-            (left, top, left + side, top + side)
-            for top in _starts(height, side, overlap)
-            for left in _starts(width, side, overlap)
-        ],
-        dtype=np.intp,
-    )
+def check_sides(name: str, sides: Any) -> list[int]:
+    """The sides of tiles as a list; raises ValueError or TypeError, which call them by `name`."""
+    several = [sides] if isinstance(sides, Integral) or np.ndim(sides) == 0 else list(sides)
+    if not several:
+        raise ValueError(f"{name} names no side of tiles: give a number of pixels, or several")
+    return [check_integer(name, side, minimum=1) for side in several]
+
+
+def boxes_of(height: int, width: int, sides: list[int], overlap: float = OVERLAP) -> NDArray[np.intp]:
+    """Left, top, right and bottom of the tiles of one picture, (n_tiles, 4); one empty box where it has no size."""
+    found = [
+        (left, top, left + side, top + side)
+        for side in sorted({min(side, height, width) for side in sides})
+        for top in _starts(height, side, overlap)
+        for left in _starts(width, side, overlap)
+    ]
+    return np.array(found, dtype=np.intp)
 
 
 def _starts(length: int, side: int, overlap: float) -> list[int]:
@@ -134,6 +155,13 @@ class _LastPicture:
     def __init__(self, source: Source) -> None:
         self.source, self.lock = source, threading.Lock()
         self.known: tuple[int, NDArray[np.uint8]] | None = None
+
+    def size(self, i: int) -> tuple[int, int]:
+        """Height and width; 0 and 0 where it cannot be read, which is an error when its tile is."""
+        try:
+            return self(i).shape[:2]
+        except ImageReadError:
+            return 0, 0
 
     def __call__(self, i: int) -> NDArray[np.uint8]:
         with self.lock:

@@ -102,6 +102,8 @@ def _models_of(detector: Any) -> list[LayeredScore]:
             f"{type(detector).__name__} holds no encoder and cannot be exported: fit a "
             "JEPAScoreDetector(method='forward')"
         )
+    if detector.tiles is not None:
+        raise ExportError(f"tiles do not export: fit without them, on pictures of one size. {_OTHERWISE}")
     models = [fitted.model for fitted in detector.models_]
     for model, fitted in zip(models, detector.models_, strict=True):
         if not isinstance(model, LayeredScore) or model.volume_model is not None:

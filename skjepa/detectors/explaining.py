@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from skjepa.data.one_picture import listed
-from skjepa.detectors.measuring import MeasuringDetector
+from skjepa.detectors.tiling import TilingDetector
 from skjepa.extraction.batches.options import RunOptions
 from skjepa.extraction.extraction import Extraction
 from skjepa.inspection.anomaly_maps import column_shares
@@ -46,7 +46,7 @@ class _FoundTerms(NamedTuple):
         return np.stack([np.sum(list(found.values()), axis=0) for found in self.terms])
 
 
-class ExplainingDetector(MeasuringDetector):
+class ExplainingDetector(TilingDetector):
     """Base class of detectors that diagnose their fit and explain the scores of samples."""
 
     @property
@@ -100,7 +100,8 @@ class ExplainingDetector(MeasuringDetector):
         fitted = self._first
         if X is None:
             return fitted.diagnosis
-        return diagnose(fitted.model, self._measured(fitted, self._read(X)), fitted.diagnosis)
+        samples = self._read(X) if self.tiles is None else self._cut(self._pictures(X)).source
+        return diagnose(fitted.model, self._measured(fitted, samples), fitted.diagnosis)
 
     def explain(self, X: Any) -> Explanation:
         """Explain the score of each sample by its terms, compared with the terms of the fit samples.
@@ -115,7 +116,8 @@ class ExplainingDetector(MeasuringDetector):
         Returns
         -------
         skjepa.inspection.Explanation
-            One row per sample; `print` shows it in words.
+            One row per sample; `print` shows it in words. With `tiles` the terms are those of the most anomalous tile
+            of each image, and its place is in the id ("IMAGE [left,top,side]").
 
         Examples
         --------
@@ -133,9 +135,10 @@ class ExplainingDetector(MeasuringDetector):
         check_is_fitted(self)
         found = self._terms_of(X)
         told = self._told(found)
+        measured_of = zip(self.models_, found.measured, strict=self.tiles is None)
         shares = [
             own
-            for fitted, measured in zip(self.models_, found.measured, strict=True)
+            for fitted, measured in measured_of
             if (own := _columns_of(fitted.model, measured, is_whole=measured is X)) is not None
         ]
         if not shares:
@@ -149,6 +152,8 @@ class ExplainingDetector(MeasuringDetector):
         return found.ids, found.scores, [found.errors.get(i) or told.reason(i) for i in range(len(told))]
 
     def _terms_of(self, X: Any) -> _FoundTerms:
+        if self.tiles is not None:
+            return self._terms_of_tiles(X)
         samples = self._read(X)
         measured = [self._measured(fitted, samples) for fitted in self.models_]
         terms: list[Terms] = []
@@ -158,6 +163,14 @@ class ExplainingDetector(MeasuringDetector):
         first = measured[0]
         ids, errors = (first.ids, {}) if first is X else (first.all_ids, first.errors)
         return _FoundTerms(ids, terms, measured, errors)
+
+    def _terms_of_tiles(self, X: Any) -> _FoundTerms:
+        """The terms of the most anomalous tile of each image."""
+        source = self._pictures(X)
+        oddest = [self._oddest_tiles(fitted, source) for fitted in self.models_]
+        terms = [found for found, _ in oddest]
+        unread = np.flatnonzero(np.isnan(next(iter(terms[0].values())))).tolist()
+        return _FoundTerms(oddest[-1][1], terms, [], dict.fromkeys(unread, "cannot be read as an image"))
 
     def _told(self, found: _FoundTerms) -> Explanation:
         decisions = self._combine(found.scores) - self.offset_

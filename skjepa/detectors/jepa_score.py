@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skjepa._utils.validation import check_choice, check_number
 from skjepa.data.sources import Source
+from skjepa.data.tiles import check_sides
 from skjepa.detectors.base import Samples
 from skjepa.detectors.encoder_choice import (
     is_trained_on,
@@ -80,10 +81,16 @@ class JEPAScoreDetector(MappingDetector):
     layers : "auto", list of str, or None
         Hidden layers that "joint" reads in the forward pass, see `skjepa.extract`. None: the embedding alone.
     local : bool
-        Whether "joint" also learns what is normal at each position of an image, which finds defects that are small in
-        the image. The most anomalous positions become a term of the score, `anomaly_map` shows the surprise of each
-        position, and `spots` returns the positions that normal images lack (docs/guide/local-defects.md). It takes a
-        few hundred kilobytes of memory per image during `fit`.
+        Whether "joint" also reads what each position of a picture shows, and learns what is normal there: for defects
+        that are small in a picture. The oddest positions are a term of the score, `anomaly_map` shows the surprise of
+        each position, and `spots` gives those that normal pictures lack (docs/guide/local-defects.md). Takes some
+        hundred kilobytes per picture during `fit`.
+    tiles : int, or several, optional
+        For pictures larger than what the encoder is shown: each is cut into overlapping squares of this side in pixels,
+        at its own resolution, so that a defect of few pixels is not resized away. Several sides look at several
+        scales. Take the side that the encoder is shown, or a multiple. `fit` learns from the tiles, of as many as
+        `memory_budget` holds; everything else is of whole pictures: the score is that of the oddest tile, calibration
+        holds out pictures, maps have no seams, spots have p-values of the picture (docs/guide/local-defects.md).
     trim : float in [0, 0.5)
         Use it where the fit samples may contain anomalies. This share of the fit samples, the lowest by a first fit on
         their layers, is left out of a second fit, which the detector keeps. The left-out samples still count for
@@ -176,6 +183,7 @@ class JEPAScoreDetector(MappingDetector):
         n_directions: int | None = None,
         layers: Any = "auto",
         local: bool = False,
+        tiles: Any = None,
         trim: float = 0.0,
         views: int = 1,
         view_transform: Transform | None = None,
@@ -200,6 +208,7 @@ class JEPAScoreDetector(MappingDetector):
         self.n_directions = n_directions
         self.layers = layers
         self.local = local
+        self.tiles = tiles
         self.trim = trim
         self.views = views
         self.view_transform = view_transform
@@ -244,7 +253,13 @@ class JEPAScoreDetector(MappingDetector):
     @classmethod
     def from_portable_state(cls, state: dict[str, Any], given: dict[str, Any]) -> "JEPAScoreDetector":
         made = cls.__new__(cls)
-        earlier = {"layers": None, "local": False, "trim": 0.0, "time_budget": None}  # earlier versions lack them
+        earlier = {
+            "layers": None,
+            "local": False,
+            "tiles": None,
+            "trim": 0.0,
+            "time_budget": None,
+        }  # earlier versions lack them
         made.__dict__.update(earlier | state)
         use_here(made, given)
         return made
@@ -285,6 +300,8 @@ class JEPAScoreDetector(MappingDetector):
             raise TypeError(f"local must be True or False; got {self.local!r}")
         if self.local and (self.formula != "joint" or self.layers is None):
             raise ValueError("local=True reads hidden layers: give formula='joint' and layers='auto', or local=False")
+        if self.tiles is not None:
+            check_sides("tiles", self.tiles)
         check_number("trim", self.trim, above=0.0, below=0.5, closed="<")
         check_number_of_directions(self.n_directions)
         if self.time_budget is not None:
@@ -294,6 +311,13 @@ class JEPAScoreDetector(MappingDetector):
         self._check_size(ids, seed)
 
     def _learn(self, samples: Samples, y: NDArray | None, seed: int) -> tuple[FittedScore, NDArray[np.float64]]:
+        if self.tiles is not None and isinstance(samples, Source):
+            return self._learn_from_tiles(samples, APART.get(), seed)
+        return self._learn_from(samples, APART.get(), None, seed)
+
+    def _learn_from(
+        self, samples: Samples, apart: NDArray | None, pictures: NDArray | None, seed: int
+    ) -> tuple[FittedScore, NDArray[np.float64]]:
         encoder = learned = None
         if isinstance(samples, Extraction):
             extraction = samples
@@ -315,7 +339,8 @@ class JEPAScoreDetector(MappingDetector):
             rank=self.rank,
             directions=given,
             trim=self.trim,
-            apart=APART.get(),
+            apart=apart,
+            pictures=pictures,
         )
         terms = model.terms(extraction)
         scores = np.sum(list(terms.values()), axis=0)
@@ -325,6 +350,8 @@ class JEPAScoreDetector(MappingDetector):
         return FittedScore(model, encoder, extraction.settings, diagnosis, learned, sorted_terms(terms)), scores
 
     def _score(self, model: FittedScore, samples: Samples) -> NDArray[np.float64]:
+        if self.tiles is not None and isinstance(samples, Source):
+            return self._scores_of_oddest(model, samples)
         measured = self._measured(model, samples)
         scores = model.model.score_samples(measured)
         return measured.aligned(scores) if isinstance(samples, Source) else scores

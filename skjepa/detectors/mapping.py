@@ -1,5 +1,8 @@
 """Provide `MappingDetector`, which shows where in an image an anomaly is, as maps and as spots."""
 
+import math
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,6 +10,7 @@ from numpy.typing import NDArray
 
 from skjepa._utils.validation import check_number
 from skjepa.data.sources import Source, as_source
+from skjepa.data.tiles import TiledPictures, boxes_of, check_sides
 from skjepa.detectors.explaining import ExplainingDetector
 from skjepa.encoders.encoder import Encoder
 from skjepa.encoders.geometry import Placement, placement
@@ -15,6 +19,7 @@ from skjepa.extraction.extraction import Extraction
 from skjepa.extraction.position_pass import PositionBatch, position_pass
 from skjepa.inspection.anomaly_maps import AnomalyMaps, joined, maps_of_batch
 from skjepa.inspection.picture_maps import LEVEL, NEEDS_LOCAL, PictureMap, Spot, spots_of
+from skjepa.inspection.stitching import stitched
 from skjepa.scores.layered import LayeredScore
 from skjepa.scores.local import LocalModel
 
@@ -90,11 +95,18 @@ class MappingDetector(ExplainingDetector):
         Raises
         ------
         ValueError, TypeError
-            The detector was fitted without ``local=True``, or for the reasons listed at `anomaly_map`.
+            Fitted without ``local=True``; as `anomaly_map`.
+
+        Warns
+        -----
+        UserWarning
+            So few normal pictures that no spot could be found at this level.
         """
         if not self.local:
             raise ValueError(NEEDS_LOCAL)
-        return [[] if found is None else list(found.spots) for found in self.picture_maps(X, level=level)]
+        maps = self.picture_maps(X, level=level)
+        self._warn_of_few(maps, level)
+        return [[] if found is None else list(found.spots) for found in maps]
 
     def picture_maps(self, X: Any, *, level: float = LEVEL) -> list[PictureMap | None]:
         """Return map, p-values and spots of each image on the encoder's grid of positions.
@@ -115,25 +127,75 @@ class MappingDetector(ExplainingDetector):
         ValueError, TypeError
             For the reasons listed at `anomaly_map`.
         """
-        source, found = self._source_of(X), {}
-        level = check_number("level", level, above=0.0, below=1.0)
-        placements: dict[tuple[int, int], Placement] = {}
+        source, level = self._source_of(X), check_number("level", level, above=0.0, below=1.0)
         encoder = self._encoder_of_maps(source)
-        preprocessing = encoder.preprocessing
-        if preprocessing is None:
+        if encoder.preprocessing is None:
             raise ValueError(
                 f"encoder {encoder.name!r} encodes vectors, and there is no image to lay a map over: call "
                 "anomaly_map(X), which returns the contribution of each column"
             )
+        found: dict[int, PictureMap] = {}
+        if self.tiles is None:
+            self._map(encoder, source, lambda i: level, found.__setitem__)
+        else:
+            self._map_tiles(encoder, self._cut(source), level, found)
+        return [found.get(i) for i in range(len(source))]
+
+    def _map_tiles(self, encoder: Encoder, tiles: TiledPictures, level: float, found: dict[int, PictureMap]) -> None:
+        """The maps of whole pictures: those of their tiles are gone when a picture is done."""
+        times = self._times(tiles.counts)
+        waiting: dict[int, dict[int, PictureMap]] = {}
+
+        def gather(i: int, made: PictureMap) -> None:
+            picture = int(tiles.groups[i])
+            own = waiting.setdefault(picture, {})
+            own[i] = made
+            if len(own) == tiles.counts[picture]:
+                found[picture] = stitched(tiles, picture, waiting.pop(picture), times=int(times[picture]))
+
+        self._map(encoder, tiles.source, lambda i: level / times[tiles.groups[i]], gather)
+
+    def _times(self, counts: NDArray[np.intp]) -> NDArray[np.intp]:
+        """How many times more tiles pictures have than the normal ones whose hottest positions are known."""
+        return -(-counts // min((model.n_parts for model in self._local_models), default=int(counts.max())))
+
+    def _warn_of_few(self, maps: list[PictureMap | None], level: float) -> None:
+        """Say that normal pictures are too few for any spot."""
+        n = sum(len(model.hottest) for model in self._local_models)
+        times = 1
+        if self.tiles is not None:
+            sides = check_sides("tiles", self.tiles)
+            sizes = {found.placement.picture_size for found in maps if found is not None}
+            times = int(self._times(np.array([len(boxes_of(*size, sides)) for size in sizes] or [1])).max())
+        if times / (n + 1) > level:
+            warnings.warn(
+                f"with {n} normal pictures no spot has a p-value below {times / (n + 1):.2g}, so that none is found at "
+                f"level {level:g}: fit with at least {math.ceil(times / level) - 1} of the size of these",
+                stacklevel=3,
+            )
+
+    def _map(
+        self,
+        encoder: Encoder,
+        source: Source,
+        level_of: Callable[[int], float],
+        keep: Callable[[int, PictureMap], None],
+    ) -> None:
+        """Hand on the map of each sample as soon as it is made."""
+        placements: dict[tuple[int, int], Placement] = {}
+        assert encoder.preprocessing is not None  # asked by the caller
+        preprocessing = encoder.preprocessing
 
         def see(batch: PositionBatch) -> None:
             for size in set(batch.picture_sizes) - placements.keys():
                 placements[size] = placement(preprocessing, size)
-            for place, made in zip(batch.places, self._maps_of(batch, encoder, source, placements, level), strict=True):
-                found[place] = made
+            levels = [level_of(i) for i in batch.places]
+            for place, made in zip(
+                batch.places, self._maps_of(batch, encoder, source, placements, levels), strict=True
+            ):
+                keep(place, made)
 
         self._show_positions(encoder, source, see)
-        return [found.get(i) for i in range(len(source))]
 
     def additive_maps(self, X: Any) -> AnomalyMaps:
         """Split the surprise of each hidden layer into contributions of positions or columns that sum to it exactly.
@@ -145,8 +207,15 @@ class MappingDetector(ExplainingDetector):
         Returns
         -------
         skjepa.inspection.AnomalyMaps
-            Contributions for the samples that could be read.
+            Of the samples that could be read.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `anomaly_map`, or the detector has `tiles`: then the shares are of tiles, not of pictures.
         """
+        if self.tiles is not None:
+            raise ValueError("with tiles there are shares of each tile, which add up to the score of none: tiles=None")
         source, parts = self._source_of(X), []
         encoder = self._encoder_of_maps(source)
         self._show_positions(encoder, source, lambda batch: parts.append(self._additive(batch, encoder)))
@@ -158,7 +227,7 @@ class MappingDetector(ExplainingDetector):
         encoder: Encoder,
         source: Source,
         placements: dict[tuple[int, int], Placement],
-        level: float,
+        levels: list[float],
     ) -> list[PictureMap]:
         names = [str(source.ids[i]) for i in batch.places]
         places = [placements[size] for size in batch.picture_sizes]
@@ -172,8 +241,11 @@ class MappingDetector(ExplainingDetector):
         p_values = np.exp(np.mean([np.log(model.patch_p_values(log)) for model, log in pairs], axis=0))
         hottest = np.sort(np.concatenate([model.surprises(model.hottest) for model in models]))
         shape = (-1, *models[0].grid)
-        grids = zip(names, surprises.reshape(shape), places, p_values.reshape(shape), strict=True)
-        return [PictureMap(name, own, place, p, spots_of(own, hottest, place, level)) for name, own, place, p in grids]
+        grids = zip(names, surprises.reshape(shape), places, p_values.reshape(shape), levels, strict=True)
+        return [
+            PictureMap(name, own, place, p, spots_of(own, hottest, place, limit))
+            for name, own, place, p, limit in grids
+        ]
 
     def _additive(self, batch: PositionBatch, encoder: Encoder) -> AnomalyMaps:
         size = None if encoder.input_shape is None else (encoder.input_shape[1], encoder.input_shape[2])

@@ -21,17 +21,22 @@ class Axis:
     start: float
     step: float
 
-    def weights(self, n_cells: int, n_input: int, n_picture: int) -> NDArray[np.float32]:
-        """Return weights that interpolate from cells of the input to pixels of the image, (n_picture, n_cells).
+    def weights(self, pixels: NDArray, n_cells: int, n_input: int) -> NDArray[np.float32]:
+        """Linear interpolation from cells that divide the input evenly to pixels of the picture, (n_pixels, n_cells).
 
-        The cells divide the input evenly. Interpolation is linear, and constant beyond the centres of the outer cells.
-        Rows of pixels that the encoder does not receive are NaN.
+        Rows of NaN where the encoder saw nothing. Beyond the centre of the outermost cell its value goes on.
+
+        Parameters
+        ----------
+        pixels : array of shape (n_pixels,)
+            Places along the side, also between pixels.
+        n_cells, n_input : int
         """
-        in_input = (np.arange(n_picture) - self.start) / self.step
+        in_input = (pixels - self.start) / self.step
         place = np.clip((in_input + 0.5) * n_cells / n_input - 0.5, 0, n_cells - 1)
         below = np.minimum(place.astype(int), max(n_cells - 2, 0))
-        found = np.zeros((n_picture, n_cells), dtype=np.float32)
-        rows = np.arange(n_picture)
+        found = np.zeros((len(pixels), n_cells), dtype=np.float32)
+        rows = np.arange(len(pixels))
         share = (place - below).astype(np.float32)
         found[rows, below] = 1 - share
         found[rows, np.minimum(below + 1, n_cells - 1)] += share
@@ -56,10 +61,14 @@ class Placement:
     horizontal: Axis
 
     def to_picture(self, values: NDArray) -> NDArray[np.float32]:
-        """Interpolate a grid of values (rows, columns) to every pixel of the image; NaN outside the crop."""
-        rows, columns = values.shape
-        down = self.vertical.weights(rows, self.input_size[0], self.picture_size[0])
-        across = self.horizontal.weights(columns, self.input_size[1], self.picture_size[1])
+        """A grid of values over the input, (rows, columns), at every pixel of the picture; NaN outside the crop."""
+        height, width = self.picture_size
+        return self.at(values, np.arange(height), np.arange(width))
+
+    def at(self, values: NDArray, rows: NDArray, columns: NDArray) -> NDArray[np.float32]:
+        """A grid of values over the input at some rows and columns of the picture; NaN outside the crop."""
+        down = self.vertical.weights(rows, values.shape[0], self.input_size[0])
+        across = self.horizontal.weights(columns, values.shape[1], self.input_size[1])
         return down @ np.asarray(values, dtype=np.float32) @ across.T
 
     def box(self, cells: tuple[slice, ...], grid: tuple[int, ...]) -> tuple[int, int, int, int]:

@@ -6,8 +6,6 @@ from .picture_maps import PictureMap as PictureMap
 from .picture_maps import Spot as Spot
 from .seeds import SeedAgreement as SeedAgreement
 from .seeds import seed_agreement as seed_agreement
-from .stitching import stitched_map as stitched_map
-from .stitching import stitched_spots as stitched_spots
 from .terms import Explanation as Explanation
 from .volume_map_figure import volume_maps_figure as volume_maps_figure
 from .volume_maps import VolumeExplainer as VolumeExplainer

@@ -239,6 +239,7 @@ def fit_score(
     directions: Directions | None = None,
     trim: float = 0.0,
     apart: NDArray | None = None,
+    pictures: NDArray | None = None,
 ) -> AnyScore:
     """Learn the score of a formula from normal samples; "joint" reads the hidden layers where there are any.
 
@@ -252,8 +253,9 @@ def fit_score(
         Share of the samples that the fit leaves out: the samples that are least like the others, see
         `skjepa.scores.trimming`.
     apart : array of shape (n_samples,), optional
-        A name per sample, equal for samples that belong together. A local model scores no sample by a model that was
-        fitted on other members of its group.
+        Names of what belongs together, for a local model: no member of a group is judged by a model of the others.
+    pictures : array of shape (n_samples,), optional
+        Of which picture each sample is a tile, for a local model; by default each is a picture.
 
     Raises
     ------
@@ -274,8 +276,9 @@ def fit_score(
         raise ValueError(f"fit needs at least 2 samples; got {len(extraction)} sample")
     if trim > 0:
         kept = least_odd(_varying(extraction), 1 - trim, not extraction.is_table, _mean_surprise)
-        extraction, apart = extraction[kept], None if apart is None else apart[kept]
-    return _fit_layered(extraction, settings, apart)
+        extraction = extraction[kept]
+        apart, pictures = (None if names is None else names[kept] for names in (apart, pictures))
+    return _fit_layered(extraction, settings, apart, pictures)
 
 
 def share_far_off(extraction: Extraction) -> float:
@@ -299,7 +302,9 @@ def _varying(extraction: Extraction) -> Terms:
     return varying or {OUTPUT: layers[OUTPUT]}
 
 
-def _fit_layered(extraction: Extraction, settings: dict[str, Any], apart: NDArray | None) -> LayeredScore:
+def _fit_layered(
+    extraction: Extraction, settings: dict[str, Any], apart: NDArray | None, pictures: NDArray | None
+) -> LayeredScore:
     chain = LayerChain(is_unit=not extraction.is_table).fit(_varying(extraction))
     model = LayeredScore(chain, None, None, None, None, None, None)
     unseen = {term_of(name): value for name, value in chain.fit_surprises.items()}
@@ -308,7 +313,7 @@ def _fit_layered(extraction: Extraction, settings: dict[str, Any], apart: NDArra
         unseen |= _fit_volume(model, extraction, settings)
     if any(map(is_positions, extraction.layers)):
         grid, rows = positions_of(extraction)
-        model.local = LocalModel().fit(rows, grid, apart)
+        model.local = LocalModel().fit(rows, grid, apart, pictures)
         unseen[LOCAL] = model.local.image_surprises
     for name, value in unseen.items():
         if bad := int((~np.isfinite(value)).sum()):

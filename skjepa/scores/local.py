@@ -126,9 +126,11 @@ class LocalModel:
     quantiles : array of shape (q,)
         Quantiles of the log distances of all positions of normal samples, at `levels`, ascending.
     levels : array of shape (q,)
-        Share of these log distances at or above each quantile.
-    hottest : array of shape (n_samples,)
-        The largest log distance in each normal sample, ascending.
+        Share of these that lie at or above a quantile.
+    hottest : array of shape (n_pictures,)
+        The largest log distance in each normal picture, ascending.
+    n_parts : int
+        Samples that make up a picture, of the picture with the fewest; 1 where samples are pictures.
     image_surprises : array of shape (n_samples,)
         `image_values` of each normal sample.
     """
@@ -141,10 +143,13 @@ class LocalModel:
     tail: Tail
     quantiles: Annotated[NDArray[np.float64], "q"]
     levels: Annotated[NDArray[np.float64], "q", Above(0)]
-    hottest: Annotated[NDArray[np.float64], "n"]
+    hottest: Annotated[NDArray[np.float64], "h"]
+    n_parts: Annotated[int, Above(0)]
     image_surprises: Annotated[NDArray[np.float64], "n"]
 
-    def fit(self, rows: NDArray, grid: tuple[int, int], apart: NDArray | None = None) -> "LocalModel":
+    def fit(
+        self, rows: NDArray, grid: tuple[int, int], apart: NDArray | None = None, pictures: NDArray | None = None
+    ) -> "LocalModel":
         """Learn from positions, (n_samples, P * C), of normal samples.
 
         Parameters
@@ -152,8 +157,10 @@ class LocalModel:
         rows : array of shape (n_samples, P * C)
         grid : (int, int)
         apart : array of shape (n_samples,), optional
-            A name per sample, equal for samples that belong together. No sample is scored by a model that was fitted on
-            other members of its group. By default every sample is a group of its own.
+            Names of what belongs together, none of which is judged by a model of the others; by default each sample
+            stands for itself.
+        pictures : array of shape (n_samples,), optional
+            Of which picture each sample is a tile; by default each is a picture.
         """
         positions = rows.reshape(len(rows), grid[0] * grid[1], -1)
         folds = _folds(np.arange(len(rows)) if apart is None else apart)
@@ -165,7 +172,8 @@ class LocalModel:
         unseen = _log(_out_of_fold(positions, folds, moments))
         self.tail = Tail.learn(unseen.ravel())
         self.levels, self.quantiles = _thinned(unseen.ravel())
-        self.hottest = np.sort(unseen.max(axis=1))
+        hottest, counts = _largest(unseen.max(axis=1), pictures)
+        self.hottest, self.n_parts = np.sort(hottest), int(counts.min())
         self.image_surprises = image_values(unseen)
         return self
 
@@ -197,10 +205,7 @@ class LocalModel:
         return np.where(log_distances > self.quantiles[-1], self.levels[-1] / 2, found)  # 1 / (n + 1), not 2 / (n + 1)
 
     def image_wide_p_values(self, log_distances: NDArray) -> NDArray[np.float64]:
-        """Return the p-value of each position among the most anomalous positions of normal samples.
-
-        It is (1 + number of normal samples with a position at least as far) / (n + 1).
-        """
+        """Share of normal pictures whose hottest position lies as far or farther, and the one at hand."""
         n = len(self.hottest)
         return (1 + n - np.searchsorted(self.hottest, log_distances, side="left")) / (n + 1)
 
@@ -267,6 +272,16 @@ def _out_of_fold(positions: NDArray, folds: list[NDArray[np.bool_]], moments: li
 
 def _log(distances: NDArray) -> NDArray[np.float64]:
     return np.log(np.maximum(distances.astype(np.float64), 1e-30))
+
+
+def _largest(values: NDArray, names: NDArray | None) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """The largest value of each name, and how many there are of it."""
+    if names is None:
+        return values, np.ones(len(values), dtype=np.intp)
+    own, counts = np.unique(names, return_inverse=True, return_counts=True)[1:]
+    found = np.full(len(counts), -np.inf)
+    np.maximum.at(found, own, values)
+    return found, counts
 
 
 def _thinned(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,0 +1,144 @@
+"""Large pictures in tiles: a detector of tiles judges a picture by its oddest one."""
+
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skjepa._utils.hardware import default_budget
+from skjepa.data.sources import Source, as_source
+from skjepa.data.tiles import TiledPictures, tile_pictures
+from skjepa.detectors.base import Samples
+from skjepa.detectors.encoder_choice import frozen_encoder
+from skjepa.detectors.fitted_score import FittedScore
+from skjepa.detectors.fitting import groups_in_mind
+from skjepa.detectors.measuring import MeasuringDetector
+from skjepa.encoders.encoder import Encoder
+from skjepa.extraction.extraction import Extraction
+from skjepa.persistence.schema import MayLack, Saved
+
+_AT_A_TIME = 512  # tiles that are scored at a time
+_COPIES = 6  # of what is kept of each tile, which the fit of a local model takes
+
+
+class TilingDetector(MeasuringDetector):
+    """A detector that cuts pictures into tiles, where `tiles` gives their sides."""
+
+    tiles: MayLack[Annotated[Any, Saved(int | list[int] | tuple[int, ...] | None)]]
+
+    def extract(self, X: Any, **options: Any) -> Extraction:
+        """As `MeasuringDetector.extract`; with `tiles` there is no one row for each picture."""
+        if self.tiles is not None:
+            raise ValueError("with tiles a picture has many extractions: give fit and score_samples the pictures")
+        return super().extract(X, **options)
+
+    @property
+    def _is_own(self) -> bool:
+        return self.tiles is not None or super()._is_own
+
+    def _read_for_fit(self, X: Any, seed: int) -> Samples:
+        if self.tiles is None:
+            return super()._read_for_fit(X, seed)
+        source = self._pictures(X)
+        self._check_settings(source.ids, seed)
+        self.encoder_ = frozen_encoder(self.encoder, source)
+        if self.on_error == "skip":
+            is_readable = self._cut(source).sizes[:, 0] > 0
+            _warn_of(source.ids[~is_readable])
+            source = source[is_readable]
+            self._check_size(source.ids, seed)
+        return source
+
+    def _read(self, X: Any) -> Samples:
+        return super()._read(X) if self.tiles is None else self._pictures(X)
+
+    def _pictures(self, X: Any) -> Source:
+        if isinstance(X, Extraction):
+            raise TypeError("X is an Extraction, and tiles are cut from pictures: give the pictures, or tiles=None")
+        source = as_source(X)
+        if source.is_vector:
+            raise ValueError("X holds vectors, which have no tiles: give pictures, or tiles=None")
+        return source
+
+    def _cut(self, source: Source) -> TiledPictures:
+        return tile_pictures(source, self.tiles)
+
+    @abstractmethod
+    def _learn_from(
+        self, samples: Samples, apart: NDArray | None, pictures: NDArray | None, seed: int
+    ) -> tuple[FittedScore, NDArray[np.float64]]:
+        """As `_learn`; the names of what is judged apart, and the picture that each sample is a tile of."""
+
+    def _learn_from_tiles(
+        self, source: Source, apart: NDArray | None, seed: int
+    ) -> tuple[FittedScore, NDArray[np.float64]]:
+        """A model of the tiles, and the score of the oddest one of each picture."""
+        encoder = self._frozen()
+        tiles, is_all = self._tiles_to_learn_from(encoder, source, seed)
+        with groups_in_mind(True):  # neighbours overlap: that tiles are near copies is no news
+            apart = None if apart is None else apart[tiles.groups]
+            fitted, scores = self._learn_from(tiles.source, apart, tiles.groups, seed)
+        return fitted, tiles.least_normal(scores) if is_all else self._scores_of_oddest(fitted, source, encoder)
+
+    def _tiles_to_learn_from(self, encoder: Encoder, source: Source, seed: int) -> tuple[TiledPictures, bool]:
+        """All tiles, or of each picture as many as fit into memory together, drawn at random; whether it is all."""
+        tiles = self._cut(source)
+        first = self._extract(encoder, tiles.source[:1], seed)
+        n_bytes = first.embeddings.nbytes + sum(rows.nbytes for rows in first.layers.values())
+        most = int((self.memory_budget or default_budget("cpu")) / (_COPIES * n_bytes))
+        if len(tiles.source) <= most:
+            return tiles, True
+        rng, quota = np.random.default_rng(seed), max(2, most // len(tiles))
+        drawn = [rng.permutation(np.flatnonzero(tiles.groups == i))[:quota] for i in range(len(tiles))]
+        return tiles[np.sort(np.concatenate(drawn))], False
+
+    def _scores_of_oddest(
+        self, fitted: FittedScore, source: Source, encoder: Encoder | None = None
+    ) -> NDArray[np.float64]:
+        return np.sum(list(self._oddest_tiles(fitted, source, encoder)[0].values()), axis=0)
+
+    def _oddest_tiles(
+        self, fitted: FittedScore, source: Source, encoder: Encoder | None = None
+    ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.str_]]:
+        """The terms of the score of the oddest tile of each picture, (n_pictures,), and its name.
+
+        NaN and the name of the picture for one that cannot be read. During a fit `encoder` is that of the fit.
+        """
+        tiles = self._cut(source)
+        lowest, names = np.full(len(tiles), np.inf), tiles.ids.astype(object)
+        terms: dict[str, NDArray[np.float64]] = {}
+        with nullcontext(encoder) if encoder else self._fitted_encoder(source) as used:
+            for part in self._in_parts(tiles):
+                seed = fitted.settings["seed"]
+                measured = self._extract(
+                    used, part.source, seed, fitted=fitted, directions=fitted.directions, memory=self.memory
+                )
+                found = {name: measured.aligned(values) for name, values in fitted.model.terms(measured).items()}
+                scores = np.sum(list(found.values()), axis=0)
+                order = np.lexsort((scores, part.groups))  # NaN last
+                oddest = order[np.unique(part.groups[order], return_index=True)[1]]
+                chosen = oddest[scores[oddest] < lowest[part.groups[oddest]]]
+                places = part.groups[chosen]
+                lowest[places], names[places] = scores[chosen], part.source.ids[chosen]
+                for name, values in found.items():
+                    terms.setdefault(name, np.full(len(tiles), np.nan))[places] = values[chosen]
+        return terms, names.astype(np.str_)
+
+    def _in_parts(self, tiles: TiledPictures) -> Iterator[TiledPictures]:
+        """The tiles a few at a time, so that what is measured of them fits into memory."""
+        chosen = np.arange(len(tiles.source))
+        if self.on_error == "skip" and (tiles.sizes[:, 0] > 0).any():  # a part of which nothing can be read would fail
+            is_readable = tiles.sizes[:, 0] > 0
+            _warn_of(tiles.ids[~is_readable])
+            chosen = chosen[is_readable[tiles.groups]]
+        for start in range(0, len(chosen), _AT_A_TIME):
+            yield tiles[chosen[start : start + _AT_A_TIME]]
+
+
+def _warn_of(names: NDArray[np.str_]) -> None:
+    for name in names.tolist():
+        warnings.warn(f"skipped {name}: cannot be read as an image", stacklevel=4)

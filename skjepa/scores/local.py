@@ -222,6 +222,34 @@ class LocalModel:
             raise ValueError("quantiles and hottest must be in ascending order")
 
 
+def across_models(
+    models: Sequence[LocalModel], rows: NDArray
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Surprises and p-values of positions by several models together, and the surprises of the hottest normal ones.
+
+    Of folds, each of which has judged its normal samples by models that have not seen them. The p-value is the
+    geometric mean of the models' own, which agree nearly: what is proven is that e times it is valid (Vovk and Wang,
+    2020); what is seen is that it is below a for fewer normal positions than each model's own is. Hottest positions are
+    those of single models, which lie higher than those of the mean of models.
+
+    Parameters
+    ----------
+    models : sequence of LocalModel
+    rows : array of shape (n_samples, P * C)
+
+    Returns
+    -------
+    surprises, p_values : arrays of shape (n_samples, P)
+    hottest : array of shape (n_hottest,)
+        Of the hottest position of each normal picture, by each model, ascending.
+    """
+    logs = [model.log_distances(rows) for model in models]
+    pairs = list(zip(models, logs, strict=True))
+    surprises = np.mean([model.surprises(log) for model, log in pairs], axis=0)
+    p_values = np.exp(np.mean([np.log(model.patch_p_values(log)) for model, log in pairs], axis=0))
+    return surprises, p_values, np.sort(np.concatenate([model.surprises(model.hottest) for model in models]))
+
+
 def image_values(log_distances: NDArray) -> NDArray[np.float64]:
     """Return the log of the mean distance of the `TOP_SHARE` most anomalous positions of each sample, (n_samples,)."""
     n_top = max(1, round(TOP_SHARE * log_distances.shape[1]))

@@ -73,6 +73,26 @@ def test_a_category_of_visa_is_read_by_its_table(tmp_path):
     assert found.mask(1).sum() == 40
 
 
+def test_the_command_line_reads_a_category_of_visa(category, monkeypatch, capsys):
+    rows = ["object,split,label,image,mask"]
+    rows += [f"pcb1,train,normal,train/good/{i:03d}.png," for i in range(30)]
+    rows += [f"pcb1,test,normal,test/good/{i:03d}.png," for i in range(6)]
+    masks = "ground_truth/scratch"
+    rows += [f"pcb1,test,anomaly,test/scratch/{i:03d}.png,{masks}/{i:03d}_mask.png" for i in range(6)]
+    (category / "split_csv").mkdir()
+    (category / "split_csv" / "1cls.csv").write_text("\n".join(rows) + "\n")
+    monkeypatch.setattr(tiles, "encoder_of", lambda *given: load_encoder("bundled"))
+    command = ["tiles", "--visa", str(category), "--category", "pcb1"]
+    monkeypatch.setattr("sys.argv", [*command, "--encoder", "bundled"])
+    tiles.main()
+    assert "'image_auroc': 1.0" in capsys.readouterr().out
+
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit):
+        tiles.main()
+    assert "--mvtec and --visa need --encoder" in capsys.readouterr().err
+
+
 def test_tiles_are_grouped_by_the_part_that_they_show(tmp_path):
     (tmp_path / "tiles.csv").write_text("image,kind,tile\ngood/a.jpg,good,1\ncrack/b.jpg,crack,1\n")
     found = magnetic_tiles(tmp_path)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from skjepa.scores.local import LocalModel, PositionGaussians, image_values
+from skjepa.scores.local import LocalModel, PositionGaussians, across_models, image_values
 
 
 def rows(n, rng, grid=(3, 4), n_channels=6):
@@ -35,6 +35,37 @@ def test_p_values_of_positions_and_of_whole_samples_hold_over_seeds():
     # 2,400 samples: two standard errors of a share of .05 are .009; folds make the test a little too careful
     assert 0.02 < np.mean(patches) < 0.059
     assert 0.02 < np.mean(images) < 0.059
+
+
+@pytest.mark.parametrize("n_folds", [2, 5])
+def test_p_values_of_several_folds_together_hold_over_seeds(n_folds):
+    alone, patches, images = [], [], []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        normal, fold = rows(40, rng), np.arange(40) % n_folds
+        models = [LocalModel().fit(normal[fold != k], (3, 4)) for k in range(n_folds)]
+        new = rows(60, rng)
+        surprises, p_values, hottest = across_models(models, new)
+        alone.append((models[0].patch_p_values(models[0].log_distances(new)) <= 0.05).mean())
+        patches.append((p_values <= 0.05).mean())
+        n_hotter = len(hottest) - np.searchsorted(hottest, surprises.max(axis=1), side="left")
+        images.append(((1 + n_hotter) / (1 + len(hottest)) <= 0.05).mean())
+    # 1,200 samples: two standard errors of a share of .05 are .013
+    assert 0.01 < np.mean(patches) <= np.mean(alone) < 0.063
+    assert np.mean(images) < 0.063
+
+
+def test_pictures_of_several_samples_have_one_hottest_position():
+    normal, of = rows(60, np.random.default_rng(0)), np.repeat(np.arange(20), 3)
+    model = LocalModel().fit(normal, (3, 4), of, of)
+    single = LocalModel().fit(normal, (3, 4), of)
+    assert (model.n_parts, single.n_parts) == (3, 1)
+    assert len(model.hottest) == 20
+    assert set(model.hottest) <= set(single.hottest)
+    assert model.hottest.min() >= np.median(single.hottest) - 1
+
+    fewer = LocalModel().fit(normal[1:], (3, 4), of[1:], of[1:])
+    assert fewer.n_parts == 2
 
 
 def test_near_copies_are_judged_by_a_model_that_has_not_seen_them():

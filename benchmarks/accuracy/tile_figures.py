@@ -16,6 +16,8 @@ FOLDS, SEED = 5, 0
 ALPHA = 0.05
 SIZES = (20, 50, 100, 400)
 DRAWS = 200
+LEAST = {"image_auroc": ("image AUROC", 0.86), "pixel_auroc": ("pixel AUROC", 0.80), "pro": ("PRO", 0.73)}
+"""Of the issue, with EfficientNet-Lite0 at 224."""
 
 
 def summary(memory: Path) -> dict[str, Any]:
@@ -27,6 +29,40 @@ def summary(memory: Path) -> dict[str, Any]:
         done = [pickle.loads(fold.read_bytes()) for fold in folds if fold.exists()]
         tell = {"calibrated": of_flags, "growth": of_growth, "cost": of_cost}.get(part, of_maps)
         found.setdefault(side, {})[part] = {"folds": len(done), **tell(done)}
+        if tell is of_maps and len(done) < FOLDS:
+            same = [memory / f"ours-{side}-{i}.pickle" for i in range(FOLDS) if folds[i].exists()]
+            if all(fold.exists() for fold in same):
+                found[side][part]["ours_on_these_folds"] = of_maps([pickle.loads(fold.read_bytes()) for fold in same])
+    for parts in found.values():
+        parts["targets"] = targets(parts)
+    return found
+
+
+def targets(parts: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was aimed at, what came, and whether it was met; of the parts that are measured."""
+    found: list[dict[str, Any]] = []
+
+    def add(what: str, aim: str, value: float, is_met: bool) -> None:
+        found.append({"what": what, "aim": aim, "value": value, "met": bool(is_met)})
+
+    ours = parts.get("ours")
+    if ours is not None:
+        for name, (called, least) in LEAST.items():
+            value = ours[name]["value"]
+            add(called, f"at least {least:.2f}", value, value >= least)
+        size = ours["cost"]["megabytes"]["local"]
+        add("MB of the local model", "below 10", size, size < 10)
+    for rival, called in (("padim", "PaDiM"), ("patchcore", "PatchCore")):
+        if ours is not None and rival in parts:
+            mine = parts[rival].get("ours_on_these_folds", ours)
+            for name in ("image_auroc", "pro"):
+                lead = mine[name]["value"] - parts[rival][name]["value"]
+                add(f"lead over {called}, {LEAST[name][0]}, {parts[rival]['folds']} folds", "above 0", lead, lead > 0)
+    if "calibrated" in parts:
+        value, (low, high) = parts["calibrated"]["flagged"]["by tile"], parts["calibrated"]["binomial"]
+        add("good tiles flagged at 5 %", f"{low:.3f} to {high:.3f}", value, low <= value <= high)
+    for name, value in parts.get("cost", {}).get("added", {}).items():
+        add(f"time of {name}, share of the embedding's", "below 0.10", value, value < 0.1)
     return found
 
 
@@ -105,7 +141,10 @@ def of_cost(folds: list[dict[str, float]]) -> dict[str, Any]:
     """Milliseconds per picture, and as shares of the embedding's time."""
     (seconds,) = folds
     whole = seconds["embedding"]
+    local, default = (seconds[f"pass of the {name}"] + seconds[name] for name in ("local score", "default score"))
+    maps = seconds["local maps"] - seconds["pass of the local score"]
     return {
+        "added": {"the local score": (local - default) / whole, "the map": maps / whole},
         "milliseconds": {name: 1000 * value for name, value in seconds.items()},
         "of_embedding": {name: value / whole for name, value in seconds.items()},
     }

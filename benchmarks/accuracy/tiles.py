@@ -47,6 +47,7 @@ from skjepa.inspection import Spot
 OUT = record.RESULTS / "tiles.json"
 PARTS = ("ours", "additive", "padim", "patchcore", "calibrated", "growth", "cost")
 N_TIMED, REPEATS = 32, 3
+CALIBRATION = 3  # folds of part "calibrated"
 CORESET = 0.01
 _NEAR = 1 / 14  # of the longer side of a picture, a position: the middle of a spot so near to a mask is "next to" it
 
@@ -208,10 +209,9 @@ class Trial:
         good = test[self.pictures.is_good[test]]
         found: dict[str, Any] = {"n": len(good)}
         for name, given in (("by tile", groups[train]), ("by picture", None)):
-            detector = self.detector(calibration=FOLDS, target_fpr=ALPHA).fit(whole[train], groups=given)
+            detector = self.detector(calibration=CALIBRATION, target_fpr=ALPHA).fit(whole[train], groups=given)
             found[name] = int((detector.predict(whole[good]) < 0).sum())
-            model = self.detector().fit(whole[train], groups=given)
-            found[f"spots {name}"] = sum(bool(spots) for spots in model.spots(self.paths(good), level=ALPHA))
+            found[f"spots {name}"] = sum(bool(spots) for spots in detector.spots(self.paths(good), level=ALPHA))
         return found
 
     def growth(self, train: NDArray, test: NDArray) -> dict[str, Any]:

@@ -16,11 +16,19 @@ _WAYS = {
 def maps_table() -> str:
     rows = [["", "side", "folds", "image AUROC", "pixel AUROC", "PRO (FPR 0.3)", "good with a spot", "spots that hit"]]
     for side, way, found in _measured():
-        spots = found.get("spots", {})
-        shares = [f"{spots[name]:.1%}" if spots else "" for name in ("good", "hits")]
-        cells = [_interval(found[name]) for name in ("image_auroc", "pixel_auroc", "pro")]
-        rows.append([_WAYS[way], side, str(found["folds"]), *cells, *shares])
+        rows.append(_maps_row(_WAYS[way], side, found["folds"], found))
+        if "ours_on_these_folds" in found:
+            rows.append(
+                _maps_row(f"{_WAYS['ours']}, the same folds", side, found["folds"], found["ours_on_these_folds"])
+            )
     return _table(rows)
+
+
+def _maps_row(name: str, side: str, n_folds: int, found: dict[str, Any]) -> list[str]:
+    spots = found.get("spots", {})
+    shares = [f"{spots[each]:.1%}" if spots else "" for each in ("good", "hits")]
+    cells = [_interval(found[each]) for each in ("image_auroc", "pixel_auroc", "pro")]
+    return [name, side, str(n_folds), *cells, *shares]
 
 
 def kinds_table() -> str:
@@ -46,6 +54,14 @@ def flags_table() -> str:
             low, high = found["binomial"]
             bounds.append(f"95 % of binomial counts of {found['n']} at 5 % lie between {low:.1%} and {high:.1%}.")
     return "\n\n".join([_table(rows), *bounds[:1]])
+
+
+def targets_table() -> str:
+    rows = [["224 pixels", "aimed at", "measured", ""]]
+    for side, parts in _sides():
+        for found in parts.get("targets", []) if side == "224" else []:
+            rows.append([found["what"], found["aim"], number(found["value"]), "met" if found["met"] else "missed"])
+    return _table(rows)
 
 
 def growth_table() -> str:
@@ -86,6 +102,7 @@ LOCAL_DEFECTS = {
     "tiles-maps": maps_table,
     "tiles-kinds": kinds_table,
     "tiles-flags": flags_table,
+    "tiles-targets": targets_table,
     "tiles-growth": growth_table,
     "tiles-cost": cost_table,
 }

@@ -25,7 +25,7 @@ from skjepa.scores.densities import (
 )
 from skjepa.scores.fit_samples import SeenSamples
 from skjepa.scores.layers import LayerChain
-from skjepa.scores.local import LocalModel, image_values, positions_of
+from skjepa.scores.local import LocalModel, folds_apart, image_values, positions_of
 from skjepa.scores.mahalanobis import ShrunkMahalanobis
 from skjepa.scores.model import ScoreModel, Terms, check_score_settings, fit_score_model
 from skjepa.scores.tail import UPPER, Tail
@@ -61,7 +61,7 @@ class LayeredScore:
     r"""Score samples by how unusual every layer of an encoder is, compared with normal samples.
 
     The score is minus a weighted sum of surprises. The surprise of a value E is r(E) = -log P(E' >= E) (`Tail`), where
-    E' is the value of a normal sample that the fit left out:
+    E' is the value of a normal sample that the fit left out (with a local model in whole groups, if groups were given):
 
         score = -[ mean over layers of r(c_l)  +  1/2 mean(r(direction), r(neighbours))
                    +  1/8 mean(r(-log q(s given z)), r(-log q(sigma given z)))  +  8 r(local) ]
@@ -253,7 +253,8 @@ def fit_score(
         Share of the samples that the fit leaves out: the samples that are least like the others, see
         `skjepa.scores.trimming`.
     apart : array of shape (n_samples,), optional
-        Names of what belongs together, for a local model: no member of a group is judged by a model of the others.
+        Names of what belongs together, for a fit with a local model: no member of a group is judged by a model of the
+        others.
     pictures : array of shape (n_samples,), optional
         Of which picture each sample is a tile, for a local model; by default each is a picture.
 
@@ -313,6 +314,8 @@ def _fit_layered(
         unseen |= _fit_volume(model, extraction, settings)
     if any(map(is_positions, extraction.layers)):
         grid, rows = positions_of(extraction)
+        if apart is not None and 1 < len(np.unique(apart)) < len(apart):
+            unseen = _judged_apart(unseen, extraction, settings, apart)
         model.local = LocalModel().fit(rows, grid, apart, pictures)
         unseen[LOCAL] = model.local.image_surprises
     for name, value in unseen.items():
@@ -327,6 +330,24 @@ def _fit_layered(
     first = model._surprises(extraction)[next(iter(unseen))]
     model.seen = SeenSamples(extraction.embeddings, first, values)
     return model
+
+
+def _judged_apart(unseen: Terms, extraction: Extraction, settings: dict[str, Any], apart: NDArray) -> Terms:
+    """Values of all terms but the local one, each sample judged by a model that has seen nothing of its group.
+
+    As the local model judges them: else a new part is tens of nats odd to layers that have always seen a near copy, and
+    what they say drowns what its positions say.
+    """
+    whole = extraction.narrowed([name for name in extraction.layers if not is_positions(name)])
+    found = {name: values.copy() for name, values in unseen.items()}
+    for held in folds_apart(apart):
+        if (~held).sum() < 2:
+            continue
+        model = _fit_layered(whole[~held], settings, None, None)
+        values = model._surprises(whole[held])
+        for name in values.keys() & found.keys():  # a layer may not vary among the others
+            found[name][held] = values[name]
+    return found
 
 
 def _fit_output(model: LayeredScore, extraction: Extraction, reference: Any) -> Terms:

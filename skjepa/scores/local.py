@@ -163,7 +163,7 @@ class LocalModel:
             Of which picture each sample is a tile; by default each is a picture.
         """
         positions = rows.reshape(len(rows), grid[0] * grid[1], -1)
-        folds = _folds(np.arange(len(rows)) if apart is None else apart)
+        folds = folds_apart(np.arange(len(rows)) if apart is None else apart)
         moments = [Moments.of(positions[held]) for held in folds]
         model = PositionGaussians(positions, Moments.sum(moments))
         self.grid = (int(grid[0]), int(grid[1]))
@@ -275,7 +275,7 @@ def positions_of(extraction: Extraction) -> tuple[tuple[int, int], NDArray[Any]]
     )
 
 
-def _folds(apart: NDArray) -> list[NDArray[np.bool_]]:
+def folds_apart(apart: NDArray) -> list[NDArray[np.bool_]]:
     """Return a mask per fold of the samples that it holds out; samples of one name stay together.
 
     Where there is a single name, one fold holds all samples.

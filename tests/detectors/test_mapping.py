@@ -111,6 +111,29 @@ def test_the_oddest_positions_are_a_term_of_the_score(local, plain):
     assert local.score_samples(odd)[0] < local.score_samples(pictures(1, seed=3))[0]
 
 
+def test_with_groups_the_terms_of_new_parts_are_of_usual_size():
+    rng = np.random.default_rng(0)
+    torch.manual_seed(0)
+    maps = nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.ReLU(), nn.Conv2d(6, 8, 3, 2), nn.ReLU())
+    encoder = load_encoder(nn.Sequential(maps, nn.AdaptiveAvgPool2d(1), nn.Flatten()), image_size=32)
+
+    def exposures(n_parts):
+        parts = rng.integers(0, 200, (n_parts, 1, 4, 4, 3)).repeat(8, axis=2).repeat(8, axis=3)
+        return (parts + rng.integers(0, 20, (n_parts, 4, 32, 32, 3))).reshape(-1, 32, 32, 3).astype(np.uint8)
+
+    detector = JEPAScoreDetector(encoder, method="forward", layers=["0.1", "0.3"], local=True)
+    fit, new = exposures(25), exposures(25)
+    mean = {}
+    for name, groups in (("alone", None), ("by part", np.repeat(np.arange(25), 4))):
+        parts = detector.fit(fit, groups=groups).explain(new).parts
+        weight = detector.model_.weight
+        mean[name] = {term: np.median(-values) / weight[term] for term, values in parts.items()}
+    # the median surprise of what is exchangeable is log 2
+    assert max(mean["by part"].values()) < 2
+    assert min(mean["by part"].values()) > 0.2
+    assert np.mean(list(mean["alone"].values())) > 1.5 * np.mean(list(mean["by part"].values()))
+
+
 def test_a_saved_detector_has_the_same_maps(local, tmp_path):
     odd = with_square(pictures(1, seed=1)[0], 20, 12)[None]
     again = JEPAScoreDetector.load(local.save(tmp_path / "detector"))

@@ -18,15 +18,15 @@ LEVEL = 0.05
 NEEDS_LOCAL = (
     "p-values and spots need a model of the positions of normal images, and this detector has none: fit with local=True"
 )
-P_STEPS = (0.05, 0.01, 0.001, 0.0001)
+P_STEPS = (0.01, 0.001, 0.0001)
 """The p-values at which the colour of an overlay gets deeper; larger p-values have no colour."""
 
 _COLOUR = np.array([214, 39, 40])
-_STRONGEST = 0.7  # opacity of the deepest colour
-_REACH = 0.5  # a spot contains neighbours down to this share of its largest surprise
+_STRONGEST = 0.5  # of the colour over the picture: what is odd must still be seen through it
+_REACH = 0.5  # of the surprise of its hottest position: so far a spot reaches
 _EVERYWHERE = np.ones((3, 3))
-_SMALLEST = 256  # pixels, to which smaller images are enlarged, so that the map is visible
-_STRIP = 18  # height of the legend in pixels
+_SMALLEST, _LARGEST = 256, 1600  # pixels: pictures are enlarged or reduced, so that map and legend can be seen
+_STRIP, _LEGEND = 18, 270  # height of the legend, and its least width
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,11 @@ class PictureMap:
         return np.exp(self.placement.to_picture(np.log(self.p_values)))
 
     def overlay(self, image: object, *, legend: bool = True) -> Image.Image:
-        """Draw the map in red and the spots as boxes over the image.
+        """Draw the map in red and the spots as yellow boxes over the image, above a legend of the colours.
 
-        With ``local=True`` a colour means a p-value and is comparable between images: no colour above 0.05, the deepest
-        at 0.0001. Otherwise it means a share of the largest value in this image.
+        With a local model a colour means a p-value of the place, the same in all images: none above 0.01, the deepest
+        at 0.0001. Without one it means a share of the oddest place of this image. Images of less than 256 pixels
+        are enlarged, those of more than 1600 reduced.
 
         Parameters
         ----------
@@ -101,18 +102,20 @@ class PictureMap:
         PIL.Image.Image
         """
         picture = as_picture(image).convert("RGB")
-        times = max(1, -(-_SMALLEST // max(picture.size)))
-        picture = picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
-        depth = np.kron(self._depth(), np.ones((times, times), dtype=np.float32))[..., None] * _STRONGEST
-        mixed = (1 - depth) * np.asarray(picture) + depth * _COLOUR
-        shown = Image.new("RGB", (picture.width, picture.height + (_STRIP if legend else 0)), "white")
+        scale = max(1, -(-_SMALLEST // max(picture.size))) * min(1.0, _LARGEST / max(picture.size))
+        width, height = (max(1, round(scale * side)) for side in picture.size)
+        depth = self._depth(height, width)[..., None] * _STRONGEST
+        resampling = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
+        mixed = (1 - depth) * np.asarray(picture.resize((width, height), resampling)) + depth * _COLOUR
+        strip = (max(width, _LEGEND), height + _STRIP) if legend else (width, height)
+        shown = Image.new("RGB", strip, "white")
         shown.paste(Image.fromarray(mixed.round().astype(np.uint8)))
         pen = ImageDraw.Draw(shown)
         for spot in self.spots:
-            left, top, right, bottom = (times * side for side in spot.box)
-            pen.rectangle((left, top, right - 1, bottom - 1), outline=(255, 221, 0), width=2)
+            left, top, right, bottom = (round(scale * side) for side in spot.box)
+            pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=(255, 221, 0), width=2)
         if legend:
-            self._draw_legend(pen, picture.width, picture.height)
+            self._draw_legend(pen, strip[0], height)
         return shown
 
     def __repr__(self) -> str:
@@ -126,12 +129,16 @@ class PictureMap:
         height, width = self.placement.picture_size
         return png(self.overlay(Image.new("RGB", (width, height), "white")))
 
-    def _depth(self) -> NDArray[np.float32]:
-        """Return the depth of the colour at each pixel, from 0 for none to 1 for the deepest."""
+    def _depth(self, height: int, width: int) -> NDArray[np.float32]:
+        """From 0, no colour, to 1, the deepest, at each pixel of the picture brought to this size."""
+        rows, columns = (
+            (np.arange(n) + 0.5) * length / n - 0.5
+            for n, length in zip((height, width), self.placement.picture_size, strict=True)
+        )
         if self.p_values is None:
-            values = np.nan_to_num(self.pixels(), nan=0.0)
+            values = np.nan_to_num(self.placement.at(self.values, rows, columns), nan=0.0)
             return np.clip(values / max(float(values.max()), 1e-12), 0, 1)
-        p = np.nan_to_num(self.pixel_p_values(), nan=1.0)
+        p = np.exp(np.nan_to_num(self.placement.at(np.log(self.p_values), rows, columns), nan=0.0))
         return np.mean([p <= step * (1 + 1e-6) for step in P_STEPS], axis=0, dtype=np.float32)
 
     def _draw_legend(self, pen: ImageDraw.ImageDraw, width: int, top: int) -> None:
@@ -142,7 +149,7 @@ class PictureMap:
             fill = depth_colour((i + 1) / len(P_STEPS))
             left = i * width // len(P_STEPS)
             pen.rectangle((left, top, (i + 1) * width // len(P_STEPS), top + _STRIP), fill=fill)
-            pen.text((left + 3, top + 3), f"p {step:g}", fill="black")
+            pen.text((left + 3, top + 3), f"p <= {step:g}", fill="black")
 
 
 def depth_colour(depth: float) -> tuple[int, ...]:

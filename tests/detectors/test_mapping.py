@@ -190,7 +190,9 @@ def test_an_overlay_shows_the_picture_the_map_and_the_spots(local):
     odd = with_square(pictures(1, seed=1)[0], 20, 12)
     (found,) = local.picture_maps(odd[None])
     shown = np.asarray(found.overlay(odd))
-    assert shown.shape[1] == 40 * 6  # enlarged to be seen
+    assert shown.shape[1] == 270  # as wide as the legend
+    assert found.overlay(odd, legend=False).size == (40 * 6, 48 * 6)  # enlarged to be seen
     red = shown[..., 0].astype(int) - shown[..., 2]
     assert red[22 * 6, 14 * 6] > 50
     assert shown.shape[0] > 48 * 6  # the legend
+    assert (shown[:280, 245:] == 255).all()  # beside the picture

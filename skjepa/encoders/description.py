@@ -37,7 +37,7 @@ def plain_attributes(module: nn.Module) -> dict[str, str]:
         f"{name}.{key}": describe(value)
         for name, part in module.named_modules()
         for key, value in settled_attributes(part).items()
-        if isinstance(value, _KINDS) and not key.startswith("_") and key != "training"
+        if key not in _BASE and isinstance(value, _KINDS) and not key.startswith("_")
     }
 
 
@@ -67,8 +67,10 @@ def code_and_state(module: nn.Module) -> tuple[dict[str, str], list[str]]:
             if attributes.get(key):
                 parts[key] = [_without_containers(hook) for hook in attributes[key].values()]
         for key, value in attributes.items():
+            if key in _BASE:
+                continue
             is_plain = isinstance(value, _KINDS) and not key.startswith("_")
-            if key in _BASE or (is_plain and not (isinstance(value, types.FunctionType) and _globals_of(value))):
+            if is_plain and not (isinstance(value, types.FunctionType) and _globals_of(value)):
                 continue
             changed = isinstance(value, _CONTENTS) and not key.startswith("_") and not _PAPERS.search(key)
             if is_own or (changed and not type(part).__module__.startswith("skjepa.")):
@@ -84,6 +86,8 @@ def describe(value: Any) -> str:
     """Describe a function or value for a fingerprint: source code, parameters and everything it refers to."""
     if type(value) in _NUMBERS:  # a shortcut for the most frequent values
         return repr(value)
+    if type(value) is tuple and all(type(item) in _NUMBERS for item in value):
+        return repr(list(value))
     return _Writer({}).text(value, 10)
 
 

@@ -19,8 +19,8 @@ from torch.func import functional_call
 
 from skjepa._utils.validation import check_choice, check_integer
 from skjepa.encoders.description import code_and_state, describe, plain_attributes, without_addresses
-from skjepa.encoders.fingerprint import content_of, fingerprint_of
-from skjepa.encoders.in_use import alone_with, in_eval_mode
+from skjepa.encoders.fingerprint import Names, content_of, fingerprint_of, once
+from skjepa.encoders.in_use import alone_with, in_eval_mode, parts_of
 from skjepa.encoders.loading import (
     absolute,
     check_output_choice,
@@ -236,16 +236,23 @@ class Encoder:
             # The module itself holds these parameters during the call. The input is copied, since a first layer may
             # work in place. Compiled parts are run uncompiled: they keep no graph for a second backward pass.
             with alone_with(self.module), uncompiled:
+                if has_own and not torch.is_grad_enabled():  # to exchange a parameter for itself takes time
+                    return functional_call(self.module, buffers, (x.clone(),), tie_weights=False)
                 return functional_call(self.module, state, (x.clone(),))
 
         is_compiled = any(
-            getattr(part, "_compiled_call_impl", None) or hasattr(part, "_orig_mod") for part in self.module.modules()
+            getattr(part, "_compiled_call_impl", None) or "_orig_mod" in part._modules for part in parts_of(self.module)
         )
         uncompiled = torch.compiler.set_stance("force_eager") if is_compiled else nullcontext()
         with alone_with(self.module):
-            state = {name: adapt(tensor) for name, tensor in self.module.named_parameters()}
+            names = Names(self.module)
+            parameters = once(names.parameters)
+            state = {name: adapt(tensor) for name, tensor in parameters}
+            has_own = all(_lies_as(state[name], tensor) for name, tensor in parameters)
             # Copies, since a forward pass may write into buffers (running statistics, counters).
-            state |= {name: adapt(tensor, copy=True) for name, tensor in self.module.named_buffers()}
+            copies = {id(tensor): adapt(tensor, copy=True) for _, tensor in once(names.buffers)}
+            buffers = {name: copies[id(tensor)] for name, tensor in names.buffers}
+            state |= {name: buffers[name] for name, _ in once(names.buffers)}
         with in_eval_mode(self.module), arithmetic(self.precision):
             yield function
 
@@ -319,6 +326,11 @@ class Encoder:
         encoder = load_encoder(state["module"], precision=state["precision"])
         encoder.name = state["name"]
         return encoder
+
+
+def _lies_as(adapted: Tensor, tensor: Tensor) -> bool:
+    """Whether nothing had to be copied."""
+    return adapted.dtype == tensor.dtype and adapted.device == tensor.device
 
 
 def load_encoder(

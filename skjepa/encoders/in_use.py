@@ -6,10 +6,12 @@ import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from operator import is_
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor, device, dtype, nn
 
 _LARGEST_COPY = 1 << 20  # most entries of a tensor attribute that is copied and restored
 _CHECKPOINTING = {"grad_checkpointing", "gradient_checkpointing"}  # of timm, of transformers
@@ -27,11 +29,15 @@ _SEALED = (
     "pathlib",
     "weakref",
 )
-_PLAIN = frozenset({bool, int, float, str, type(None)})  # immutable, need no copy
+# Nothing inside can change, or it is not looked at.
+_PLAIN = frozenset({bool, int, float, str, type(None), type, FunctionType, BuiltinFunctionType, dtype, device})
+_HOOKS = tuple(key for key, value in vars(nn.Module()).items() if key.endswith("_hooks") and value == {})
 _CONTAINERS = ("dict", "OrderedDict", "defaultdict", "list", "set", "deque")
 
 
-_EMPTY: dict[str, Any] = {}  # shared: a module has a dozen dicts of hooks, mostly empty
+_OF_HOOKS = frozenset(_HOOKS)
+_EMPTY: dict[str, Any] = {}
+_NO_HOOKS = dict.fromkeys(_HOOKS, _EMPTY)
 
 
 class _Use:
@@ -47,21 +53,43 @@ class _Use:
 
 
 _USES: "weakref.WeakKeyDictionary[nn.Module, _Use]" = weakref.WeakKeyDictionary()
+Uses = list[tuple[nn.Module, _Use]]
 _FINDING = threading.Lock()
+_HELD = threading.local()
 
 
 @contextmanager
 def alone_with(module: nn.Module) -> Iterator[None]:
     """Keep other threads from calling the module, or a part of it, through an encoder in a ``with`` block."""
-    held: list[_Use] = []
+    if id(module) in _mine():  # a pass asks again inside itself
+        yield
+        return
+    with _alone(module, _uses(module)):
+        yield
+
+
+@contextmanager
+def _alone(module: nn.Module, uses: "Uses") -> Iterator[None]:
+    mine, held = _mine(), []
+    is_outer = id(module) not in mine
     try:
-        for _, use in _uses(module):
+        for _, use in uses:
             use.lock.acquire()
             held.append(use)
+        mine.add(id(module))
         yield
     finally:
+        if is_outer:
+            mine.discard(id(module))
         for use in reversed(held):
             use.lock.release()
+
+
+def _mine() -> set[int]:
+    """The modules, by `id`, that this thread is alone with."""
+    if not hasattr(_HELD, "modules"):
+        _HELD.modules = set()
+    return _HELD.modules
 
 
 @contextmanager
@@ -70,21 +98,22 @@ def in_eval_mode(module: nn.Module) -> Iterator[None]:
 
     Forward passes change attributes: caches in the precision of the pass, weights that a hook computed, counters.
     """
-    with alone_with(module):
-        uses = _uses(module)
+    uses = _uses(module)
+    with _alone(module, uses):
         for part, use in uses:
             if use.users == 0:
                 use.before = _Before(vars(part))
             use.users += 1
-        with suppress(NotImplementedError):  # an exported program has no modes
-            module.eval()
+        if not all(map(_is_plainly_evaluating, (part for part, _ in uses))):
+            with suppress(NotImplementedError):  # an exported program has no modes
+                module.eval()
         for part, _ in uses:
             for switch in _CHECKPOINTING & vars(part).keys():
                 setattr(part, switch, False)  # it saves memory in training, but repeats computations in every pass
     try:
         yield
     finally:
-        with alone_with(module):
+        with _alone(module, uses):
             for part, use in uses:
                 use.users -= 1
                 if use.users == 0:
@@ -92,21 +121,27 @@ def in_eval_mode(module: nn.Module) -> Iterator[None]:
                     use.before = _NOTHING
 
 
+def _is_plainly_evaluating(part: nn.Module) -> bool:
+    """Whether it is in eval mode, and knows no other way into it than torch's."""
+    kind = type(part)
+    return not part.training and kind.train is nn.Module.train and kind.eval is nn.Module.eval
+
+
 def settled_attributes(part: nn.Module) -> dict[str, Any]:
     """Return the attributes of a module as they were before any running pass."""
     use = _USES.get(part)
     if use is None or use.users == 0:
         return vars(part)
-    return use.before.attributes | use.before.contents
+    return use.before.attributes | _NO_HOOKS | use.before.contents
 
 
-def _uses(module: nn.Module) -> list[tuple[nn.Module, _Use]]:
+def _uses(module: nn.Module) -> Uses:
     with _FINDING:
-        uses = [(part, _USES.get(part) or _USES.setdefault(part, _Use())) for part in _parts_of(module)]
+        uses = [(part, _USES.get(part) or _USES.setdefault(part, _Use())) for part in parts_of(module)]
     return sorted(uses, key=lambda pair: pair[1].serial)
 
 
-def _parts_of(module: nn.Module) -> list[nn.Module]:
+def parts_of(module: nn.Module) -> list[nn.Module]:
     """Return ``module.modules()`` in another order, in a fifth of the time; each pass calls it several times."""
     found: dict[int, nn.Module] = {}
     waiting = [module]
@@ -125,18 +160,26 @@ class _Before:
         self.attributes = dict(attributes)
         self.contents: dict[str, Any] = {}
         self.kept: list[tuple[Any, Any]] = []
-        for key, value in attributes.items():
-            if type(value) in _PLAIN:
+        for key in attributes.keys() - _OF_HOOKS:
+            value = attributes[key]
+            if type(value) in _PLAIN or (type(value) is tuple and _PLAIN.issuperset(map(type, value))):
                 continue
-            if not key.endswith("_hooks") and key not in _STRUCTURE:
-                self._keep(value, depth=4)
-            if type(value).__name__ in _CONTAINERS:
-                self.contents[key] = value.copy() if value or not isinstance(value, dict) else _EMPTY
-        # Only the names in these dicts: weights and submodules are handled elsewhere.
-        self.kept += [(attributes[key], attributes[key].copy()) for key in _STRUCTURE & attributes.keys()]
+            if key in _STRUCTURE:  # only what they are made of: weights and modules are looked at where they are
+                self.contents[key] = value.copy() if value else _EMPTY
+                self.kept.append((value, self.contents[key]))
+            else:
+                self._keep_attribute(key, value)
+        if any(map(attributes.get, _HOOKS)):
+            self.contents |= {key: attributes[key].copy() for key in _HOOKS if attributes.get(key)}
+
+    def _keep_attribute(self, key: str, value: Any) -> None:
+        if not key.endswith("_hooks"):
+            self._keep(value, depth=4)
+        if type(value).__name__ in _CONTAINERS:
+            self.contents[key] = value.copy() if value or not isinstance(value, dict) else _EMPTY
 
     def _keep(self, value: Any, depth: int) -> None:
-        if depth == 0 or isinstance(value, nn.Module):
+        if depth == 0 or type(value) in _PLAIN or isinstance(value, nn.Module):
             return
         inside: Any = ()
         if type(value).__name__ in _CONTAINERS:
@@ -159,13 +202,21 @@ class _Before:
             self.kept.append((value, (value._version, value.detach().clone())))
 
     def put_back(self, attributes: dict[str, Any]) -> None:
-        for key in attributes.keys() - self.attributes.keys():
-            del attributes[key]
-        for key, value in self.attributes.items():
-            if attributes.get(key) is not value:
-                attributes[key] = value
+        if not self._are_still(attributes):
+            for key in attributes.keys() - self.attributes.keys():
+                del attributes[key]
+            for key, value in self.attributes.items():
+                if attributes.get(key) is not value:
+                    attributes[key] = value
         for value, before in self.kept:
-            _fill(value, before)
+            if not isinstance(value, dict) or value or before:
+                _fill(value, before)
+
+    def _are_still(self, attributes: dict[str, Any]) -> bool:
+        """Whether each attribute is the object that it was, and none came or went: as nearly always."""
+        return list(attributes) == list(self.attributes) and all(
+            map(is_, attributes.values(), self.attributes.values())
+        )
 
 
 def _fill(value: Any, before: Any) -> None:

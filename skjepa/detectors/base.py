@@ -139,7 +139,7 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
             samples = self._read_for_fit(X, seed)
             labels = self._labels(y, samples)
             groups = None if groups is None else one_each("groups", groups, samples).astype(str)
-            names = apart_by_content(samples.identities, _table_of(samples))
+            names = apart_by_content(samples.identities, table_of(samples))
             once = first_of_each(names)
             if 1 < len(once) < len(samples):  # if all samples are copies, keep them: one is too few to fit on
                 groups = None if groups is None else joined_by_copies(groups, names)[once]
@@ -177,13 +177,13 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         self.n_samples_fit_ = len(samples) if self._fold_scores else len(scores)
         if self._fold_scores:
             scores = self._combine(self._scores_by_model(samples))
-        _require_finite(scores, "the fit samples")
+        require_finite_scores(scores, "the fit samples")
         if self.target_fpr is None or self.calibration_scores_ is None:
             self.offset_ = contamination_offset(scores, self.contamination)
         elif self._fold_scores:
             self.offset_ = 0.0
         else:
-            _require_finite(self.calibration_scores_, "the calibration samples")
+            require_finite_scores(self.calibration_scores_, "the calibration samples")
             self.offset_ = conformal_offset(self.calibration_scores_, self.target_fpr)
 
     def _combine(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -302,7 +302,7 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         scores = scores[~np.isnan(scores)]
         if len(scores) == 0:
             raise ValueError("calibrate needs normal samples; X holds none that could be read")
-        _require_finite(scores, "the calibration samples")
+        require_finite_scores(scores, "the calibration samples")
         if target is not None:
             self.offset_ = conformal_offset(scores, check_number("target_fpr", target, above=0.0, below=1.0))
         self.calibration_scores_, self._is_exact = scores, True
@@ -471,14 +471,14 @@ def _labels_of(decisions: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.where(decisions >= 0, 1, -1)
 
 
-def _table_of(samples: Samples) -> NDArray | None:
+def table_of(samples: Samples) -> NDArray | None:
     """Return the rows of a table, or the first layer that an Extraction kept of them; None for images."""
     if isinstance(samples, Extraction):
         return None if not samples.is_table else next(iter(samples.layers.values()), samples.embeddings)
     return samples.rows() if samples.is_vector else None
 
 
-def _require_finite(scores: NDArray[np.float64], what: str) -> None:
+def require_finite_scores(scores: NDArray[np.float64], what: str) -> None:
     bad = int((~np.isfinite(scores)).sum())
     if bad:
         raise ValueError(

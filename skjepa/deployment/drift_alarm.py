@@ -1,5 +1,6 @@
 """Describe an alarm of drift in words: which stream, since when, and what to do."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,19 @@ from skjepa.inspection.terms import meaning
 
 SCORE = "score"
 """Name of the stream of a detector's scores."""
+
+
+_PLACE = re.compile(r"(?P<layer>.+) (?:size|axis (?P<axis>\d+))")
+
+
+def axis_stream(layer: str, i: int) -> str:
+    """Name of the stream of a layer's axis number i, counted from 0."""
+    return f"{layer} axis {i + 1}"
+
+
+def size_stream(layer: str) -> str:
+    """Name of the stream of the size of all that a layer sees."""
+    return f"{layer} size"
 
 
 @dataclass(frozen=True)
@@ -19,7 +33,7 @@ class DriftAlarm:
     Attributes
     ----------
     stream : str
-        "score", or the name of a term.
+        "score", the name of a term, or that of a layer with "size" or one of its axes, such as "stage 1 axis 2".
     since : int
         Number of the sample, counted from 0, at which the change most likely began. It is where the bet with the
         largest gain was last at its lowest (Page, Biometrika 41, 1954), an estimate without a guarantee.
@@ -28,7 +42,7 @@ class DriftAlarm:
     log_martingale : float
         Natural logarithm of the capital at that sample.
     side : {"low", "high"}
-        Whether values became lower (small p-values, less normal) or higher.
+        Whether values became lower (small p-values, of score and terms less normal) or higher.
     """
 
     stream: str
@@ -38,11 +52,25 @@ class DriftAlarm:
     side: str
 
     def __str__(self) -> str:
+        seen = f"drift since about sample {self.since}, noticed at sample {self.noticed}: {self._what()}"
+        return f"{seen} ({self._means()}). Look at the samples since then: {self._advice()}"
+
+    @property
+    def _place(self) -> re.Match[str] | None:
+        """Layer and axis, where the stream is no score and no term."""
+        return None if self.stream.startswith("layer ") else _PLACE.fullmatch(self.stream)
+
+    def _what(self) -> str:
+        if found := self._place:
+            how = f"moved along its axis {found['axis']}"
+            how = how if found["axis"] else f"become {'weaker' if self.side == 'low' else 'stronger'}"
+            return f"what the layer {found['layer']!r} sees has {how}"
         what = "the score" if self.stream == SCORE else f"the term {self.stream!r}"
-        seen = f"drift since about sample {self.since}, noticed at sample {self.noticed}: {what} is {self.side}er than"
-        return f"{seen} in normal samples ({self._means()}). Inspect the samples since then: {self._advice()}"
+        return f"{what} is {self.side}er than that of normal samples"
 
     def _means(self) -> str:
+        if self._place:
+            return "a change that samples share and that may leave each of them normal, as of light, colour or focus"
         if self.side == "high":
             return "the samples are unusually typical, as from a frozen camera image, or copies of few samples"
         if self.stream == SCORE:
@@ -51,6 +79,7 @@ class DriftAlarm:
 
     def _advice(self) -> str:
         wrong = "too many samples" if self.side == "low" else "too few samples"
+        wrong = "too many or too few samples" if self._place else wrong
         return (
             f"if they are normal under new conditions, the threshold now flags {wrong}, so call calibrate with fresh "
             "normal samples (or fit again) and start a new monitor; if not, fix the cause of the change and call reset"

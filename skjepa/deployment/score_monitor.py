@@ -12,7 +12,7 @@ from skjepa._utils.validation import seed_from
 from skjepa.deployment.drift import DriftMonitor, by_stream
 from skjepa.deployment.drift_alarm import DriftAlarm
 from skjepa.deployment.state_file import SavedState, numbers_of
-from skjepa.deployment.stream_values import normal_values
+from skjepa.deployment.stream_values import AXES, normal_values
 from skjepa.detectors.base import CalibratedDetector
 
 FIRST = 500
@@ -83,10 +83,16 @@ class ScoreMonitor(SavedState):
         self.reset()
 
     @classmethod
-    def of(cls, detector: CalibratedDetector, X_normal: Any = None, level: float = 0.01, **options: Any) -> Self:
-        """Make the monitor of a fitted detector.
-
-        Give its `update` the result of `stream_values` for new samples.
+    def of(
+        cls,
+        detector: CalibratedDetector,
+        X_normal: Any = None,
+        level: float = 0.01,
+        *,
+        axes: int = AXES,
+        **options: Any,
+    ) -> Self:
+        """Make the monitor of a fitted detector; give its `update` the result of `stream_values` for new samples.
 
         Parameters
         ----------
@@ -96,10 +102,12 @@ class ScoreMonitor(SavedState):
             Normal samples that the detector was not fitted on; for the default see `normal_values`.
         level : float
             Largest probability of a false alarm within `horizon` normal samples.
+        axes : int
+            As for `stream_values`: with 0 a change that leaves every sample normal by itself is not looked for.
         **options
             betting, horizon and random_state.
         """
-        return cls(normal_values(detector, X_normal), level, **options)
+        return cls(normal_values(detector, X_normal, axes), level, **options)
 
     def reset(self) -> None:
         """Forget all samples and alarms, and keep the normal values."""

@@ -109,6 +109,17 @@ class LayerChain:
             },
         )
 
+    def coordinates(self, layers: Mapping[str, NDArray], n_axes: int) -> Rows:
+        """Where u_l lies along the widest axes of each layer but the last, see `ShrunkMahalanobis.coordinates`."""
+        rows = self.rows(layers)
+        return {name: fitted.coordinates(rows[name], n_axes) for name, fitted in self.alone.items()}
+
+    def log_lengths(self, layers: Mapping[str, NDArray]) -> Rows:
+        """Logarithm of the length of each row before it was brought to 1, (n_samples,) a layer; none of a table."""
+        if not self.is_unit:
+            return {}
+        return {name: np.log(self._lengths(layers[name], name)) for name in self.deviations}
+
     def linear_parts(self, layers: Mapping[str, NDArray]) -> dict[str, list[LinearPart]]:
         """Return c_l of each layer as a sum of parts that are linear in statistics, at these samples.
 

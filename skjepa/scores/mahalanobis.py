@@ -78,6 +78,16 @@ class ShrunkMahalanobis(BaseEstimator):
             found = found + self.other_precision_ * np.maximum(rest, 0.0)
         return found
 
+    def coordinates(self, X: ArrayLike, n_axes: int) -> NDArray[np.float64]:
+        """Where each row lies along the axes of most variance, in standard deviations from the mean; (n, <= n_axes).
+
+        The widest axis first. Its two ends are told apart, which a distance does not do; which is the positive one is
+        of no meaning.
+        """
+        widest = slice(None, -n_axes - 1, -1)
+        along = (np.asarray(X, dtype=np.float64) - self.location_) @ self.axes_[:, widest]
+        return along * np.sqrt(self.precisions_[widest])
+
     def slopes(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return half the gradient of the squared distance at each row, (n, p).
 

@@ -1,6 +1,7 @@
 """`skjepa watch` with real files, processes and signals: each file one row, whatever interrupts."""
 
 import csv
+import gc
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from filelock import FileLock
 from oracles import random_images
@@ -85,7 +87,7 @@ def test_each_file_is_a_row_once_with_the_scores_of_the_detector(home, saved, su
     detector = JEPAScoreDetector.load(saved)
     scores = np.array([float(row["score"]) for row in rows[1:]])
     np.testing.assert_allclose(scores, detector.score_samples(images), rtol=1e-5)
-    terms = np.array([[float(row[name]) for name in list(row)[len(COLUMNS) :]] for row in rows[1:]])
+    terms = np.array([[float(row[name]) for name in detector.models_[0].terms] for row in rows[1:]])
     np.testing.assert_allclose(terms.sum(axis=1), scores, rtol=1e-9)
     assert [float(row["p_value"]) for row in rows[1:]] == detector.p_values(images).tolist()
     if suffix == ".csv":
@@ -234,3 +236,22 @@ class TestProcesses:
         assert [row["id"] for row in rows_of(home / "w.csv")] == [f"{i:03d}.png" for i in range(70)]
         assert ScoreMonitor.load(home / "w.drift.json").monitor.n == 70
         shutil.rmtree(home / "incoming")
+
+
+@pytest.mark.slow
+def test_ten_thousand_pictures(home, saved):
+    """Each has one row, no alarm is raised, and memory grows by the names and the ranks alone."""
+    folder, used = home / "incoming", []
+    command = ("watch", folder, "--detector", saved, "--out", home / "w.csv", "--once", "-q")
+    for begin in range(0, 10_000, 2500):
+        for i, image in enumerate(random_images(2500, seed=begin + 9), start=begin):
+            Image.fromarray(image).save(folder / f"{i:05d}.png", compress_level=1)
+        assert run(*command) == 0
+        gc.collect()
+        used.append(psutil.Process().memory_info().rss)
+    rows = rows_of(home / "w.csv")
+    assert len(rows) == len({row["id"] for row in rows}) == 10_000
+    assert not any(row["error"] for row in rows)
+    assert not any(row["drift"] for row in rows)
+    assert ScoreMonitor.load(home / "w.drift.json").monitor.n == 10_000
+    assert used[-1] - used[1] < 150 << 20

@@ -27,7 +27,7 @@ def test_terms_add_up_and_unreadable_rows_are_nan(encoder, tmp_path):
     with pytest.warns(UserWarning, match="skipped"):
         values = stream_values(detector, files)
     assert np.isnan(values["score"]).tolist() == [False, True, False, False]
-    terms = [part for name, part in values.items() if name != "score"]
+    terms = [values[name] for name in detector.models_[0].terms]
     np.testing.assert_allclose(np.sum(terms, axis=0), values["score"], rtol=1e-9)
     monitor = ScoreMonitor.of(detector)
     assert monitor.update(values) == []
@@ -57,6 +57,47 @@ def test_p_values_of_terms(encoder):
     for name in p:
         by_hand = [(1 + (of_normal[name] <= value).sum()) / 20 for value in parts[name]]
         np.testing.assert_allclose(p[name], by_hand)
+
+
+def test_places_of_layers_are_signed_and_can_be_left_out(encoder):
+    """Exact: the coordinates and the length of each row, by hand from what the fit learned."""
+    images = random_images(40)
+    detector = JEPAScoreDetector(encoder, method="forward").fit(images)
+    new = random_images(5, seed=4)
+    samples, chain = detector.extract(new), detector.models_[0].model.chain
+    values = stream_values(detector, new)
+    first = next(iter(chain.alone))
+    scaled = samples.layers[first].astype(float) / chain.deviations[first]
+    lengths = np.linalg.norm(scaled, axis=1)
+    fitted = chain.alone[first]
+    widest = np.argsort(fitted.precisions_)[:3]
+    along = (
+        (scaled / lengths[:, None] - fitted.location_) @ fitted.axes_[:, widest] * np.sqrt(fitted.precisions_[widest])
+    )
+    for i in range(3):
+        np.testing.assert_allclose(values[f"{first} axis {i + 1}"], along[:, i], rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(values[f"{first} size"], np.log(lengths), rtol=1e-6)
+    assert list(values) == list(normal_values(detector))
+    assert list(stream_values(detector, new, axes=0)) == ["score", *detector.models_[0].terms]
+    assert list(normal_values(detector, axes=0)) == ["score", *detector.models_[0].terms]
+
+
+def test_a_change_that_all_share_is_seen_where_no_term_sees_it(encoder):
+    """Darker by a fifth: each image stays normal, and the size of the first layer says so."""
+    images, rng = random_images(600), np.random.default_rng(0)
+    bright = (images * rng.uniform(0.5, 1.0, size=(600, 1, 1, 1))).astype(
+        np.uint8
+    )  # as light differs among normal ones
+    detector = JEPAScoreDetector(encoder, method="forward").fit(bright[:200])
+    monitor = ScoreMonitor.of(detector, bright[200:400])
+    assert monitor.update(stream_values(detector, bright[400:500])) == []
+    darker = (0.8 * bright[500:]).astype(np.uint8)
+    alarms = monitor.update(stream_values(detector, darker))
+    assert alarms
+    assert "size" in alarms[0].stream or "axis" in alarms[0].stream
+    told = str(alarms[0])
+    assert "a change that samples share" in told
+    assert "more or less than its share" in told
 
 
 def test_a_detector_without_terms_has_its_score():

@@ -35,12 +35,16 @@ def exported_table() -> str:
             name,
             f"{found['megabytes']:.1f}",
             f"{found['largest_relative_difference']:.1e}",
+            f"{found['share_within_1e-5']:.0%}",
             f"{found['largest_relative_difference_of_torch']:.1e}",
+            f"{found['torch_from_float64']:.1e}",
+            f"{found['onnx_from_float64']:.1e}",
             *(f"{found[f'torch_ms_of_{n}'] / found[f'onnx_ms_of_{n}']:.1f}" for n in (1, 32)),
         ]
         for name, found in read("exported_cpu")["encoders"].items()
     ]
-    heading = ["encoder", "MB", "difference of scores", "of torch with itself", "faster, one", "faster, 32 at a time"]
+    heading = ["encoder", "MB", "difference of scores", "within 1e-5", "of torch with itself", "torch from float64"]
+    heading += ["the file from float64", "faster, one", "faster, 32 at a time"]
     return markdown([heading, *rows])
 
 

@@ -5,7 +5,7 @@
 Encoders with random weights, but for EfficientNet-Lite0. Both sides score the same uint8 pictures of the size that the
 encoder takes, in turn, in every round; medians over rounds. The difference is over 100 pictures that the fit has not
 seen: like those of the fit, coarser ones, and noise. Beside it stands what torch's own scores differ by between batches
-of 100 and of 1.
+of 100 and of 1, and how far the scores of either lie from those of the same fit with the encoder in float64.
 
 Writes benchmarks/results/exported_cpu.json, or --out. Needs the extras `export` and `test`.
 """
@@ -25,6 +25,9 @@ from PIL import Image
 
 from benchmarks.common import record
 from skjepa import Encoder, JEPAScoreDetector, VectorJEPA, load_encoder
+from skjepa.deployment.detector_module import EncoderModule
+from skjepa.deployment.score_modules import LayeredModule
+from skjepa.extraction.batches.pooling import chosen_layers
 from skjepa.runtime import OnnxDetector
 
 SEED = 0
@@ -77,11 +80,31 @@ def samples_of(name: str) -> tuple[JEPAScoreDetector, Any]:
     return JEPAScoreDetector(encoder, **options).fit(pictures(rng, 100, side, 6)), fresh
 
 
+def exact_scores(detector: JEPAScoreDetector, fresh: Any) -> np.ndarray:
+    """By the same fit, with the encoder and the pooling of layers in float64; layers are kept in float32 as ever."""
+    (fitted,) = detector.models_
+    encoder = fitted.encoder or detector.encoder_
+    layers = chosen_layers(encoder, fitted.settings["layers"], tuple(fitted.settings["input_shape"]))
+    module = EncoderModule(encoder, layers, "float32").double().eval()
+    if encoder.preprocessing is None:
+        inputs = torch.from_numpy(np.asarray(fresh, dtype=np.float64))
+    else:
+        inputs = torch.from_numpy(fresh.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)).double()
+    with torch.no_grad():
+        parts = [LayeredModule(fitted.model)(module(part)) for part in inputs.split(10)]
+    return torch.cat(parts).numpy()
+
+
+def largest(found: np.ndarray, expected: np.ndarray) -> float:
+    return float((np.abs(found - expected) / np.abs(expected)).max())
+
+
 def compare(name: str, folder: Path, n_threads: int) -> dict[str, Any]:
     detector, fresh = samples_of(name)
     path = detector.export(folder / "detector.onnx")
     exported = OnnxDetector(path, n_threads=n_threads)
     expected, found = detector.score_samples(fresh), exported.score_samples(fresh)
+    exact = exact_scores(detector, fresh)
     alone = np.concatenate([detector.score_samples(fresh[i : i + 1]) for i in range(len(fresh))])
     seconds: dict[str, list[float]] = {}
     for i in range(ROUNDS + 1):
@@ -94,8 +117,12 @@ def compare(name: str, folder: Path, n_threads: int) -> dict[str, Any]:
     return {
         "megabytes": round(path.stat().st_size / 1e6, 1),
         "opset": onnx.load(path, load_external_data=False).opset_import[0].version,
-        "largest_relative_difference": float((np.abs(found - expected) / np.abs(expected)).max()),
-        "largest_relative_difference_of_torch": float((np.abs(alone - expected) / np.abs(expected)).max()),
+        "largest_relative_difference": largest(found, expected),
+        "largest_absolute_difference": float(np.abs(found - expected).max()),
+        "share_within_1e-5": float((np.abs(found - expected) <= 1e-5 * np.abs(expected)).mean()),
+        "largest_relative_difference_of_torch": largest(alone, expected),
+        "torch_from_float64": largest(expected, exact),
+        "onnx_from_float64": largest(found, exact),
         "different_labels": int((exported.predict(fresh) != detector.predict(fresh)).sum()),
         **{key: round(float(np.median(values)), 3) for key, values in seconds.items()},
     }

@@ -50,6 +50,19 @@ def serve(
     timeout: Annotated[
         float, typer.Option(help="Seconds after which a request fails.", callback=checks.number(above=0.0))
     ] = 60.0,
+    drift_level: Annotated[
+        float,
+        typer.Option(
+            help="Probability of a false drift alarm within 10,000 normal samples.",
+            callback=checks.number(above=0.0, below=1.0),
+        ),
+    ] = 0.01,
+    workers: Annotated[
+        int,
+        typer.Option(
+            help="Processes, each with its own detector; one that dies is replaced.", callback=checks.integer(1)
+        ),
+    ] = 1,
 ) -> None:
     """Answer HTTP requests (POST /score) with score, p-value, label and reason.
 
@@ -59,8 +72,10 @@ def serve(
     """
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise ValueError(f"serve needs {', '.join(missing)}: pip install 'skjepa[serve]'")
+    from skjepa._utils.validation import check_integer
     from skjepa.deployment.requests import Limits
     from skjepa.deployment.service import serve as run
+    from skjepa.deployment.workers import serve_by_processes
 
     limits = Limits(
         body_bytes=max_body << 20,
@@ -74,4 +89,12 @@ def serve(
     )
     loaded = saved_detector(detector, encoder, image_size, weights)
     loaded.device = device
-    run(loaded, host=host, port=port, limits=limits)
+    if check_integer("--workers", workers, minimum=1) == 1:
+        run(loaded, host=host, port=port, limits=limits, drift_level=drift_level)
+        return
+    if encoder != "bundled" or weights is not None:
+        raise ValueError(
+            "--workers loads the detector in each process from its folder alone, and takes no --encoder or --weights: "
+            "serve with one process, or start several behind a proxy"
+        )
+    serve_by_processes(detector, workers, host=host, port=port, limits=limits, device=device, drift_level=drift_level)

@@ -1,6 +1,8 @@
 """Serve a fitted detector over HTTP, with bounds on everything that a client can request."""
 
 import asyncio
+import logging
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -12,12 +14,20 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 from pydantic import BaseModel
 
 from skjepa import __version__
 from skjepa.deployment.batching import Batcher, BusyError
+from skjepa.deployment.drift_alarm import SCORE, DriftAlarm
 from skjepa.deployment.requests import Limits, Reader
+from skjepa.deployment.score_monitor import ScoreMonitor
+from skjepa.deployment.stream_values import place_values
+from skjepa.deployment.workers import SHARED_COUNTS
 from skjepa.detectors.jepa_score import JEPAScoreDetector
+from skjepa.detectors.judgement import Judgement
+from skjepa.extraction.extraction import Extraction
+from skjepa.inspection.terms import Explanation
 
 _BODY = {
     "requestBody": {
@@ -39,7 +49,8 @@ _BODY = {
         },
     }
 }
-_SECONDS_TO_FINISH = 60
+SECONDS_TO_FINISH = 60
+"""After SIGTERM, for requests in hand."""
 
 
 class Answer(BaseModel):
@@ -60,31 +71,51 @@ class Answers(BaseModel):
 
 
 class Scorer:
-    """Map samples to score, decision, p-value, label and reason, from one pass.
+    """Map samples to score, decision, p-value, label and reason, from one pass, and report them to a monitor.
 
     Parameters
     ----------
     detector : JEPAScoreDetector
         Fitted detector.
+    drift_level : float
+        Level of the monitor.
+    on_alarm : callable
+        Called with each alarm.
     """
 
-    def __init__(self, detector: JEPAScoreDetector) -> None:
-        self.detector, self._steady = detector, ExitStack()
+    def __init__(self, detector: JEPAScoreDetector, drift_level: float, on_alarm: Callable[[DriftAlarm], None]) -> None:
+        self.detector, self._steady, self._on_alarm = detector, ExitStack(), on_alarm
+        self.monitor = ScoreMonitor.of(detector, level=drift_level)
         shape = detector.models_[0].settings["input_shape"] or ()
         self.n_features = shape[0] if len(shape) == 1 else None
 
     def __call__(self, samples: list[Any]) -> list[dict[str, Any]]:
-        found = self.detector.judge(samples if self.n_features is None else np.stack(samples))
-        return found.table().drop_columns(["id"]).to_pylist()
+        X, found, explained = self._judged(samples)
+        places = place_values(self.detector, X) if isinstance(X, Extraction) else {}
+        for alarm in self.monitor.update({SCORE: found.scores, **explained.parts, **places}):
+            self._on_alarm(alarm)
+        p_values = [None] * len(samples) if found.p_values is None else found.p_values.tolist()
+        return [
+            {"score": score, "decision": decision, "p_value": p, "label": label, "reason": explained.reason(i)}
+            for i, (score, decision, p, label) in enumerate(
+                zip(found.scores.tolist(), found.decisions.tolist(), p_values, found.labels.tolist(), strict=True)
+            )
+        ]
+
+    def _judged(self, samples: list[Any]) -> tuple[Any, Judgement, Explanation]:
+        X: Any = samples if self.n_features is None else np.stack(samples)
+        if not self.detector.measures_per_model:
+            X = self.detector.extract(X)
+        return X, self.detector.judge(X), self.detector.explain(X)
 
     def begin(self) -> None:
         """Enter `steady` in this thread and run a first pass to warm up, which checks the encoder once."""
         self._steady.enter_context(self.detector.steady())
         shape = self.detector.models_[0].settings["input_shape"] or ()
         if self.n_features is not None:
-            self([np.zeros(self.n_features)])
+            self._judged([np.zeros(self.n_features)])
         else:
-            self([np.zeros((*shape[1:], 3), dtype=np.uint8)])
+            self._judged([np.zeros((*shape[1:], 3), dtype=np.uint8)])
 
     def end(self) -> None:
         """Leave `steady`; call it in the thread of `begin`."""
@@ -92,7 +123,13 @@ class Scorer:
 
 
 class Metrics:
-    """Collect the numbers of `/metrics` in a registry of its own."""
+    """Collect the numbers of `/metrics` in a registry of its own, with several processes the numbers of all.
+
+    Parameters
+    ----------
+    n_waiting : callable
+        Counts this process alone, so it is left out where there are several.
+    """
 
     def __init__(self, n_waiting: Callable[[], int]) -> None:
         self.registry = CollectorRegistry()
@@ -101,13 +138,20 @@ class Metrics:
         self.seconds = Histogram("skjepa_request_seconds", "From request to answer", registry=self.registry)
         sizes, registry = (1, 2, 4, 8, 16, 32, 64, 128), self.registry
         self.batch = Histogram("skjepa_batch_samples", "Samples scored together", buckets=sizes, registry=registry)
-        Gauge("skjepa_waiting_samples", "Samples that wait", registry=self.registry).set_function(n_waiting)
+        self.alarms = Counter("skjepa_drift_alarms", "Alarms of drift, by stream", ["stream"], registry=self.registry)
+        self.is_shared = SHARED_COUNTS in os.environ
+        if not self.is_shared:
+            Gauge("skjepa_waiting_samples", "Samples that wait", registry=self.registry).set_function(n_waiting)
 
     def page(self) -> bytes:
-        return generate_latest(self.registry)
+        if not self.is_shared:
+            return generate_latest(self.registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+        return generate_latest(registry)
 
 
-def make_app(detector: JEPAScoreDetector, limits: Limits | None = None) -> FastAPI:
+def make_app(detector: JEPAScoreDetector, limits: Limits | None = None, drift_level: float = 0.01) -> FastAPI:
     """Make an ASGI application with POST /score, /health, /metrics, and a description at /docs.
 
     Parameters
@@ -116,9 +160,17 @@ def make_app(detector: JEPAScoreDetector, limits: Limits | None = None) -> FastA
         Fitted detector. Its device and memory budget apply, and one pass runs at a time.
     limits : Limits, optional
         Limits of the service.
+    drift_level : float in (0, 1)
+        Probability of a false alarm of drift within 10,000 normal samples, see `ScoreMonitor`. Samples that are sent
+        again and again are no such stream.
     """
     limits = limits or Limits()
-    scorer = Scorer(detector)
+
+    def told(alarm: DriftAlarm) -> None:
+        logging.getLogger("uvicorn.error").warning("%s", alarm)
+        metrics.alarms.labels(alarm.stream).inc()
+
+    scorer = Scorer(detector, drift_level, told)
     batcher = Batcher(
         scorer,
         max_batch=limits.batch,
@@ -176,7 +228,7 @@ def make_app(detector: JEPAScoreDetector, limits: Limits | None = None) -> FastA
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        """Return the status of the service and its detector."""
+        """Return the status of the service, its detector and its drift monitor."""
         fitted = detector.models_[0].settings
         return {
             "status": "ok",
@@ -185,6 +237,7 @@ def make_app(detector: JEPAScoreDetector, limits: Limits | None = None) -> FastA
             "fingerprint": fitted["fingerprint"],
             "takes": "images" if scorer.n_features is None else f"rows of {scorer.n_features} numbers",
             "waiting": batcher.n_waiting,
+            "drift": [str(alarm) for alarm in scorer.monitor.alarms],
         }
 
     @app.get("/metrics")
@@ -196,13 +249,18 @@ def make_app(detector: JEPAScoreDetector, limits: Limits | None = None) -> FastA
 
 
 def serve(
-    detector: JEPAScoreDetector, *, host: str = "127.0.0.1", port: int = 8000, limits: Limits | None = None
+    detector: JEPAScoreDetector,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    limits: Limits | None = None,
+    drift_level: float = 0.01,
 ) -> None:
     """Answer requests until SIGTERM or SIGINT, and finish the requests in progress first.
 
     Parameters
     ----------
-    detector, limits
+    detector, limits, drift_level
         See `make_app`.
     host : str
         Address to listen on: by default this machine alone, ``"0.0.0.0"`` for all addresses. The service has neither
@@ -212,13 +270,13 @@ def serve(
     """
     limits = limits or Limits()
     config = uvicorn.Config(
-        make_app(detector, limits),
+        make_app(detector, limits, drift_level),
         host=host,
         port=port,
         log_level="info",
         access_log=False,
         limit_concurrency=limits.connections,
-        timeout_graceful_shutdown=_SECONDS_TO_FINISH,
+        timeout_graceful_shutdown=SECONDS_TO_FINISH,
         server_header=False,
     )
     # uvicorn raises the signal again when it has finished; by then there is nothing left to stop.

@@ -93,7 +93,7 @@ class Server:
     def stop(self) -> int:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        self.process.communicate(timeout=60)
+        self.process.communicate(timeout=180)  # it may have to start a process to the end before
         return self.process.returncode
 
 
@@ -164,6 +164,85 @@ def test_many_clients_lose_nothing(server, expected, n_requests):
         if line.startswith(name)
     )
     assert samples / batches > 1.2  # requests that come together are scored together
+
+
+@pytest.mark.slow
+def test_good_damaged_large_and_slow_together(server, expected):
+    """1,000 requests from 16 clients: none is lost, each has the answer that it has alone, and memory stays flat."""
+
+    def slowly(i: int):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as client:
+            body = FILES[i % 20]
+            client.sendall(head_of(len(body)) + body[:60])
+            time.sleep(0.3)
+            client.sendall(body[60:])
+            answer = http.client.HTTPResponse(client, method="POST")
+            answer.begin()
+            return answer.status, json.loads(answer.read())
+
+    def ask(i: int):
+        if i % 10 == 3:
+            return server.score(("bad.png", FILES[i % 20][:150]))
+        if i % 25 == 4:
+            return server.score(("large.png", bytes((1 << 20) + 1)))
+        if i % 20 == 6:
+            return slowly(i)
+        return server.score((f"request {i}", FILES[i % 20]))
+
+    used = []
+    with ThreadPoolExecutor(16) as clients:
+        for begin in range(0, 1000, 250):
+            for i, (status, answer) in enumerate(clients.map(ask, range(begin, begin + 250)), start=begin):
+                wanted = 422 if i % 10 == 3 else 413 if i % 25 == 4 else 200
+                assert status == wanted, (i, answer)
+                if status == 200:
+                    require_answer(answer["results"][0], expected, i % 20)
+            used.append(psutil.Process(server.process.pid).memory_info().rss)
+    assert used[-1] - used[0] < 30 << 20
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_replaced(folder, expected):
+    """Clients that ask again where their connection broke have every answer; no more break than were in hand."""
+    server = Server(folder, "--workers", "2")
+    broken = []
+
+    def ask(i: int):
+        for _ in range(50):
+            try:
+                return server.score((f"request {i}", FILES[i % 20]))
+            except (OSError, http.client.HTTPException):
+                broken.append(i)
+                time.sleep(0.2)
+        raise AssertionError(f"request {i} was never answered")
+
+    def workers() -> list[psutil.Process]:
+        found = []
+        for child in psutil.Process(server.process.pid).children():
+            with contextlib.suppress(psutil.Error):  # it may end meanwhile
+                found += [child] * any("spawn_main" in word for word in child.cmdline())
+        return found
+
+    try:
+        first = {child.pid for child in workers()}
+        assert len(first) == 2
+        with ThreadPoolExecutor(8) as clients:
+            answers = [clients.submit(ask, i) for i in range(200)]
+            time.sleep(0.5)
+            os.kill(min(first), signal.SIGKILL)
+            for i, answer in enumerate(answers):
+                status, found = answer.result()
+                assert status == 200
+                require_answer(found["results"][0], expected, i % 20)
+        assert len(broken) <= 8
+        until = time.monotonic() + 120
+        while len(workers()) < 2 or {child.pid for child in workers()} == first:
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        counted = [line for line in server.ask("GET", "/metrics")[1].splitlines() if 'status="200"' in line]
+        assert 192 <= float(counted[0].split()[-1]) <= 208  # of both, the killed one too
+    finally:
+        assert server.stop() == 0
 
 
 class TestBadRequests:

@@ -26,7 +26,9 @@ def one_picture_table() -> str:
 def one_picture_line() -> str:
     stamp = read("one_picture_cpu")["stamp"]
     threads = stamp["threads"]
-    return f"Medians of {stamp['rounds']} rounds on a CPU, {threads} thread{'s' if threads > 1 else ''}, in one run."
+    clock = stamp.get("clock", "wall time")
+    of = f"{clock}, {threads} thread{'s' if threads > 1 else ''}"
+    return f"Medians of {stamp['rounds']} rounds on a CPU, {of}, in one run."
 
 
 def exported_table() -> str:

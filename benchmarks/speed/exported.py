@@ -3,9 +3,10 @@
     python -m benchmarks.speed.exported [--threads 1] [--out FILE]
 
 Encoders with random weights, but for EfficientNet-Lite0. Both sides score the same uint8 pictures of the size that the
-encoder takes, in turn, in every round; medians over rounds. The difference is over 100 pictures that the fit has not
-seen: like those of the fit, coarser ones, and noise. Beside it stands what torch's own scores differ by between batches
-of 100 and of 1, and how far the scores of either lie from those of the same fit with the encoder in float64.
+encoder takes, in turn, in every round; medians over rounds, with one thread of processor time. The difference is over
+100 pictures that the fit has not seen: like those of the fit, coarser ones, and noise. Beside it stands what torch's
+own scores differ by between batches of 100 and of 1, and how far the scores of either lie from those of the same fit
+with the encoder in float64.
 
 Writes benchmarks/results/exported_cpu.json, or --out. Needs the extras `export` and `test`.
 """
@@ -31,7 +32,7 @@ from skjepa.extraction.batches.pooling import chosen_layers
 from skjepa.runtime import OnnxDetector
 
 SEED = 0
-ROUNDS = 7
+ROUNDS = 5
 
 
 def pictures(rng: np.random.Generator, n: int, side: int, grain: int) -> np.ndarray:
@@ -106,14 +107,15 @@ def compare(name: str, folder: Path, n_threads: int) -> dict[str, Any]:
     expected, found = detector.score_samples(fresh), exported.score_samples(fresh)
     exact = exact_scores(detector, fresh)
     alone = np.concatenate([detector.score_samples(fresh[i : i + 1]) for i in range(len(fresh))])
+    clock = time.process_time if n_threads == 1 else time.perf_counter
     seconds: dict[str, list[float]] = {}
     for i in range(ROUNDS + 1):
         for n in (1, 32):
             for side, scorer in (("torch", detector), ("onnx", exported)):
-                start = time.perf_counter()
+                start = clock()
                 scorer.score_samples(fresh[:n])
                 if i:  # the first round warms up
-                    seconds.setdefault(f"{side}_ms_of_{n}", []).append(1e3 * (time.perf_counter() - start) / n)
+                    seconds.setdefault(f"{side}_ms_of_{n}", []).append(1e3 * (clock() - start) / n)
     return {
         "megabytes": round(path.stat().st_size / 1e6, 1),
         "opset": onnx.load(path, load_external_data=False).opset_import[0].version,

@@ -44,7 +44,7 @@ def test_the_walk_from_a_folder_to_a_watched_service(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         walk = walk.replace("8000", str(free.getsockname()[1]))
-    for folder, n in {"normal": 80, "fresh": 25, "incoming": 12}.items():
+    for folder, n in {"normal": 120, "fresh": 25, "incoming": 12}.items():
         (tmp_path / folder).mkdir()
         for i, image in enumerate(random_images(n, seed=len(folder))):
             Image.fromarray(image).save(tmp_path / folder / f"{i}.png")
@@ -54,7 +54,7 @@ def test_the_walk_from_a_folder_to_a_watched_service(tmp_path):
     command.chmod(0o755)
     paths = {"PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": os.pathsep.join(sys.path)}
     ran = subprocess.run(
-        ["bash", "-e", "-c", walk + "wait $!\n"],
+        ["bash", "-e", "-c", f"trap 'kill $(jobs -p) 2> /dev/null' EXIT\n{walk}wait $!\ntrap - EXIT\n"],
         cwd=tmp_path,
         env=os.environ | paths,
         capture_output=True,

@@ -346,7 +346,25 @@ def test_its_own_pages(server, detector):
         "image/*",
         "application/json",
     }
+    assert health["drift"] == [] or "drift since about" in health["drift"][0]
+    assert server.score(("a.png", FILES[0]))[0] == 200
     assert 'skjepa_requests_total{status="200"}' in server.ask("GET", "/metrics")[1]
+
+
+def test_a_stream_that_drifts_is_told_of(folder):
+    server = Server(folder, "--drift-level", "0.05")
+    rng = np.random.default_rng(3)
+    try:
+        for n, spread in ((20, (100, 156)), (40, (0, 256))):
+            new = rng.integers(*spread, size=(n, 32, 32, 3), dtype=np.uint8)
+            for begin in range(0, n, 20):
+                assert server.score(*[("x.png", png(pixels)) for pixels in new[begin : begin + 20]])[0] == 200
+        said = server.ask("GET", "/health")[1]["drift"]
+        assert said
+        assert "drift since about sample" in said[0]
+        assert "skjepa_drift_alarms_total{" in server.ask("GET", "/metrics")[1]
+    finally:
+        assert server.stop() == 0
 
 
 def test_what_it_has_is_finished_on_sigterm(folder, expected):

@@ -20,7 +20,7 @@ from skjepa.scores.densities import NearestRows
 from skjepa.scores.moments import KeptRows, Moments, drawn_rows, joined_moments, moments_of
 
 _DEPENDENT = 1e-12  # share of the largest variance
-_MOST_KEPT = 10_000  # rows that `partial_fit` keeps to take its threshold from
+_MOST_KEPT = 2000  # rows that `partial_fit` takes its threshold from
 
 
 class _Gaussian(TypedDict):
@@ -34,7 +34,7 @@ class _Gaussian(TypedDict):
 
 
 class _Grown(TypedDict):
-    """What `partial_fit` goes on from: moments of each block of columns, and rows to take the threshold from."""
+    """What `partial_fit` goes on from: moments of each layer's columns, and rows to take the threshold from."""
 
     moments: list[Moments]
     kept: KeptRows
@@ -47,7 +47,7 @@ class MahalanobisDetector(OnEmbeddings, GrowingDetector):
     The score is minus this distance: higher = more normal (Lee et al., NeurIPS 2018). It is a fast baseline that works
     well where normal embeddings form one cluster.
 
-    `partial_fit` takes normal samples in parts: mean and covariance are kept as sums, and no sample but at most 10,000,
+    `partial_fit` takes normal samples in parts: mean and covariance are kept as sums, and of samples at most 2,000,
     drawn at random, from which the threshold is taken.
 
     Parameters
@@ -171,8 +171,17 @@ class MahalanobisDetector(OnEmbeddings, GrowingDetector):
             )
         if hasattr(self, "models_") and not hasattr(self, "_grown"):
             raise ValueError(
-                "fit keeps no sums that partial_fit could go on from: give a new detector all parts by partial_fit"
+                "this fit keeps no sums that partial_fit could go on from: it held samples out, or had fewer than two "
+                "per dimension. Give a new detector all parts by partial_fit"
             )
+
+    def _learn(self, samples: Samples, y: NDArray | None, seed: int) -> tuple[Any, NDArray[np.float64]]:
+        rows = self._embeddings(samples)
+        widest = max(self._widths) if self.layer == SUM else rows.shape[1]
+        if self.calibration is not None or self.covariance is not None or y is not None or len(rows) < 2 * widest:
+            return super()._learn(samples, y, seed)
+        model, _, _, self._grown = self._grow(rows, seed)
+        return model, self._score_rows(model, rows)
 
     def _grow(self, rows: NDArray[np.float64], seed: int) -> tuple[Any, NDArray[np.float64], int, Any]:
         moments = [moments_of(block) for block in (self._split(rows) if self.layer == SUM else [rows])]

@@ -89,8 +89,8 @@ def pretrain(
     Warns
     -----
     CollapseWarning
-        Once: when the embeddings' participation ratio, past the warm-up, falls under a tenth of K where it was above
-        before, or at the end where it never rose above.
+        Once: when the embeddings' participation ratio, past the warm-up, is under a tenth of K and less than half of
+        what it was before, or when it is under a tenth of K at the end.
     """
     config.validate(len(samples))
     _check_samples(samples, config)
@@ -175,14 +175,15 @@ def _fix_spectral_norm(network: nn.Module) -> None:
 
 
 def _is_collapsed(history: list[dict[str, float]], config: PretrainConfig) -> bool:
-    """Whether embeddings have lost directions that they had, or have few when training ends.
+    """Whether embeddings have lost at least half of their directions and kept few, or have few when training ends.
 
-    At first every encoder has few: with a handful of steps per epoch that may last for many epochs.
+    At first every encoder has few: with a handful of steps per epoch that may last for many epochs, and the ratio
+    wavers about the limit.
     """
-    low = [
-        record["participation_ratio"] < 0.1 * record["n_components"] for record in history if "n_components" in record
-    ]
-    return bool(low) and low[-1] and (not all(low) or len(history) == config.epochs)
+    ratios = [record["participation_ratio"] for record in history if "participation_ratio" in record]
+    if not ratios or ratios[-1] >= 0.1 * history[-1]["n_components"]:
+        return False
+    return ratios[-1] < 0.5 * max(ratios) or len(history) == config.epochs
 
 
 def _warn_of_collapse(record: dict[str, float]) -> None:

@@ -130,6 +130,8 @@ def test_a_collapse_is_reported_once_and_only_a_collapse():
     assert not any(_is_collapsed(rising[:n], config) for n in range(1, 5))
     falling = [record(1, 9.0), record(2, 8.0), record(3, 2.0), record(4, 1.0)]
     assert [_is_collapsed(falling[:n], config) for n in range(1, 5)] == [False, False, True, True]
+    wavering = [record(1, 1.0), record(2, 3.3), record(3, 3.1), record(4, 4.0)]
+    assert not any(_is_collapsed(wavering[:n], config) for n in range(1, 5))
     flat = [record(epoch, 1.5) for epoch in range(1, 5)]
     assert [_is_collapsed(flat[:n], config) for n in range(1, 5)] == [False, False, False, True]
 

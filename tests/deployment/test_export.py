@@ -130,7 +130,7 @@ def test_tables(options, tmp_path):
     detector = JEPAScoreDetector(jepa, method="forward", **options).fit(ROWS)
     detector.export(tmp_path / "detector.onnx")
     exported = require_same(detector, tmp_path / "detector.onnx", ROWS, NEW_ROWS)
-    with pytest.raises(ValueError, match="must be finite"):
+    with pytest.raises(ValueError, match="X holds NaN or infinity: give finite values"):
         exported.predict(np.full((1, 5), np.nan))
 
 

@@ -122,7 +122,7 @@ def test_ten_thousand_images_stay_small():
     text = render(results_of(10_000, image=lambda i: noise, normal_image=lambda name: noise))
     assert len(text) < 12e6
     assert text.count("data:image/") < 72 + 2 + 400 + 2 * 72 + 1
-    size = float(re.search(r"This file: ([0-9.]+) MB", text)[1])
+    size = float(re.search(r"This file has ([0-9.]+) MB", text)[1])
     assert size == pytest.approx(len(text.encode()) / 1e6, abs=0.06)
 
 

@@ -4,10 +4,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PAGES = $(filter-out docs/gallery/%,$(wildcard docs/*.md docs/*/*.md))
 
-.PHONY: demo test test-all test-faults fuzz lint docs bench gpu benchmark costs spread reliability soak precision theory figures clean
+.PHONY: demo journeys test test-all test-faults fuzz lint docs bench gpu benchmark costs spread reliability soak precision theory figures clean
 
 demo: $(VENV)/.installed
 	$(BIN)/skjepa demo --out demo-output
+
+# What three new users would type: parts judged and mapped, a table in a pipeline, methods compared on a network of their own.
+journeys: $(VENV)/.installed
+	examples/journeys/parts.sh $(BIN)
+	MPLBACKEND=agg $(BIN)/python examples/table_pipeline.py
+	MPLBACKEND=agg $(BIN)/python examples/compare_on_your_network.py
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "not slow"
@@ -116,4 +122,4 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	touch $@ $(VENV)/.installed $(VENV)/.installed-test
 
 clean:
-	rm -rf $(VENV) build docs/gallery docs/generated demo-output bench-output .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build docs/gallery docs/generated demo-output journey-output bench-output .pytest_cache .ruff_cache .mypy_cache

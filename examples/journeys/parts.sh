@@ -1,25 +1,27 @@
 #!/usr/bin/env bash
 # A folder of photographs of a surface: judged, mapped, explained and reported, from the command line alone.
-# Usage: examples/journeys/parts.sh FOLDER_WITH_skjepa; works in the present directory.
+# Usage: examples/journeys/parts.sh [FOLDER_WITH_skjepa]; writes into the folder journey-output.
 set -euo pipefail
-skjepa() { "$1/skjepa" "${@:2}"; }
-BIN=$(cd "${1:-.venv/bin}" && pwd)
+bin=$(cd "${1:-.venv/bin}" && pwd)
+export PATH="$bin:$PATH"
+test -d demo-output/images || skjepa demo --out demo-output > /dev/null
+images=$PWD/demo-output/images
+mkdir -p journey-output
+cd journey-output
+step() { printf '\n\n--- %s (after %s s)\n' "$1" "$SECONDS"; }
 
-echo "--- images: gravel, and gravel with something in it (from the demo)"
-skjepa "$BIN" demo --out demo-output > /dev/null
-normal=demo-output/images/fit incoming=demo-output/images/coins
-
-echo "--- which of the new images are odd, and where?"
-skjepa "$BIN" score --fit "$normal" "$incoming" --local --maps maps --out scores.csv
+step "Which of the new images are odd, and where?"
+skjepa score --normal "$images/fit" "$images/coins" --local --maps maps --out scores.csv --yes
 test -s maps/spots.json
 
-echo "--- once fitted, saved: judge without the normal images"
-skjepa "$BIN" fit "$normal" --local --out detector
-skjepa "$BIN" score --detector detector demo-output/images/bricks --out bricks.parquet
+step "Why is this one odd?"
+skjepa fit "$images/fit" --out detector --yes
+skjepa explain "$images/coins/000.png" "$images/gravel/000.png" --detector detector
 
-echo "--- why is this one odd?"
-skjepa "$BIN" explain "$incoming/000.png" --detector detector
+step "The saved detector, on other images"
+skjepa score --detector detector "$images/bricks" --out bricks.parquet --yes
 
-echo "--- a page to look at"
-skjepa "$BIN" report scores.csv --normal "$normal"
+step "A page to look at"
+skjepa report scores.csv --images "$images/coins" --normal "$images/fit"
 test -s scores.html
+step "Done"

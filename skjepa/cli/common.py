@@ -112,9 +112,9 @@ def require_readable(sources: Iterable["Source"], on_error: str) -> None:
                 pass
 
 
-def summary_table(rows: Sequence[dict[str, Any]], *, title: str, caption: str | None = None) -> Table:
+def summary_table(rows: Sequence[dict[str, Any]]) -> Table:
     """Return one row per group of images for a terminal; measures of separation where they are known."""
-    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    table = Table()
     is_labelled, is_judged = any("normal_images" in row for row in rows), any("auroc" in row for row in rows)
     table.add_column("images", overflow="fold")
     flagged = ("flagged normal", "flagged anomalous") if is_labelled else ("flagged / total",)

@@ -215,9 +215,10 @@ def score(
         facts |= {"atypical": oddest, "next": follow}
         print_json(facts if maps is None else {**facts, "maps": maps, "mapped": len(mapped)})
     else:
-        title = f"Encoder {shown}, fitted on {detector.n_samples_fit_} normal images"
+        # Beside the table and not inside, where they would be as narrow as it is.
+        _stdout.print(f"Encoder {escape(shown)}, fitted on {detector.n_samples_fit_} normal images", highlight=False)
         caption = f"{rule_in_words(detector)}.{_metrics_in_words(rows, known is not None)}"
-        _stdout.print(summary_table(rows, title=title))
+        _stdout.print(summary_table(rows))
         _stdout.print(escape(caption[0].upper() + caption[1:]), highlight=False)
         if oddest:
             _stdout.print()

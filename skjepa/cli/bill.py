@@ -155,7 +155,7 @@ def _table(cost: "PassCost", n_passes: int, *, needs_passes: bool, is_fixed: boo
     from skjepa.extraction.cost.pass_cost import duration
 
     title = f"{cost.n_samples:,} images, about {duration(cost.seconds(n_passes))} on this machine"
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))  # fits a terminal of 80 columns
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))  # fits a terminal of 80 columns
     for heading in ("", "choice", "passes", "per image", "total", "AUROC"):
         table.add_column(heading, justify="left" if heading in ("", "choice") else "right", no_wrap=True)
     numbers = {n for _, _, n in offered(cost.n_components) if (n or not needs_passes) and not is_fixed} | {n_passes}

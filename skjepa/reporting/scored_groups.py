@@ -71,8 +71,10 @@ class ScoredGroup:
 def score_group(
     detector: JEPAScoreDetector, name: str, source: Source, *, store: str | os.PathLike | None = None
 ) -> ScoredGroup:
-    """Score one group with a fitted detector; with `store`, finished images are kept and a run resumes."""
+    """Score one group with a fitted detector; with `store`, finished images are kept and a run resumes, except with tiles."""
     started = time.perf_counter()
+    if detector.tiles is not None:
+        return _score_tiled(detector, name, source)
     extraction = detector.extract(source, store=store)
     seconds = (time.perf_counter() - started) / len(source)
     judged, explained = detector.judge(extraction), detector.explain(extraction)
@@ -80,6 +82,17 @@ def score_group(
     p_values = None if judged.p_values is None else extraction.aligned(judged.p_values)
     z, reasons = extraction.aligned(extraction.embeddings), _reasons(explained, extraction)
     return ScoredGroup(name, source, scores, p_values, decisions, extraction.errors, seconds, z, reasons, explained)
+
+
+def _score_tiled(detector: JEPAScoreDetector, name: str, source: Source) -> ScoredGroup:
+    """A group of large pictures, of which no one extraction is made; its seconds are of score and reason together."""
+    started = time.perf_counter()
+    explained = detector.explain(source)
+    found = detector.judge(source)
+    seconds = (time.perf_counter() - started) / len(source)
+    errors = dict.fromkeys(np.flatnonzero(np.isnan(found.scores)).tolist(), "cannot be read as an image")
+    reasons = ["" if i in errors else explained.reason(i) for i in range(len(source))]
+    return ScoredGroup(name, source, found.scores, found.p_values, found.decisions, errors, seconds, None, reasons)
 
 
 def reasons_of(detector: JEPAScoreDetector, extraction: Extraction) -> list[str]:

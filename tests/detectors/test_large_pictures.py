@@ -76,7 +76,7 @@ def test_a_defect_of_40_pixels_is_the_hottest_place_of_20_megapixels(shared_data
     found, megabytes = mapped(detector, with_scratch(whole, place))
     assert found.shape == (3888, 5184)
     assert is_near(found, place)
-    assert megabytes < 2500  # of 875 tiles; their positions alone would take 170, the map takes 80
+    assert megabytes < 2500  # 713 tiles, whose positions alone take 140; the map takes 80
 
     blowhole = int(np.flatnonzero(tiles.kinds == "blowhole")[0])
     cut = with_cutout(whole, grey(tiles.pictures[blowhole]), tiles.mask(blowhole), place, LENGTH)

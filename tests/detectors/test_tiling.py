@@ -7,6 +7,8 @@ from torch import nn
 from skjepa import JEPAScoreDetector, load_encoder
 from skjepa.data import as_source, tile_pictures
 from skjepa.deployment.export import ExportError
+from skjepa.reporting.map_files import write_maps
+from skjepa.reporting.scored_groups import score_group
 
 SIZE = (80, 104)
 
@@ -119,6 +121,20 @@ def test_an_unreadable_picture_has_no_score_and_no_map(fitted, new, tmp_path):
     assert np.isnan(scores[0])
     with pytest.warns(UserWarning, match="skipped .*0.png"):
         assert [found is None for found in skipping.picture_maps(paths)] == [True, False, False]
+
+
+def test_a_folder_of_large_pictures_is_scored_and_mapped_by_the_command_line_code(new, tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for path, picture in zip(paths, new, strict=True):
+        Image.fromarray(picture).save(path)
+    held_out = detector(calibration=0.5, target_fpr=0.1).fit(pictures(20))
+    group = score_group(held_out, "new", as_source(tmp_path))
+    np.testing.assert_allclose(group.scores, held_out.score_samples(new))
+    assert group.labels.tolist() == [1, -1, 1]
+    assert group.reasons[1]
+    (told,) = write_maps(held_out, [group], tmp_path / "maps")
+    assert (told["height"], told["width"]) == SIZE
+    assert (tmp_path / "maps" / told["overlay"]).is_file()
 
 
 def test_what_tiles_do_not_go_with_is_said(fitted, new):

@@ -82,6 +82,22 @@ def cost_table() -> str:
     return _table(rows)
 
 
+def large_table() -> str:
+    found = read("large_pictures")
+    rows = [
+        ["20-megapixel surface with a defect of 40 pixels", "score", "hottest place on it", "s to score", "s to map"]
+    ]
+    for case in found["pictures"]:
+        hits = "" if case["map_hits"] is None else "yes" if case["map_hits"] else "no"
+        seconds = [number(case[f"{name}_seconds"], 0) for name in ("score", "map")]
+        rows.append([case["kind"], number(case["score"], 0), hits, *seconds])
+    fit = f"{found['normal_pictures']} normal surfaces of {found['normal_megapixels']:.0f} megapixel each"
+    return (
+        f"{_table(rows)}\n\nLearned from {fit}; memory rose by {found['megabytes'] / 1000:.1f} GB while "
+        f"{found['megapixels']:.0f} megapixels were scored and mapped."
+    )
+
+
 def _sides() -> list[tuple[str, dict[str, Any]]]:
     return [(side, parts) for side, parts in read("tiles").items() if side.isdigit()]
 
@@ -99,6 +115,7 @@ def _interval(found: dict[str, float]) -> str:
 
 
 LOCAL_DEFECTS = {
+    "large-pictures": large_table,
     "tiles-maps": maps_table,
     "tiles-kinds": kinds_table,
     "tiles-flags": flags_table,

@@ -83,8 +83,9 @@ class JEPAScoreDetector(MappingDetector):
     local : bool
         Whether "joint" also reads what each position of a picture shows, and learns what is normal there: for defects
         that are small in a picture. The oddest positions are a term of the score, `anomaly_map` shows the surprise of
-        each position, and `spots` gives those that normal pictures lack (docs/guide/local-defects.md). Takes some
-        hundred kilobytes per picture during `fit`.
+        each position, and `spots` gives those that normal pictures lack (docs/guide/local-defects.md). Where `fit` is
+        given groups, what is usual is learned from groups that were left out. Takes some hundred kilobytes per picture
+        during `fit`.
     tiles : int, or several, optional
         For pictures larger than what the encoder is shown: each is cut into overlapping squares of this side in pixels,
         at its own resolution, so that a defect of few pixels is not resized away. Several sides look at several

@@ -71,7 +71,7 @@ class ScoredGroup:
 def score_group(
     detector: JEPAScoreDetector, name: str, source: Source, *, store: str | os.PathLike | None = None
 ) -> ScoredGroup:
-    """Score one group with a fitted detector; with `store`, finished images are kept and a run resumes, except with tiles."""
+    """Score one group with a fitted detector; with `store`, unless there are tiles, a run resumes."""
     started = time.perf_counter()
     if detector.tiles is not None:
         return _score_tiled(detector, name, source)

@@ -90,7 +90,7 @@ def pretrain(
     -----
     CollapseWarning
         Once: when the embeddings' participation ratio, past the warm-up, is under a tenth of K and less than half of
-        what it was before, or when it is under a tenth of K at the end.
+        what it was before, or at the end, or where no term of the loss works against a collapse.
     """
     config.validate(len(samples))
     _check_samples(samples, config)
@@ -178,12 +178,13 @@ def _is_collapsed(history: list[dict[str, float]], config: PretrainConfig) -> bo
     """Whether embeddings have lost at least half of their directions and kept few, or have few when training ends.
 
     At first every encoder has few: with a handful of steps per epoch that may last for many epochs, and the ratio
-    wavers about the limit.
+    wavers about the limit. Where no term of the loss spreads the embeddings, the first low ratio tells.
     """
     ratios = [record["participation_ratio"] for record in history if "participation_ratio" in record]
     if not ratios or ratios[-1] >= 0.1 * history[-1]["n_components"]:
         return False
-    return ratios[-1] < 0.5 * max(ratios) or len(history) == config.epochs
+    nothing_spreads = config.objective == "invariance" or (config.objective == "sigreg" and not config.sigreg_weight)
+    return nothing_spreads or ratios[-1] < 0.5 * max(ratios) or len(history) == config.epochs
 
 
 def _warn_of_collapse(record: dict[str, float]) -> None:

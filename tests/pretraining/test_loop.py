@@ -134,6 +134,8 @@ def test_a_collapse_is_reported_once_and_only_a_collapse():
     assert not any(_is_collapsed(wavering[:n], config) for n in range(1, 5))
     flat = [record(epoch, 1.5) for epoch in range(1, 5)]
     assert [_is_collapsed(flat[:n], config) for n in range(1, 5)] == [False, False, False, True]
+    without_guard = dataclasses.replace(config, objective="invariance")
+    assert _is_collapsed(flat[:2], without_guard)
 
 
 def test_non_finite_loss_stops(images):

@@ -178,7 +178,7 @@ class MahalanobisDetector(OnEmbeddings, GrowingDetector):
     def _learn(self, samples: Samples, y: NDArray | None, seed: int) -> tuple[Any, NDArray[np.float64]]:
         rows = self._embeddings(samples)
         widest = max(self._widths) if self.layer == SUM else rows.shape[1]
-        if self.calibration is not None or self.covariance is not None or y is not None or len(rows) < 2 * widest:
+        if self.calibration_ is not None or self.covariance is not None or y is not None or len(rows) < 2 * widest:
             return super()._learn(samples, y, seed)
         model, _, _, self._grown = self._grow(rows, seed)
         return model, self._score_rows(model, rows)

@@ -158,7 +158,7 @@ class TestCopies:
             with pytest.warns(UserWarning, match="near copies"):
                 detector.fit(X)
             assert flagged(detector, self.NEW) > 0.5
-        with pytest.raises(ValueError, match="groups must hold one group per sample: X has 800 samples, groups 3"):
+        with pytest.raises(ValueError, match="groups must hold one value per sample: X has 800 samples, groups 3"):
             KNNDetector().fit(X, groups=[1, 2, 3])
 
     @pytest.mark.parametrize(("n", "noise"), [(2, 1e-3), (5, 1e-3), (20, 1e-2), (30, 1e-3)])
@@ -923,11 +923,9 @@ class TestForeignData:
         ("X", "hint"),
         [
             (DataLoader(TensorDataset(torch.zeros(4, 3, 32, 32))), "give its dataset"),
-            ((i for i in range(3)), r"give list\(X\)"),
             ({"x": 1}, "give an array, a list, a folder or a torch Dataset"),
-            (b"abc", "give an array, a list, a folder or a torch Dataset"),
         ],
-        ids=["DataLoader", "generator", "dict", "bytes"],
+        ids=["DataLoader", "dict"],
     )
     def test_what_to_give_instead(self, X, hint):
         for refuse in (JEPAScoreDetector().fit, as_source):

@@ -83,7 +83,7 @@ class NormalKFold(BaseCrossValidator):
             The labels are missing or of another kind, or there are fewer samples of a class than folds.
         """
         if y is None:
-            raise ValueError(f"NormalKFold needs y; {_DIRECTION}")
+            raise ValueError(f"NormalKFold needs y: {_DIRECTION}")
         labels = _checked(y) if self.normal is None else _by_name(y, self.normal)
         n_splits = self.get_n_splits()
         normal, outlier = ("+1", "-1") if self.normal is None else (repr(self.normal), "any other label")
@@ -147,8 +147,8 @@ def _checked(y: ArrayLike) -> NDArray:
     hint = ""
     if np.isin(found, (0, 1)).all():
         hint = (
-            "; convert labels of 0 and 1, which would turn an AUROC into 1 - AUROC, by skjepa.inlier_labels, or say "
-            "which label is normal: NormalKFold(normal=0)"
+            ". Labels of 0 and 1 would turn an AUROC into 1 - AUROC: give y=skjepa.inlier_labels(y), or tell the folds "
+            "which label is normal, NormalKFold(normal=0)"
         )
     raise ValueError(f"{_DIRECTION}; got {_listed(found)}{hint}")
 

@@ -169,12 +169,16 @@ def test_help_of_the_installed_command():
 
 def test_demo(tmp_path, capsys):
     assert run("demo", "--out", tmp_path / "demo") == 0
-    assert {path.name for path in (tmp_path / "demo").iterdir()} == {"scores.parquet", "scores.png", "summary.json"}
+    written = {path.name for path in (tmp_path / "demo").iterdir()}
+    assert written == {"images", "odd.png", "scores.parquet", "scores.png", "summary.json"}
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
-    photographs, *foreign = summary["groups"]
-    assert photographs["group"] == "photographs"
-    assert photographs["flagged"] < 0.2 * photographs["images"]
-    assert all(row["auroc"] > 0.7 for row in foreign)
+    gravel, coins, bricks, grass = summary["groups"]
+    assert gravel["group"] == "gravel"
+    assert gravel["flagged"] < 0.15 * gravel["images"]
+    assert min(coins["auroc"], bricks["auroc"]) > 0.95
+    assert min(coins["located"], bricks["located"]) > 0.8
+    assert grass["auroc"] > 0.7
+    assert all(row["auroc"] > max(row["rivals"].values()) for row in (coins, bricks, grass))
     assert "AUROC" in capsys.readouterr().out
 
 

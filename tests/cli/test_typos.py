@@ -37,7 +37,7 @@ TYPOS = [
     ([*SCORE, "--seed", "-1"], "--seed must lie between 0 and"),
     ([*SCORE, "--n-jobs", "0"], "--n-jobs must be at least 1, or -1"),
     ([*SCORE, "--budget", "soon"], "--budget is a time such as 90s"),
-    ([*SCORE, "--out", "none/scores.csv"], "--out: no folder none"),
+    ([*SCORE, "--out", "none/scores.csv"], "--out: there is no folder none"),
     ([*SCORE, "--maps", "normal/a.png/maps"], "--maps: no folder normal/a.png"),
     ([*SCORE, "--labels", "good"], "--labels is a table"),
     ([*SCORE, "--labels", "labels.csv"], "--labels: labels.csv has no column 'label'"),

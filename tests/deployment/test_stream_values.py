@@ -97,7 +97,7 @@ def test_a_change_that_all_share_is_seen_where_no_term_sees_it(encoder):
     assert "size" in alarms[0].stream or "axis" in alarms[0].stream
     told = str(alarms[0])
     assert "a change that samples share" in told
-    assert "more or less than its share" in told
+    assert "flags too many or too few samples" in told
 
 
 def test_a_detector_without_terms_has_its_score():

@@ -79,7 +79,7 @@ def test_explanation(detector):
 def test_picture_map(detector):
     found = detector.picture_maps(IMAGES[:1])[0]
     with Image.open(io.BytesIO(found._repr_png_())) as picture:
-        assert picture.size == (256, 274)
+        assert picture.size == (270, 274)
     assert re.fullmatch(r"PictureMap\('\w+', \d+ x \d+ positions of 32 x 32 pixels\)", repr(found))
 
 

@@ -45,7 +45,7 @@ class GrowingDetector(CalibratedDetector):
         Parameters
         ----------
         X : vectors or Extraction
-            Of the width, and measured as, in the calls before; a first call starts anew.
+            Of the same width, and measured in the same way, as in earlier calls. The first call starts from nothing.
         y : ignored
 
         Returns

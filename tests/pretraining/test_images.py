@@ -60,7 +60,7 @@ def test_same_seed_same_weights_and_resume_changes_nothing(folder, tmp_path):
     assert torch.equal(whole, weights("b", config=QUICK))
     assert torch.equal(whole, weights("b", config=QUICK, resume=True))  # finished: nothing is left to train
     assert not torch.equal(whole, weights("c", config=dataclasses.replace(QUICK, seed=1), keep_checkpoint=True))
-    with pytest.raises(ValueError, match="other settings: seed"):
+    with pytest.raises(ValueError, match="other settings of seed"):
         weights("c", config=QUICK, resume=True)
 
 

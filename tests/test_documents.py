@@ -44,7 +44,7 @@ GALLERY = runpy.run_path(str(ROOT / "docs" / "_site" / "gallery_order.py"))
 
 def example(path):
     """Those that measure hundreds of images take half a minute each: here they are slow tests, `make docs` runs all."""
-    slow = "demo_images" in path.read_text() or path.stem in GALLERY["NEEDS"]
+    slow = re.search("(demo|gravel)_images", path.read_text()) is not None or path.stem in GALLERY["NEEDS"]
     return pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if slow else [])
 
 

@@ -1,3 +1,5 @@
+from .gravel import GravelImages as GravelImages
+from .gravel import gravel_images as gravel_images
 from .images import ImageReadError as ImageReadError
 from .images import as_picture as as_picture
 from .images import read_image as read_image

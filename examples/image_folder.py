@@ -2,8 +2,8 @@
 Find the odd images in a folder, and where they are odd
 =======================================================
 
-Fit on a folder of images of gravel, judge another folder, and draw the odd places. In some of the new images lies a coin,
-a piece of brick or a tuft of grass.
+Fit on a folder of images of gravel, judge another folder, and draw the odd places. In some of the new images lies a
+coin, a piece of brick or a tuft of grass.
 """
 
 from pathlib import Path
@@ -38,9 +38,9 @@ for kind in ("coins", "bricks", "grass"):
 # %%
 # Fit, and judge
 # --------------
-# ``target_fpr=0.05`` flags about 5 % of new normal images. ``local=True`` also learns what is normal at each place of an
-# image. The images of one part of the photograph overlap, and ``groups=`` keeps these together when some are held out.
-# The images are larger than 64 pixels, so that the encoder is EfficientNet-Lite0.
+# ``target_fpr=0.05`` flags about 5 % of new normal images. ``local=True`` also learns what is normal at each place of
+# an image. The images of one part of the photograph overlap, and ``groups=`` keeps these together when some are held
+# out. The images are larger than 64 pixels, so that the encoder is EfficientNet-Lite0.
 
 detector = JEPAScoreDetector(target_fpr=0.05, calibration=5, local=True, random_state=0)
 detector.fit(folder / "normal", groups=kinds["fit"].places)
@@ -55,8 +55,8 @@ print(f"{is_flagged[is_gravel].sum()} of {is_gravel.sum()} images of gravel alon
 # %%
 # Where
 # -----
-# The most atypical images above the same images with their maps: the redder, the smaller the p-value of the place. A box
-# marks a spot that is odder than any place in 95 % of normal images.
+# The most atypical images above the same images with their maps: the redder, the smaller the p-value of the place. A
+# box marks a spot that is odder than any place in 95 % of normal images.
 
 names = judged["id"].head(8).tolist()
 paths = [folder / "incoming" / name for name in names]

@@ -20,7 +20,6 @@ from skjepa.data.gravel import GravelImages, gravel_images
 from skjepa.data.sources import folder_source
 from skjepa.detectors.baselines import KNNDetector, MahalanobisDetector
 from skjepa.detectors.jepa_score import JEPAScoreDetector
-from skjepa.encoders.automatic import describe_automatic_encoder
 from skjepa.evaluation.metrics import detection_metrics
 from skjepa.evaluation.plotting import save_figure
 from skjepa.reporting import score_table, scored_groups
@@ -45,7 +44,6 @@ def run_demo(out: Path, *, seed: int, console: Console) -> list[dict]:
     detector = JEPAScoreDetector(target_fpr=_ALPHA, calibration=5, local=True, random_state=seed, verbose=1)
     normal = folder_source(folders[fit])
     measured = detector.extract(normal)
-    console.print(describe_automatic_encoder(measured.meta["encoder"]), highlight=False)
     detector.fit(measured, groups=images[fit].places)
     rivals = {name: rival.fit(measured.embeddings) for name, rival in _RIVALS.items()}
     groups = [scored_groups.score_group(detector, name, folder_source(folders[name])) for name in others]

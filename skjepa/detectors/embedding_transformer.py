@@ -147,7 +147,11 @@ class EmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
 
     def _fit_source(self, source: Source, seed: int) -> None:
         trains = is_trained_on(self.encoder, source)
-        encoder = trained_encoder(self.encoder, source, seed) if trains else frozen_encoder(self.encoder, source)
+        encoder = (
+            trained_encoder(self.encoder, source, seed)
+            if trains
+            else frozen_encoder(self.encoder, source, verbose=self.verbose)
+        )
         self.encoder_, self.fingerprint_ = encoder, encoder.fingerprint
         one = source[:1]
         if encoder.input_shape is not None and not source.is_vector:

@@ -1,13 +1,15 @@
 """Resolve an estimator's parameter `encoder` to a frozen encoder, or to one that is trained on the rows of the fit."""
 
+import sys
 from typing import Any
 
 from sklearn.base import clone
 from torch import nn
 
 from skjepa._utils import hardware
+from skjepa._utils.progress import shows_bar
 from skjepa.data.sources import Source
-from skjepa.encoders.automatic import AUTO_ENCODERS, automatic_encoder
+from skjepa.encoders.automatic import AUTO_ENCODERS, automatic_encoder, describe_automatic_encoder
 from skjepa.encoders.encoder import Encoder, FingerprintError, load_encoder
 from skjepa.encoders.loading import require_known_source
 from skjepa.pretraining.tables import VectorJEPA
@@ -31,16 +33,20 @@ def trained_encoder(encoder: Any, source: Source, seed: int) -> Encoder:
     return jepa.fit(source).encoder_
 
 
-def frozen_encoder(encoder: Any, source: Source) -> Encoder:
+def frozen_encoder(encoder: Any, source: Source, *, verbose: bool | str = False) -> Encoder:
     """Return the encoder that is named or given, or that "auto" chooses for the images of a source.
 
+    Where progress is shown, a line on standard error names the choice of "auto".
     Raises TypeError for anything else, and for a module that is not wrapped.
     """
     if isinstance(encoder, nn.Module):
         raise TypeError("encoder is a bare module, which sklearn.clone would copy: give encoder=load_encoder(module)")
     if not isinstance(encoder, str | Encoder):
         raise TypeError(f"encoder must be a name, an Encoder from load_encoder, or a VectorJEPA; got {encoder!r}")
-    return automatic_encoder(encoder, source)
+    chosen = automatic_encoder(encoder, source)
+    if is_auto(encoder) and shows_bar(verbose):
+        print(describe_automatic_encoder(chosen.name), file=sys.stderr)
+    return chosen
 
 
 def named_encoder(encoder: Any, fingerprint: str | None) -> Encoder:

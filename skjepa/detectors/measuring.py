@@ -92,7 +92,9 @@ class MeasuringDetector(CalibratedDetector):
                 )
             own = seed_from(self.random_state)
             self._check_settings(source.ids, own)
-            return self._extract(frozen_encoder(self.encoder, source), source, own, store=store, memory=self.memory)
+            return self._extract(
+                frozen_encoder(self.encoder, source, verbose=self.verbose), source, own, store=store, memory=self.memory
+            )
         if self.measures_per_model:
             raise ValueError(
                 "every fold trained its own encoder or learned its own directions, so no single extraction serves all: "
@@ -222,7 +224,7 @@ class MeasuringDetector(CalibratedDetector):
         self.encoder_ = None
         if is_trained_on(self.encoder, source):
             return source
-        self.encoder_ = frozen_encoder(self.encoder, source)
+        self.encoder_ = frozen_encoder(self.encoder, source, verbose=self.verbose)
         if self._learns_directions:
             samples: Samples = source if self.on_error != "skip" else self._readable(self.encoder_, source)
         else:

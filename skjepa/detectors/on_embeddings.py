@@ -113,11 +113,11 @@ class OnEmbeddings(CalibratedDetector):
             raise TypeError(f"X holds rows of numbers, which {type(self).__name__} takes as they are: give images")
         if hasattr(self, "models_"):
             return self._embedded(source, store)
-        return self._embedded_by(frozen_encoder(self.encoder, source), source, store)
+        return self._embedded_by(frozen_encoder(self.encoder, source, verbose=self.verbose), source, store)
 
     def _embedded_for_fit(self, source: Source, seed: int) -> Extraction:
         self._check_size(source.ids, seed)
-        self.encoder_ = frozen_encoder(self.encoder, source)
+        self.encoder_ = frozen_encoder(self.encoder, source, verbose=self.verbose)
         return self._embedded_by(self.encoder_, source)
 
     def _embedded_by(

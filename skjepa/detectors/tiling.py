@@ -45,7 +45,7 @@ class TilingDetector(MeasuringDetector):
             return super()._read_for_fit(X, seed)
         source = self._pictures(X)
         self._check_settings(source.ids, seed)
-        self.encoder_ = frozen_encoder(self.encoder, source)
+        self.encoder_ = frozen_encoder(self.encoder, source, verbose=self.verbose)
         if self.on_error == "skip":
             is_readable = self._cut(source).sizes[:, 0] > 0
             _warn_of(source.ids[~is_readable])

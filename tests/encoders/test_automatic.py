@@ -88,3 +88,12 @@ def test_a_fit_on_an_extraction_knows_which_automatic_encoder_it_was():
     for name in ("lite0", "bundled"):
         detector = JEPAScoreDetector().fit(extract(name, images, method="forward"))
         assert np.isfinite(detector.score_samples(images)).all()
+
+
+def test_the_choice_is_told_where_progress_is_shown(capsys):
+    images = _noise(3, 32, 32)
+    JEPAScoreDetector(verbose=1).fit(images)
+    assert "encoder: 'bundled'" in capsys.readouterr().err
+    JEPAScoreDetector("bundled", verbose=1).fit(images)
+    JEPAScoreDetector(verbose=0).fit(images)
+    assert "encoder:" not in capsys.readouterr().err

@@ -18,14 +18,14 @@ def check_progress(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be 'auto', True or False (or a number, 0 for no bar); got {value!r}")
 
 
-def shows_bar(progress: bool | str) -> bool:
+def shows_bar(progress: float | bool | str) -> bool:
     """Return whether a bar is shown; "auto" shows one in a terminal and in a notebook, not in a log file or a pipe."""
     if progress == AUTO:
         return sys.stderr.isatty() or _is_notebook()
     return bool(progress)
 
 
-def progress_bar(progress: bool | str, **options: Any) -> tqdm:
+def progress_bar(progress: float | bool | str, **options: Any) -> tqdm:
     """Return a tqdm bar, disabled where none is to be shown; that of "auto" appears after two seconds."""
     return tqdm(disable=not shows_bar(progress), delay=_MOMENT if progress == AUTO else 0, **options)
 

@@ -33,7 +33,7 @@ def trained_encoder(encoder: Any, source: Source, seed: int) -> Encoder:
     return jepa.fit(source).encoder_
 
 
-def frozen_encoder(encoder: Any, source: Source, *, verbose: bool | str = False) -> Encoder:
+def frozen_encoder(encoder: Any, source: Source, *, verbose: float | bool | str = False) -> Encoder:
     """Return the encoder that is named or given, or that "auto" chooses for the images of a source.
 
     Where progress is shown, a line on standard error names the choice of "auto".

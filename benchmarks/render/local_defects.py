@@ -3,6 +3,7 @@
 from typing import Any
 
 from benchmarks.common.markdown import number, read
+from benchmarks.common.record import RESULTS
 from skjepa.evaluation.benchmark_result import markdown
 
 _WAYS = {
@@ -36,8 +37,9 @@ def kinds_table() -> str:
     kinds = list(measured[0][2]["image_auroc_by_kind"])
     rows = [["image AUROC", "side", *kinds]]
     rows += [
-        [_WAYS[way], side, *(number(found["image_auroc_by_kind"][kind]) for kind in kinds)]
+        [_WAYS[way], side, *(number(found["image_auroc_by_kind"].get(kind)) for kind in kinds)]
         for side, way, found in measured
+        if found["folds"] == measured[0][2]["folds"]  # others have not seen all kinds
     ]
     return _table(rows)
 
@@ -65,11 +67,11 @@ def targets_table() -> str:
 
 
 def growth_table() -> str:
-    rows = [["normal pictures", "side", "image AUROC", "s of the fit after the pass", "MB of the local model"]]
+    rows = [["normal pictures", "side", "image AUROC", "MB of the local model", "MB of the whole detector"]]
     for side, parts in _sides():
         for n, found in parts.get("growth", {}).get("by_n", {}).items():
-            seconds, size = found["fit_seconds"], found["megabytes"]["local"]
-            rows.append([n, side, number(found["auroc"]), number(seconds, 1), number(size, 1)])
+            sizes = [number(found["megabytes"][part], 1) for part in ("local", "whole")]
+            rows.append([n, side, number(found["auroc"]), *sizes])
     return _table(rows)
 
 
@@ -83,6 +85,8 @@ def cost_table() -> str:
 
 
 def large_table() -> str:
+    if not (RESULTS / "large_pictures.json").exists():
+        return _table([[]])
     found = read("large_pictures")
     rows = [
         ["20-megapixel surface with a defect of 40 pixels", "score", "hottest place on it", "s to score", "s to map"]

@@ -1,4 +1,4 @@
-"""Make a `Source` of a map-style torch Dataset, and check the pixels of arrays and tensors."""
+"""Make a `Source` from a map-style torch Dataset, and check the pixels of arrays and tensors."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Images of gravel in which something may lie that does not belong there, cut from scikit-image's photographs."""
+"""Make images of gravel with and without a foreign object in it, cut from photographs of scikit-image."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,21 +11,22 @@ from skimage import data
 
 SIDE = 96
 _N_FIT, _N_NORMAL, _N_ODD = 240, 100, 40
-_LAST_FIT_ROW = 332  # of 512: above it lie the images for the fit, below it all others
+_LAST_FIT_ROW = 332  # row of 512: images for the fit lie above it, all others below
 _SMALLEST_COIN = 700  # pixels
 
 
 @dataclass(frozen=True)
 class GravelImages:
-    """Images of one kind.
+    """Images of one kind, with masks of the objects in them.
 
     Attributes
     ----------
     images : array of shape (n, 96, 96, 3), uint8
     masks : array of shape (n, 96, 96), bool
-        Where the object lies; nowhere in images of gravel alone.
+        True where the object lies; False everywhere in images of gravel alone.
     places : array of shape (n,), int
-        Images of one part of the photograph have the same number: they overlap, so `groups=` keeps them together.
+        Number of the part of the photograph that an image comes from. Images of one part overlap: pass this as
+        ``groups=`` to keep them together.
     """
 
     images: NDArray[np.uint8]
@@ -59,7 +60,7 @@ def gravel_images(seed: int = 0) -> dict[str, GravelImages]:
 
 
 def _plain(rng: np.random.Generator, n: int, first_row: int, end_row: int) -> GravelImages:
-    """Random squares of the gravel, turned and mirrored: gravel has no upper side."""
+    """Cut random squares of the gravel, rotated and mirrored, which still look like gravel."""
     gravel = data.gravel()
     images, places = [], []
     for _ in range(n):
@@ -71,7 +72,7 @@ def _plain(rng: np.random.Generator, n: int, first_row: int, end_row: int) -> Gr
 
 
 def _laid(image: NDArray, cut_out: tuple[NDArray, NDArray], rng: np.random.Generator) -> tuple[NDArray, NDArray]:
-    """The image with the thing at a random place inside, and its mask; the edge is blurred by less than a pixel."""
+    """Paste an object at a random place, its edge blurred by less than a pixel; return the image and the mask."""
     thing, outline = cut_out
     height, width = thing.shape
     top, left = rng.integers(2, SIDE - height - 1), rng.integers(2, SIDE - width - 1)
@@ -90,7 +91,7 @@ def _coin(rng: np.random.Generator) -> tuple[NDArray, NDArray]:
 
 @cache
 def _coins() -> list[tuple[NDArray, NDArray]]:
-    """The 24 coins with their outlines: what is brighter than the uneven background of the photograph."""
+    """Cut out the 24 coins, which are brighter than the uneven background of their photograph."""
     photograph = data.coins().astype(float)
     background = ndimage.gaussian_filter(photograph, 40)
     bright = ndimage.binary_fill_holes(ndimage.gaussian_filter(photograph, 1) > background + 18)
@@ -100,7 +101,7 @@ def _coins() -> list[tuple[NDArray, NDArray]]:
 
 
 def _shard_of(photograph: Callable[[], NDArray]) -> Callable:
-    """Pieces of a photograph with an uneven round outline of 25 to 50 pixels."""
+    """Return a function that cuts pieces with an uneven round outline, 25 to 50 pixels wide, from a photograph."""
 
     def draw(rng: np.random.Generator) -> tuple[NDArray, NDArray]:
         whole = photograph()

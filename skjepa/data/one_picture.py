@@ -1,4 +1,4 @@
-"""A single picture, and samples that can be read only once, as the list that all else takes."""
+"""Turn a single image, or an iterator of samples, into a list of samples."""
 
 import io
 import os
@@ -16,9 +16,9 @@ from skjepa.data.kinds import kind_of
 
 
 def listed(X: Any) -> Any:
-    """Return one picture as a list of one, an iterator's items as a list, and anything else as it is.
+    """Return a single image as a list of one, the items of an iterator as a list, and anything else unchanged.
 
-    One picture is a PIL image, the path of an image file, such a file's content in bytes, an array (H, W, 3) or a
+    A single image is a PIL image, the path of an image file, such a file's content in bytes, an array (H, W, 3) or a
     tensor (3, H, W). An iterator is read to its end, once.
 
     Raises
@@ -63,7 +63,7 @@ def _all_of(X: Iterator) -> list[Any]:
 
 
 def _size(item: Any) -> int:
-    """Bytes that an item takes, those of a PIL image as if it had been read."""
+    """Return the bytes that an item takes in memory; a PIL image counts as decoded."""
     if isinstance(item, Image.Image):
         return item.width * item.height * len(item.getbands())
     return int(getattr(item, "nbytes", 0)) or sys.getsizeof(item)

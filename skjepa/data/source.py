@@ -1,4 +1,4 @@
-"""Provide `Source`, samples by their ids and a function that loads one, and hash the content of each."""
+"""Provide `Source`, which holds the ids of samples and loads them one at a time, and hash their content."""
 
 import os
 from collections.abc import Callable
@@ -58,7 +58,7 @@ class Source:
 
     @property
     def identities(self) -> NDArray[np.str_]:
-        """Keys that are equal for copies of one sample, (n_samples,): its content hash, or else its id."""
+        """Keys that are equal for copies of one sample, (n_samples,): content hashes, or ids if none are known."""
         return np.array([self.content(i) or name for i, name in enumerate(self.ids.tolist())], dtype=np.str_)
 
     def sample(self, n: int | None, seed: int) -> "Source":

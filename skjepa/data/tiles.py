@@ -15,7 +15,7 @@ from skjepa.data.images import ImageReadError, as_picture
 from skjepa.data.sources import Source, as_source
 
 OVERLAP = 0.25
-"""Of neighbouring tiles, as a share of their side."""
+"""Default overlap of neighbouring tiles, as a share of their side."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class TiledPictures:
     Attributes
     ----------
     source : Source
-        Of all tiles, picture by picture; ids are ``"PICTURE [left,top,side]"``. Any detector fits on it and scores it.
+        All tiles, image by image, with ids ``"PICTURE [left,top,side]"``. Any detector can fit on it and score it.
     groups : array of shape (n_tiles,)
         Position of the image that a tile belongs to: give it to `fit` as ``groups=``.
     boxes : array of shape (n_tiles, 4)
@@ -33,7 +33,7 @@ class TiledPictures:
     ids : array of shape (n_pictures,), str
         Ids of the images.
     sizes : array of shape (n_pictures, 2)
-        Height and width; 0 and 0 of one that cannot be read, whose only tile cannot be read either.
+        Height and width of each image. An image that cannot be read has 0 and 0, and one tile that cannot be read.
     """
 
     source: Source
@@ -46,12 +46,12 @@ class TiledPictures:
         return len(self.ids)
 
     def __getitem__(self, chosen: NDArray) -> "TiledPictures":
-        """The tiles at some positions, of the same pictures."""
+        """Return the tiles at a mask or at integer positions, with the images unchanged."""
         return TiledPictures(self.source[chosen], self.groups[chosen], self.boxes[chosen], self.ids, self.sizes)
 
     @property
     def counts(self) -> NDArray[np.intp]:
-        """Number of tiles of each picture, (n_pictures,)."""
+        """Number of tiles of each image, (n_pictures,)."""
         return np.bincount(self.groups, minlength=len(self))
 
     def least_normal(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -61,12 +61,12 @@ class TiledPictures:
         return found
 
     def p_values(self, p_values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """A p-value of each picture from those of its tiles, (n_pictures,): the smallest, times how many there are."""
+        """Return one p-value per image, (n_pictures,): the smallest of its tiles times their number (Bonferroni)."""
         return np.minimum(1.0, self.least_normal(p_values) * self.counts)
 
 
 def tile_pictures(X: Any, size: int | Sequence[int], *, overlap: float = OVERLAP) -> TiledPictures:
-    """Cut pictures into overlapping squares, at their own resolution.
+    """Cut images into overlapping square tiles at their own resolution.
 
     Use it to find small defects in large images. A defect of 40 pixels in a photograph 5,000 pixels wide is less than
     two pixels wide when the photograph is resized to 224; in tiles of 224 it stays 40.
@@ -74,12 +74,13 @@ def tile_pictures(X: Any, size: int | Sequence[int], *, overlap: float = OVERLAP
     Parameters
     ----------
     X : images
-        As `as_source` takes them. Each is read once for its size, and once more when its tiles are.
+        In any form that `as_source` takes. Each is read once for its size, and again when its tiles are loaded.
     size : int, or several
-        Side of a tile in pixels; where the encoder takes so many, nothing is resized. Several sides cover each picture
-        once each. A picture with a shorter side is covered by tiles of that side.
+        Side of a tile in pixels; tiles of the side that the encoder takes are not resized. With several sides, each
+        image is cut once per side. If an image is shorter than `size`, its tiles have its shorter side.
     overlap : float in [0, 1)
-        Smallest share of a tile's side by which neighbours overlap, so that a defect on a border is whole in one tile.
+        Smallest share of a tile's side by which neighbours overlap. A small defect on the border of one tile then
+        lies whole in another.
 
     Returns
     -------
@@ -100,7 +101,7 @@ def tile_pictures(X: Any, size: int | Sequence[int], *, overlap: float = OVERLAP
     """
     source = as_source(X)
     if source.is_vector:
-        raise ValueError("X holds vectors, which have no tiles: give pictures")
+        raise ValueError("X holds vectors, and tiles are cut from images: give images")
     sides = check_sides("size", size)
     overlap = check_number("overlap", overlap, above=0.0, below=1.0, closed="<")
     pictures = _LastPicture(source)
@@ -124,15 +125,15 @@ def tile_pictures(X: Any, size: int | Sequence[int], *, overlap: float = OVERLAP
 
 
 def check_sides(name: str, sides: Any) -> list[int]:
-    """The sides of tiles as a list; raises ValueError or TypeError, which call them by `name`."""
+    """Return the sides of tiles as a list; raise ValueError or TypeError, calling the parameter `name`."""
     several = [sides] if isinstance(sides, Integral) or np.ndim(sides) == 0 else list(sides)
     if not several:
-        raise ValueError(f"{name} names no side of tiles: give a number of pixels, or several")
+        raise ValueError(f"{name} is empty: give the side of the tiles in pixels, or several sides")
     return [check_integer(name, side, minimum=1) for side in several]
 
 
 def boxes_of(height: int, width: int, sides: list[int], overlap: float = OVERLAP) -> NDArray[np.intp]:
-    """Left, top, right and bottom of the tiles of one picture, (n_tiles, 4); one empty box where it has no size."""
+    """Return left, top, right and bottom of an image's tiles, (n_tiles, 4); one empty box for an image without size."""
     found = [
         (left, top, left + side, top + side)
         for side in sorted({min(side, height, width) for side in sides})
@@ -157,7 +158,7 @@ class _LastPicture:
         self.known: tuple[int, NDArray[np.uint8]] | None = None
 
     def size(self, i: int) -> tuple[int, int]:
-        """Height and width; 0 and 0 where it cannot be read, which is an error when its tile is."""
+        """Return height and width; 0 and 0 for an unreadable image, whose error is raised when its tile is loaded."""
         try:
             return self(i).shape[:2]
         except ImageReadError:

@@ -62,7 +62,7 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         Number of different samples learned from; with folds, the samples of all folds.
     calibration_ : float, int or None
         How the fit was calibrated: the share held out, the number of folds, or None for not at all. It equals
-        `calibration`, and where only `target_fpr` was given, it is what the samples sufficed for.
+        `calibration`, and where only `target_fpr` was given, it is what the number of samples allowed.
     reads : {"extraction", "forward", "embeddings", "samples"}
         What scoring needs. "extraction": an Extraction with singular values. "forward": one with hidden layers
         alone. "embeddings": embeddings. "samples": the samples themselves, without an encoder.
@@ -202,13 +202,13 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         return self._aligned(X, samples, self._scores_by_model(samples))
 
     def _aligned(self, X: Any, samples: Samples, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Scores of the samples that were read of X, (n_models, n_read), with NaN in the place of the others."""
+        """Put the scores of the samples that could be read, (n_models, n_read), in place; NaN for the others."""
         if samples is X or not isinstance(samples, Extraction):
             return scores
         return np.stack([samples.aligned(row) for row in scores])
 
     def _reasoned(self, X: Any) -> tuple[NDArray[np.str_], NDArray[np.float64], Sequence[str]]:
-        """Ids, scores by every model and reasons of all samples, from one pass; here there are no reasons."""
+        """Return ids, scores by every model and reasons from one pass; the base class gives no reasons."""
         samples = self._read(X)
         by_model = self._aligned(X, samples, self._scores_by_model(samples))
         if samples is X or not isinstance(samples, Extraction):
@@ -311,9 +311,9 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
     def p_values(self, X: Any) -> NDArray[np.float64]:
         """Return conformal p-values, (n_samples,), in (0, 1]; small = unlike normal data.
 
-        The conformal p-value of a sample is the rank of its score among those of n normal calibration samples, divided
-        by n + 1. For a normal sample P(p <= a) <= a, on average over draws of the calibration samples. With folds the
-        proven bound is 2a (Barber et al., 2021); the observed rate is a.
+        The conformal p-value of a sample is the rank of its score among the scores of n normal calibration samples,
+        divided by n + 1. For a normal sample P(p <= a) <= a, on average over draws of the calibration samples. With
+        folds the proven bound is 2a (Barber et al., 2021); the observed rate is a.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""`partial_fit` of the detectors for which it is exact: a Gaussian by its moments, neighbours by their rows."""
+"""Provide `partial_fit` for the detectors for which the result is the same as one `fit` on all samples."""
 
 from abc import abstractmethod
 from typing import Any, Self
@@ -14,38 +14,41 @@ from skjepa.detectors.held_out import apart_by_content, first_of_each
 
 
 class GrowingDetector(CalibratedDetector):
-    """A detector of rows that learns from parts of the normal samples, one after the other.
+    """Base class of detectors of rows that can learn from normal samples part by part.
 
-    Subclasses say how to `_grow`, and whether they can at all, `_check_can_grow`. What growing needs beside the model
-    they keep as `_grown`.
+    A subclass defines `_grow`, which adds rows to the model, and `_check_can_grow`, which refuses parameters that do
+    not allow it. State that further calls need, beside the model, is kept in `_grown`.
     """
 
     _grown: Any
 
     @abstractmethod
     def _embeddings(self, samples: Samples) -> NDArray[np.float64]:
-        """The rows that are compared, (n_samples, d)."""
+        """Return the rows that are compared, (n_samples, d)."""
 
     @abstractmethod
     def _grow(self, rows: NDArray[np.float64], seed: int) -> tuple[Any, NDArray[np.float64], int, Any]:
-        """The model of all rows so far, scores of them or of a sample of them, how many there are, and `_grown`."""
+        """Return the model of all rows so far, scores of all or a sample of these rows, their number, and `_grown`."""
 
     @abstractmethod
     def _check_can_grow(self) -> None:
-        """Raise ValueError where parameters, or an earlier `fit`, allow no exact `partial_fit`."""
+        """Raise ValueError if the parameters or an earlier `fit` make an exact `partial_fit` impossible."""
 
     def partial_fit(self, X: Any, y: Any = None) -> Self:
-        """Go on learning from more normal samples; the model is that of `fit` on all samples together.
+        """Learn from more normal samples; the result is the model that `fit` gives on all samples together.
 
-        Scores agree with those of `fit` on all samples to rounding. Exact copies count once within a call; a copy of a
-        sample of an earlier call counts again. Nothing is held out: p-values and a threshold with a promise come from
-        `calibrate`, and are gone after the next `partial_fit`, which changes the scores. Until then the threshold is
-        that of `contamination`.
+        Scores agree with the scores after `fit` on all samples to rounding. Exact copies count once within a call; a
+        copy of a sample from an earlier call counts again.
+
+        No samples are held out, so the threshold comes from `contamination`, and there are no p-values. `calibrate`
+        sets p-values and a threshold with a guaranteed false positive rate. The next `partial_fit` discards both,
+        because it changes the scores.
 
         Parameters
         ----------
         X : vectors or Extraction
-            Of the same width, and measured in the same way, as in earlier calls. The first call starts from nothing.
+            More normal samples, of the same width and measured in the same way as in earlier calls. The first call
+            starts a new model.
         y : ignored
 
         Returns
@@ -55,8 +58,8 @@ class GrowingDetector(CalibratedDetector):
         Raises
         ------
         ValueError, TypeError
-            Bad data, or parameters with which this cannot be exact; the message names them. A failed call leaves the
-            detector as it was.
+            Bad data, or parameters that make an exact result impossible; the message names them. A failed call leaves
+            the detector as it was.
 
         Examples
         --------
@@ -84,11 +87,14 @@ class GrowingDetector(CalibratedDetector):
         if self.calibration is not None or self.target_fpr is not None:
             raise ValueError(
                 f"partial_fit holds no samples out, got calibration={self.calibration!r} and "
-                f"target_fpr={self.target_fpr!r}: leave both None, and call calibrate(X_normal, target_fpr) with "
-                "normal samples of their own when all parts are learned"
+                f"target_fpr={self.target_fpr!r}: leave both None, and after the last part call "
+                "calibrate(X_normal, target_fpr) with normal samples that no part contained"
             )
         if getattr(self, "_fold_scores", None):
-            raise ValueError("fitted with folds, which cannot grow: start with partial_fit on a new detector")
+            raise ValueError(
+                "this detector was fitted with folds, and partial_fit cannot update the models of folds: call "
+                "partial_fit on a new detector"
+            )
 
     def _take(self, samples: Samples, seed: int) -> None:
         once = first_of_each(apart_by_content(samples.identities, table_of(samples)))

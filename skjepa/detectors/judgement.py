@@ -15,7 +15,7 @@ _HEAD = ("", "id", "score", "decision", "label", "p_value", "reason")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Judgement:
-    """Hold scores, decisions, labels, p-values and reasons of n samples, from one pass over them.
+    """All results of a detector for n samples: scores, decisions, labels, p-values and reasons.
 
     The numbers equal the results of `score_samples`, `decision_function`, `predict` and `p_values`. A Judgement prints
     as a table of the most atypical samples, in a notebook too. `to_frame` returns all of it as a pandas DataFrame,
@@ -104,7 +104,7 @@ class Judgement:
         return self._summary() + ("" if len(self) <= SHOWN else f"; the {SHOWN} most atypical, .to_frame() has all")
 
     def _rows(self) -> list[tuple[str, ...]]:
-        """The most atypical samples by position, in text; those that could not be read come last."""
+        """Return the most atypical samples as rows of text, the most atypical first and unreadable ones last."""
         shown = self.ranked[:SHOWN].tolist()
         p_values = [None] * len(self) if self.p_values is None else self.p_values.tolist()
         return [

@@ -95,12 +95,12 @@ class MappingDetector(ExplainingDetector):
         Raises
         ------
         ValueError, TypeError
-            Fitted without ``local=True``; as `anomaly_map`.
+            Fitted without ``local=True``, or for the reasons listed at `anomaly_map`.
 
         Warns
         -----
         UserWarning
-            So few normal pictures that no spot could be found at this level.
+            There are too few normal images for any spot to be found at this level.
         """
         if not self.local:
             raise ValueError(NEEDS_LOCAL)
@@ -142,7 +142,7 @@ class MappingDetector(ExplainingDetector):
         return [found.get(i) for i in range(len(source))]
 
     def _map_tiles(self, encoder: Encoder, tiles: TiledPictures, level: float, found: dict[int, PictureMap]) -> None:
-        """The maps of whole pictures: those of their tiles are gone when a picture is done."""
+        """Make maps of whole images; the maps of tiles are discarded as soon as their image is complete."""
         times = self._times(tiles.counts)
         waiting: dict[int, dict[int, PictureMap]] = {}
 
@@ -156,11 +156,11 @@ class MappingDetector(ExplainingDetector):
         self._map(encoder, tiles.source, lambda i: level / times[tiles.groups[i]], gather)
 
     def _times(self, counts: NDArray[np.intp]) -> NDArray[np.intp]:
-        """How many times more tiles pictures have than the normal ones whose hottest positions are known."""
+        """Return how many times more tiles each image has than the smallest normal image of the fit, rounded up."""
         return -(-counts // min((model.n_parts for model in self._local_models), default=int(counts.max())))
 
     def _warn_of_few(self, maps: list[PictureMap | None], level: float) -> None:
-        """Say that normal pictures are too few for any spot."""
+        """Warn if there are too few normal images for any spot to be found."""
         n = sum(len(model.hottest) for model in self._local_models)
         times = 1
         if self.tiles is not None:
@@ -169,8 +169,8 @@ class MappingDetector(ExplainingDetector):
             times = int(self._times(np.array([len(boxes_of(*size, sides)) for size in sizes] or [1])).max())
         if times / (n + 1) > level:
             warnings.warn(
-                f"with {n} normal pictures no spot has a p-value below {times / (n + 1):.2g}, so that none is found at "
-                f"level {level:g}: fit with at least {math.ceil(times / level) - 1} of the size of these",
+                f"with {n} normal images no spot can have a p-value below {times / (n + 1):.2g}, so none is found at "
+                f"level {level:g}: fit with at least {math.ceil(times / level) - 1} normal images of the same size",
                 stacklevel=3,
             )
 
@@ -181,9 +181,9 @@ class MappingDetector(ExplainingDetector):
         level_of: Callable[[int], float],
         keep: Callable[[int, PictureMap], None],
     ) -> None:
-        """Hand on the map of each sample as soon as it is made."""
+        """Pass the map of each sample to `keep` as soon as it is made."""
         placements: dict[tuple[int, int], Placement] = {}
-        assert encoder.preprocessing is not None  # asked by the caller
+        assert encoder.preprocessing is not None  # checked by the caller
         preprocessing = encoder.preprocessing
 
         def see(batch: PositionBatch) -> None:
@@ -207,15 +207,19 @@ class MappingDetector(ExplainingDetector):
         Returns
         -------
         skjepa.inspection.AnomalyMaps
-            Of the samples that could be read.
+            Contributions for the samples that could be read.
 
         Raises
         ------
         ValueError, TypeError
-            As `anomaly_map`, or the detector has `tiles`: then the shares are of tiles, not of pictures.
+            For the reasons listed at `anomaly_map`, or the detector has `tiles`: contributions would add up to the
+            scores of tiles, not of images.
         """
         if self.tiles is not None:
-            raise ValueError("with tiles there are shares of each tile, which add up to the score of none: tiles=None")
+            raise ValueError(
+                "additive_maps splits the score of an image, and with tiles= each tile has its own score: fit with "
+                "tiles=None, or call anomaly_map(X)"
+            )
         source, parts = self._source_of(X), []
         encoder = self._encoder_of_maps(source)
         self._show_positions(encoder, source, lambda batch: parts.append(self._additive(batch, encoder)))

@@ -1,4 +1,4 @@
-"""`OnEmbeddings`: what detectors of embeddings share, which read them of images, of an Extraction or of rows."""
+"""Provide `OnEmbeddings`, the base class of detectors that compare embeddings of images, or rows of numbers."""
 
 import os
 import warnings
@@ -25,17 +25,17 @@ from skjepa.pretraining.tables import VectorJEPA
 from skjepa.scores.layered import OUTPUT, layers_of
 
 CONCATENATED, SUM = "concatenated", "sum"
-"""Special values of `layer`: all layers and the embedding side by side; the sum of the distances in each of them."""
+"""Special values of `layer`: compare all layers and the embedding side by side, or sum the distances in each."""
 
-_FEW = 8  # samples, for which reading large weights whole would take as long as the forward pass
-_OF_PASSES = {"method": None, "views": None, "transform": None, "seed": None}  # settings of the singular values, unused
+_FEW = 8  # samples: for so few, reading all of large weights takes as long as the forward pass
+_OF_PASSES = {"method": None, "views": None, "transform": None, "seed": None}  # of singular values: unused
 
 
 class OnEmbeddings(CalibratedDetector):
-    """Base class of detectors on rows: embeddings or hidden layers of images or an Extraction, or vectors themselves.
+    """Base class of detectors of embeddings or hidden layers, of images or from an Extraction, or of vectors.
 
-    An image takes one forward pass of `encoder`. Subclasses have the parameters declared here, and define `_fit_rows`
-    and `_score_rows`.
+    It makes one forward pass of `encoder` per image. Subclasses have the parameters declared here, and define
+    `_fit_rows` and `_score_rows`.
     """
 
     is_local: ClassVar[bool] = True  # compares with neighbours, so near copies in the fit samples spoil the scores
@@ -93,7 +93,9 @@ class OnEmbeddings(CalibratedDetector):
         return samples
 
     def embed_images(self, X: Any, *, store: str | os.PathLike | None = None) -> Extraction:
-        """Return the forward pass alone, with this detector's encoder and layers: `fit` and `score_samples` take it.
+        """Return embeddings and layers of images, from forward passes alone, for `fit` and `score_samples`.
+
+        The encoder and the layers are the detector's own.
 
         Parameters
         ----------
@@ -123,7 +125,7 @@ class OnEmbeddings(CalibratedDetector):
     def _embedded_by(
         self, encoder: Encoder, source: Source, store: str | os.PathLike | None = None, **layers: Any
     ) -> Extraction:
-        """Images as a fit reads them; `layers` are those of an earlier fit."""
+        """Return embeddings of images for a fit; `layers` are the layers of an earlier fit."""
         if not layers:
             chosen = "auto" if self.layer in (CONCATENATED, SUM) else None if self.layer is None else [self.layer]
             layers = {"layers": chosen}
@@ -147,7 +149,7 @@ class OnEmbeddings(CalibratedDetector):
         return samples
 
     def _embedded(self, source: Source, store: str | os.PathLike | None = None) -> Extraction:
-        """New images, by the encoder and the layers of the fit."""
+        """Return embeddings of new images with the encoder and the layers of the fit."""
         if self._settings is None:
             raise TypeError(
                 f"this {type(self).__name__} was fitted on rows of numbers, and X holds images; fit on images, or give "

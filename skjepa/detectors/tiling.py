@@ -1,4 +1,4 @@
-"""Large pictures in tiles: a detector of tiles judges a picture by its oddest one."""
+"""Provide `TilingDetector`, which cuts large images into tiles and scores an image by its most anomalous tile."""
 
 import warnings
 from abc import abstractmethod
@@ -21,19 +21,22 @@ from skjepa.encoders.encoder import Encoder
 from skjepa.extraction.extraction import Extraction
 from skjepa.persistence.schema import MayLack, Saved
 
-_AT_A_TIME = 512  # tiles that are scored at a time
-_COPIES = 6  # of what is kept of each tile, which the fit of a local model takes
+_AT_A_TIME = 512  # tiles per scoring run
+_COPIES = 6  # memory that the fit of a local model takes, as a multiple of the extraction of its tiles
 
 
 class TilingDetector(MeasuringDetector):
-    """A detector that cuts pictures into tiles, where `tiles` gives their sides."""
+    """Base class of detectors that can cut images into tiles, whose sides in pixels `tiles` gives."""
 
     tiles: MayLack[Annotated[Any, Saved(int | list[int] | tuple[int, ...] | None)]]
 
     def extract(self, X: Any, **options: Any) -> Extraction:
-        """As `MeasuringDetector.extract`; with `tiles` there is no one row for each picture."""
+        """Return an Extraction as `MeasuringDetector.extract` does; raise ValueError with `tiles`."""
         if self.tiles is not None:
-            raise ValueError("with tiles a picture has many extractions: give fit and score_samples the pictures")
+            raise ValueError(
+                "extract(X) gives one row per image, and with tiles= an image has one row per tile: give the images to "
+                "fit and score_samples, or make the detector with tiles=None"
+            )
         return super().extract(X, **options)
 
     @property
@@ -58,10 +61,10 @@ class TilingDetector(MeasuringDetector):
 
     def _pictures(self, X: Any) -> Source:
         if isinstance(X, Extraction):
-            raise TypeError("X is an Extraction, and tiles are cut from pictures: give the pictures, or tiles=None")
+            raise TypeError("X is an Extraction, and tiles are cut from images: give the images, or tiles=None")
         source = as_source(X)
         if source.is_vector:
-            raise ValueError("X holds vectors, which have no tiles: give pictures, or tiles=None")
+            raise ValueError("X holds vectors, and tiles are cut from images: give images, or tiles=None")
         return source
 
     def _cut(self, source: Source) -> TiledPictures:
@@ -71,21 +74,25 @@ class TilingDetector(MeasuringDetector):
     def _learn_from(
         self, samples: Samples, apart: NDArray | None, pictures: NDArray | None, seed: int
     ) -> tuple[FittedScore, NDArray[np.float64]]:
-        """As `_learn`; the names of what is judged apart, and the picture that each sample is a tile of."""
+        """Return what `_learn` returns.
+
+        `apart` names the group of each sample, whose members are scored by models fitted without the group. `pictures`
+        is the position of the image that each sample is a tile of.
+        """
 
     def _learn_from_tiles(
         self, source: Source, apart: NDArray | None, seed: int
     ) -> tuple[FittedScore, NDArray[np.float64]]:
-        """A model of the tiles, and the score of the oddest one of each picture."""
+        """Return a model of the tiles, and for each image the score of its most anomalous tile."""
         encoder = self._frozen()
         tiles, is_all = self._tiles_to_learn_from(encoder, source, seed)
-        with groups_in_mind(True):  # neighbours overlap: that tiles are near copies is no news
+        with groups_in_mind(True):  # tiles overlap, so a warning about near copies would mislead
             apart = None if apart is None else apart[tiles.groups]
             fitted, scores = self._learn_from(tiles.source, apart, tiles.groups, seed)
         return fitted, tiles.least_normal(scores) if is_all else self._scores_of_oddest(fitted, source, encoder)
 
     def _tiles_to_learn_from(self, encoder: Encoder, source: Source, seed: int) -> tuple[TiledPictures, bool]:
-        """All tiles, or of each picture as many as fit into memory together, drawn at random; whether it is all."""
+        """Return the tiles to fit on and whether these are all; if memory is short, draw as many from each image."""
         tiles = self._cut(source)
         first = self._extract(encoder, tiles.source[:1], seed)
         n_bytes = first.embeddings.nbytes + sum(rows.nbytes for rows in first.layers.values())
@@ -104,9 +111,10 @@ class TilingDetector(MeasuringDetector):
     def _oddest_tiles(
         self, fitted: FittedScore, source: Source, encoder: Encoder | None = None
     ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.str_]]:
-        """The terms of the score of the oddest tile of each picture, (n_pictures,), and its name.
+        """Return the terms of the score of the most anomalous tile of each image, and the name of this tile.
 
-        NaN and the name of the picture for one that cannot be read. During a fit `encoder` is that of the fit.
+        Both have one value per image. An image that cannot be read gets NaN and its own name. During a
+        fit, `encoder` is the encoder of that fit.
         """
         tiles = self._cut(source)
         lowest, names = np.full(len(tiles), np.inf), tiles.ids.astype(object)
@@ -129,9 +137,9 @@ class TilingDetector(MeasuringDetector):
         return terms, names.astype(np.str_)
 
     def _in_parts(self, tiles: TiledPictures) -> Iterator[TiledPictures]:
-        """The tiles a few at a time, so that what is measured of them fits into memory."""
+        """Yield a few tiles at a time, so that their extractions fit into memory."""
         chosen = np.arange(len(tiles.source))
-        if self.on_error == "skip" and (tiles.sizes[:, 0] > 0).any():  # a part of which nothing can be read would fail
+        if self.on_error == "skip" and (tiles.sizes[:, 0] > 0).any():  # a part without readable tiles would fail
             is_readable = tiles.sizes[:, 0] > 0
             _warn_of(tiles.ids[~is_readable])
             chosen = chosen[is_readable[tiles.groups]]

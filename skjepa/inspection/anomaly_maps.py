@@ -1,4 +1,4 @@
-"""Show where a sample is anomalous, by splitting the surprises of hidden layers among positions or columns."""
+"""Split the surprises of hidden layers among positions or columns, to show where a sample is anomalous."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ _FINEST = 28  # cells per side, to which finer grids are reduced before they are
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AnomalyMaps:
-    """Hold the contributions of positions or columns to the surprises of hidden layers; higher = more anomalous.
+    """Contributions of positions or columns to the surprises of hidden layers; higher = more anomalous.
 
     For every sample, all shares and `outside` add up to the sum over layers of weight (r - log 2), where r is the
     surprise of the layer in the default score. This sum is minus the terms "layer ..." of the score, up to a constant.
@@ -54,7 +54,7 @@ class AnomalyMaps:
         return f"AnomalyMaps({len(self)} samples; layers: {', '.join(self.shares) or 'none'})"
 
     def _repr_html_(self) -> str:
-        """The combined maps of the first samples on one scale, in red where they are odd."""
+        """Return the combined maps of the first samples on one scale as HTML, red where they are odd."""
         if self.input_size is None or not self.shares:
             return html_table(("AnomalyMaps", ""), [("samples", str(len(self))), ("layers", ", ".join(self.shares))])
         maps = self.combined()[:SHOWN]

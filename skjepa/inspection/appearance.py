@@ -1,7 +1,7 @@
-"""How an image looks beside normal ones, in words of everyday: sharper, darker, redder than any, colours never seen.
+"""Describe in everyday words how an image looks different from normal ones: sharper, darker, redder, new colours.
 
-Each word is one simple statistic of the pixels, compared with the same statistic of normal images. It holds for the
-image whatever the encoder makes of it, and is no part of the score.
+Each word stands for one simple statistic of the pixels, compared with the same statistic of normal images. It does not
+depend on the encoder and is not part of the score.
 """
 
 from collections.abc import Iterable
@@ -15,17 +15,19 @@ from PIL import Image
 from skjepa.persistence.folder import portable
 
 LONGEST_SIDE = 512
-"""Pixels: larger images are scaled down before they are measured."""
+"""Largest side in pixels at which an image is measured; larger images are scaled down."""
 MOST = 500
-"""Normal images that are measured; of more, that many are drawn at random."""
+"""Largest number of normal images that are measured; from more, so many are drawn at random."""
 
-_MARGIN = 0.1  # of the range of the normal images, beyond which a value must lie: chance often falls right beside it
-_CONSTANT = 0.01  # of a value that most images share, the difference that counts as a distance of quartiles
-_FAR_OUT = 3.0  # times the distance of the quartiles
-_FEWEST = 10  # normal images: the range of fewer means nothing
-_NEW_COLOURS = 0.05  # of the pixels, the least that is worth a word
-_GREY = 24  # difference of the channels under which a pixel has no hue worth the name
-_BLACK = 8.0  # grey levels, added to the mean: what is nearly black has no tint worth the name
+_MARGIN = (
+    0.1  # share of the normal range by which a value must lie outside it, since values fall just outside by chance
+)
+_CONSTANT = 0.01  # if most images share a value: share of it that counts as the distance between quartiles
+_FAR_OUT = 3.0  # times the distance between the quartiles
+_FEWEST = 10  # normal images: with fewer, their range means nothing
+_NEW_COLOURS = 0.05  # smallest share of the pixels that is reported
+_GREY = 24  # smallest difference between channels at which the hue of a pixel is used
+_BLACK = 8.0  # grey levels, added to the mean, since the tint of a nearly black image means little
 _RATIOS = ("sharpness", "brightness", "contrast", "colourfulness", "width", "height")
 _TINY = 1e-3
 _HUES, _SATURATIONS = 12, 3
@@ -41,7 +43,7 @@ WORDS = {
     "width": ("narrower", "wider"),
     "height": ("lower", "taller"),
 }
-"""Statistic -> what an image is whose value lies under, over those of all normal images."""
+"""For each statistic, the words for a value below and for a value above the values of all normal images."""
 
 MEASURES = {
     "sharpness": "mean squared Laplacian over variance of the grey levels",
@@ -57,7 +59,7 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Remark:
-    """One way in which an image differs from all normal ones.
+    """One way in which an image looks different from the images that it is compared with.
 
     Attributes
     ----------
@@ -65,11 +67,11 @@ class Remark:
         A key of `WORDS`, or "colours".
     words : str
     value : float
-        Of the image.
+        Value of the statistic for the image.
     low, high : float
-        Least and greatest value of the images that it is compared with.
+        Smallest and largest value among the images that it is compared with.
     beside : str
-        Which these are.
+        Name of the images that it is compared with.
     """
 
     statistic: str
@@ -81,16 +83,16 @@ class Remark:
 
     @property
     def numbers(self) -> str:
-        """The value beside those of the normal images, with its unit."""
+        """Statistic, its value for the image, and the range of the other images, as text."""
         if self.statistic == "colours":
-            return f"{self.value:.1%} of the pixels; for a normal image beside the others at most {self.high:.1%}"
+            return f"{self.value:.1%} of the pixels; at most {self.high:.1%} in a normal image compared with the others"
         return f"{MEASURES[self.statistic]}: {self.value:.3g}, {self.beside} {self.low:.3g} to {self.high:.3g}"
 
 
 @portable
 @dataclass(frozen=True)
 class NormalAppearance:
-    """Statistics of normal images.
+    """Statistics of the pixels of normal images, which other images are compared with.
 
     Attributes
     ----------
@@ -108,17 +110,20 @@ class NormalAppearance:
 
     def portable_check(self) -> None:
         if self.values.shape[1] != len(WORDS) or len(self.colours) != _N_COLOURS:
-            raise ValueError("the statistics of the normal images are of another number")
+            raise ValueError(
+                f"normal images need {len(WORDS)} statistics and {_N_COLOURS} colours; got {self.values.shape[1]} and "
+                f"{len(self.colours)}: the saved detector is damaged, so fit it again"
+            )
 
     @property
     def n_images(self) -> int:
         return len(self.values)
 
     def remarks(self, image: Image.Image) -> list[Remark]:
-        """In what an image differs from every normal one, the farthest out first; empty where in nothing.
+        """Return how an image differs from every normal image, the largest difference first; empty if it does not.
 
-        A value must lie outside the range of the normal images by a tenth of that range. Fewer than ten normal
-        images have no range worth comparing with.
+        A value must lie outside the range of the normal images by a tenth of that range. With fewer
+        than ten normal images there are no remarks, because their range means nothing.
         """
         if self.n_images < _FEWEST:
             return []
@@ -143,7 +148,7 @@ def learn_appearance(images: Iterable[Image.Image]) -> NormalAppearance:
     """Measure normal images; `remarks` then compares others with them."""
     measured = [statistics_of(image) for image in images]
     if not measured:
-        raise ValueError("no normal image can be read")
+        raise ValueError("none of the normal images can be read: give a folder with readable images")
     colours = np.stack([own for _, own in measured])
     has_colour = colours > 0
     is_alone = has_colour & (has_colour.sum(axis=0) == 1)
@@ -152,18 +157,18 @@ def learn_appearance(images: Iterable[Image.Image]) -> NormalAppearance:
 
 
 def standing_out(values: NDArray[np.float64]) -> list[list[Remark]]:
-    """Say which images of one collection look unlike the rest of it, with no normal images to compare with.
+    """Find the images of one collection that look unlike the rest, without normal images to compare with.
 
     Parameters
     ----------
     values : array of shape (n, 8)
-        Of all images, see `statistics_of`.
+        One row per image, see `statistics_of`.
 
     Returns
     -------
     list of list of Remark
-        One list for each image, the farthest out first. A value stands out beyond the quartiles by more than three
-        times the distance between them (Tukey's "far out"). Fewer than ten images have nothing that stands out.
+        One list per image, the largest difference first. A value stands out if it lies beyond the quartiles by more
+        than three times the distance between them (Tukey's "far out"). With fewer than ten images nothing stands out.
     """
     found: list[list[tuple[float, Remark]]] = [[] for _ in values]
     if len(values) < _FEWEST:
@@ -183,7 +188,7 @@ def standing_out(values: NDArray[np.float64]) -> list[list[Remark]]:
 
 
 def statistics_of(image: Image.Image) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Measure one RGB image: its value of each key of `WORDS`, and the share of its pixels of each kind of colour."""
+    """Return the statistics of an RGB image, one per key of `WORDS`, and the share of its pixels per colour."""
     width, height = image.size
     if max(image.size) > LONGEST_SIDE:
         image = image.copy()
@@ -200,7 +205,10 @@ def statistics_of(image: Image.Image) -> tuple[NDArray[np.float64], NDArray[np.f
 
 
 def _sharpness(grey: NDArray[np.float32]) -> float:
-    """Free of brightness and contrast; 0 of an image of one tone, or of less than three pixels a side."""
+    """Return the sharpness, which does not depend on brightness or contrast.
+
+    It is 0 for an image of one tone and for an image less than three pixels wide or high.
+    """
     if min(grey.shape) < 3 or (variance := float(grey.var())) < 1.0:
         return 0.0
     middle = grey[1:-1, 1:-1]
@@ -209,7 +217,10 @@ def _sharpness(grey: NDArray[np.float32]) -> float:
 
 
 def _colour_shares(image: Image.Image) -> NDArray[np.float64]:
-    """Hue and saturation do not change with brightness; dark and pale pixels, whose hue is chance, count as grey."""
+    """Return the share of pixels of each hue and saturation, which do not change with brightness.
+
+    The hue of dark and pale pixels is mostly noise, so they count as grey.
+    """
     pixels = np.asarray(image).reshape(-1, 3)
     chroma = pixels.max(axis=1).astype(np.int16) - pixels.min(axis=1)
     hue, saturation, _ = np.asarray(image.convert("HSV"), dtype=np.int64).reshape(-1, 3).T
@@ -219,7 +230,7 @@ def _colour_shares(image: Image.Image) -> NDArray[np.float64]:
 
 
 def _scaled(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sizes and spreads by their logarithm: half is as far from one as twice."""
+    """Take logarithms of sizes and spreads, so that half and twice a value are equally far from it."""
     is_ratio = np.array([name in _RATIOS for name in WORDS])
     return np.where(is_ratio, np.log(np.where(is_ratio, values, 1.0) + _TINY), values)
 
@@ -229,7 +240,7 @@ def _colours_in_words(share: float) -> str:
 
 
 def sampled(source: Any, seed: int = 0) -> Iterable[Image.Image]:
-    """Images of a source, at most `MOST` drawn at random; those that cannot be read are passed over."""
+    """Yield at most `MOST` images of a source, drawn at random; images that cannot be read are skipped."""
     from skjepa.data.images import as_picture
 
     for i in range(len(some := source.sample(MOST, seed))):

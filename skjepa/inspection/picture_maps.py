@@ -22,16 +22,16 @@ P_STEPS = (0.01, 0.001, 0.0001)
 """The p-values at which the colour of an overlay gets deeper; larger p-values have no colour."""
 
 _COLOUR = np.array([214, 39, 40])
-_STRONGEST = 0.5  # of the colour over the picture: what is odd must still be seen through it
-_REACH = 0.5  # of the surprise of its hottest position: so far a spot reaches
+_STRONGEST = 0.5  # largest opacity of the colour: the image must stay visible through it
+_REACH = 0.5  # share of the surprise of its most anomalous position down to which a spot extends
 _EVERYWHERE = np.ones((3, 3))
-_SMALLEST, _LARGEST = 256, 1600  # pixels: pictures are enlarged or reduced, so that map and legend can be seen
+_SMALLEST, _LARGEST = 256, 1600  # pixels: images are enlarged or reduced to this range to be legible
 _STRIP, _LEGEND = 18, 270  # height of the legend, and its least width
 
 
 @dataclass(frozen=True)
 class Spot:
-    """Mark a region of an image that is more anomalous than any position of nearly all normal images.
+    """Region of an image that is more anomalous than every position of nearly all normal images.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class Spot:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PictureMap:
-    """Hold the anomaly map of one image on the encoder's grid of positions, with its spots.
+    """Anomaly map of one image on the encoder's grid of positions, with its spots.
 
     Attributes
     ----------
@@ -86,9 +86,9 @@ class PictureMap:
     def overlay(self, image: object, *, legend: bool = True) -> Image.Image:
         """Draw the map in red and the spots as yellow boxes over the image, above a legend of the colours.
 
-        With a local model a colour means a p-value of the place, the same in all images: none above 0.01, the deepest
-        at 0.0001. Without one it means a share of the oddest place of this image. Images of less than 256 pixels
-        are enlarged, those of more than 1600 reduced.
+        With a local model a colour stands for the p-value of a place, on the same scale in all images: no colour above
+        0.01, the deepest at 0.0001. Without a local model it stands for the value of a place relative to the largest
+        value in this image. Images smaller than 256 pixels are enlarged, and images larger than 1600 are reduced.
 
         Parameters
         ----------
@@ -125,12 +125,12 @@ class PictureMap:
         return f"PictureMap({self.id!r}, {rows} x {columns} positions of {width} x {height} pixels{spots})"
 
     def _repr_png_(self) -> bytes:
-        """The map over white, since it does not hold the picture; `overlay` draws it over the picture."""
+        """Return the map over white as PNG, for notebooks; `overlay` draws it over the image."""
         height, width = self.placement.picture_size
         return png(self.overlay(Image.new("RGB", (width, height), "white")))
 
     def _depth(self, height: int, width: int) -> NDArray[np.float32]:
-        """From 0, no colour, to 1, the deepest, at each pixel of the picture brought to this size."""
+        """Return the depth of the colour at each pixel of the resized image: 0 is no colour, 1 the deepest."""
         rows, columns = (
             (np.arange(n) + 0.5) * length / n - 0.5
             for n, length in zip((height, width), self.placement.picture_size, strict=True)

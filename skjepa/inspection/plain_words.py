@@ -1,4 +1,4 @@
-"""Reasons for a score in words that need no knowledge of the method, each with the number behind it."""
+"""Explain a score in words that need no knowledge of the method, each with the number behind it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Reason:
     ----------
     words : str
     numbers : str
-        What was measured, beside the normal images.
+        What was measured, compared with the normal images.
     """
 
     words: str
@@ -39,7 +39,7 @@ class Reason:
 
 
 def reasons_in_words(explained: Explanation, i: int, remarks: Sequence[Remark] = ()) -> list[Reason]:
-    """Return what is odd about image `i`: first in what it differs from all normal images, then where its score is low.
+    """Return what is odd about one image: first how it looks, then which terms of its score are low.
 
     Parameters
     ----------
@@ -47,13 +47,13 @@ def reasons_in_words(explained: Explanation, i: int, remarks: Sequence[Remark] =
     i : int
         Position of the image.
     remarks : sequence of Remark
-        How it looks beside the normal images, see `NormalAppearance.remarks`.
+        How it looks different from the normal images, see `NormalAppearance.remarks`.
 
     Returns
     -------
     list of Reason
-        Terms of the score with p-values of at most 0.05; terms that share their words are one reason. Empty where
-        nothing is odd.
+        The remarks, then the terms of the score with p-values of at most 0.05. Terms with the same words become one
+        reason. Empty if nothing is odd.
     """
     reasons = [Reason(remark.words, remark.numbers) for remark in remarks]
     numbers: dict[str, list[str]] = {}
@@ -64,7 +64,7 @@ def reasons_in_words(explained: Explanation, i: int, remarks: Sequence[Remark] =
 
 
 def term_in_words(term: str, terms: Sequence[str]) -> str:
-    """Return what it means that a term of the score is low; of a layer, by its place among those of `terms`."""
+    """Return in words what a low term of the score means; a layer is early, middle or late among those in `terms`."""
     if term in _TERMS:
         return _TERMS[term]
     layers = [name for name in terms if name.startswith("layer ") and name != "layer output"]

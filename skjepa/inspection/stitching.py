@@ -1,4 +1,4 @@
-"""Maps and spots of the tiles of a large picture put together to those of the picture."""
+"""Combine the maps and spots of the tiles of a large image into one map of the image."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,30 +10,31 @@ from skjepa.data.tiles import TiledPictures
 from skjepa.encoders.geometry import Axis, Placement
 from skjepa.inspection.picture_maps import PictureMap, Spot
 
-_FINER = 2  # times: cells of the picture's grid in a cell of the smallest tiles
+_FINER = 2  # grid cells of the image per cell of its smallest tiles, along one side
 
 
 def stitched(tiles: TiledPictures, picture: int, maps: Mapping[int, PictureMap], *, times: int = 1) -> PictureMap:
-    """The map of one picture from the maps of its tiles, without seams, on a grid over the whole picture.
+    """Combine the maps of an image's tiles into one map without seams, on a grid over the whole image.
 
-    Where tiles overlap, each counts by how far a place lies from its border. Of tiles of several sides the oddest side
-    counts at each place, and its p-value times the number of sides. Spots that overlap are one.
+    Where tiles overlap, their values are averaged with weights that fall towards the border of each tile. If there are
+    tiles of several sides, the most anomalous side counts at each place, and its p-value is multiplied by the number
+    of sides. Spots that overlap are merged.
 
     Parameters
     ----------
     tiles : TiledPictures
     picture : int
-        Position among the pictures.
+        Position of the image among all images.
     maps : dict of int -> PictureMap
-        Of all tiles of the picture, by their position among the tiles.
+        The map of every tile of the image, by the position of the tile among all tiles.
     times : int
-        What the p-values of spots are multiplied by: so many times more tiles the picture has than those had whose
-        hottest positions they were compared with.
+        Factor for the p-values of spots: how many times more tiles the image has than the normal images that the
+        spots were compared with.
 
     Raises
     ------
     ValueError
-        The encoder crops more off a tile than neighbours overlap, so that places between them are not seen.
+        The encoder crops more off a tile than neighbouring tiles overlap, so parts of the image are in no tile's map.
     """
     size = tuple(tiles.sizes[picture].tolist())
     sides: dict[int, list[int]] = {}
@@ -49,8 +50,8 @@ def stitched(tiles: TiledPictures, picture: int, maps: Mapping[int, PictureMap],
     down, across = _range(seen.any(axis=1)), _range(seen.any(axis=0))
     if not seen[down, across].all():
         raise ValueError(
-            "the encoder's preprocessing crops more off each tile than its neighbours show: give an encoder that is "
-            "shown the whole tile (docs/guide/local-defects.md)"
+            "the encoder's preprocessing crops each tile by more than its overlap with the next, so parts of the image "
+            "are not covered: give an encoder that reads the whole tile (docs/guide/local-defects.md)"
         )
     p_values = None
     if first.p_values is not None:
@@ -67,7 +68,7 @@ def stitched(tiles: TiledPictures, picture: int, maps: Mapping[int, PictureMap],
 
 
 def _centres(length: int, step: float) -> NDArray[np.float64]:
-    """Middles of cells of about this step that divide a side evenly, in pixels."""
+    """Return the centres, in pixels, of cells that divide a side evenly and are about `step` pixels wide."""
     n = max(1, round(length / step))
     return (np.arange(n) + 0.5) * length / n - 0.5
 
@@ -78,13 +79,13 @@ def _axis(centres: NDArray[np.float64], chosen: slice) -> Axis:
 
 
 def _range(seen: NDArray[np.bool_]) -> slice:
-    """From the first to the last."""
+    """Return the slice from the first to the last position that is seen."""
     places = np.flatnonzero(seen)
     return slice(int(places[0]), int(places[-1]) + 1)
 
 
 def _log_p(found: PictureMap) -> NDArray[np.float64]:
-    assert found.p_values is not None  # of one detector all maps have some, or none
+    assert found.p_values is not None  # maps of one detector all have p-values, or none has
     return np.log(found.p_values)
 
 
@@ -95,7 +96,10 @@ def _blended(
     rows: NDArray[np.float64],
     columns: NDArray[np.float64],
 ) -> NDArray[np.float32]:
-    """What tiles of one side say at some rows and columns of the picture, (n_rows, n_columns); NaN where nothing."""
+    """Return the weighted mean of tile values at rows and columns of the image; NaN where no tile covers a place.
+
+    All tiles have the same side. The result has the shape (n_rows, n_columns).
+    """
     total, weight = np.zeros((2, len(rows), len(columns)), dtype=np.float32)
     for i, own in values.items():
         left, top, right, bottom = tiles.boxes[i].tolist()
@@ -117,7 +121,7 @@ def _blended(
 
 
 def _hat(axis: Axis, places: NDArray[np.float64], n_input: int) -> NDArray[np.float32]:
-    """From nearly 0 at the borders of what the encoder sees of a tile to 1 in its midst."""
+    """Return weights that rise from nearly 0 at the borders of the encoder's input to 1 in its centre."""
     in_input = (places - axis.start) / axis.step + 0.5
     return np.maximum(np.minimum(in_input, n_input - in_input) * 2 / n_input, 1e-6).astype(np.float32)
 
@@ -133,7 +137,7 @@ def _spots(tiles: TiledPictures, maps: Mapping[int, PictureMap], times: int) -> 
 
 
 def _merged(spots: list[Spot]) -> list[Spot]:
-    """Merge spots whose boxes overlap, with the box of both and the values of the more anomalous spot."""
+    """Merge spots whose boxes overlap: the box encloses both, the values are those of the more anomalous spot."""
     merged: list[Spot] = []
     for spot in sorted(spots, key=lambda spot: -spot.surprise):
         near = [other for other in merged if _overlap(spot.box, other.box)]

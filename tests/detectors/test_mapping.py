@@ -100,7 +100,7 @@ def test_a_spot_lies_over_the_square_and_normal_pictures_have_few(local):
 
     n = sum(bool(spots) for spots in local.spots(pictures(100, seed=2)))
     assert n <= 12  # 5 expected; more than 12 by chance once in a thousand
-    with pytest.warns(UserWarning, match="with 60 normal pictures no spot has a p-value below 0.016.*at least 99"):
+    with pytest.warns(UserWarning, match="with 60 normal images no spot can have a p-value below 0.016.*at least 99"):
         assert local.spots(odd[None], level=0.01) == [[]]
 
 

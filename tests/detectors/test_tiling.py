@@ -77,7 +77,7 @@ def test_a_scratch_is_a_spot_of_the_picture_and_the_map_has_its_size(fitted, new
 
 def test_a_larger_picture_needs_more_normal_ones_for_a_spot(fitted):
     large = with_scratch(pictures(1, seed=2, size=(128, 160))[0])
-    with pytest.warns(UserWarning, match=r"with 20 normal pictures no spot has a p-value below 0\.14.* at least 59"):
+    with pytest.warns(UserWarning, match=r"with 20 normal images no spot can have a p-value below 0\.14.* at least 59"):
         assert fitted.spots([large]) == [[]]  # 30 tiles, the normal ones have 12
     (found,) = fitted.spots([large], level=0.2)
     assert found[0].p_value == pytest.approx(3 / 21)
@@ -138,17 +138,17 @@ def test_a_folder_of_large_pictures_is_scored_and_mapped_by_the_command_line_cod
 
 
 def test_what_tiles_do_not_go_with_is_said(fitted, new):
-    with pytest.raises(ValueError, match="give fit and score_samples the pictures"):
+    with pytest.raises(ValueError, match="give the images to fit and score_samples"):
         fitted.extract(new)
-    with pytest.raises(ValueError, match="X holds vectors, which have no tiles"):
+    with pytest.raises(ValueError, match="X holds vectors, and tiles are cut from images"):
         JEPAScoreDetector(tiles=32).fit(np.zeros((5, 3)))
     with pytest.raises(TypeError, match="tiles must be an integer; got 'large'"):
         JEPAScoreDetector(tiles="large").fit(new)
-    with pytest.raises(ValueError, match="tiles names no side"):
+    with pytest.raises(ValueError, match="tiles is empty"):
         JEPAScoreDetector(tiles=[]).fit(new)
     with pytest.raises(ValueError, match="tiles=None"):
         fitted.additive_maps(new)
-    with pytest.raises(TypeError, match="give the pictures, or tiles=None"):
+    with pytest.raises(TypeError, match="give the images, or tiles=None"):
         fitted.score_samples(detector(tiles=None).extract(new))
     with pytest.raises(ExportError, match="tiles do not export"):
         fitted.export("detector.onnx")

@@ -93,7 +93,7 @@ def test_an_image_of_one_tone_and_one_of_a_pixel(appearance):
 def test_few_normal_images_have_no_range(photographs):
     few = learn_appearance(photographs[:9])
     assert few.remarks(CHANGES["darker"](photographs[-1])) == []
-    with pytest.raises(ValueError, match="no normal image can be read"):
+    with pytest.raises(ValueError, match="none of the normal images can be read"):
         learn_appearance([])
 
 
@@ -116,5 +116,5 @@ def test_it_is_saved_with_the_detector_and_forgotten_by_a_new_fit(tmp_path, appe
 
 
 def test_statistics_of_another_number_are_refused(appearance):
-    with pytest.raises(ValueError, match="of another number"):
+    with pytest.raises(ValueError, match="need 8 statistics and 37 colours"):
         NormalAppearance(appearance.values[:, 1:], appearance.colours, 0.0).portable_check()

@@ -61,7 +61,7 @@ def test_what_is_cropped_off_tiles_is_seen_by_their_neighbours():
     assert np.isnan(found[:, -3:]).all()
 
     narrow = Placement((40, 40), (64, 64), Axis(12.0, 1.0), Axis(12.0, 1.0))
-    with pytest.raises(ValueError, match="crops more off each tile than its neighbours show"):
+    with pytest.raises(ValueError, match="crops each tile by more than its overlap with the next"):
         stitched(tiles, 0, {i: PictureMap("", np.ones((5, 5)), narrow) for i in range(len(tiles.source))})
 
 

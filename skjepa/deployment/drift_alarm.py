@@ -1,4 +1,4 @@
-"""Describe an alarm of drift in words: which stream, since when, and what to do."""
+"""Describe a drift alarm in words: which stream, since when, and what to do."""
 
 import re
 from dataclasses import dataclass
@@ -15,34 +15,34 @@ _PLACE = re.compile(r"(?P<layer>.+) (?:size|axis (?P<axis>\d+))")
 
 
 def axis_stream(layer: str, i: int) -> str:
-    """Name of the stream of a layer's axis number i, counted from 0."""
+    """Return the name of the stream for axis number i of a layer, counted from 0."""
     return f"{layer} axis {i + 1}"
 
 
 def size_stream(layer: str) -> str:
-    """Name of the stream of the size of all that a layer sees."""
+    """Return the name of the stream for the size of a layer, which is the length of its vector."""
     return f"{layer} size"
 
 
 @dataclass(frozen=True)
 class DriftAlarm:
-    """Report that a stream no longer has the values of normal samples.
+    """Alarm that the values of a stream no longer look like values of normal samples.
 
-    Print it for the alarm in words, with advice.
+    Print it to read the alarm in words, with advice.
 
     Attributes
     ----------
     stream : str
-        "score", the name of a term, or that of a layer with "size" or one of its axes, such as "stage 1 axis 2".
+        "score", the name of a term, or a layer with "size" or an axis, such as "stage 1 size" or "stage 1 axis 2".
     since : int
-        Number of the sample, counted from 0, at which the change most likely began. It is where the bet with the
-        largest gain was last at its lowest (Page, Biometrika 41, 1954), an estimate without a guarantee.
+        Number of the sample, counted from 0, at which the change most likely began. This is an estimate without a
+        guarantee: where the capital of the most successful bet was last at its minimum (Page, Biometrika 41, 1954).
     noticed : int
         Number of the sample at which the alarm was raised.
     log_martingale : float
-        Natural logarithm of the capital at that sample.
+        Natural logarithm of the capital at that sample, see `DriftMonitor`.
     side : {"low", "high"}
-        Whether values became lower (small p-values, of score and terms less normal) or higher.
+        Whether values became lower or higher. Lower values have small p-values; a lower score or term is less normal.
     """
 
     stream: str
@@ -53,26 +53,26 @@ class DriftAlarm:
 
     def __str__(self) -> str:
         seen = f"drift since about sample {self.since}, noticed at sample {self.noticed}: {self._what()}"
-        return f"{seen} ({self._means()}). Look at the samples since then: {self._advice()}"
+        return f"{seen} ({self._means()}). Inspect the samples since then: {self._advice()}"
 
     @property
     def _place(self) -> re.Match[str] | None:
-        """Layer and axis, where the stream is no score and no term."""
+        """Match of layer and axis for a stream of sizes or coordinates; None for the score and its terms."""
         return None if self.stream.startswith("layer ") else _PLACE.fullmatch(self.stream)
 
     def _what(self) -> str:
         if found := self._place:
-            how = f"moved along its axis {found['axis']}"
-            how = how if found["axis"] else f"become {'weaker' if self.side == 'low' else 'stronger'}"
-            return f"what the layer {found['layer']!r} sees has {how}"
+            how = f"have moved along axis {found['axis']}"
+            how = how if found["axis"] else f"have become {'weaker' if self.side == 'low' else 'stronger'}"
+            return f"the features of layer {found['layer']!r} {how}"
         what = "the score" if self.stream == SCORE else f"the term {self.stream!r}"
-        return f"{what} is {self.side}er than that of normal samples"
+        return f"{what} is {self.side}er than for normal samples"
 
     def _means(self) -> str:
         if self._place:
-            return "a change that samples share and that may leave each of them normal, as of light, colour or focus"
+            return "a change that samples share, as of light, colour or focus; each sample may still look normal"
         if self.side == "high":
-            return "the samples are unusually typical, as from a frozen camera image, or copies of few samples"
+            return "the samples are unusually typical, as when a camera image is frozen or few samples are repeated"
         if self.stream == SCORE:
             return "the samples are less normal as a whole"
         return meaning(self.stream)

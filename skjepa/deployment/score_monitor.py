@@ -1,4 +1,4 @@
-"""Monitor the scores of a detector for drift, by ranking each sample among normal samples and all before it."""
+"""Monitor the scores of a detector for drift, by ranking each sample among normal and earlier samples."""
 
 import math
 from bisect import bisect_left, bisect_right, insort
@@ -16,9 +16,9 @@ from skjepa.deployment.stream_values import AXES, normal_values
 from skjepa.detectors.base import CalibratedDetector
 
 FIRST = 500
-"""Number of its own first samples that serve as normal samples of a stream that has none."""
+"""Number of first samples of a stream that serve as its normal samples if it has no others."""
 
-_BLOCK = 1024  # samples whose random numbers are drawn together
+_BLOCK = 1024  # samples for which random numbers are drawn together
 
 
 class ScoreMonitor(SavedState):
@@ -92,7 +92,7 @@ class ScoreMonitor(SavedState):
         axes: int = AXES,
         **options: Any,
     ) -> Self:
-        """Make the monitor of a fitted detector; give its `update` the result of `stream_values` for new samples.
+        """Make the monitor of a fitted detector, whose `update` takes the result of `stream_values`.
 
         Parameters
         ----------
@@ -103,7 +103,8 @@ class ScoreMonitor(SavedState):
         level : float
             Largest probability of a false alarm within `horizon` normal samples.
         axes : int
-            As for `stream_values`: with 0 a change that leaves every sample normal by itself is not looked for.
+            Axes per layer, see `stream_values`. With 0, changes after which each sample still looks normal by itself
+            are not detected.
         **options
             betting, horizon and random_state.
         """

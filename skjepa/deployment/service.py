@@ -50,7 +50,7 @@ _BODY = {
     }
 }
 SECONDS_TO_FINISH = 60
-"""After SIGTERM, for requests in hand."""
+"""Seconds that requests in progress have to finish after SIGTERM."""
 
 
 class Answer(BaseModel):
@@ -71,14 +71,14 @@ class Answers(BaseModel):
 
 
 class Scorer:
-    """Map samples to score, decision, p-value, label and reason, from one pass, and report them to a monitor.
+    """Compute score, decision, p-value, label and reason from one pass, and pass the values to a drift monitor.
 
     Parameters
     ----------
     detector : JEPAScoreDetector
         Fitted detector.
     drift_level : float
-        Level of the monitor.
+        Level of the monitor, see `make_app`.
     on_alarm : callable
         Called with each alarm.
     """
@@ -123,25 +123,26 @@ class Scorer:
 
 
 class Metrics:
-    """Collect the numbers of `/metrics` in a registry of its own, with several processes the numbers of all.
+    """Collect the numbers for `/metrics` in a separate registry; with several processes, the numbers of all of them.
 
     Parameters
     ----------
     n_waiting : callable
-        Counts this process alone, so it is left out where there are several.
+        Returns the number of waiting samples. It counts this process only, so several processes do not report it.
     """
 
     def __init__(self, n_waiting: Callable[[], int]) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter("skjepa_requests", "Requests to /score, by status", ["status"], registry=self.registry)
         self.samples = Counter("skjepa_samples", "Samples scored, by label", ["label"], registry=self.registry)
-        self.seconds = Histogram("skjepa_request_seconds", "From request to answer", registry=self.registry)
+        self.seconds = Histogram("skjepa_request_seconds", "Seconds from request to answer", registry=self.registry)
         sizes, registry = (1, 2, 4, 8, 16, 32, 64, 128), self.registry
         self.batch = Histogram("skjepa_batch_samples", "Samples scored together", buckets=sizes, registry=registry)
-        self.alarms = Counter("skjepa_drift_alarms", "Alarms of drift, by stream", ["stream"], registry=self.registry)
+        self.alarms = Counter("skjepa_drift_alarms", "Drift alarms, by stream", ["stream"], registry=self.registry)
         self.is_shared = SHARED_COUNTS in os.environ
         if not self.is_shared:
-            Gauge("skjepa_waiting_samples", "Samples that wait", registry=self.registry).set_function(n_waiting)
+            waiting = Gauge("skjepa_waiting_samples", "Samples that wait to be scored", registry=self.registry)
+            waiting.set_function(n_waiting)
 
     def page(self) -> bytes:
         if not self.is_shared:
@@ -161,8 +162,8 @@ def make_app(detector: JEPAScoreDetector, limits: Limits | None = None, drift_le
     limits : Limits, optional
         Limits of the service.
     drift_level : float in (0, 1)
-        Probability of a false alarm of drift within 10,000 normal samples, see `ScoreMonitor`. Samples that are sent
-        again and again are no such stream.
+        Probability of a false drift alarm within 10,000 normal samples, see `ScoreMonitor`. The guarantee does not hold
+        if the same samples are sent repeatedly.
     """
     limits = limits or Limits()
 

@@ -1,4 +1,4 @@
-"""Compute what a monitor watches: the score of a detector, its terms, and the position of hidden layers."""
+"""Compute the values that a monitor watches: the score of a detector, its terms, and features of hidden layers."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from skjepa.scores.layered import LayeredScore, layers_of
 
 Values = dict[str, NDArray[np.float64]]
 AXES = 3
-"""Axes of each layer that are watched: more streams raise the threshold of all."""
+"""Number of axes watched per layer; every further stream raises the alarm threshold of all streams."""
 
 
 def stream_values(detector: CalibratedDetector, X: Any, axes: int = AXES) -> Values:
@@ -32,15 +32,15 @@ def stream_values(detector: CalibratedDetector, X: Any, axes: int = AXES) -> Val
     X : images, vectors or Extraction
         New samples. They pass the encoder once, unless every fold has its own encoder.
     axes : int
-        Of each layer but the last the widest, where the detector reads layers and they are the same for all folds; with
-        0 there are score and terms alone, no sizes either.
+        Number of axes per layer: the widest principal axes of each layer except the last. With 0, neither axes nor
+        sizes are returned. A detector that reads no layers, or different layers in different folds, has none.
 
     Returns
     -------
     dict of name -> array of shape (n_samples,)
-        "score" first; of score and terms higher = more normal. Of axes, such as "stage 1 axis 2", standard deviations
-        from the mean of fit samples, of sizes, such as "stage 1 size", the logarithm: neither end is the normal one.
-        NaN for a sample that could not be read.
+        "score" comes first. For score and terms, higher = more normal. For an axis, such as "stage 1 axis 2": standard
+        deviations from the mean of the fit samples. For a size, such as "stage 1 size": its natural logarithm. Unusual
+        axes and sizes may be low or high. NaN for a sample that could not be read.
     """
     if not isinstance(detector, ExplainingDetector):
         return {SCORE: detector.score_samples(X)}
@@ -55,7 +55,7 @@ def stream_values(detector: CalibratedDetector, X: Any, axes: int = AXES) -> Val
 def place_values(detector: ExplainingDetector, samples: Extraction, axes: int = AXES) -> Values:
     """Return the sizes and coordinates of `stream_values` alone.
 
-    There are none where the detector reads no layers, or where folds differ in them.
+    The dict is empty if the detector reads no layers, or if its folds read different layers.
     """
     model = _layered(detector)
     if model is None or not axes:
@@ -68,7 +68,7 @@ def place_values(detector: ExplainingDetector, samples: Extraction, axes: int = 
 
 
 def _layered(detector: ExplainingDetector) -> LayeredScore | None:
-    """The model whose axes are watched, with folds the first one's."""
+    """Return the model whose axes are watched: with folds, the model of the first fold."""
     model = None if detector.measures_per_model else detector.models_[0].model
     return model if isinstance(model, LayeredScore) else None
 
@@ -85,7 +85,7 @@ def normal_values(detector: CalibratedDetector, X_normal: Any = None, axes: int 
         detector, where these come from a held-out share or from `calibrate`. The terms and coordinates then have no
         values, because terms of the fit samples are not exchangeable with terms of new samples.
     axes : int
-        As for `stream_values`.
+        Number of axes per layer, see `stream_values`.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def normal_values(detector: CalibratedDetector, X_normal: Any = None, axes: int 
 
 
 def _place_names(detector: ExplainingDetector, axes: int) -> list[str]:
-    """Streams of sizes and axes."""
+    """Return the names of the streams of sizes and axes."""
     model = _layered(detector)
     if model is None or not axes:
         return []

@@ -1,4 +1,4 @@
-"""The encoder that `encoder="auto"` takes for images, by their size."""
+"""Choose the encoder for ``encoder="auto"`` by the size of the images."""
 
 from statistics import median
 from typing import Any
@@ -25,7 +25,7 @@ _DESCRIPTIONS = {
 def automatic_encoder_name(source: Source) -> str:
     """Return "lite0" where the images have more than 64 pixels on their shorter side, else "bundled".
 
-    The median of nine samples at even distances decides. Files are opened for their size and not decoded.
+    The median size of nine evenly spaced samples decides. Files are opened for their size and not decoded.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def automatic_encoder_name(source: Source) -> str:
 
 
 def automatic_encoder(encoder: Any, source: Source) -> Encoder:
-    """Load the encoder, which "auto" chooses by the source."""
+    """Load the encoder; "auto" is replaced by a choice for the images of the source."""
     is_auto = isinstance(encoder, str) and encoder == "auto"
     return load_encoder(automatic_encoder_name(source) if is_auto else encoder)
 
@@ -60,7 +60,7 @@ def _shorter_side(source: Source, i: int) -> int | None:
                 return min(image.size)
         sample = source.load(i)
     except (ImageReadError, OSError, ValueError):
-        return None  # the pass reports the unreadable
+        return None  # unreadable images are reported by the pass
     if isinstance(sample, Image.Image):
         return min(sample.size)
     return min(sample.shape[1:] if isinstance(sample, Tensor) else sample.shape[:2])

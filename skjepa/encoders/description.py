@@ -32,7 +32,7 @@ _SIMPLE = (bool, int, float, complex, str, bytes, enum.Enum, type(None))
 
 
 def plain_attributes(module: nn.Module) -> dict[str, str]:
-    """Describe numbers, strings and functions in plain attributes of modules, which decide the output like weights."""
+    """Describe numbers, strings and functions in plain attributes of modules, which affect the output as weights do."""
     return {
         f"{name}.{key}": describe(value)
         for name, part in module.named_modules()
@@ -42,10 +42,10 @@ def plain_attributes(module: nn.Module) -> dict[str, str]:
 
 
 def code_and_state(module: nn.Module) -> tuple[dict[str, str], list[str]]:
-    """Describe what decides the output beside architecture, parameters and `plain_attributes`.
+    """Describe what affects the output of a module beside architecture, parameters and `plain_attributes`.
 
-    For classes of the user's these are the source and every attribute. For library classes these are changes of an
-    instance: hooks, a replaced `forward`, tensors and containers.
+    For classes of the user, these are the source code and every attribute. For library classes, these are changes to
+    the instance: hooks, a replaced `forward`, tensors and containers.
 
     Returns
     -------
@@ -92,7 +92,7 @@ def describe(value: Any) -> str:
 
 
 class _Writer:
-    """Write one description; functions of the user's are described with the globals that they use.
+    """Write one description, in which a user's functions include the globals that they use.
 
     Parameters
     ----------
@@ -202,7 +202,7 @@ def _globals_of(function: Any) -> list[Any]:
 
 
 def _is_the_users(value: Any) -> bool:
-    """Return whether a global is a function, class, module or object of the user's, and not a network."""
+    """Return whether a global is a function, class, module or object of the user, and not a network."""
     if isinstance(value, types.ModuleType):
         is_installed = "site-packages" in (getattr(value, "__file__", None) or "")
         return not is_installed and value.__name__.partition(".")[0] not in (*_LIBRARIES, *sys.stdlib_module_names)

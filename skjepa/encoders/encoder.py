@@ -1,4 +1,4 @@
-"""`Encoder`, a frozen module with preprocessing and fingerprint, and `load_encoder`, which makes one."""
+"""Provide `Encoder`, a frozen module with preprocessing and fingerprint, and `load_encoder`, which makes one."""
 
 import json
 import os
@@ -45,7 +45,7 @@ class FingerprintError(NotHereError):
 
 
 class _Recipe(TypedDict):
-    """Hold the arguments of `load_encoder`."""
+    """Arguments of `load_encoder`."""
 
     source: str
     image_size: int | None
@@ -68,7 +68,7 @@ class _EncoderState(TypedDict):
 @portable
 @declared_by(_EncoderState)
 class Encoder:
-    """Hold a frozen encoder f: R^D -> R^K that `load_encoder` made.
+    """Frozen encoder f: R^D -> R^K, made by `load_encoder`.
 
     D is the number of inputs per sample, K the number of outputs. `sklearn.clone` and `deepcopy` share an encoder and
     never copy it.
@@ -175,7 +175,7 @@ class Encoder:
         return {**self._settings, "precision": self.precision, **self._described()}
 
     def _described(self) -> dict[str, Any]:
-        """Describe what a module keeps beside its weights.
+        """Describe everything in a module that affects its output beside its weights.
 
         If something cannot be described, a random number makes the fingerprint unique to this process.
         """
@@ -236,7 +236,7 @@ class Encoder:
             # The module itself holds these parameters during the call. The input is copied, since a first layer may
             # work in place. Compiled parts are run uncompiled: they keep no graph for a second backward pass.
             with alone_with(self.module), uncompiled:
-                if has_own and not torch.is_grad_enabled():  # to exchange a parameter for itself takes time
+                if has_own and not torch.is_grad_enabled():  # replacing a parameter by itself would take time
                     return functional_call(self.module, buffers, (x.clone(),), tie_weights=False)
                 return functional_call(self.module, state, (x.clone(),))
 
@@ -329,7 +329,7 @@ class Encoder:
 
 
 def _lies_as(adapted: Tensor, tensor: Tensor) -> bool:
-    """Whether nothing had to be copied."""
+    """Return whether adapting the tensor needed no copy."""
     return adapted.dtype == tensor.dtype and adapted.device == tensor.device
 
 

@@ -13,23 +13,24 @@ from skjepa.encoders.preprocessing import Preprocessing
 
 @dataclass(frozen=True)
 class Axis:
-    """Map places along one side: pixel i of the encoder's input lies at ``start + step * i`` in the image.
+    """Positions along one side: pixel i of the encoder's input lies at ``start + step * i`` in the image.
 
-    Both count pixels from the centre of the first pixel.
+    Positions in the input and in the image are counted in pixels from the centre of the first pixel.
     """
 
     start: float
     step: float
 
     def weights(self, pixels: NDArray, n_cells: int, n_input: int) -> NDArray[np.float32]:
-        """Linear interpolation from cells that divide the input evenly to pixels of the picture, (n_pixels, n_cells).
+        """Return weights, (n_pixels, n_cells), that interpolate linearly from grid cells to pixels of the image.
 
-        Rows of NaN where the encoder saw nothing. Beyond the centre of the outermost cell its value goes on.
+        The cells divide the encoder's input evenly. Between the centre of an outermost cell and the border of the
+        input, the value of that cell is used. Rows are NaN for pixels outside the input.
 
         Parameters
         ----------
         pixels : array of shape (n_pixels,)
-            Places along the side, also between pixels.
+            Positions along the side of the image; fractions are allowed.
         n_cells, n_input : int
         """
         in_input = (pixels - self.start) / self.step
@@ -46,7 +47,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Placement:
-    """Locate the encoder's input in one image.
+    """Position of the encoder's input in one image.
 
     Attributes
     ----------
@@ -61,12 +62,12 @@ class Placement:
     horizontal: Axis
 
     def to_picture(self, values: NDArray) -> NDArray[np.float32]:
-        """A grid of values over the input, (rows, columns), at every pixel of the picture; NaN outside the crop."""
+        """Interpolate a grid of values over the input at every pixel of the image; NaN outside the crop."""
         height, width = self.picture_size
         return self.at(values, np.arange(height), np.arange(width))
 
     def at(self, values: NDArray, rows: NDArray, columns: NDArray) -> NDArray[np.float32]:
-        """A grid of values over the input at some rows and columns of the picture; NaN outside the crop."""
+        """Interpolate a grid of values over the input at rows and columns of the image; NaN outside the crop."""
         down = self.vertical.weights(rows, values.shape[0], self.input_size[0])
         across = self.horizontal.weights(columns, values.shape[1], self.input_size[1])
         return down @ np.asarray(values, dtype=np.float32) @ across.T

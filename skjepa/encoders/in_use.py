@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor, device, dtype, nn
 
 _LARGEST_COPY = 1 << 20  # most entries of a tensor attribute that is copied and restored
-_CHECKPOINTING = {"grad_checkpointing", "gradient_checkpointing"}  # of timm, of transformers
+_CHECKPOINTING = {"grad_checkpointing", "gradient_checkpointing"}  # in timm, in transformers
 _STRUCTURE = {"_parameters", "_buffers", "_modules"}
 _SEALED = (
     "builtins",
@@ -29,7 +29,7 @@ _SEALED = (
     "pathlib",
     "weakref",
 )
-# Nothing inside can change, or it is not looked at.
+# Values inside these cannot change, or are not checked.
 _PLAIN = frozenset({bool, int, float, str, type(None), type, FunctionType, BuiltinFunctionType, dtype, device})
 _HOOKS = tuple(key for key, value in vars(nn.Module()).items() if key.endswith("_hooks") and value == {})
 _CONTAINERS = ("dict", "OrderedDict", "defaultdict", "list", "set", "deque")
@@ -61,7 +61,7 @@ _HELD = threading.local()
 @contextmanager
 def alone_with(module: nn.Module) -> Iterator[None]:
     """Keep other threads from calling the module, or a part of it, through an encoder in a ``with`` block."""
-    if id(module) in _mine():  # a pass asks again inside itself
+    if id(module) in _mine():  # a pass enters this block again from inside
         yield
         return
     with _alone(module, _uses(module)):
@@ -86,7 +86,7 @@ def _alone(module: nn.Module, uses: "Uses") -> Iterator[None]:
 
 
 def _mine() -> set[int]:
-    """The modules, by `id`, that this thread is alone with."""
+    """Return the modules, by `id`, that this thread has locked."""
     if not hasattr(_HELD, "modules"):
         _HELD.modules = set()
     return _HELD.modules
@@ -122,13 +122,13 @@ def in_eval_mode(module: nn.Module) -> Iterator[None]:
 
 
 def _is_plainly_evaluating(part: nn.Module) -> bool:
-    """Whether it is in eval mode, and knows no other way into it than torch's."""
+    """Return whether a module is in eval mode and does not override the methods of torch that set the mode."""
     kind = type(part)
     return not part.training and kind.train is nn.Module.train and kind.eval is nn.Module.eval
 
 
 def settled_attributes(part: nn.Module) -> dict[str, Any]:
-    """Return the attributes of a module as they were before any running pass."""
+    """Return the attributes that a module had before the passes that are running now."""
     use = _USES.get(part)
     if use is None or use.users == 0:
         return vars(part)
@@ -142,7 +142,7 @@ def _uses(module: nn.Module) -> Uses:
 
 
 def parts_of(module: nn.Module) -> list[nn.Module]:
-    """Return ``module.modules()`` in another order, in a fifth of the time; each pass calls it several times."""
+    """Return the same modules as ``module.modules()``, in another order and in a fifth of the time."""
     found: dict[int, nn.Module] = {}
     waiting = [module]
     while waiting:
@@ -154,7 +154,7 @@ def parts_of(module: nn.Module) -> list[nn.Module]:
 
 
 class _Before:
-    """Keep a copy of a module's attributes, with the content of containers, objects and arrays, and restore it."""
+    """Copy of the attributes of a module, including the content of containers, objects and arrays, to restore later."""
 
     def __init__(self, attributes: dict[str, Any]) -> None:
         self.attributes = dict(attributes)
@@ -164,7 +164,7 @@ class _Before:
             value = attributes[key]
             if type(value) in _PLAIN or (type(value) is tuple and _PLAIN.issuperset(map(type, value))):
                 continue
-            if key in _STRUCTURE:  # only what they are made of: weights and modules are looked at where they are
+            if key in _STRUCTURE:  # the containers alone: weights and submodules are checked elsewhere
                 self.contents[key] = value.copy() if value else _EMPTY
                 self.kept.append((value, self.contents[key]))
             else:
@@ -213,7 +213,7 @@ class _Before:
                 _fill(value, before)
 
     def _are_still(self, attributes: dict[str, Any]) -> bool:
-        """Whether each attribute is the object that it was, and none came or went: as nearly always."""
+        """Return whether the module still has the same attributes with the same objects, which is nearly always so."""
         return list(attributes) == list(self.attributes) and all(
             map(is_, attributes.values(), self.attributes.values())
         )

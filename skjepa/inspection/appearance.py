@@ -19,9 +19,7 @@ LONGEST_SIDE = 512
 MOST = 500
 """Largest number of normal images that are measured; from more, so many are drawn at random."""
 
-_MARGIN = (
-    0.1  # share of the normal range by which a value must lie outside it, since values fall just outside by chance
-)
+_MARGIN = 0.1  # share of the normal range by which a value must lie outside it, since chance puts values just outside
 _CONSTANT = 0.01  # if most images share a value: share of it that counts as the distance between quartiles
 _FAR_OUT = 3.0  # times the distance between the quartiles
 _FEWEST = 10  # normal images: with fewer, their range means nothing

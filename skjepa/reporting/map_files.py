@@ -1,4 +1,4 @@
-"""Write the anomaly maps of flagged images as pictures, with a list of their spots."""
+"""Write the anomaly maps of flagged images as PNG files, with a list of their spots."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _AT_A_TIME = 64
 
 
 def write_maps(detector: JEPAScoreDetector, groups: Sequence[ScoredGroup], folder: Path) -> list[dict[str, Any]]:
-    """Write every flagged image with its anomaly map as a picture, and a list of all spots in the file `SPOTS`.
+    """Write every flagged image with its anomaly map as a PNG file, and list all spots in the file `SPOTS`.
 
     Each image takes one forward pass.
 

@@ -1,4 +1,4 @@
-"""A figure of images above the same images with their maps: what a person looks at to see where each is odd."""
+"""Draw images above the same images with their anomaly maps, to show where each is odd."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,13 +15,13 @@ _COLUMN = 1.15  # inches
 
 
 def odd_figure(images: Sequence[Any], maps: Sequence[PictureMap], captions: Sequence[str], *, title: str) -> Figure:
-    """Draw each image, under it the image with its map in red and its spots in boxes, and what the colours mean.
+    """Draw each image above the same image with its map in red and its spots in boxes, with a legend.
 
     Parameters
     ----------
     images : sequence of PIL images, arrays (H, W, 3) or tensors (3, H, W)
     maps : sequence of PictureMap
-        As `JEPAScoreDetector.picture_maps` returns them.
+        Result of `JEPAScoreDetector.picture_maps`.
     captions : sequence of str
     title : str
 
@@ -51,6 +51,6 @@ def _draw_legend(figure: Figure) -> None:
     for i, step in enumerate(P_STEPS):
         red, green, blue = (level / 255 for level in depth_colour((i + 1) / len(P_STEPS)))
         handles.append(Patch(facecolor=(red, green, blue), label=f"p <= {step:g}"))
-    spot = f"odder than any place in {1 - LEVEL:.0%} of normal images"
+    spot = f"more anomalous than every place in {1 - LEVEL:.0%} of normal images"
     handles.append(Patch(facecolor="none", edgecolor="#d8b800", linewidth=1.5, label=spot))
     figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False, fontsize=8)

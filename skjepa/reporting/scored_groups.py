@@ -37,7 +37,7 @@ class ScoredGroup:
     reasons : list of str, optional
         Names of the unusual terms of the score, see `skjepa.inspection.Explanation.reason`.
     explained : Explanation, optional
-        Of the images that could be read, in their order.
+        Terms of the score for the images that could be read, in their order.
     """
 
     name: str
@@ -52,14 +52,14 @@ class ScoredGroup:
     explained: Explanation | None = None
 
     def row_of_explained(self, i: int) -> int | None:
-        """Where image `i` stands in `explained`; None where it could not be read."""
+        """Return the row of image `i` in `explained`; None if the image could not be read."""
         if self.explained is None or i in self.errors:
             return None
         return i - sum(unreadable < i for unreadable in self.errors)
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """Labels as of `JEPAScoreDetector.predict`: +1 = normal, -1 = flagged or unreadable."""
+        """Labels as returned by `JEPAScoreDetector.predict`: +1 = normal, -1 = flagged or unreadable."""
         return np.where(self.decisions >= 0, 1, -1)
 
     @property
@@ -71,7 +71,7 @@ class ScoredGroup:
 def score_group(
     detector: JEPAScoreDetector, name: str, source: Source, *, store: str | os.PathLike | None = None
 ) -> ScoredGroup:
-    """Score one group with a fitted detector; with `store`, unless there are tiles, a run resumes."""
+    """Score one group with a fitted detector; `store` lets an interrupted run resume, except with tiles."""
     started = time.perf_counter()
     if detector.tiles is not None:
         return _score_tiled(detector, name, source)
@@ -85,7 +85,7 @@ def score_group(
 
 
 def _score_tiled(detector: JEPAScoreDetector, name: str, source: Source) -> ScoredGroup:
-    """A group of large pictures, of which no one extraction is made; its seconds are of score and reason together."""
+    """Score a group of large images by their tiles; the seconds include both the scores and the reasons."""
     started = time.perf_counter()
     explained = detector.explain(source)
     found = detector.judge(source)
@@ -96,7 +96,7 @@ def _score_tiled(detector: JEPAScoreDetector, name: str, source: Source) -> Scor
 
 
 def reasons_of(detector: JEPAScoreDetector, extraction: Extraction) -> list[str]:
-    """Which terms of the score are unusual, one text for each sample, "" also for those that could not be read."""
+    """Return the names of the unusual terms of the score, one text per sample; "" if none or unreadable."""
     return _reasons(detector.explain(extraction), extraction)
 
 
@@ -133,7 +133,10 @@ def about_run(
 
 
 def _shows_fit_samples(detector: JEPAScoreDetector) -> bool:
-    """Without held-out samples, or with folds, whose held-out scores are those of other models."""
+    """Return whether reports show scores of fit samples: without held-out samples, or with folds.
+
+    The held-out scores of folds come from different models than the scores of new samples.
+    """
     return detector.calibration_scores_ is None or detector.is_cross_calibrated
 
 

@@ -253,10 +253,10 @@ def fit_score(
         Share of the samples that the fit leaves out: the samples that are least like the others, see
         `skjepa.scores.trimming`.
     apart : array of shape (n_samples,), optional
-        Names of what belongs together, for a fit with a local model: no member of a group is judged by a model of the
-        others.
+        Name of each sample's group, for a fit with a local model. The samples of a group are scored by models fitted
+        without the whole group.
     pictures : array of shape (n_samples,), optional
-        Of which picture each sample is a tile, for a local model; by default each is a picture.
+        Position of the image that each sample is a tile of, for a local model. By default each sample is a whole image.
 
     Raises
     ------
@@ -333,10 +333,10 @@ def _fit_layered(
 
 
 def _judged_apart(unseen: Terms, extraction: Extraction, settings: dict[str, Any], apart: NDArray) -> Terms:
-    """Values of all terms but the local one, each sample judged by a model that has seen nothing of its group.
+    """Return the values of all terms except "local", each from a model fitted without the sample's group.
 
-    As the local model judges them: else a new part is tens of nats odd to layers that have always seen a near copy, and
-    what they say drowns what its positions say.
+    The local model does the same. Otherwise the fit would compare each sample with near copies from its group. A new
+    part, which has none, would then look tens of nats odd by the layers, and this would hide its local defects.
     """
     whole = extraction.narrowed([name for name in extraction.layers if not is_positions(name)])
     found = {name: values.copy() for name, values in unseen.items()}
@@ -345,7 +345,7 @@ def _judged_apart(unseen: Terms, extraction: Extraction, settings: dict[str, Any
             continue
         model = _fit_layered(whole[~held], settings, None, None)
         values = model._surprises(whole[held])
-        for name in values.keys() & found.keys():  # a layer may not vary among the others
+        for name in values.keys() & found.keys():  # a layer may be constant among the other samples
             found[name][held] = values[name]
     return found
 

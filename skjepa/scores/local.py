@@ -128,11 +128,11 @@ class LocalModel:
     levels : array of shape (q,)
         Share of these that lie at or above a quantile.
     hottest : array of shape (n_pictures,)
-        The largest log distance in each normal picture, ascending.
+        The largest log distance in each normal image, ascending.
     n_parts : int
-        Samples that make up a picture, of the picture with the fewest; 1 where samples are pictures.
+        Number of tiles of the normal image with the fewest tiles; 1 where samples are whole images.
     image_surprises : array of shape (n_samples,)
-        `image_values` of each normal sample.
+        Result of `image_values` for each normal sample.
     """
 
     grid: tuple[Annotated[int, Above(0)], ...]
@@ -157,10 +157,10 @@ class LocalModel:
         rows : array of shape (n_samples, P * C)
         grid : (int, int)
         apart : array of shape (n_samples,), optional
-            Names of what belongs together, none of which is judged by a model of the others; by default each sample
-            stands for itself.
+            Name of each sample's group. The samples of a group are scored by models fitted without the whole group. By
+            default each sample is a group of its own.
         pictures : array of shape (n_samples,), optional
-            Of which picture each sample is a tile; by default each is a picture.
+            Position of the image that each sample is a tile of. By default each sample is a whole image.
         """
         positions = rows.reshape(len(rows), grid[0] * grid[1], -1)
         folds = folds_apart(np.arange(len(rows)) if apart is None else apart)
@@ -205,7 +205,7 @@ class LocalModel:
         return np.where(log_distances > self.quantiles[-1], self.levels[-1] / 2, found)  # 1 / (n + 1), not 2 / (n + 1)
 
     def image_wide_p_values(self, log_distances: NDArray) -> NDArray[np.float64]:
-        """Share of normal pictures whose hottest position lies as far or farther, and the one at hand."""
+        """Return the share of images, this one included, whose most anomalous position is at least as anomalous."""
         n = len(self.hottest)
         return (1 + n - np.searchsorted(self.hottest, log_distances, side="left")) / (n + 1)
 
@@ -225,12 +225,12 @@ class LocalModel:
 def across_models(
     models: Sequence[LocalModel], rows: NDArray
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Surprises and p-values of positions by several models together, and the surprises of the hottest normal ones.
+    """Combine the surprises and p-values of positions from the models of several folds.
 
-    Of folds, each of which has judged its normal samples by models that have not seen them. The p-value is the
-    geometric mean of the models' own, which agree nearly: what is proven is that e times it is valid (Vovk and Wang,
-    2020); what is seen is that it is below a for fewer normal positions than each model's own is. Hottest positions are
-    those of single models, which lie higher than those of the mean of models.
+    Each model is calibrated on normal samples that were held out of its fit. Surprises are averaged over models, and
+    the p-value is the geometric mean of the p-values of the models. The proven bound is that e times this p-value is
+    valid (Vovk and Wang, 2020). In practice fewer normal positions fall below a given level than by a single model.
+    The largest surprises of normal images come from single models, so they are somewhat larger than averages would be.
 
     Parameters
     ----------
@@ -241,7 +241,7 @@ def across_models(
     -------
     surprises, p_values : arrays of shape (n_samples, P)
     hottest : array of shape (n_hottest,)
-        Of the hottest position of each normal picture, by each model, ascending.
+        Surprise of the most anomalous position of each normal image, by each model, ascending.
     """
     logs = [model.log_distances(rows) for model in models]
     pairs = list(zip(models, logs, strict=True))
@@ -276,9 +276,9 @@ def positions_of(extraction: Extraction) -> tuple[tuple[int, int], NDArray[Any]]
 
 
 def folds_apart(apart: NDArray) -> list[NDArray[np.bool_]]:
-    """Return a mask per fold of the samples that it holds out; samples of one name stay together.
+    """Return for each fold a mask of the samples that it holds out; samples with the same name stay together.
 
-    Where there is a single name, one fold holds all samples.
+    With a single name, there is one fold, which holds out all samples.
     """
     names = np.unique(apart)
     if len(names) < 2 or len(apart) < 3:
@@ -303,7 +303,7 @@ def _log(distances: NDArray) -> NDArray[np.float64]:
 
 
 def _largest(values: NDArray, names: NDArray | None) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """The largest value of each name, and how many there are of it."""
+    """Return the largest value for each name, and the number of values with this name."""
     if names is None:
         return values, np.ones(len(values), dtype=np.intp)
     own, counts = np.unique(names, return_inverse=True, return_counts=True)[1:]

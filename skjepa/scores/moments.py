@@ -1,4 +1,4 @@
-"""Mean and scatter of rows that come in parts, and a sample of all of them: what a Gaussian needs of its rows."""
+"""Update the mean and scatter of rows that arrive in parts, and draw a random sample of all rows so far."""
 
 from typing import Annotated, TypedDict
 
@@ -9,7 +9,7 @@ from skjepa.persistence.schema import Above
 
 
 class Moments(TypedDict):
-    """Of n rows: the mean, the sum of outer products of deviations from it, and the largest size of each column."""
+    """Mean of n rows, sum of outer products of deviations from it, and largest absolute value of each column."""
 
     n: Annotated[int, Above(0)]
     mean: Annotated[NDArray[np.float64], "_"]
@@ -18,14 +18,14 @@ class Moments(TypedDict):
 
 
 class KeptRows(TypedDict):
-    """Rows that were drawn from all that came, and their keys."""
+    """Rows drawn at random from all rows so far, with their random keys."""
 
     rows: Annotated[NDArray[np.float64], "_ _"]
     keys: Annotated[NDArray[np.float64], "_"]
 
 
 def moments_of(rows: NDArray[np.float64]) -> Moments:
-    """Of rows (n, d), in two passes."""
+    """Return the moments of rows (n, d), computed in two passes."""
     with np.errstate(over="ignore", invalid="ignore"):
         mean = rows.mean(axis=0)
         centred = rows - mean
@@ -34,9 +34,9 @@ def moments_of(rows: NDArray[np.float64]) -> Moments:
 
 
 def joined_moments(first: Moments, second: Moments) -> Moments:
-    """Of the rows of both together, exact but for rounding.
+    """Return the moments of two sets of rows together, exact up to rounding.
 
-    Chan, Golub and LeVeque, 1983, The American Statistician 37(3).
+    Source: Chan, Golub and LeVeque, 1983, The American Statistician 37(3).
     """
     n = first["n"] + second["n"]
     apart = second["mean"] - first["mean"]
@@ -50,19 +50,20 @@ def joined_moments(first: Moments, second: Moments) -> Moments:
 
 
 def drawn_rows(kept: KeptRows | None, rows: NDArray[np.float64], seed: int, n_before: int, most: int) -> KeptRows:
-    """At most so many rows of all that came, each set of that size as likely as any other.
+    """Draw at most `most` rows uniformly at random from the kept and the new rows.
 
-    Each row draws a key, and those with the smallest keys stay; up to `most` rows all of them.
+    Each row gets a random key, and the rows with the smallest keys are kept.
 
     Parameters
     ----------
     kept : KeptRows or None
-        Of the rows before.
+        Result for the earlier rows; None for the first rows.
     rows : array of shape (n, d)
-        New ones.
+        New rows.
     seed, n_before : int
-        Keys depend on the seed and on how many rows came before.
+        Seed of the keys, and number of earlier rows. The same pair gives the same keys.
     most : int
+        Largest number of rows to keep.
     """
     keys = np.random.default_rng([seed, n_before]).random(len(rows))
     if kept is not None:

@@ -1,4 +1,4 @@
-"""Command line: one command per file of this folder, gathered here; errors and exit codes."""
+"""Collect the commands of this folder into one command line, and turn errors into messages and exit codes."""
 
 import os
 import sys
@@ -92,7 +92,7 @@ def _show_warning(message: Any, *_: Any, **__: Any) -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Entry point: errors become one sentence and an exit code, never a half-written file."""
+    """Run the command line; an error becomes one sentence and an exit code, and leaves no half-written file."""
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = _show_warning
@@ -108,7 +108,7 @@ def _run(args: list[str] | None) -> int | None:
     except (ValueError, TypeError, OSError, MemoryError) as error:
         return _fail(error, EXIT_BAD_INPUT)
     except Exception as error:
-        if hasattr(error, "show"):  # a wrong option: the command line library words it, whichever version it is
+        if hasattr(error, "show"):  # a wrong option: the command line library writes the message
             error.show()
             return EXIT_BAD_INPUT
         return _fail(error, EXIT_CRASH)

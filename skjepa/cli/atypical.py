@@ -1,4 +1,4 @@
-"""The most atypical images of a run, with reasons, and what to type next."""
+"""Find and print the most atypical images of a run, with reasons and the next command to type."""
 
 import heapq
 import shlex
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from skjepa.reporting.scored_groups import ScoredGroup
 
 SHOWN = 10
-NO_REASON = "no single measurement is unusual, their sum is"
+NO_REASON = "no single measurement is unusual, but their sum is"
 _REASONS = 3
 
 
@@ -38,7 +38,7 @@ def most_atypical(
         (0.0 if group.p_values is None else float(group.p_values[i]), float(score), group, i)
         for group in groups
         for i, score in enumerate(group.scores)
-        if score == score  # NaN could not be read
+        if score == score  # NaN: could not be read
     ]
     rows = []
     for p_value, score, group, i in heapq.nsmallest(n, scored, key=lambda found: found[:2]):
@@ -59,7 +59,7 @@ def most_atypical(
 
 
 def remarks_on(source: "Source", i: int, appearance: "NormalAppearance | None") -> list["Remark"]:
-    """In what an image differs from every normal one; nothing where it cannot be read again."""
+    """Return how an image looks different from every normal image; empty if it cannot be read again."""
     from skjepa.data.images import as_picture
 
     if appearance is None:
@@ -72,7 +72,7 @@ def remarks_on(source: "Source", i: int, appearance: "NormalAppearance | None") 
 
 
 def print_atypical(console: Console, rows: Sequence[dict[str, Any]]) -> None:
-    """Print them as a table: image, p-value, whether it is flagged, and at most three reasons."""
+    """Print the rows as a table: image, p-value, whether it is flagged, and at most three reasons."""
     n_flagged = sum(row["flagged"] for row in rows)
     title = "The most atypical image" + ("" if len(rows) == 1 else f"s, {len(rows)} of them")
     table = Table(
@@ -95,6 +95,6 @@ def print_atypical(console: Console, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def report_command(table: Path, folders: Sequence[Path]) -> str:
-    """What to type for a page about a table of scores; a CSV file does not know where its images lie."""
+    """Return the command that makes a page from a table of scores; a CSV table needs the image folders as well."""
     images = [part for folder in folders for part in ("--images", str(folder))] if table.suffix == ".csv" else []
     return shlex.join(["skjepa", "report", str(table), *images])

@@ -1,4 +1,4 @@
-"""`skjepa bench`: detectors compared on your own folders."""
+"""Command `skjepa bench`: compare detectors on your own folders."""
 
 from pathlib import Path
 from typing import Annotated
@@ -79,16 +79,14 @@ def bench(
     passes: Annotated[
         str,
         typer.Option(
-            help="Numbers of backward passes with which the default detector is compared as well, such as '0, 4, 16' "
-            "(random directions); 'none'; or 'auto' (these three, where all K passes are made anyway)."
+            help="Also compare the default detector with these numbers of backward passes (random directions), such as "
+            "'0, 4, 16'; 'none'; or 'auto' (these three if the run makes all K passes, else none)."
         ),
     ] = "auto",
     limit: Limit = None,
     drop_repeats: Annotated[
         bool,
-        typer.Option(
-            "--drop-repeats", help="Leave out images that are found twice; by default they are kept and reported."
-        ),
+        typer.Option("--drop-repeats", help="Leave out repeated images; by default they are kept and reported."),
     ] = False,
     store: StoreFolder = None,
     memory: Annotated[Path | None, typer.Option(hidden=True, callback=checks.new_folder)] = None,
@@ -98,7 +96,8 @@ def bench(
     read_threads: ReadThreads = None,
     on_error: OnError = "skip",
     n_resamples: Annotated[
-        int, typer.Option("--resamples", help="Bootstrap samples behind each interval.", callback=checks.integer(1))
+        int,
+        typer.Option("--resamples", help="Number of bootstrap samples for each interval.", callback=checks.integer(1)),
     ] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the splits, --limit and the bootstrap.", callback=checks.seed)] = 0,
     as_json: AsJson = False,
@@ -106,9 +105,9 @@ def bench(
 ) -> int:
     """Compare detectors on your folders: one folder is normal, the others are not.
 
-    Images for the fit, the calibration and the test never overlap, and images found twice are reported. Writes
-    results.json, scores.parquet, table.md and pictures, among them AUROC against seconds (pareto.png). Sub-folders of
-    the normal folder are its classes.
+    Images for the fit, the calibration and the test never overlap, and repeated images are reported. Writes
+    results.json, scores.parquet, table.md and figures, such as AUROC against seconds (pareto.png). Sub-folders of the
+    normal folder are its classes.
 
     Example: skjepa bench --normal normal/ --ood digits/ textures/ --encoder bundled
     """
@@ -164,17 +163,18 @@ def bench(
     _stdout.print(result.to_markdown(), highlight=False, soft_wrap=True, markup=False)
     for repeat in result.repeats[:5]:
         _stderr.print(
-            escape(f"found twice: {repeat.group}/{repeat.id} is {repeat.first_group}/{repeat.first_id}"), soft_wrap=True
+            escape(f"repeated: {repeat.group}/{repeat.id} is the same as {repeat.first_group}/{repeat.first_id}"),
+            soft_wrap=True,
         )
     if result.repeats:
         what = "left out" if drop_repeats else "kept; --drop-repeats leaves them out"
-        _stderr.print(f"{len(result.repeats)} images found twice, {what}", highlight=False)
+        _stderr.print(f"{len(result.repeats)} repeated images, {what}", highlight=False)
     _stdout.print(escape(f"{', '.join(path.name for path in written)} written to {out}"), soft_wrap=True)
     return code
 
 
 def _numbers(passes: str) -> list[int] | str | None:
-    """As `run_benchmark` takes them."""
+    """Convert --passes to the form that `run_benchmark` takes."""
     if passes in ("auto", "none"):
         return None if passes == "none" else "auto"
     try:

@@ -1,4 +1,4 @@
-"""The bill: how long a command will take, the cheaper choices, and whether to continue."""
+"""Show how long a command will take and what is cheaper, and ask whether to continue."""
 
 import json
 import math
@@ -42,16 +42,16 @@ def settle(
     sources : sequence of Source
         Everything that the command will measure.
     budget : str, optional
-        Such as "10m", see `seconds_of`.
+        Time limit such as "10m", see `seconds_of`.
     yes, quiet : bool
-        Whether nobody is asked; whether nothing is said either.
+        `yes` skips the question; `quiet` also skips the bill.
     store : path, optional
-        That may have been begun: then its method is gone on with.
+        Store of finished images. If an earlier run began it, its method is continued.
 
     Returns
     -------
     str or None
-        Why the method was chosen by the budget.
+        Why the budget led to this method; None if the budget did not choose it.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def settle(
 def settle_fitted(
     detector: "JEPAScoreDetector", sources: Sequence["Source"], *, budget: str | None, yes: bool, quiet: bool
 ) -> None:
-    """The same for a fitted detector, whose method is that of its fit."""
+    """Show the bill of a command with a fitted detector, which keeps the method of its fit, and ask."""
     from skjepa.jacobian.pass_method import PassMethod
 
     if detector.measures_per_model:
@@ -100,7 +100,7 @@ def _cost(detector: "JEPAScoreDetector", sources: Sequence["Source"], method: An
 
 
 def _memory(detector: "JEPAScoreDetector") -> float:
-    """GiB that a batch may take."""
+    """Return the memory that a batch may take, in GiB."""
     from skjepa._utils.hardware import default_budget, resolve_device
 
     return (detector.memory_budget or default_budget(resolve_device(detector.device))) / 2**30
@@ -117,7 +117,7 @@ def _present(
     needs_passes: bool = False,
     is_fixed: bool = False,
 ) -> None:
-    """Print the bill where it is long, refuse what the limit in seconds does not allow, and ask."""
+    """Print the bill of a long command, refuse a command that exceeds the limit in seconds, and ask."""
     if limit is not None:
         cost.require(limit, n_passes)
     seconds = cost.seconds(n_passes)
@@ -131,7 +131,7 @@ def _present(
 
 
 def passes_of(choice: "Choice", n_components: int) -> int:
-    """Backward passes per image and view."""
+    """Return the number of backward passes per image and view."""
     from skjepa.jacobian.directions import DEFAULT_SHARE
 
     if choice.method in ("forward", "exact"):
@@ -140,7 +140,7 @@ def passes_of(choice: "Choice", n_components: int) -> int:
 
 
 def _without_clock(cost: "PassCost", detector: "JEPAScoreDetector") -> "Choice":
-    """What the settings say, or what "auto" chooses by itself."""
+    """Return the method of the settings, or the method that "auto" chooses without a time limit."""
     from skjepa.extraction.cost.choice import Choice, by_operations
 
     if detector.method != "auto":
@@ -160,7 +160,7 @@ def _table(cost: "PassCost", n_passes: int, *, needs_passes: bool, is_fixed: boo
         table.add_column(heading, justify="left" if heading in ("", "choice") else "right", no_wrap=True)
     numbers = {n for _, _, n in offered(cost.n_components) if (n or not needs_passes) and not is_fixed} | {n_passes}
     for n in sorted(numbers, reverse=True):
-        if math.isnan(cost.seconds(n)):  # nobody asked for backward passes
+        if math.isnan(cost.seconds(n)):  # backward passes were not requested
             continue
         method = {0: "forward", cost.n_components: "exact"}.get(n, f"sketch --directions {n}")
         per_image, total = duration(cost.seconds_per_sample(n)), duration(cost.seconds(n))
@@ -170,20 +170,20 @@ def _table(cost: "PassCost", n_passes: int, *, needs_passes: bool, is_fixed: boo
 
 
 def _change(n_passes: int, n_components: int) -> str:
-    """What so many passes change of the AUROC of the most that were measured, from encoder to encoder."""
+    """Return the change of AUROC against the most passes measured, as a range over encoders."""
     if n_passes == n_components:
         return "reference"
     changes = []
     for by_passes in json.loads(_VALUES.read_text()).values():
         measured = {int(n): auroc for n, auroc in by_passes.items()}
-        fewer = max(n for n in measured if n <= n_passes)  # as many are not measured of each encoder
+        fewer = max(n for n in measured if n <= n_passes)  # not every encoder was measured with this number
         changes.append(measured[fewer] - measured[max(measured)])
     low, high = (f"{round(change, 3) + 0.0:+.3f}" for change in (min(changes), max(changes)))
     return low if low == high else f"{low} to {high}"
 
 
-_FIXED = "The method is the one of the fit; --limit scores fewer images, --yes does not ask."
+_FIXED = "The method is the one of the fit. --limit scores fewer images; --yes skips this question."
 _ADVICE = (
-    "AUROC: change against the most passes that were measured, over the encoders in docs/results/passes.md. --budget "
-    "10m chooses what fits, --yes does not ask, --store keeps finished images for the next run."
+    "AUROC: change against the most passes measured, over the encoders in docs/results/passes.md. --budget 10m chooses "
+    "what fits into that time, --yes skips this question, --store keeps finished images for the next run."
 )

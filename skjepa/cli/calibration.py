@@ -1,23 +1,23 @@
-"""How many normal images are held out to set the threshold, and which false-positive rate so many can promise."""
+"""Choose how many normal images to hold out for the threshold, and the false-positive rate they can guarantee."""
 
 import math
 from dataclasses import dataclass
 from typing import Any
 
 ALPHA, SHARE, FOLDS = 0.05, 0.2, 5
-"""Defaults: false-positive rate, share held out, and folds where that share is too small for the rate."""
+"""Defaults: false-positive rate, share held out, and number of folds if that share is too small for the rate."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Where a detector takes its threshold from.
+    """Rule by which a detector sets its threshold.
 
     Attributes
     ----------
     parameters : dict
-        Of `JEPAScoreDetector`: contamination, target_fpr, calibration.
+        Parameters of `JEPAScoreDetector`: contamination, target_fpr, calibration.
     note : str
-        What the user should know about it; "" where it is the default.
+        What the user should know about the rule; "" for the default rule.
     """
 
     parameters: dict[str, Any]
@@ -27,29 +27,30 @@ class Calibration:
 def calibration_for(
     n_images: int, *, alpha: float | None, calibration: float | None, contamination: float | None, strict: bool = True
 ) -> Calibration:
-    """Choose the threshold's rule for so many different normal images.
+    """Choose the rule of the threshold for a number of distinct normal images.
 
     Parameters
     ----------
     n_images : int
     alpha, calibration, contamination : float, optional
-        What the user gave. Without `calibration`, a fifth is held out, or with fewer images five folds calibrate, each
-        image by a model that has not learned from it; with still fewer the rate is raised where `alpha` is not given.
+        Options that the user gave. Without `calibration`, a fifth of the images is held out. If that is too few, five
+        folds are used: each image is scored by a model that was not fitted on it. If that is still too few, the rate
+        is raised, unless `alpha` is given.
     strict : bool
-        Whether what the user asked for is refused where it cannot be kept. Else the lowest possible rate is taken:
-        after the expensive pass nothing may fail because some images could not be read.
+        Whether to raise an error if the requested rate is impossible. Otherwise the lowest possible rate is taken, so
+        that a run does not fail after its expensive pass because some images could not be read.
 
     Raises
     ------
     ValueError
-        Too few images for what was given; names the lowest rate and the options.
+        Too few images for the options; the message names the lowest possible rate and the options to change.
     """
     if contamination is not None:
         return Calibration({"contamination": contamination, "target_fpr": None, "calibration": None})
     if n_images < 3:
         raise ValueError(
-            f"{n_images} normal images are too few to hold one out and learn from the rest: give at least 3, or "
-            "flag by --contamination 0.1, which holds none out"
+            f"{n_images} normal images are too few to hold one out and learn from the rest: give at least 3, or use "
+            "--contamination 0.1, which holds none out"
         )
     wanted = ALPHA if alpha is None else alpha
     share = SHARE if calibration is None else calibration
@@ -66,7 +67,7 @@ def calibration_for(
 
 
 def lowest_rate(n_held_out: int) -> float:
-    """Return the lowest false-positive rate that so many held-out images can promise, rounded up to three digits."""
+    """Return the lowest false-positive rate that held-out images can guarantee, rounded up to three digits."""
     return math.ceil(round(1000 / (n_held_out + 1), 6)) / 1000
 
 
@@ -88,16 +89,17 @@ def _rule(rate: float, held_out: float, n_images: int, note: str = "") -> Calibr
 def _folds_in_words(n_images: int, n_folds: int, rate: float) -> str:
     enough = math.floor((_needed(rate) - 1) / SHARE) + 1
     return (
-        f"{n_images} normal images: a fifth of them is too few for --alpha {rate:g}, so {n_folds} folds calibrate, "
-        f"each image by a model that has not learned from it. About {100 * rate:g} % of new normal images are flagged; "
-        f"proven is at most twice that. From {enough} images on one model is fitted. --calibration chooses otherwise"
+        f"{n_images} normal images: a fifth of them is too few for --alpha {rate:g}, so the threshold comes from "
+        f"{n_folds} folds, where each image is scored by a model that was not fitted on it. About {100 * rate:g} % of "
+        f"new normal images are flagged; the proven bound is twice that. With {enough} or more images a single model "
+        f"is fitted. --calibration overrides this choice"
     )
 
 
 def _raised_in_words(n_images: int, wanted: float, lowest: float) -> str:
     return (
-        f"{n_images} normal images can promise a false-positive rate of {lowest:g} at the lowest, which is taken; "
-        f"--alpha {wanted:g} needs {_needed(wanted)} or more. --alpha chooses a higher rate"
+        f"{n_images} normal images allow a false-positive rate of {lowest:g} at the lowest, which is used here; "
+        f"--alpha {wanted:g} needs {_needed(wanted)} or more images. For a higher rate, give --alpha"
     )
 
 
@@ -105,12 +107,12 @@ def _refusal(n_images: int, wanted: float, lowest: float, calibration: float | N
     needed = _needed(wanted)
     if calibration is None:
         return (
-            f"--alpha {wanted:g} needs {needed} normal images that are held out; there are {n_images} in all. Give "
-            f"more, or --alpha {lowest:g} or higher"
+            f"--alpha {wanted:g} needs {needed} held-out normal images; there are {n_images} in all. Give more, or "
+            f"--alpha {lowest:g} or higher"
         )
     held_out = _held_out(n_images, calibration)
     return (
-        f"--alpha {wanted:g} needs {needed} normal images that are held out; --calibration {calibration:g} holds out "
-        f"{held_out} of {n_images}. Give --alpha {lowest:g} or higher, a larger --calibration, or folds, such as "
-        f"--calibration {FOLDS}, which hold out all in turn"
+        f"--alpha {wanted:g} needs {needed} held-out normal images; --calibration {calibration:g} holds out {held_out} "
+        f"of {n_images}. Give --alpha {lowest:g} or higher, a larger --calibration, or folds, such as --calibration "
+        f"{FOLDS}, which hold out every image once"
     )

@@ -1,4 +1,4 @@
-"""Options are checked when they are read, before torch is imported: a typo is answered at once, with its option."""
+"""Check options when they are read, before torch is imported, so that a typing error is reported at once."""
 
 import difflib
 import re
@@ -16,7 +16,7 @@ Callback = Callable[[typer.CallbackParam, Any], Any]
 
 
 def _callback(check: Callable[[str, Any], Any]) -> Callback:
-    """Make a check of (name, value) what Typer calls with a parameter; of a list, each item is checked; None passes."""
+    """Turn a check of (name, value) into a callback for Typer, which checks each item of a list and accepts None."""
 
     def called(param: typer.CallbackParam, value: Any) -> Any:
         name = option_name(param)
@@ -34,7 +34,7 @@ def option_name(param: Any) -> str:
 
 
 def number(*, above: float = float("-inf"), below: float = float("inf"), closed: str = "") -> Callback:
-    """Check a number of an interval, see `check_number`."""
+    """Make a check that a number lies in an interval, see `check_number`."""
 
     def check(name: str, value: float) -> float:
         from skjepa._utils.validation import check_number
@@ -46,7 +46,7 @@ def number(*, above: float = float("-inf"), below: float = float("inf"), closed:
 
 
 def integer(minimum: int) -> Callback:
-    """Check an integer that has a least value."""
+    """Make a check that an integer is at least `minimum`."""
 
     def check(name: str, value: int) -> int:
         if value < minimum:
@@ -57,7 +57,7 @@ def integer(minimum: int) -> Callback:
 
 
 def one_of(choices: Iterable[str]) -> Callback:
-    """Check a word of a list."""
+    """Make a check that a word is one of `choices`."""
     choices = list(choices)
 
     def check(name: str, value: str) -> str:
@@ -86,7 +86,7 @@ def processes(name: str, value: int) -> int:
 
 @_callback
 def held_out(name: str, value: float) -> float:
-    """A share, or a number of folds."""
+    """Check a share between 0 and 1, or a number of folds."""
     if not (0 < value < 1 or (value >= 2 and value == int(value))):
         raise ValueError(f"{name} must be a share between 0 and 1, or a number of folds (2 or more); got {value:g}")
     return int(value) if value >= 2 else value
@@ -106,15 +106,15 @@ def duration(name: str, value: str) -> str:
 
 
 def seconds_of(text: str, name: str = "--budget") -> float:
-    """Seconds of "90s", "10m", "1.5h" or "2d"; a number alone is of seconds. Raises ValueError."""
+    """Return the seconds in "90s", "10m", "1.5h", "2d" or "90", or raise ValueError."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
     if found is None or (found[2] or "s") not in _UNITS or not float(found[1]):
-        raise ValueError(f"{name} is a time such as 90s, 10m or 1.5h; got {text!r}")
+        raise ValueError(f"{name} must be a time such as 90s, 10m or 1.5h; got {text!r}")
     return float(found[1]) * _UNITS[found[2] or "s"]
 
 
 def require_folder(name: str, path: Path) -> Path:
-    """Raise where there is no such folder; a folder of nearly that name is suggested."""
+    """Raise if the folder does not exist, and suggest a folder with a similar name."""
     if path.is_file():
         raise NotADirectoryError(f"{name}: {path} is a file; give a folder")
     if not path.is_dir():
@@ -123,7 +123,7 @@ def require_folder(name: str, path: Path) -> Path:
 
 
 def require_images(name: str, path: Path) -> Path:
-    """Raise where there is no such folder, or no image in it."""
+    """Raise if the folder does not exist or holds no image."""
     from skjepa.data.folders import has_images, image_files
 
     require_folder(name, path)
@@ -159,7 +159,7 @@ def saved_detector(name: str, path: Path) -> Path:
     require_folder(name, path)
     if not (path / OBJECT_FILE).is_file():
         raise FileNotFoundError(
-            f"{name}: {path} is not a saved detector, it holds no {OBJECT_FILE}; `skjepa fit NORMAL_DIR --out "
+            f"{name}: {path} is not a saved detector, because it has no {OBJECT_FILE}; `skjepa fit NORMAL_DIR --out "
             "detector` saves one"
         )
     return path
@@ -167,16 +167,16 @@ def saved_detector(name: str, path: Path) -> Path:
 
 @_callback
 def new_folder(name: str, path: Path) -> Path:
-    """A folder that is made where it is missing."""
+    """Check an output folder, which is created later if it is missing."""
     if path.exists() and not path.is_dir():
-        raise NotADirectoryError(f"{path} is a file: {name} names a folder")
+        raise NotADirectoryError(f"{name}: {path} is a file; give a folder")
     if not path.exists() and not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{name}: no folder {path.parent} to make {path.name} in")
+        raise FileNotFoundError(f"{name}: no folder {path.parent} to create {path.name} in")
     return path
 
 
 def output(suffixes: Iterable[str]) -> Callback:
-    """Check a file to write: its ending, and that its folder is there and can be written to."""
+    """Make a check of an output file: its suffix, and that its folder exists and is writable."""
     suffixes = tuple(suffixes)
 
     def check(name: str, path: Path) -> Path:
@@ -199,7 +199,7 @@ def weights(name: str, path: Path) -> Path:
 
 @_callback
 def encoder(name: str, value: str) -> str:
-    """A name that may be known, or a file or folder that is there; whether it fits is found out when it is loaded."""
+    """Check that an encoder has a known name, or is an existing file or folder; its content is checked on loading."""
     from skjepa.encoders.names import hint, unknown_name
 
     prefix, colon, rest = value.partition(":")
@@ -217,7 +217,7 @@ def encoder(name: str, value: str) -> str:
 
 
 def _meant(path: Path, kind: Callable[[Path], bool]) -> str:
-    """What lies beside a path that is not there, under a name like it."""
+    """Return a hint at an existing path with a similar name, or ""."""
     beside = path.absolute().parent
     if not beside.is_dir():
         return ""

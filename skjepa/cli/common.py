@@ -1,4 +1,4 @@
-"""What several commands share: the options of a run, JSON answers, saved detectors and the summary table."""
+"""Share code between commands: options of a run, JSON output, saved detectors and the summary table."""
 
 import json
 import os
@@ -21,22 +21,22 @@ _kept: list[Callable[[], str]] = []
 
 
 def if_interrupted(said: Callable[[], str]) -> None:
-    """Say so when Ctrl-C stops this command: what is kept, and how to continue; called when it happens."""
+    """Set the function that, after Ctrl-C, tells what this command has kept and how to continue."""
     _kept.append(said)
 
 
 def forget_what_is_kept() -> None:
-    """At the start of a command."""
+    """Forget these functions, at the start of a command."""
     _kept.clear()
 
 
 def kept_so_far() -> str:
-    """What the running command has kept, and how to continue."""
+    """Return what the running command has kept, and how to continue."""
     return _kept[-1]() if _kept else _NOTHING_KEPT
 
 
 def store_if_interrupted(store: Path | None) -> None:
-    """For a command that keeps finished images in a store, or could."""
+    """Prepare the message after Ctrl-C for a command that has the option --store."""
     if store is None:
         if_interrupted(lambda: f"{_NOTHING_KEPT}; with --store FOLDER finished images are kept for the next run")
     else:
@@ -46,7 +46,7 @@ def store_if_interrupted(store: Path | None) -> None:
 def running(
     device: str, memory_budget: float | None, read_threads: int | None, on_error: str, quiet: bool
 ) -> dict[str, Any]:
-    """The options of a run (`--memory-budget` in GiB) as parameters of a detector."""
+    """Return the options of a run (`--memory-budget` in GiB) as parameters of a detector."""
     from skjepa.extraction.batches.options import RunOptions
 
     n_bytes = None if memory_budget is None else int(memory_budget * 2**30)
@@ -54,13 +54,13 @@ def running(
 
 
 def measured(method: str, directions: int | None, layers: str) -> dict[str, Any]:
-    """What a pass measures (--method, --directions, --layers), as parameters of a detector and of `skjepa.extract`."""
+    """Return --method, --directions and --layers as parameters of a detector and of `skjepa.extract`."""
     names: Any = {"auto": "auto", "none": None}.get(layers, [name.strip() for name in layers.split(",")])
     return {"method": method, "n_directions": directions, "layers": names}
 
 
 def print_json(facts: dict[str, Any]) -> None:
-    """The answer of a command with --json: paths as text, null for what is no number."""
+    """Print the result of a command with --json: paths as text, NaN as null."""
     print(json.dumps(_plain(facts), allow_nan=False))
 
 
@@ -71,7 +71,7 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, Path):
         return str(value)
-    if hasattr(value, "item"):  # a number of NumPy's
+    if hasattr(value, "item"):  # a NumPy number
         value = value.item()
     return None if isinstance(value, float) and value != value else value
 
@@ -79,7 +79,7 @@ def _plain(value: Any) -> Any:
 def chosen_encoder(
     encoder: str, image_size: int | None, weights: Path | None, source: "Source", *, quiet: bool = True
 ) -> "Encoder":
-    """Load the encoder of --encoder; "auto" chooses by the size of the images, and says which unless `quiet`."""
+    """Load the encoder of --encoder; "auto" chooses by image size and prints the choice unless `quiet`."""
     from skjepa.encoders.automatic import automatic_encoder_name, describe_automatic_encoder
     from skjepa.encoders.encoder import load_encoder
 
@@ -93,7 +93,7 @@ def chosen_encoder(
 def saved_detector(
     folder: Path, encoder: str, image_size: int | None = None, weights: Path | None = None
 ) -> "JEPAScoreDetector":
-    """The detector of a folder: an encoder with a name was saved by it, one that lies in a file is given again."""
+    """Load a saved detector; an encoder that came from a file or a folder must be given again."""
     from skjepa.detectors.jepa_score import JEPAScoreDetector
     from skjepa.encoders.encoder import load_encoder
 
@@ -103,7 +103,7 @@ def saved_detector(
 
 
 def require_readable(sources: Iterable["Source"], on_error: str) -> None:
-    """With --on-error raise, read every image before any expensive work: the first unreadable one stops the command."""
+    """With --on-error raise, read every image before any expensive work and stop at the first unreadable one."""
     if on_error != "raise":
         return
     for source in sources:
@@ -113,7 +113,7 @@ def require_readable(sources: Iterable["Source"], on_error: str) -> None:
 
 
 def summary_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """Return one row per group of images for a terminal; measures of separation where they are known."""
+    """Return a table with one row per group of images, with measures of separation where they are known."""
     table = Table()
     is_labelled, is_judged = any("normal_images" in row for row in rows), any("auroc" in row for row in rows)
     table.add_column("images", overflow="fold")

@@ -1,4 +1,4 @@
-"""Options of the commands from a TOML file: one section per command, one key per option."""
+"""Read options of the commands from a TOML file: one section per command, one key per option."""
 
 import difflib
 import tomllib
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def read_config(path: Path, commands: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return defaults of each command's options, by the names that its function has for them.
+    """Return the options in the file for each command, keyed by parameter names of its function.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def read_config(path: Path, commands: dict[str, Any]) -> dict[str, dict[str, Any
 
 
 def _names(command: Any) -> dict[str, str]:
-    """Return the function's parameter by each name that a file may use: its options without dashes."""
+    """Map each name that a file may use, an option without dashes, to the parameter of the function."""
     names = {}
     for parameter in command.params:
         options = [option for option in parameter.opts if option.startswith("--")]

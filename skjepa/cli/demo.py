@@ -1,4 +1,4 @@
-"""`skjepa demo`: find what does not belong in images of gravel, on photographs that an installed package carries."""
+"""Command `skjepa demo`: find foreign objects in images of gravel, cut from photographs of scikit-image."""
 
 import json
 import platform
@@ -31,14 +31,14 @@ _RIVALS: dict[str, Any] = {"kNN": KNNDetector(), "Mahalanobis": MahalanobisDetec
 
 
 def run_demo(out: Path, *, seed: int, console: Console) -> list[dict]:
-    """Fit on images of gravel, score others, and write images, table, figures and summary.json below `out`."""
+    """Fit on images of gravel, score others, and write images, table, figures and summary.json into `out`."""
     started = time.perf_counter()
     images = gravel_images(seed)
     folders = _write_images(images, out / "images")
     fit, *others = images
     console.print(
         f"Fit on {len(images[fit].images)} images of gravel; score {sum(len(images[name].images) for name in others)} "
-        "others. In some of them lies a coin, a piece of brick or a tuft of grass.",
+        "others, some of them with a coin, a piece of brick or a tuft of grass.",
         highlight=False,
     )
     detector = JEPAScoreDetector(target_fpr=_ALPHA, calibration=5, local=True, random_state=seed, verbose=1)
@@ -65,7 +65,7 @@ def run_demo(out: Path, *, seed: int, console: Console) -> list[dict]:
 
 
 def _write_images(images: Mapping[str, GravelImages], folder: Path) -> dict[str, Path]:
-    """One folder of PNG files per kind, as a user has them."""
+    """Write one folder of PNG files per kind, as a user would have them."""
     for name, kind in images.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
         for i, image in enumerate(kind.images):
@@ -91,13 +91,13 @@ def _rows(
 
 
 def _share_located(detector: JEPAScoreDetector, kind: GravelImages) -> float:
-    """Share of images whose oddest pixel lies on the object."""
+    """Return the share of images whose most anomalous pixel lies on the object."""
     maps = detector.anomaly_map(kind.images)
     return float(np.mean([mask.flat[np.nanargmax(found)] for mask, found in zip(kind.masks, maps, strict=True)]))
 
 
 def _figure(detector: JEPAScoreDetector, images: Mapping[str, GravelImages]) -> Any:
-    """The first images of each kind, not the best."""
+    """Draw the first images of each kind, without choosing the best."""
     shown = [(name, image) for name, n in _SHOWN.items() for image in images[name].images[:n]]
     pictures = np.stack([image for _, image in shown])
     maps = [found for found in detector.picture_maps(pictures) if found is not None]

@@ -1,4 +1,4 @@
-"""`skjepa encoders`: the encoders known to work, and what they cost."""
+"""Command `skjepa encoders`: list the encoders known to work, with the seconds that a score takes."""
 
 import time
 from typing import Annotated
@@ -65,7 +65,7 @@ def _two_digits(value: float) -> str:
 
 
 def _matrix_rate() -> float:
-    """Operations a second of a float32 matrix product, the best of five."""
+    """Return the operations per second of a float32 matrix product, the best of five runs."""
     import torch
 
     n = 1024

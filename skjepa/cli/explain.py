@@ -1,4 +1,4 @@
-"""`skjepa explain`: why certain images score as they do, in words."""
+"""Command `skjepa explain`: explain in words why images score as they do."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,7 +26,7 @@ def explain(
         Path | None,
         typer.Option(
             metavar="NORMAL_DIR",
-            help="Normal images to compare the looks with (default: what the detector keeps of those of its fit).",
+            help="Normal images for words on how an image looks (default: statistics saved with the detector).",
             callback=checks.image_folder,
         ),
     ] = None,
@@ -37,10 +37,10 @@ def explain(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> int:
-    """Tell in words why images score as they do, such as "blurrier or smoother than any normal image".
+    """Explain in words why images score as they do, such as "blurrier or smoother than any normal image".
 
-    Words on sharpness, brightness, contrast, colour and size compare the image with the normal ones and hold whatever
-    the encoder makes of it. Words on layers name the terms of the score that are unusual (p-value at most 0.05).
+    Words on sharpness, brightness, contrast, colour and size compare the pixels with the normal images, without the
+    encoder. Words on layers name the terms of the score that are unusual (p-value at most 0.05).
 
     Example: skjepa explain incoming/04.png incoming/11.png --detector detector --verbose
     """
@@ -57,8 +57,8 @@ def explain(
         appearance = learn_appearance(sampled(folder_source(normal)))
     elif appearance is None:
         _stderr.print(
-            "note: this detector does not know how normal images look (it was saved in Python or by an earlier "
-            "version); --normal NORMAL_DIR reads it from images",
+            "note: this detector has no statistics of how normal images look (it was saved from Python or by an "
+            "earlier version); give --normal NORMAL_DIR to compute them",
             soft_wrap=True,
         )
     source = as_source([str(file) for file in files])
@@ -72,7 +72,7 @@ def explain(
 
 
 def _files(images: list[Path]) -> list[Path]:
-    """The images named and those in folders named; raises where there is no such file."""
+    """Return the given files and the images in the given folders; raise if a file does not exist."""
     from skjepa.data.folders import image_files
 
     files: list[Path] = []
@@ -86,7 +86,7 @@ def _explained(detector: Any, source: "Source", appearance: "NormalAppearance | 
     from skjepa.reporting.scored_groups import score_group
 
     group = score_group(detector, "", source)
-    assert group.explained is not None  # score_group explains
+    assert group.explained is not None  # score_group has explained it
     told: list[dict[str, Any]] = []
     for i, name in enumerate(source.ids.tolist()):
         row = group.row_of_explained(i)

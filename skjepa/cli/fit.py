@@ -1,4 +1,4 @@
-"""`skjepa fit`: a detector of a folder of normal images, saved."""
+"""Command `skjepa fit`: fit a detector on a folder of normal images and save it."""
 
 import time
 from pathlib import Path
@@ -132,7 +132,7 @@ def fit(
 
 
 def _check_out(out: Path) -> None:
-    """Refuse a folder that is something else before hours of work, not after."""
+    """Raise before the expensive work if --out exists and is not a saved detector."""
     from skjepa.persistence.folder import OBJECT_FILE
 
     if out.exists() and not (out / OBJECT_FILE).is_file():

@@ -1,4 +1,4 @@
-"""`skjepa inspect`: what is in a folder of images, and which of them look unlike the rest; no encoder is needed."""
+"""Command `skjepa inspect`: list the problems of a folder of images, without an encoder."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ _THREADS = 8
 
 @dataclass
 class _Seen:
-    """What is kept of an image that was read; of one that could not be, the error."""
+    """Name, size and statistics of an image, or the error if it could not be read."""
 
     name: str
     error: str = ""
@@ -57,8 +57,8 @@ def inspect(
 ) -> int:
     """Look through a folder of images: unreadable files, sizes, near-duplicates, and images unlike the rest.
 
-    Compares sharpness, brightness, contrast, colour and size. It takes milliseconds per image and no encoder; what an
-    image shows is judged by `skjepa score`.
+    Compares sharpness, brightness, contrast, colour and size. It takes milliseconds per image and needs no encoder. Use
+    `skjepa score` to compare what the images show.
 
     Example: skjepa inspect incoming/ --normal normal/
     """
@@ -107,7 +107,7 @@ def _look_through(folder: Path, normal: Path | None, *, quiet: bool) -> list[_Se
 
 
 def _readable(files: Sequence[Path]) -> Iterator[Any]:
-    """Images of some files, at most as many as are compared with."""
+    """Yield readable images of the files, at most as many as the comparison uses."""
     import numpy as np
 
     from skjepa.data.images import read_image
@@ -149,12 +149,12 @@ def _print(
     for one in unreadable[:5]:
         _stdout.print(f"unreadable: {escape(one.error)}", highlight=False, soft_wrap=True)
     if len(unreadable) > 5:
-        _stdout.print(f"... and {len(unreadable) - 5} more that cannot be read", highlight=False)
+        _stdout.print(f"... and {len(unreadable) - 5} more unreadable images", highlight=False)
     if twins:
         example = ", ".join(twins[0][:3]) + (" ..." if len(twins[0]) > 3 else "")
         again = sum(len(group) - 1 for group in twins)
         _stdout.print(
-            f"{again} of the images show nearly the same as another one, for example {escape(example)}",
+            f"{again} of the images are near-duplicates of another, for example {escape(example)}",
             highlight=False,
             soft_wrap=True,
         )

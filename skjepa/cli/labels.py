@@ -1,4 +1,4 @@
-"""`--labels`: which of the scored images are normal, so that a run is judged and not only described."""
+"""Read `--labels`, which tell what images are normal, and measure how well a run separates them."""
 
 import csv
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ _NORMAL = {"0", "0.0", "normal", "good", "ok", "inlier", "false"}
 _ANOMALOUS = {"1", "1.0", "anomalous", "anomaly", "abnormal", "bad", "defect", "odd", "outlier", "true"}
 
 Labels = dict[str, list[bool | None]]
-"""Of each group, whether each image is anomalous; None where that is not known."""
+"""For each group, whether each image is anomalous; None for an image without a label."""
 
 
 def check_labels(labels: str | None, folders: Sequence[Path]) -> None:
-    """Raise where labels are neither a table with the columns id and label nor a sub-folder of what is scored."""
+    """Raise if labels are neither a table with the columns id and label nor a sub-folder of the scored folders."""
     if labels is None:
         return
     path = Path(labels)
@@ -36,19 +36,19 @@ def check_labels(labels: str | None, folders: Sequence[Path]) -> None:
 
 
 def read_labels(labels: str, sources: dict[str, "Source"]) -> Labels:
-    """Read labels of all images that are scored.
+    """Read the labels of all scored images.
 
     Parameters
     ----------
     labels : str
-        A table, whose ids are those of the table of scores; or the name of a sub-folder, whose images are normal, and
-        all others anomalous.
+        A table with the same ids as the table of scores; or the name of a sub-folder, whose images are normal while
+        all others are anomalous.
     sources : dict of name -> Source
 
     Raises
     ------
     ValueError
-        Labels of another kind, or of none of the images.
+        A label has another value, or no image has a label.
     """
     path = Path(labels)
     if path.suffix.lower() not in TABLE_SUFFIXES:
@@ -67,7 +67,7 @@ def read_labels(labels: str, sources: dict[str, "Source"]) -> Labels:
 
 
 def judged(groups: Sequence["ScoredGroup"], rows: Sequence[dict[str, Any]], labels: Labels) -> None:
-    """Add to each group's row how well its anomalous images are told from all normal ones, and how many are flagged."""
+    """Add to each group's row how well anomalous images are separated from normal ones, and how many are flagged."""
     import numpy as np
 
     from skjepa.evaluation.metrics import detection_metrics

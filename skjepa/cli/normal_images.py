@@ -1,4 +1,4 @@
-"""What `skjepa fit` and `skjepa score` do with the normal images: measure them, and fit a detector on them."""
+"""Measure normal images and fit a detector on them, for `skjepa fit` and `skjepa score`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,20 +20,22 @@ _stderr = Console(stderr=True)
 
 @dataclass(frozen=True)
 class Threshold:
-    """The options --alpha, --calibration and --contamination, None where not given."""
+    """Options --alpha, --calibration and --contamination; None if not given."""
 
     alpha: float | None
     calibration: float | None
     contamination: float | None
 
     def check(self) -> None:
-        """Raise where they exclude each other."""
+        """Raise if the options exclude each other."""
         if self.contamination is not None and not self.alpha == self.calibration is None:
             given = "--alpha" if self.alpha is not None else "--calibration"
-            raise ValueError(f"--contamination flags without held-out images: give it or {given}, and not both")
+            raise ValueError(
+                f"--contamination sets the threshold without held-out images: give it or {given}, and not both"
+            )
 
     def of(self, n_images: int, *, strict: bool = True) -> Calibration:
-        """The rule for so many different normal images, see `calibration_for`."""
+        """Return the rule of the threshold for a number of distinct normal images, see `calibration_for`."""
         return calibration_for(
             n_images,
             alpha=self.alpha,
@@ -43,10 +45,10 @@ class Threshold:
         )
 
     def check_subspace(self, method: str, rule: Calibration) -> None:
-        """Raise where every fold would learn directions of its own: then there is no one pass over the images."""
+        """Raise if the method is subspace and folds are used, since each fold would need its own pass."""
         if method == "subspace" and isinstance(rule.parameters["calibration"], int):
             raise ValueError(
-                "--method subspace does not go with folds: give more normal images, --calibration as a share such as "
+                "--method subspace does not work with folds: give more normal images, --calibration as a share such as "
                 "0.5 with a higher --alpha, or --method sketch"
             )
 
@@ -62,20 +64,20 @@ def n_images(folder: Path, limit: int | None) -> int:
 def check_what_is_measured(
     formula: str, method: str, layers: str, directions: int | None, *, local: bool = False
 ) -> None:
-    """Raise where --formula, --method, --layers, --directions and --local do not go together."""
+    """Raise if --formula, --method, --layers, --directions and --local do not work together."""
     if formula != "joint" and method == "forward":
         raise ValueError(
             f"--formula {formula} needs backward passes, and --method forward makes none: give --method exact or "
             "sketch, or --formula joint"
         )
     if local and (formula != "joint" or layers == "none"):
-        raise ValueError("--local reads hidden layers: it goes with --formula joint and not with --layers none")
+        raise ValueError("--local reads hidden layers: give --formula joint, and not --layers none")
     if directions is not None and method in ("auto", "forward", "exact"):
-        raise ValueError(f"--directions goes with --method sketch or subspace; --method is {method}")
+        raise ValueError(f"--directions needs --method sketch or subspace; got --method {method}")
 
 
 def unfitted(encoder: "Encoder", rule: Calibration, **settings: Any) -> "JEPAScoreDetector":
-    """A detector with the options of a command, before its fit."""
+    """Return an unfitted detector with the options of a command."""
     from skjepa.detectors.jepa_score import JEPAScoreDetector
 
     return JEPAScoreDetector(encoder, **rule.parameters, **settings)
@@ -92,7 +94,7 @@ def fitted(
 ) -> "Extraction":
     """Measure the normal images, fit the detector on those that can be read, and return the measurements.
 
-    The rule of the threshold is chosen again for the images that were read and are no copies of others.
+    The rule of the threshold is chosen again for the number of distinct images that could be read.
     """
     import numpy as np
 
@@ -114,18 +116,18 @@ def fitted(
 
 
 def rule_of(detector: "JEPAScoreDetector") -> str:
-    """The rule by which a detector flags, in short."""
+    """Return the rule by which a detector flags, in short."""
     if detector.calibration_scores_ is not None and detector.target_fpr is not None:
         return f"conformal p <= {detector.target_fpr:g}"
     return f"contamination {detector.contamination:g}"
 
 
 def rule_in_words(detector: "JEPAScoreDetector") -> str:
-    """The rule by which a detector flags, and what it promises."""
+    """Return the rule by which a detector flags, with its guarantee, as a sentence."""
     if detector.calibration_scores_ is None or detector.target_fpr is None:
         return (
-            f"images are flagged that score below {100 * detector.contamination:g} % of the normal images; this makes "
-            "no guarantee about new images"
+            f"an image is flagged if it scores below all but {100 * detector.contamination:g} % of the normal images; "
+            "this is no guarantee about new images"
         )
     share = f"{100 * detector.target_fpr:g} %"
     promise = f"about {share}" if detector.is_cross_calibrated else f"on average at most {share}"

@@ -1,4 +1,4 @@
-"""Options that several commands share, each declared once, with its check."""
+"""Declare the options that several commands share, each with its check."""
 
 from pathlib import Path
 from typing import Annotated
@@ -33,15 +33,15 @@ Weights = Annotated[
 Alpha = Annotated[
     float | None,
     typer.Option(
-        help="Highest share of new normal images to flag, on average, by held-out normal images (default: 0.05).",
+        help="Highest share of new normal images to flag, on average, set by held-out normal images (default: 0.05).",
         callback=checks.number(above=0.0, below=1.0),
     ),
 ]
 HeldOut = Annotated[
     float | None,
     typer.Option(
-        help="Normal images held out for --alpha: a share, or a number of folds (default: 0.2, or 5 folds where that "
-        "leaves too few).",
+        help="Normal images held out for --alpha: a share, or a number of folds (default: 0.2, or 5 folds if that is "
+        "too few images).",
         callback=checks.held_out,
     ),
 ]
@@ -61,7 +61,9 @@ Formula = Annotated[
 ]
 Views = Annotated[
     int,
-    typer.Option(help="Random views per image that are averaged; 1 is the image itself.", callback=checks.integer(1)),
+    typer.Option(
+        help="Number of random views per image to average; 1 uses the image itself.", callback=checks.integer(1)
+    ),
 ]
 Method = Annotated[
     str,
@@ -96,7 +98,7 @@ Layers = Annotated[
 ]
 Local = Annotated[
     bool,
-    typer.Option("--local", help="Also learn what is normal at each position of an image: finds small defects."),
+    typer.Option("--local", help="Also learn what is normal at each position of an image, to find small defects."),
 ]
 Limit = Annotated[
     int | None,

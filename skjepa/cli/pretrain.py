@@ -1,4 +1,4 @@
-"""`skjepa pretrain`: a small encoder trained on your own images."""
+"""Command `skjepa pretrain`: train a small encoder on your own images."""
 
 import time
 from pathlib import Path
@@ -118,10 +118,10 @@ def pretrain(
 
 
 def _kept(out: Path) -> str:
-    """What an interrupted run has kept."""
+    """Return what an interrupted run has kept, and how to continue."""
     from skjepa.pretraining.images import checkpoint_of
 
     checkpoint = checkpoint_of(out)
     if not checkpoint.exists():
-        return "nothing was written, no epoch had finished"
+        return "nothing was written, because no epoch had finished"
     return f"finished epochs are kept in {checkpoint}; the same command with --resume continues"

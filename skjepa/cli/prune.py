@@ -1,4 +1,4 @@
-"""`skjepa prune`: which images of a folder to keep."""
+"""Command `skjepa prune`: list the images of a folder that are worth keeping."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -59,7 +59,7 @@ def prune(
     alpha: Annotated[
         float | None,
         typer.Option(
-            help="Instead of --keep: drop what is unlike --normal, and at most this share of what is like it.",
+            help="Instead of --keep: drop images unlike --normal, and on average at most this share of normal images.",
             callback=checks.number(above=0.0, below=1.0),
         ),
     ] = None,
@@ -92,13 +92,16 @@ def prune(
     folds: Annotated[
         int,
         typer.Option(
-            help="Models among which FOLDER is divided: each scores images that it has not learned from.",
+            help="Number of models: each scores a part of FOLDER that it was not fitted on.",
             callback=checks.integer(2),
         ),
     ] = 5,
     rounds: Annotated[
         int,
-        typer.Option(help="Above 1: learn again from what the previous round keeps.", callback=checks.integer(1)),
+        typer.Option(
+            help="Number of rounds: each is fitted on the images that the previous round keeps.",
+            callback=checks.integer(1),
+        ),
     ] = 1,
     calibration: Annotated[
         float,
@@ -143,7 +146,7 @@ def prune(
     if of_table and normal is not None:
         raise ValueError(f"--normal has no effect on {source}, a table of scores")
     if alpha is not None and normal is None and not of_table:
-        raise ValueError("--alpha needs clean images to calibrate on: give --normal, or --keep in its place")
+        raise ValueError("--alpha needs clean images to calibrate on: give --normal, or --keep instead of --alpha")
     if of_table:
         checks.require_table("TABLE", source)
     else:
@@ -202,7 +205,7 @@ def prune(
 
 
 def _of_table(path: Path, **rule: Any) -> "Pruned":
-    """What to keep by a table that `skjepa prune` or `skjepa score` wrote."""
+    """Choose what to keep from a table that `skjepa prune` or `skjepa score` wrote."""
     import numpy as np
 
     from skjepa.curation.rules import prune_scores
@@ -234,7 +237,7 @@ def _write_list(pruned: "Pruned", out: Path) -> None:
         return
     names = pruned.kept_ids
     if broken := [name for name in names if "\n" in name]:
-        raise ValueError(f"the name {broken[0]!r} does not fit on one line: write the list as .csv or .parquet")
+        raise ValueError(f"the name {broken[0]!r} contains a line break: write the list as .csv or .parquet")
     with written_whole(out) as partial:
         partial.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
 
@@ -246,14 +249,14 @@ def _report(pruned: "Pruned") -> None:
     table.add_column("class", overflow="fold")
     for heading in columns:
         table.add_column(heading, justify="right")
-    # Of many classes those that lose most are shown.
+    # If there are many classes, those that lose the largest share are shown.
     ranked = sorted(counts, key=lambda name: counts[name]["kept"] / counts[name]["images"])
     shown = set(ranked[:_SHOWN])
     for name, row in counts.items() if len(counts) > 1 else ():
         if name in shown:
             table.add_row(escape(name), *(str(row[column]) for column in columns))
     if len(counts) > len(shown):
-        table.add_row(f"... and {len(counts) - len(shown)} classes that keep more")
+        table.add_row(f"... and {len(counts) - len(shown)} classes that keep a larger share")
     table.add_row("all", *(str(sum(row[column] for row in counts.values())) for column in columns))
     _stdout.print(table)
     if pruned.copy_of:

@@ -1,4 +1,4 @@
-"""`skjepa report`: an HTML page made from a table of scores."""
+"""Command `skjepa report`: make an HTML page from a table of scores."""
 
 from pathlib import Path
 from typing import Annotated
@@ -40,7 +40,7 @@ def report(
         Path | None,
         typer.Option(
             metavar="NORMAL_DIR",
-            help="Folder of the normal images, if they were moved: nearest ones are shown.",
+            help="Folder of the normal images, if they were moved; the page shows the nearest ones.",
             callback=checks.image_folder,
         ),
     ] = None,
@@ -53,7 +53,7 @@ def report(
     no_duplicates: Annotated[
         bool,
         typer.Option(
-            "--no-duplicates", help="Do not look for near-duplicates: only the images that are shown are read."
+            "--no-duplicates", help="Do not search for near-duplicates, so that only the images on the page are read."
         ),
     ] = False,
     as_json: AsJson = False,

@@ -1,4 +1,4 @@
-"""`skjepa score`: which images of some folders are unlike normal ones."""
+"""Command `skjepa score`: find the images in folders that are unlike normal ones."""
 
 import time
 import warnings
@@ -91,8 +91,8 @@ def score(
         str | None,
         typer.Option(
             metavar="TABLE|NAME",
-            help="Which images are normal, to measure how well the others are told from them: a .csv or .parquet with "
-            "the columns id and label (0 normal, 1 anomalous), or the name of the sub-folders of normal images, such "
+            help="Which images are normal, to measure how well the others are separated: a .csv or .parquet with the "
+            "columns id and label (0 normal, 1 anomalous), or the name of the sub-folders of normal images, such "
             "as good.",
         ),
     ] = None,
@@ -106,7 +106,7 @@ def score(
     maps: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for pictures of where each flagged image is odd, with spots.json.", callback=checks.new_folder
+            help="Folder for maps of where each flagged image is odd, with spots.json.", callback=checks.new_folder
         ),
     ] = None,
     encoder: EncoderName = "auto",
@@ -139,8 +139,8 @@ def score(
 ) -> int:
     """Find the images that are unlike normal ones: fit on a folder, score other folders, write a table and a picture.
 
-    Prints the most atypical images with p-value and reason. AUROC and its like are printed where it is known what is
-    normal: with --labels, or of several folders against the held-out normal images.
+    Prints the most atypical images with p-value and reason. AUROC, AUPR and FPR@95 are printed with --labels, or for
+    several folders compared with the held-out normal images.
 
     Example: skjepa score --normal normal/ incoming/ --out scores.csv
     Example: skjepa score --detector detector incoming/ --store store
@@ -177,7 +177,7 @@ def score(
     normal_pass = None
     with workers(n_jobs, dask):
         if normal is None:
-            assert saved is not None  # one of the two is given
+            assert saved is not None  # the check above ensures that one of the two is given
             detector = saved_detector(saved, encoder, image_size, weights).set_params(**run)
             require_readable(sources.values(), on_error)
             settle_fitted(detector, list(sources.values()), budget=budget, yes=yes, quiet=quiet)
@@ -215,7 +215,7 @@ def score(
         facts |= {"atypical": oddest, "next": follow}
         print_json(facts if maps is None else {**facts, "maps": maps, "mapped": len(mapped)})
     else:
-        # Beside the table and not inside, where they would be as narrow as it is.
+        # Printed outside the table, which would limit the width of the lines.
         _stdout.print(f"Encoder {escape(shown)}, fitted on {detector.n_samples_fit_} normal images", highlight=False)
         caption = f"{rule_in_words(detector)}.{_metrics_in_words(rows, known is not None)}"
         _stdout.print(summary_table(rows))
@@ -248,7 +248,9 @@ def _print_what_to_do_next(
     unreadable = sum(len(group.errors) for group in groups)
     if unreadable:
         first = next(iter(next(group.errors for group in groups if group.errors).values()))
-        lines.insert(1, f"{unreadable} of the images could not be read, the column error says why: {first}")
+        lines.insert(
+            1, f"{unreadable} of the images could not be read; reasons are in the column error, for example: {first}"
+        )
     _stdout.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
 
 

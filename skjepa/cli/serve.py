@@ -1,4 +1,4 @@
-"""`skjepa serve`: a saved detector behind HTTP."""
+"""Command `skjepa serve`: serve a saved detector over HTTP."""
 
 import importlib.util
 from pathlib import Path
@@ -19,10 +19,10 @@ def serve(
         typer.Argument(metavar="DETECTOR", help="Detector that `skjepa fit` saved.", callback=checks.saved_detector),
     ],
     host: Annotated[
-        str, typer.Option(help="Address to listen at; 0.0.0.0 for all addresses of this machine.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0 for all addresses of this machine.")
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(help="Port to listen at; 0 takes a free one.", callback=checks.integer(0))
+        int, typer.Option(help="Port to listen on; 0 takes a free port.", callback=checks.integer(0))
     ] = 8000,
     encoder: EncoderName = "auto",
     image_size: ImageSize = None,
@@ -33,18 +33,22 @@ def serve(
         int, typer.Option(help="Largest image, in millions of pixels.", callback=checks.integer(1))
     ] = 50,
     max_samples: Annotated[
-        int, typer.Option(help="Most images or rows in one request.", callback=checks.integer(1))
+        int, typer.Option(help="Largest number of images or rows in one request.", callback=checks.integer(1))
     ] = 64,
     max_waiting: Annotated[
         int,
         typer.Option(
-            help="Most images or rows that wait; further requests get status 503.", callback=checks.integer(1)
+            help="Largest number of images or rows that wait; further requests get status 503.",
+            callback=checks.integer(1),
         ),
     ] = 256,
     batch: Annotated[
         int,
         typer.Option(
-            "--batch-size", "--batch", help="Images or rows that are scored together.", callback=checks.integer(1)
+            "--batch-size",
+            "--batch",
+            help="Largest number of images or rows that are scored together.",
+            callback=checks.integer(1),
         ),
     ] = 32,
     timeout: Annotated[
@@ -60,13 +64,14 @@ def serve(
     workers: Annotated[
         int,
         typer.Option(
-            help="Processes, each with its own detector; one that dies is replaced.", callback=checks.integer(1)
+            help="Number of processes, each with its own detector; a process that dies is replaced.",
+            callback=checks.integer(1),
         ),
     ] = 1,
 ) -> None:
     """Answer HTTP requests (POST /score) with score, p-value, label and reason.
 
-    On Ctrl-C or SIGTERM it finishes the requests that it has and stops.
+    Ctrl-C or SIGTERM stops it after the requests in progress.
 
     Example: skjepa serve detector/ --port 8000 & curl -F images=@picture.png localhost:8000/score
     """
@@ -94,7 +99,7 @@ def serve(
         return
     if encoder != "bundled" or weights is not None:
         raise ValueError(
-            "--workers loads the detector in each process from its folder alone, and takes no --encoder or --weights: "
-            "serve with one process, or start several behind a proxy"
+            "--workers cannot be combined with --encoder or --weights, since each process loads the detector from its "
+            "folder alone: serve with one process, or start several behind a proxy"
         )
     serve_by_processes(detector, workers, host=host, port=port, limits=limits, device=device, drift_level=drift_level)

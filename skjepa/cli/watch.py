@@ -1,4 +1,4 @@
-"""`skjepa watch`: new files of a folder are scored one by one and watched for drift, until a signal comes."""
+"""Command `skjepa watch`: score new files of a folder and watch them for drift until a signal stops it."""
 
 import signal
 import threading
@@ -55,14 +55,14 @@ def watch(
         Path | None,
         typer.Option(
             metavar="NORMAL_DIR",
-            help="Normal images the detector was not fitted on: the stream is compared with them.",
+            help="Normal images that the detector was not fitted on, to compare the stream with.",
             callback=checks.image_folder,
         ),
     ] = None,
     patience: Annotated[
         float,
         typer.Option(
-            help="An unreadable file becomes a row when it has not changed for this many seconds.",
+            help="Seconds without change after which an unreadable file is reported as a row.",
             callback=checks.number(above=0.0, closed="<"),
         ),
     ] = 10.0,
@@ -77,7 +77,7 @@ def watch(
 ) -> int:
     """Score each new file of a folder once, append its row to a table, and report when the images drift.
 
-    Started again, it continues where it stopped. Ctrl-C and SIGTERM end it after the images that are being scored.
+    The same command continues where it stopped. Ctrl-C and SIGTERM end it after the images that are being scored.
 
     Example: skjepa watch incoming/ --detector detector --out watched.csv
     """
@@ -115,7 +115,7 @@ def watch(
 
 @contextmanager
 def stopped_by_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; a second SIGINT interrupts at once, and loses no row that was written."""
+    """Yield an event that SIGINT and SIGTERM set; a second SIGINT interrupts at once and loses no written row."""
     stop = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 

@@ -1,4 +1,4 @@
-"""Errors of the Python functions in the words of the command line: options in the place of parameters."""
+"""Reword error messages of Python functions for the command line: options instead of parameters."""
 
 import inspect
 import re
@@ -19,14 +19,14 @@ _OPTIONS = {
     "per_class": "--per-class",
     "drop_copies": "--drop-copies",
 }
-"""Names that are no words of English: they are replaced wherever they stand."""
+"""Parameter names that are not English words: they are replaced everywhere in a message."""
 _WORDS = (
     *("contamination", "calibration", "formula", "method", "layers", "local", "views", "device", "encoder", "weights"),
     *("folds", "rounds", "keep", "objective", "network", "epochs", "gallery", "passes", "seed"),
 )
-"""Names that are words as well: they are replaced where a value follows, as in ``method='exact'``."""
+"""Parameter names that are English words: they are replaced only before a value, as in ``method='exact'``."""
 
-_PYTHON_ALONE = re.compile(r", or give fit groups=[^;.]*")  # advice that no option follows
+_PYTHON_ALONE = re.compile(r", or give fit groups=[^;.]*")  # advice for which there is no option
 _LOADED = re.compile(r"load_encoder\('([^']*)'(?:, weights=(\w+))?\)")
 _GIVEN = re.compile(rf"\b({'|'.join([*_OPTIONS, *_WORDS])})=(None|True|'[^']*'|\w[\w.:/-]*\w|\w)")
 _NAMED = re.compile(rf"(?<![-\w])({'|'.join(_OPTIONS)})(?!\w)")
@@ -56,5 +56,5 @@ def _option(name: str, value: str) -> str:
 
 
 def unwrapped(text: str) -> str:
-    """Return a docstring with one line per paragraph, and per example: the terminal has a width of its own."""
+    """Return a docstring with one line per paragraph and per example, for a terminal of any width."""
     return re.sub(r"(?<!\n)\n(?!\n|Example:)", " ", inspect.cleandoc(text))

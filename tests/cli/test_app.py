@@ -121,7 +121,7 @@ def test_store_resumes(folders):
         (["--fit", "{}/normal", "{}/foreign", "--formula", "best"], "--formula must be one of"),
         (
             ["--fit", "{}/normal", "{}/foreign", "--alpha", "0.01"],
-            "--alpha 0.01 needs 99 normal images that are held out; there are 30 in all",
+            "--alpha 0.01 needs 99 held-out normal images; there are 30 in all",
         ),
         (["--fit", "{}/normal", "{}/foreign", "{}/foreign"], "given twice"),
         (["--fit", "{}/normal", "{}/foreign", "--out", "{}/foreign/0.csv"], "would lie among the images"),

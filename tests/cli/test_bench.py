@@ -46,13 +46,13 @@ def test_both_ways_to_name_folders(folders, capsys):
     assert run(*arguments, "--ood", folders / "noise", folders / "smooth") == 0
     shown = capsys.readouterr()
     assert "| AUROC | noise | smooth |" in shown.out
-    assert "found twice: smooth/00.png is " in shown.err
+    assert "repeated: smooth/00.png is the same as " in shown.err
     found = json.loads((out / "results.json").read_text())
     assert found["samples"] == {"fit": 30, "calibration": 12, "test": 18, "noise": 6, "smooth": 2}
     assert {path.name for path in out.iterdir()} >= {"scores.parquet", "table.md", "roc.png", "gallery.png"}
     assert run(*arguments, "--ood", folders / "noise", "--ood", folders / "smooth", "--drop-repeats") == 0
     assert json.loads((out / "results.json").read_text())["samples"]["smooth"] == 1
-    assert "1 images found twice, left out" in capsys.readouterr().err
+    assert "1 repeated images, left out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_both_ways_to_name_folders(folders, capsys):
             "--passes takes 'auto', 'none' or numbers such as '0, 4, 16'; got 'few'",
         ),
         (["--ood", "noise", "--passes", "65"], "passes holds 65, and the encoder has 64 outputs"),
-        (["--ood", "noise", "--out", "normal/00.png"], "is a file: --out names a folder"),
+        (["--ood", "noise", "--out", "normal/00.png"], "--out: normal/00.png is a file; give a folder"),
     ],
 )
 def test_bad_input_is_one_sentence(folders, monkeypatch, capsys, arguments, message):

@@ -68,7 +68,7 @@ def test_times(text, seconds):
 
 @pytest.mark.parametrize("text", ["", "soon", "-3m", "0s", "10 weeks"])
 def test_what_is_no_time(text):
-    with pytest.raises(ValueError, match="--budget is a time such as 90s"):
+    with pytest.raises(ValueError, match="--budget must be a time such as 90s"):
         bill.seconds_of(text)
 
 

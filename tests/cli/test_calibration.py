@@ -1,4 +1,4 @@
-"""Which false-positive rate so many normal images can promise, and how they are held out."""
+"""Which false-positive rate a number of normal images can guarantee, and how they are held out."""
 
 import numpy as np
 import pytest
@@ -30,8 +30,8 @@ def test_the_rate_can_be_kept(n):
 
 def test_the_note_names_rate_and_option():
     assert "--alpha 0.05" in calibration_for(30, **NOTHING).note
-    assert "proven is at most twice that" in calibration_for(30, **NOTHING).note
-    assert "can promise a false-positive rate of 0.091 at the lowest" in calibration_for(10, **NOTHING).note
+    assert "the proven bound is twice that" in calibration_for(30, **NOTHING).note
+    assert "allow a false-positive rate of 0.091 at the lowest" in calibration_for(10, **NOTHING).note
 
 
 def test_what_was_asked_for_is_refused_before_the_pass_and_lowered_after_it():

@@ -117,6 +117,6 @@ def test_bad_input_is_one_sentence(folder, capsys, arguments, message):
 def test_a_name_of_two_lines_is_refused_in_a_text_list(folder, capsys):
     (folder / "0" / "00.png").rename(folder / "0" / "a\nb.png")
     assert run("prune", folder, "--keep", 0.99, "-q") == 2
-    assert "does not fit on one line" in capsys.readouterr().err
+    assert "contains a line break" in capsys.readouterr().err
     assert run("prune", folder, "--keep", 0.99, "--out", "kept.csv", "-q") == 0
     assert not (folder.parent / "kept.txt").exists()

@@ -42,7 +42,7 @@ def test_thirty_normal_images_are_calibrated_by_folds(home, capsys):
     assert run("score", "--normal", "normal", "new", "--method", "forward", "--no-picture", "-q") == 3
     shown = capsys.readouterr()
     err, out = " ".join(shown.err.split()), " ".join(shown.out.split())
-    assert "30 normal images: a fifth of them is too few for --alpha 0.05, so 5 folds calibrate" in err
+    assert "30 normal images: a fifth of them is too few for --alpha 0.05, so the threshold comes from 5 folds" in err
     assert "about 5 % of new normal images" in out
     assert "darker than any normal image" in out
     assert "AUROC" not in out
@@ -131,7 +131,7 @@ def test_inspect_needs_no_encoder(home, capsys):
     assert run("inspect", "new", "--normal", "normal", "-q") == 3
     shown = " ".join(capsys.readouterr().out.split())
     assert "new: 12 images, each 32 x 32 pixels" in shown
-    assert "1 of the images show nearly the same as another one" in shown
+    assert "1 of the images are near-duplicates of another" in shown
     assert "darker than any normal image" in shown
     assert "Next: skjepa score --normal normal new" in shown
     assert run("inspect", "new", "--json", "-q") == 3

@@ -114,7 +114,7 @@ def test_store_resumes(folders):
     [
         (["--fit", "{}/nowhere", "{}/foreign"], "no folder"),
         (["--fit", "{}/normal", "{}/nowhere"], "no folder"),
-        (["--fit", "{}/normal/class/00.png", "{}/foreign"], "is a file: give a folder"),
+        (["--fit", "{}/normal/class/00.png", "{}/foreign"], "is a file; give a folder"),
         (["--fit", "{}/normal", "{}/foreign", "--encoder", "vit_smal_patch14_dinov2"], "unknown encoder"),
         (["--fit", "{}/normal", "{}/foreign", "--out", "{}/scores.txt"], "must end in .parquet or .csv"),
         (["--fit", "{}/normal", "{}/foreign", "--out", "{}/no/scores.csv"], "no folder"),

@@ -61,7 +61,12 @@ def targets(parts: dict[str, Any]) -> list[dict[str, Any]]:
                 add(f"lead over {called}, {LEAST[name][0]}, folds: {parts[rival]['folds']}", "above 0", lead, lead > 0)
     if "calibrated" in parts:
         value, (low, high) = parts["calibrated"]["flagged"]["by tile"], parts["calibrated"]["binomial"]
-        add("good tiles flagged at 5 %", f"{low:.3f} to {high:.3f}", value, low <= value <= high)
+        add(
+            f"good tiles flagged at 5 %, folds: {parts['calibrated']['folds']}",
+            f"{low:.3f} to {high:.3f}",
+            value,
+            low <= value <= high,
+        )
     for name, value in parts.get("cost", {}).get("added", {}).items():
         add(f"time of {name}, share of the embedding's", "below 0.10", value, value < 0.1)
     return found

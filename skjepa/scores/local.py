@@ -12,7 +12,7 @@ from sklearn.model_selection import KFold
 from skjepa.extraction.batches.pooling import is_positions
 from skjepa.extraction.extraction import Extraction
 from skjepa.persistence.folder import portable
-from skjepa.persistence.schema import Above
+from skjepa.persistence.schema import Above, MayLack
 from skjepa.scores.tail import Tail
 
 MAX_AXES = 150
@@ -144,7 +144,7 @@ class LocalModel:
     quantiles: Annotated[NDArray[np.float64], "q"]
     levels: Annotated[NDArray[np.float64], "q", Above(0)]
     hottest: Annotated[NDArray[np.float64], "h"]
-    n_parts: Annotated[int, Above(0)]
+    n_parts: MayLack[Annotated[int, Above(0)]] = 1  # detectors saved before there were tiles lack it
     image_surprises: Annotated[NDArray[np.float64], "n"]
 
     def fit(

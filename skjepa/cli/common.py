@@ -1,4 +1,4 @@
-"""Share code between commands: options of a run, JSON output, saved detectors and the summary table."""
+"""Provide what several commands need: options of a run, JSON output, saved detectors and the summary table."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def if_interrupted(said: Callable[[], str]) -> None:
 
 
 def forget_what_is_kept() -> None:
-    """Forget these functions, at the start of a command."""
+    """Discard the messages of an earlier command."""
     _kept.clear()
 
 

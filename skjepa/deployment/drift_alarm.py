@@ -70,7 +70,7 @@ class DriftAlarm:
 
     def _means(self) -> str:
         if self._place:
-            return "a change that samples share, as of light, colour or focus; each sample may still look normal"
+            return "a change that samples share, such as light, colour or focus; each sample may still look normal"
         if self.side == "high":
             return "the samples are unusually typical, as when a camera image is frozen or few samples are repeated"
         if self.stream == SCORE:

@@ -17,7 +17,7 @@ def test_defaults(n, rate, calibration):
     rule = calibration_for(n, **NOTHING)
     assert rule.parameters == {"contamination": 0.1, "target_fpr": rate, "calibration": calibration}
     assert bool(rule.note) == (n < 91)
-    assert n not in (90, 19) or "From 91 images on" in rule.note
+    assert n not in (90, 19) or "With 91 or more images" in rule.note
 
 
 @pytest.mark.parametrize("n", range(3, 200))

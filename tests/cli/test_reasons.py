@@ -120,7 +120,7 @@ def test_a_detector_that_does_not_know_how_normal_images_look(home, capsys):
     JEPAScoreDetector(method="forward").fit(normal).save("detector")
     assert run("explain", "new/bad/dark.png", "--detector", "detector") == 0
     shown = capsys.readouterr()
-    assert "--normal NORMAL_DIR reads it from images" in " ".join(shown.err.split())
+    assert "give --normal NORMAL_DIR to compute them" in " ".join(shown.err.split())
     assert "darker" not in shown.out
     assert run("explain", "new/bad/dark.png", "--detector", "detector", "--normal", "normal") == 0
     assert "darker than any normal image" in capsys.readouterr().out

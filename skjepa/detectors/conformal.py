@@ -39,8 +39,8 @@ def conformal_offset(calibration_scores: ArrayLike, alpha: float) -> float:
         needed = int(np.ceil(np.round(1 / alpha - 1, 9)))
         raise ValueError(
             f"a false-positive rate of {alpha:g} needs {needed} calibration samples; got {len(scores)}, which can keep "
-            f"a rate of {_lowest_rate(len(scores))} or more. Give more normal samples, allow that rate, or calibrate "
-            "on more of the samples: folds, such as calibration=5, use all of them"
+            f"a rate of {_lowest_rate(len(scores))} or more. Give more normal samples or allow that rate. Where "
+            "calibration is a share, folds (calibration=5) calibrate on all samples"
         )
     return float(scores[k - 1])
 

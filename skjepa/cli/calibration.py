@@ -7,6 +7,9 @@ from typing import Any
 ALPHA, SHARE, FOLDS = 0.05, 0.2, 5
 """Defaults: false-positive rate, share held out, and number of folds if that share is too small for the rate."""
 
+ENOUGH = 5
+"""Held-out scores below the threshold: with fewer, the threshold is nearly the lowest score, and odd images pass."""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -25,7 +28,13 @@ class Calibration:
 
 
 def calibration_for(
-    n_images: int, *, alpha: float | None, calibration: float | None, contamination: float | None, strict: bool = True
+    n_images: int,
+    *,
+    alpha: float | None,
+    calibration: float | None,
+    contamination: float | None,
+    strict: bool = True,
+    takes_folds: bool = True,
 ) -> Calibration:
     """Choose the rule of the threshold for a number of distinct normal images.
 
@@ -33,12 +42,14 @@ def calibration_for(
     ----------
     n_images : int
     alpha, calibration, contamination : float, optional
-        Options that the user gave. Without `calibration`, a fifth of the images is held out. If that is too few, five
-        folds are used: each image is scored by a model that was not fitted on it. If that is still too few, the rate
-        is raised, unless `alpha` is given.
+        Options that the user gave. Without `calibration`, a fifth of the images is held out, if at least five of these
+        score below the threshold. Otherwise five folds are used: each image is scored by a model that was not fitted
+        on it. If the images are too few for that, the rate is raised, unless `alpha` is given.
     strict : bool
         Whether to raise an error if the requested rate is impossible. Otherwise the lowest possible rate is taken, so
         that a run does not fail after its expensive pass because some images could not be read.
+    takes_folds : bool
+        Whether the method can be fitted in folds. Otherwise a fifth is held out wherever that allows the rate.
 
     Raises
     ------
@@ -55,7 +66,9 @@ def calibration_for(
     wanted = ALPHA if alpha is None else alpha
     share = SHARE if calibration is None else calibration
     n_folds = min(FOLDS, n_images)
-    if lowest_rate(_held_out(n_images, share)) <= wanted:
+    n_held_out = _held_out(n_images, share)
+    is_sharp = calibration is not None or not takes_folds or n_held_out >= _needed(wanted, ENOUGH)
+    if lowest_rate(n_held_out) <= wanted and is_sharp:
         return _rule(wanted, share, n_images)
     if calibration is None and lowest_rate(n_images) <= wanted:
         return _rule(wanted, n_folds, n_images, _folds_in_words(n_images, n_folds, wanted))
@@ -75,8 +88,9 @@ def _held_out(n_images: int, share: float) -> int:
     return n_images if share >= 2 else math.ceil(n_images * share)
 
 
-def _needed(rate: float) -> int:
-    return math.ceil(round(1 / rate - 1, 9))
+def _needed(rate: float, n_below: int = 1) -> int:
+    """Return how many held-out images put so many scores below the threshold."""
+    return math.ceil(round(n_below / rate - 1, 9))
 
 
 def _rule(rate: float, held_out: float, n_images: int, note: str = "") -> Calibration:
@@ -87,9 +101,9 @@ def _rule(rate: float, held_out: float, n_images: int, note: str = "") -> Calibr
 
 
 def _folds_in_words(n_images: int, n_folds: int, rate: float) -> str:
-    enough = math.floor((_needed(rate) - 1) / SHARE) + 1
+    enough = math.floor((_needed(rate, ENOUGH) - 1) / SHARE) + 1
     return (
-        f"{n_images} normal images: a fifth of them is too few for --alpha {rate:g}, so the threshold comes from "
+        f"{n_images} normal images: a fifth of them is few for --alpha {rate:g}, so the threshold comes from "
         f"{n_folds} folds, where each image is scored by a model that was not fitted on it. About {100 * rate:g} % of "
         f"new normal images are flagged; the proven bound is twice that. With {enough} or more images a single model "
         f"is fitted. --calibration overrides this choice"

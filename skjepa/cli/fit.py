@@ -90,7 +90,7 @@ def fit(
     _check_out(out)
     threshold = Threshold(alpha, calibration, contamination)
     threshold.check()
-    rule = threshold.of(n_images(normal, limit))
+    rule = threshold.of(n_images(normal, limit), method=method)
     threshold.check_subspace(method, rule)
     check_what_is_measured(formula, method, layers, directions, local=local)
     store_if_interrupted(store)

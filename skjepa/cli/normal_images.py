@@ -34,7 +34,7 @@ class Threshold:
                 f"--contamination sets the threshold without held-out images: give it or {given}, and not both"
             )
 
-    def of(self, n_images: int, *, strict: bool = True) -> Calibration:
+    def of(self, n_images: int, *, method: str = "auto", strict: bool = True) -> Calibration:
         """Return the rule of the threshold for a number of distinct normal images, see `calibration_for`."""
         return calibration_for(
             n_images,
@@ -42,6 +42,7 @@ class Threshold:
             calibration=self.calibration,
             contamination=self.contamination,
             strict=strict,
+            takes_folds=method != "subspace",
         )
 
     def check_subspace(self, method: str, rule: Calibration) -> None:
@@ -102,7 +103,7 @@ def fitted(
 
     _stderr.print(f"fit: {len(source)} normal images of {escape(str(folder))}", soft_wrap=True)
     if detector.method == "subspace":  # whose directions are learned by the fit itself
-        rule = threshold.of(len(source))
+        rule = threshold.of(len(source), method="subspace")
         normal_pass = detector.fit(source).extract(source, store=store)
     else:
         normal_pass = detector.extract(source, store=store)

@@ -159,7 +159,7 @@ def score(
     threshold = Threshold(alpha, calibration, contamination)
     threshold.check()
     if normal is not None:
-        rule = threshold.of(n_images(normal, limit))
+        rule = threshold.of(n_images(normal, limit), method=method)
         threshold.check_subspace(method, rule)
         check_what_is_measured(formula, method, layers, directions, local=local)
         _warn_of_overlap(normal, tests)

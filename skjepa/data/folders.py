@@ -109,7 +109,10 @@ def image_files(root: Path) -> list[Path]:
     passed_over = ", ".join(f"{n} with {suffix}" for suffix, n in others.most_common(5))
     if not files:
         also = f"; found {passed_over}: convert or rename them" if others else ": give a folder of images"
-        raise ValueError(f"no image files below {root} (looked for {', '.join(sorted(IMAGE_SUFFIXES))}){also}")
+        raise ValueError(
+            f"no image files below {root} (looked for .jpg, .png, .tif, .webp and {len(IMAGE_SUFFIXES) - 4} other "
+            f"endings){also}"
+        )
     if others:
         warnings.warn(
             f"{others.total()} files below {root} are ignored, because their endings are not of images: {passed_over}. "

@@ -177,6 +177,7 @@ def run_benchmark(
     groups = _groups(normal, outliers, fit, calibration, limit, seed)
     labels = classes_of(groups["fit"]) if isinstance(classes, str) else checked_classes(classes, len(groups["fit"]))
     entries = {} if detectors is None else _entries(detectors)
+    _require_one_encoder(entries, encoder)
     found = repeats(groups)
     if on_repeats == "drop":
         groups = _nonempty(without_repeats(groups, found), "every sample of {!r} is also among the normal samples")
@@ -232,6 +233,20 @@ def _nonempty(groups: dict[str, Source], reason: str) -> dict[str, Source]:
         if len(source) == 0:
             raise ValueError(f"{reason.format(name)}, so no sample of it is left: give other samples")
     return groups
+
+
+def _require_one_encoder(entries: Mapping[str, Entry], encoder: Any) -> None:
+    """Raise where a detector brings an encoder of its own: all of them are given what one encoder measured."""
+    for name, entry in entries.items():
+        inner = getattr(entry.detector, "detector", entry.detector)
+        own = getattr(inner, "encoder", None)
+        if entry.reads == "samples" or own is None or own is encoder:
+            continue
+        if not isinstance(own, str) or own not in ("auto", encoder):
+            raise ValueError(
+                f"detector {name!r} has an encoder of its own, and run_benchmark measures with one for all: give it as "
+                "run_benchmark(..., encoder=load_encoder(module)), and leave it out of the detector"
+            )
 
 
 def _entries(detectors: Mapping[str, Any]) -> dict[str, Entry]:

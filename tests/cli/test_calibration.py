@@ -11,16 +11,29 @@ NOTHING = {"alpha": None, "calibration": None, "contamination": None}
 
 @pytest.mark.parametrize(
     ("n", "rate", "calibration"),
-    [(1000, 0.05, 0.2), (91, 0.05, 0.2), (90, 0.05, 5), (19, 0.05, 5), (18, 0.053, 5), (3, 0.25, 3)],
+    [(1000, 0.05, 0.2), (491, 0.05, 0.2), (490, 0.05, 5), (19, 0.05, 5), (18, 0.053, 5), (3, 0.25, 3)],
 )
 def test_defaults(n, rate, calibration):
     rule = calibration_for(n, **NOTHING)
     assert rule.parameters == {"contamination": 0.1, "target_fpr": rate, "calibration": calibration}
-    assert bool(rule.note) == (n < 91)
-    assert n not in (90, 19) or "With 91 or more images" in rule.note
+    assert bool(rule.note) == (n < 491)
+    assert n not in (490, 19) or "With 491 or more images" in rule.note
 
 
-@pytest.mark.parametrize("n", range(3, 200))
+def test_without_folds_a_fifth_is_held_out_wherever_it_allows_the_rate():
+    assert calibration_for(91, **NOTHING, takes_folds=False).parameters["calibration"] == 0.2
+    assert calibration_for(90, **NOTHING, takes_folds=False).parameters["calibration"] == 5
+
+
+@pytest.mark.parametrize("n", [100, 490, 491, 800])
+def test_the_command_line_and_python_choose_alike(n):
+    from skjepa.detectors.held_out import chosen_calibration
+
+    names = np.arange(n).astype(str)
+    assert calibration_for(n, **NOTHING).parameters["calibration"] == chosen_calibration(names, 0.05, None)
+
+
+@pytest.mark.parametrize("n", [*range(3, 200), *range(480, 500)])
 def test_the_rate_can_be_kept(n):
     rule = calibration_for(n, **NOTHING).parameters
     held_out = int(np.ceil(n * rule["calibration"])) if rule["calibration"] < 1 else n

@@ -42,7 +42,7 @@ def test_thirty_normal_images_are_calibrated_by_folds(home, capsys):
     assert run("score", "--normal", "normal", "new", "--method", "forward", "--no-picture", "-q") == 3
     shown = capsys.readouterr()
     err, out = " ".join(shown.err.split()), " ".join(shown.out.split())
-    assert "30 normal images: a fifth of them is too few for --alpha 0.05, so the threshold comes from 5 folds" in err
+    assert "30 normal images: a fifth of them is few for --alpha 0.05, so the threshold comes from 5 folds" in err
     assert "about 5 % of new normal images" in out
     assert "darker than any normal image" in out
     assert "AUROC" not in out

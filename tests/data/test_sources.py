@@ -428,7 +428,7 @@ BAD = [
     ("empty list", lambda tmp: [], ValueError, "empty list"),
     ("empty dataset", lambda tmp: Pictures([]), ValueError, "no samples"),
     ("empty tensor", lambda tmp: torch.zeros(0, 3, 4, 4), ValueError, "no samples"),
-    ("empty folder", lambda tmp: tmp, ValueError, "no image files below .*jpeg"),
+    ("empty folder", lambda tmp: tmp, ValueError, "no image files below .*jpg, "),
     ("missing folder", lambda tmp: tmp / "gone", FileNotFoundError, "no folder .*gone"),
     ("a file", lambda tmp: Path(__file__), NotADirectoryError, "is a file: give a folder"),
     ("ragged arrays", lambda tmp: [np.zeros((4, 4, 3)), np.zeros((5, 4, 3))], ValueError, r"ragged.*\(4, 4, 3\)"),

@@ -206,6 +206,7 @@ def test_unreadable_images_are_left_out_for_everyone(tmp_path, image_encoder):
         ({"outliers": {}}, "outliers holds no sets"),
         ({"outliers": {"test": rows(3)}}, "cannot be called 'test'"),
         ({"outliers": {"far": random_images(3)}}, "all images or all vectors"),
+        ({"detectors": {"a": KNNDetector(encoder="bundled")}}, "detector 'a' has an encoder of its own"),
         ({"detectors": {}}, "detectors is empty"),
         ({"detectors": {"a": Entry(KNN(), "pixels")}}, "reads of 'a' must be one of"),
         ({"normal": {"fit": rows(9), "test": rows(9)}}, "must have the keys 'fit', 'calibration', 'test'"),

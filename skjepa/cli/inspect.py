@@ -164,8 +164,9 @@ def _print(
     else:
         title = f"{len(odd)} of {len(read)} images look unlike {beside}"
         _stdout.print(_table(title + (f"; {top} of them" if len(odd) > top else ""), odd[:top], verbose))
-    what = f"skjepa score --normal {normal} {folder}" if normal else f"skjepa fit {folder} --out detector"
-    _stdout.print(f"Next: {what}", highlight=False, soft_wrap=True, markup=False)
+    _stdout.print(
+        f"Next: skjepa score --normal {normal or 'NORMAL_DIR'} {folder}", highlight=False, soft_wrap=True, markup=False
+    )
 
 
 def _sizes(read: list[_Seen]) -> str:

@@ -57,7 +57,7 @@ def run_demo(out: Path, *, seed: int, console: Console) -> list[dict]:
     console.print(
         f"{out / 'odd.png'} shows where images are odd, {out / 'scores.png'} the scores, {out / 'scores.parquet'} has "
         f"one row per image; {seconds:.0f} s\n"
-        f"Next, on folders of your own:  skjepa score --fit {folders[fit]} {folders['coins']} --local --maps maps",
+        f"Next, on folders of your own:  skjepa score --normal {folders[fit]} {folders['coins']} --local --maps maps",
         highlight=False,
         soft_wrap=True,
     )

@@ -251,7 +251,8 @@ def _array_source(X: np.ndarray, value_range: ValueRange = None) -> Source:
     if X.ndim == 2:
         return _vector_source(X)
     if X.ndim != 4:
-        raise ValueError(f"images must be (N, H, W, 3) and vectors (n, d); got an array of shape {X.shape}")
+        grey = ". Grey images: give np.repeat(X[..., None], 3, axis=-1)" if X.ndim == 3 else ""
+        raise ValueError(f"images must be (N, H, W, 3) and vectors (n, d); got an array of shape {X.shape}{grey}")
     if X.shape[-1] != 3:
         raise ValueError(
             f"raw arrays need 3 channels, last: (N, H, W, 3); got shape {X.shape}. "

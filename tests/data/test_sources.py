@@ -442,6 +442,7 @@ BAD = [
     ("sparse", lambda tmp: scipy.sparse.eye_array(3).tocsr(), TypeError, "sparse.*toarray"),
     ("NaN in a table", lambda tmp: [[1.0, np.nan]], ValueError, "NaN or infinite"),
     ("infinity in a table", lambda tmp: np.array([[np.inf]]), ValueError, "NaN or infinite"),
+    ("grey arrays", lambda tmp: np.zeros((2, 4, 5), np.uint8), ValueError, r"Grey images: give np.repeat"),
     ("uint8 tensor", lambda tmp: torch.zeros(2, 3, 4, 4, dtype=torch.uint8), ValueError, r"float \(N, 3, H, W\)"),
     ("grey tensor", lambda tmp: torch.zeros(2, 1, 4, 4), ValueError, r"float \(N, 3, H, W\)"),
     ("NaN in a tensor", lambda tmp: torch.full((2, 3, 4, 4), torch.nan), ValueError, "image 0: NaN"),

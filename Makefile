@@ -16,7 +16,7 @@ journeys: $(VENV)/.installed
 	MPLBACKEND=agg $(BIN)/python examples/compare_on_your_network.py
 
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 8
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(OPTIONS)
 
 test-all: $(VENV)/.installed-test
 	$(BIN)/python -m pytest

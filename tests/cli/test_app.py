@@ -225,7 +225,8 @@ def test_pretrain_writes_an_encoder_that_score_takes(folders, capsys):
 
 def test_a_saved_detector_scores_as_the_one_that_was_fitted(folders, capsys):
     saved, out = folders / "detector", folders / "scores.parquet"
-    assert run("fit", folders / "normal", "--alpha", 0.2, "--out", saved, "-q") == 0
+    held_out = ["--alpha", 0.2, "--calibration", 0.2]
+    assert run("fit", folders / "normal", *held_out, "--out", saved, "-q") == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "fitted on 30 normal images" in shown
     assert "a p-value of at most 0.2 are flagged: on average at most 20 % of new normal images" in shown

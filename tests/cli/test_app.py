@@ -232,7 +232,7 @@ def test_a_saved_detector_scores_as_the_one_that_was_fitted(folders, capsys):
     assert "a p-value of at most 0.2 are flagged: on average at most 20 % of new normal images" in shown
     assert run("score", "--detector", saved, folders / "foreign", "--out", out, "-q") == 0
     found = pq.read_table(out)
-    both = ["score", "--fit", folders / "normal", folders / "foreign", "--alpha", 0.2, "--out", out, "-q"]
+    both = ["score", "--fit", folders / "normal", folders / "foreign", *held_out, "--out", out, "-q"]
     assert run(*both) == 0
     assert found.equals(pq.read_table(out).select(found.column_names))
     (folders / "thesis").mkdir()

@@ -33,7 +33,6 @@ def test_there_are_some():
     assert SNIPPETS
 
 
-@pytest.mark.slow
 def test_the_walk_from_a_folder_to_a_watched_service(tmp_path):
     """The lines of the page in a shell, but for the port, which may be taken here."""
     for package in ("fastapi", "uvicorn", "prometheus_client", "python_multipart"):

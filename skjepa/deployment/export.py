@@ -14,9 +14,10 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resiz
 from skjepa import __version__
 from skjepa._utils.files import check_output, written_whole
 from skjepa.deployment.detector_module import CrossMargin, DetectorModule, Reading
-from skjepa.detectors.encoder_choice import is_auto, named_encoder, require_fingerprint
+from skjepa.detectors.encoder_choice import named_encoder, require_fingerprint
 from skjepa.detectors.fitted_score import FittedScore
 from skjepa.detectors.jepa_score import JEPAScoreDetector
+from skjepa.encoders.automatic import is_auto
 from skjepa.encoders.encoder import Encoder
 from skjepa.encoders.preprocessing import Preprocessing
 from skjepa.extraction.batches.pooling import chosen_layers

@@ -9,15 +9,10 @@ from torch import nn
 from skjepa._utils import hardware
 from skjepa._utils.progress import shows_bar
 from skjepa.data.sources import Source
-from skjepa.encoders.automatic import AUTO_ENCODERS, automatic_encoder, describe_automatic_encoder
+from skjepa.encoders.automatic import AUTO_ENCODERS, automatic_encoder, describe_automatic_encoder, is_auto
 from skjepa.encoders.encoder import Encoder, FingerprintError, load_encoder
 from skjepa.encoders.loading import require_known_source
 from skjepa.pretraining.tables import VectorJEPA
-
-
-def is_auto(encoder: Any) -> bool:
-    """Whether `encoder` is "auto": by the size of images "bundled" or "lite0", for vectors a `VectorJEPA`."""
-    return isinstance(encoder, str) and encoder == "auto"
 
 
 def is_trained_on(encoder: Any, source: Source) -> bool:
@@ -53,8 +48,8 @@ def named_encoder(encoder: Any, fingerprint: str | None) -> Encoder:
     """Return the encoder of a fit on an Extraction: the named one, or of those that "auto" takes the one it was."""
     if not is_auto(encoder):
         return load_encoder(encoder)
-    automatic = [load_encoder(name) for name in AUTO_ENCODERS]
-    return next((one for one in automatic if one.fingerprint == fingerprint), automatic[0])
+    found = (one for one in map(load_encoder, AUTO_ENCODERS) if one.fingerprint == fingerprint)
+    return next(found, None) or load_encoder(AUTO_ENCODERS[0])
 
 
 def encoder_of_fit(

@@ -12,7 +12,8 @@ from sklearn.preprocessing import normalize
 from skjepa.data.one_picture import listed
 from skjepa.data.sources import Source, as_source, holds_vectors
 from skjepa.detectors.base import CalibratedDetector, Samples
-from skjepa.detectors.encoder_choice import encoder_of_fit, frozen_encoder, is_auto, require_fingerprint, use_here
+from skjepa.detectors.encoder_choice import encoder_of_fit, frozen_encoder, require_fingerprint, use_here
+from skjepa.encoders.automatic import is_auto
 from skjepa.encoders.encoder import Encoder
 from skjepa.extraction.batches.options import RunOptions
 from skjepa.extraction.encoder_pass import extract

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from skjepa.data.images import ImageReadError
 from skjepa.data.sources import Source
 from skjepa.encoders.encoder import Encoder, load_encoder
+from skjepa.encoders.geometry import picture_size
 from skjepa.encoders.lite0 import LITE0
 
 AUTO_ENCODERS = ("bundled", LITE0)
@@ -20,6 +20,11 @@ _DESCRIPTIONS = {
     LITE0: f"'lite0' (EfficientNet-Lite0 with ImageNet weights, 224 x 224 pixels), for images of more than "
     f"{_LARGEST_SMALL} pixels",
 }
+
+
+def is_auto(encoder: Any) -> bool:
+    """Whether `encoder` is "auto": by the size of images "bundled" or "lite0", for vectors a `VectorJEPA`."""
+    return isinstance(encoder, str) and encoder == "auto"
 
 
 def automatic_encoder_name(source: Source) -> str:
@@ -44,8 +49,7 @@ def automatic_encoder_name(source: Source) -> str:
 
 def automatic_encoder(encoder: Any, source: Source) -> Encoder:
     """Load the encoder; "auto" is replaced by a choice for the images of the source."""
-    is_auto = isinstance(encoder, str) and encoder == "auto"
-    return load_encoder(automatic_encoder_name(source) if is_auto else encoder)
+    return load_encoder(automatic_encoder_name(source) if is_auto(encoder) else encoder)
 
 
 def describe_automatic_encoder(name: str, option: str = "encoder=") -> str:
@@ -61,6 +65,4 @@ def _shorter_side(source: Source, i: int) -> int | None:
         sample = source.load(i)
     except (ImageReadError, OSError, ValueError):
         return None  # unreadable images are reported by the pass
-    if isinstance(sample, Image.Image):
-        return min(sample.size)
-    return min(sample.shape[1:] if isinstance(sample, Tensor) else sample.shape[:2])
+    return min(picture_size(sample))

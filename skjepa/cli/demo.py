@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from sklearn.base import clone
 
 from skjepa import __version__
 from skjepa._utils.files import written_whole
@@ -45,7 +46,7 @@ def run_demo(out: Path, *, seed: int, console: Console) -> list[dict]:
     normal = folder_source(folders[fit])
     measured = detector.extract(normal)
     detector.fit(measured, groups=images[fit].places)
-    rivals = {name: rival.fit(measured.embeddings) for name, rival in _RIVALS.items()}
+    rivals = {name: clone(rival).fit(measured.embeddings) for name, rival in _RIVALS.items()}
     groups = [scored_groups.score_group(detector, name, folder_source(folders[name])) for name in others]
     rows = _rows(detector, groups, images, rivals)
     score_table.write_table(score_table.score_table(groups), out / "scores.parquet")

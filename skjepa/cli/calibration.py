@@ -4,11 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-ALPHA, SHARE, FOLDS = 0.05, 0.2, 5
-"""Defaults: false-positive rate, share held out, and number of folds if that share is too small for the rate."""
+from skjepa.detectors.rates import DEFAULT_FOLDS, DEFAULT_SHARE, ENOUGH, n_allowed
 
-ENOUGH = 5
-"""Held-out scores below the threshold: with fewer, the threshold is nearly the lowest score, and odd images pass."""
+ALPHA = 0.05
+"""Default false-positive rate."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +63,10 @@ def calibration_for(
             "--contamination 0.1, which holds none out"
         )
     wanted = ALPHA if alpha is None else alpha
-    share = SHARE if calibration is None else calibration
-    n_folds = min(FOLDS, n_images)
+    share = DEFAULT_SHARE if calibration is None else calibration
+    n_folds = min(DEFAULT_FOLDS, n_images)
     n_held_out = _held_out(n_images, share)
-    is_sharp = calibration is not None or not takes_folds or n_held_out >= _needed(wanted, ENOUGH)
+    is_sharp = calibration is not None or not takes_folds or n_allowed(wanted, n_held_out) >= ENOUGH
     if lowest_rate(n_held_out) <= wanted and is_sharp:
         return _rule(wanted, share, n_images)
     if calibration is None and lowest_rate(n_images) <= wanted:
@@ -101,7 +100,7 @@ def _rule(rate: float, held_out: float, n_images: int, note: str = "") -> Calibr
 
 
 def _folds_in_words(n_images: int, n_folds: int, rate: float) -> str:
-    enough = math.floor((_needed(rate, ENOUGH) - 1) / SHARE) + 1
+    enough = math.floor((_needed(rate, ENOUGH) - 1) / DEFAULT_SHARE) + 1
     return (
         f"{n_images} normal images: a fifth of them is few for --alpha {rate:g}, so the threshold comes from "
         f"{n_folds} folds, where each image is scored by a model that was not fitted on it. About {100 * rate:g} % of "
@@ -128,5 +127,5 @@ def _refusal(n_images: int, wanted: float, lowest: float, calibration: float | N
     return (
         f"--alpha {wanted:g} needs {needed} held-out normal images; --calibration {calibration:g} holds out {held_out} "
         f"of {n_images}. Give --alpha {lowest:g} or higher, a larger --calibration, or folds, such as --calibration "
-        f"{FOLDS}, which hold out every image once"
+        f"{DEFAULT_FOLDS}, which hold out every image once"
     )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from skjepa.deployment.score_modules import LayeredModule, Numbers
-from skjepa.detectors.conformal import n_allowed
+from skjepa.detectors.rates import n_allowed
 from skjepa.encoders.encoder import Encoder
 from skjepa.extraction.batches.pooling import Layer, read_layers
 from skjepa.scores.layered import OUTPUT, LayeredScore

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from skjepa.detectors.rates import n_allowed
+
 _BLOCK = 1 << 22  # differences held at a time
 
 
@@ -116,9 +118,3 @@ def cross_conformal_margin(
         margins = np.concatenate([row[:, None] - own for own, row in zip(fold_scores, part, strict=True)], axis=1)
         margin[start : start + block] = np.partition(margins, n - k, axis=1)[:, n - k]
     return np.where(np.isnan(scores).any(axis=0), np.nan, margin)
-
-
-def n_allowed(alpha: float, n: int) -> int:
-    """Return k = floor(alpha (n + 1)), the number of calibration scores that may lie at or below a threshold."""
-    # Rounded before the floor: 0.05 * 20 is 1.0000000000000002 in one order and 0.9999999999999999 in another.
-    return int(np.floor(np.round(alpha * (n + 1), 9)))

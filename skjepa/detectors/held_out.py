@@ -10,12 +10,9 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import KFold, train_test_split
 
 from skjepa._utils.validation import check_integer, check_number
-from skjepa.detectors.conformal import conformal_offset, n_allowed
+from skjepa.detectors.conformal import conformal_offset
+from skjepa.detectors.rates import DEFAULT_FOLDS, DEFAULT_SHARE, ENOUGH, n_allowed
 
-DEFAULT_SHARE, DEFAULT_FOLDS = 0.2, 5
-"""What `target_fpr` alone is calibrated by, see `chosen_calibration`."""
-
-_ENOUGH = 5  # held-out scores below a threshold: with fewer its true rate is mostly luck
 _SHARED = 0.95  # a column with fewer different values than this share of the different rows repeats its values
 
 
@@ -53,7 +50,7 @@ def chosen_calibration(
     """
     if target_fpr is None or calibration is not None:
         return calibration
-    if n_allowed(target_fpr, math.ceil(DEFAULT_SHARE * len(ids))) >= _ENOUGH:
+    if n_allowed(target_fpr, math.ceil(DEFAULT_SHARE * len(ids))) >= ENOUGH:
         return DEFAULT_SHARE
     return min(DEFAULT_FOLDS, max(2, len(np.unique(ids))))
 

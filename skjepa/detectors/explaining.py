@@ -1,6 +1,6 @@
 """Provide `ExplainingDetector`, which diagnoses a fit and explains the scores of samples."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -188,13 +188,12 @@ class ExplainingDetector(TilingDetector):
         ids, errors = (first.ids, {}) if first is X else (first.all_ids, first.errors)
         return _FoundTerms(ids, terms, measured, errors)
 
-    def _terms_of_tiles(self, X: Any) -> _FoundTerms:
-        """The terms of the most anomalous tile of each image."""
-        source = self._pictures(X)
-        oddest = [self._oddest_tiles(fitted, source) for fitted in self.models_]
-        terms = [found for found, _ in oddest]
-        unread = np.flatnonzero(np.isnan(next(iter(terms[0].values())))).tolist()
-        return _FoundTerms(oddest[-1][1], terms, [], dict.fromkeys(unread, "cannot be read as an image"))
+    def _terms_of_tiles(self, X: Any, see: Callable[[Extraction, NDArray[np.intp]], None] | None = None) -> _FoundTerms:
+        """Return the terms of the most anomalous tile of each image; `see` is told of all tiles."""
+        oddest = self._oddest_tiles(self.models_, self._pictures(X), see=see)
+        unread = np.flatnonzero(np.isnan(oddest[0].scores)).tolist()
+        names, terms = oddest[-1].names.astype(np.str_), [found.terms for found in oddest]
+        return _FoundTerms(names, terms, [], dict.fromkeys(unread, "cannot be read as an image"))
 
     def _told(self, found: _FoundTerms) -> Explanation:
         decisions = self._combine(found.scores) - self.offset_

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 
 from skjepa._utils.validation import check_number
 from skjepa.data.sources import Source, as_source
-from skjepa.data.tiles import TiledPictures, boxes_of, check_sides
+from skjepa.data.tiles import boxes_of, check_sides
 from skjepa.detectors.explaining import ExplainingDetector
+from skjepa.detectors.judgement import Judgement
 from skjepa.encoders.encoder import Encoder
-from skjepa.encoders.geometry import Placement, placement
 from skjepa.extraction.batches.options import RunOptions
 from skjepa.extraction.extraction import Extraction
 from skjepa.extraction.position_pass import PositionBatch, position_pass
 from skjepa.inspection.anomaly_maps import AnomalyMaps, joined, maps_of_batch
+from skjepa.inspection.collected_maps import CollectedMaps, CollectedTileMaps
 from skjepa.inspection.picture_maps import LEVEL, NEEDS_LOCAL, PictureMap, Spot, spots_of
-from skjepa.inspection.stitching import stitched
 from skjepa.scores.layered import LayeredScore
-from skjepa.scores.local import LocalModel, across_models
+from skjepa.scores.local import LocalModel, across_models, positions_of
 
 
 class MappingDetector(ExplainingDetector):
@@ -127,6 +127,58 @@ class MappingDetector(ExplainingDetector):
         ValueError, TypeError
             For the reasons listed at `anomaly_map`.
         """
+        source, encoder, level = self._checked_for_maps(X, level)
+        maps = self._collector(encoder, source, level)
+        if not self.local:
+            self._show_positions(encoder, maps.samples, lambda batch: self._add_shares(maps, batch, encoder))
+        elif self.tiles is None:
+            self._add_local(maps, self._measured(self._first, maps.samples), np.arange(len(source)))
+        else:
+            for chosen in self._in_parts(self._cut(source)):
+                self._add_local(maps, self._measured_by(self._first, encoder, maps.samples[chosen]), chosen)
+        return maps.found()
+
+    def judge_and_map(self, X: Any, *, level: float = LEVEL) -> tuple[Judgement, list[PictureMap | None]]:
+        """Return what `judge` and `picture_maps` return, with ``local=True`` from one pass over the images.
+
+        Parameters
+        ----------
+        X : images
+        level : float in (0, 1)
+            As for `spots`.
+
+        Returns
+        -------
+        skjepa.detectors.Judgement
+        list of PictureMap or None
+
+        Raises
+        ------
+        ValueError, TypeError
+            For the reasons listed at `anomaly_map`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skjepa import JEPAScoreDetector
+        >>> normal = np.random.default_rng(0).integers(100, 156, size=(40, 32, 32, 3), dtype=np.uint8)
+        >>> detector = JEPAScoreDetector(method="forward", local=True).fit(normal[1:])
+        >>> judged, maps = detector.judge_and_map(normal[:1])
+        >>> judged, maps[0].pixels().shape
+        (Judgement(0 of 1 flagged), (32, 32))
+        """
+        source, encoder, level = self._checked_for_maps(X, level)
+        if not self.local:
+            return self.judge(source), self.picture_maps(source, level=level)
+        maps = self._collector(encoder, source, level)
+        if self.tiles is None:
+            found = self._terms_of(maps.samples)
+            self._add_local(maps, found.measured[0], np.arange(len(source)))
+        else:
+            found = self._terms_of_tiles(source, partial(self._add_local, maps))
+        return self._judgement(*self._reasons(found, self._told(found))), maps.found()
+
+    def _checked_for_maps(self, X: Any, level: float) -> tuple[Source, Encoder, float]:
         source, level = self._source_of(X), check_number("level", level, above=0.0, below=1.0)
         encoder = self._encoder_of_maps(source)
         if encoder.preprocessing is None:
@@ -134,26 +186,24 @@ class MappingDetector(ExplainingDetector):
                 f"encoder {encoder.name!r} encodes vectors, and there is no image to lay a map over: call "
                 "anomaly_map(X), which returns the contribution of each column"
             )
-        found: dict[int, PictureMap] = {}
+        return source, encoder, level
+
+    def _collector(self, encoder: Encoder, source: Source, level: float) -> CollectedMaps:
+        assert encoder.preprocessing is not None  # checked by the callers
         if self.tiles is None:
-            self._map(encoder, source, lambda i: level, found.__setitem__)
-        else:
-            self._map_tiles(encoder, self._cut(source), level, found)
-        return [found.get(i) for i in range(len(source))]
+            return CollectedMaps(encoder.preprocessing, source, level)
+        tiles = self._cut(source)
+        return CollectedTileMaps(encoder.preprocessing, tiles, level, self._times(tiles.counts))
 
-    def _map_tiles(self, encoder: Encoder, tiles: TiledPictures, level: float, found: dict[int, PictureMap]) -> None:
-        """Make maps of whole images; the maps of tiles are discarded as soon as their image is complete."""
-        times = self._times(tiles.counts)
-        waiting: dict[int, dict[int, PictureMap]] = {}
-
-        def gather(i: int, made: PictureMap) -> None:
-            picture = int(tiles.groups[i])
-            own = waiting.setdefault(picture, {})
-            own[i] = made
-            if len(own) == tiles.counts[picture]:
-                found[picture] = stitched(tiles, picture, waiting.pop(picture), times=int(times[picture]))
-
-        self._map(encoder, tiles.source, lambda i: level / times[tiles.groups[i]], gather)
+    def _add_local(self, maps: CollectedMaps, measured: Extraction, chosen: NDArray[np.intp]) -> None:
+        """Add the maps of the samples that could be read; `chosen` are the places of `measured.all_ids` among all."""
+        grid, rows = positions_of(measured)
+        surprises, p_values, hottest = across_models(self._local_models, rows)
+        each = zip(chosen[measured.measured].tolist(), measured.ids, surprises, p_values, strict=True)
+        for i, name, own, p in each:
+            place, values = maps.placement(i), own.reshape(grid)
+            spots = spots_of(values, hottest, place, maps.level(i))
+            maps.add(i, PictureMap(str(name), values, place, p.reshape(grid), spots))
 
     def _times(self, counts: NDArray[np.intp]) -> NDArray[np.intp]:
         """Return how many times more tiles each image has than the smallest normal image of the fit, rounded up."""
@@ -173,29 +223,6 @@ class MappingDetector(ExplainingDetector):
                 f"level {level:g}: fit with at least {math.ceil(times / level) - 1} normal images of the same size",
                 stacklevel=3,
             )
-
-    def _map(
-        self,
-        encoder: Encoder,
-        source: Source,
-        level_of: Callable[[int], float],
-        keep: Callable[[int, PictureMap], None],
-    ) -> None:
-        """Pass the map of each sample to `keep` as soon as it is made."""
-        placements: dict[tuple[int, int], Placement] = {}
-        assert encoder.preprocessing is not None  # checked by the caller
-        preprocessing = encoder.preprocessing
-
-        def see(batch: PositionBatch) -> None:
-            for size in set(batch.picture_sizes) - placements.keys():
-                placements[size] = placement(preprocessing, size)
-            levels = [level_of(i) for i in batch.places]
-            for place, made in zip(
-                batch.places, self._maps_of(batch, encoder, source, placements, levels), strict=True
-            ):
-                keep(place, made)
-
-        self._show_positions(encoder, source, see)
 
     def additive_maps(self, X: Any) -> AnomalyMaps:
         """Split the surprise of each hidden layer into contributions of positions or columns that sum to it exactly.
@@ -225,26 +252,9 @@ class MappingDetector(ExplainingDetector):
         self._show_positions(encoder, source, lambda batch: parts.append(self._additive(batch, encoder)))
         return joined(parts)
 
-    def _maps_of(
-        self,
-        batch: PositionBatch,
-        encoder: Encoder,
-        source: Source,
-        placements: dict[tuple[int, int], Placement],
-        levels: list[float],
-    ) -> list[PictureMap]:
-        names = [str(source.ids[i]) for i in batch.places]
-        places = [placements[size] for size in batch.picture_sizes]
-        if not self.local or batch.rows is None:
-            values = self._additive(batch, encoder).combined()
-            return [PictureMap(*found) for found in zip(names, values, places, strict=True)]
-        surprises, p_values, hottest = across_models(self._local_models, batch.rows)
-        shape = (-1, *self._local_models[0].grid)
-        grids = zip(names, surprises.reshape(shape), places, p_values.reshape(shape), levels, strict=True)
-        return [
-            PictureMap(name, own, place, p, spots_of(own, hottest, place, limit))
-            for name, own, place, p, limit in grids
-        ]
+    def _add_shares(self, maps: CollectedMaps, batch: PositionBatch, encoder: Encoder) -> None:
+        for i, values in zip(batch.places, self._additive(batch, encoder).combined(), strict=True):
+            maps.add(i, PictureMap(str(maps.samples.ids[i]), values, maps.placement(i)))
 
     def _additive(self, batch: PositionBatch, encoder: Encoder) -> AnomalyMaps:
         size = None if encoder.input_shape is None else (encoder.input_shape[1], encoder.input_shape[2])

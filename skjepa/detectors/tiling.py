@@ -2,7 +2,7 @@
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Annotated, Any
 
@@ -20,6 +20,7 @@ from skjepa.detectors.measuring import MeasuringDetector
 from skjepa.encoders.encoder import Encoder
 from skjepa.extraction.extraction import Extraction
 from skjepa.persistence.schema import MayLack, Saved
+from skjepa.scores.model import Terms
 
 _AT_A_TIME = 512  # tiles per scoring run
 _COPIES = 6  # memory that the fit of a local model takes, as a multiple of the extraction of its tiles
@@ -103,48 +104,89 @@ class TilingDetector(MeasuringDetector):
         drawn = [rng.permutation(np.flatnonzero(tiles.groups == i))[:quota] for i in range(len(tiles))]
         return tiles[np.sort(np.concatenate(drawn))], False
 
+    def _scores_by_model(self, samples: Samples) -> NDArray[np.float64]:
+        if self.tiles is None or not isinstance(samples, Source):
+            return super()._scores_by_model(samples)
+        return np.stack([found.scores for found in self._oddest_tiles(self.models_, samples)])
+
     def _scores_of_oddest(
         self, fitted: FittedScore, source: Source, encoder: Encoder | None = None
     ) -> NDArray[np.float64]:
-        return np.sum(list(self._oddest_tiles(fitted, source, encoder)[0].values()), axis=0)
+        return self._oddest_tiles([fitted], source, encoder)[0].scores
 
     def _oddest_tiles(
-        self, fitted: FittedScore, source: Source, encoder: Encoder | None = None
-    ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.str_]]:
-        """Return the terms of the score of the most anomalous tile of each image, and the name of this tile.
+        self,
+        models: Sequence[FittedScore],
+        source: Source,
+        encoder: Encoder | None = None,
+        see: Callable[[Extraction, NDArray[np.intp]], None] | None = None,
+    ) -> list["OddestTiles"]:
+        """Return for each model the most anomalous tile of each image.
 
-        Both have one value per image. An image that cannot be read gets NaN and its own name. During a
+        Each tile is measured once for all models, or once for each model that learned its own directions. `see` is
+        called with what was measured of some tiles at a time, and with the places of these tiles among all. During a
         fit, `encoder` is the encoder of that fit.
         """
         tiles = self._cut(source)
-        lowest, names = np.full(len(tiles), np.inf), tiles.ids.astype(object)
-        terms: dict[str, NDArray[np.float64]] = {}
+        oddest = [OddestTiles(tiles) for _ in models]
         with nullcontext(encoder) if encoder else self._fitted_encoder(source) as used:
-            for part in self._in_parts(tiles):
-                seed = fitted.settings["seed"]
-                measured = self._extract(
-                    used, part.source, seed, fitted=fitted, directions=fitted.directions, memory=self.memory
-                )
-                found = {name: measured.aligned(values) for name, values in fitted.model.terms(measured).items()}
-                scores = np.sum(list(found.values()), axis=0)
-                order = np.lexsort((scores, part.groups))  # NaN last
-                oddest = order[np.unique(part.groups[order], return_index=True)[1]]
-                chosen = oddest[scores[oddest] < lowest[part.groups[oddest]]]
-                places = part.groups[chosen]
-                lowest[places], names[places] = scores[chosen], part.source.ids[chosen]
-                for name, values in found.items():
-                    terms.setdefault(name, np.full(len(tiles), np.nan))[places] = values[chosen]
-        return terms, names.astype(np.str_)
+            for chosen in self._in_parts(tiles):
+                part = tiles[chosen]
+                measured: Extraction | None = None
+                for fitted, own in zip(models, oddest, strict=True):
+                    if measured is None or fitted.directions is not None:
+                        measured = self._measured_by(fitted, used, part.source)
+                    own.add(part, fitted.model.terms(measured), measured)
+                if see is not None and measured is not None:
+                    see(measured, chosen)
+        return oddest
 
-    def _in_parts(self, tiles: TiledPictures) -> Iterator[TiledPictures]:
-        """Yield a few tiles at a time, so that their extractions fit into memory."""
+    def _measured_by(self, fitted: FittedScore, encoder: Encoder, source: Source) -> Extraction:
+        seed, directions = fitted.settings["seed"], fitted.directions
+        return self._extract(encoder, source, seed, fitted=fitted, directions=directions, memory=self.memory)
+
+    def _in_parts(self, tiles: TiledPictures) -> Iterator[NDArray[np.intp]]:
+        """Yield the places of a few tiles at a time, so that their extractions fit into memory."""
         chosen = np.arange(len(tiles.source))
         if self.on_error == "skip" and (tiles.sizes[:, 0] > 0).any():  # a part without readable tiles would fail
             is_readable = tiles.sizes[:, 0] > 0
             _warn_of(tiles.ids[~is_readable])
             chosen = chosen[is_readable[tiles.groups]]
         for start in range(0, len(chosen), _AT_A_TIME):
-            yield tiles[chosen[start : start + _AT_A_TIME]]
+            yield chosen[start : start + _AT_A_TIME]
+
+
+class OddestTiles:
+    """Hold the most anomalous tile of each image, by one model, among the tiles added so far.
+
+    Attributes
+    ----------
+    names : array of shape (n_pictures,), str
+        Names of these tiles; the name of the image where no tile could be read.
+    terms : dict of name -> array of shape (n_pictures,)
+        Terms of the scores of these tiles; NaN where no tile could be read.
+    """
+
+    def __init__(self, tiles: TiledPictures) -> None:
+        self.names = tiles.ids.astype(object)
+        self.terms: Terms = {}
+        self._lowest = np.full(len(tiles), np.inf)
+
+    def add(self, part: TiledPictures, terms: Terms, measured: Extraction) -> None:
+        """Add some tiles with the terms of those that could be read."""
+        found = {name: measured.aligned(values) for name, values in terms.items()}
+        scores = np.sum(list(found.values()), axis=0)
+        order = np.lexsort((scores, part.groups))  # NaN last
+        oddest = order[np.unique(part.groups[order], return_index=True)[1]]
+        chosen = oddest[scores[oddest] < self._lowest[part.groups[oddest]]]
+        places = part.groups[chosen]
+        self._lowest[places], self.names[places] = scores[chosen], part.source.ids[chosen]
+        for name, values in found.items():
+            self.terms.setdefault(name, np.full(len(self._lowest), np.nan))[places] = values[chosen]
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        return np.sum(list(self.terms.values()), axis=0)
 
 
 def _warn_of(names: NDArray[np.str_]) -> None:

@@ -1,13 +1,15 @@
 """Find where the pixels that an encoder receives lie in the original image, undoing resize and crop."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from skjepa.data.source import Source
 from skjepa.encoders.preprocessing import Preprocessing
 
 
@@ -127,6 +129,18 @@ def _axis(places: NDArray[np.float64], n: int) -> Axis:
             "mirrored, so no map can be drawn over it. Give a preprocess that only scales, crops or pads"
         )
     return Axis(float(start), float(step))
+
+
+def noting_sizes(source: Source) -> tuple[Source, Callable[[int], tuple[int, int]]]:
+    """Return the source, and the height and width of each image that was loaded from it; others are loaded for that."""
+    noted: dict[int, tuple[int, int]] = {}
+
+    def load(i: int) -> Any:
+        sample = source.load(i)
+        noted[i] = picture_size(sample)
+        return sample
+
+    return replace(source, load=load), lambda i: noted[i] if i in noted else picture_size(source.load(i))
 
 
 def picture_size(sample: object) -> tuple[int, int]:

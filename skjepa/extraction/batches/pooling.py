@@ -122,7 +122,7 @@ def _grid_of(encoder: Encoder, layers: Sequence[Layer], shape: tuple[int, ...]) 
     """Return a layer that reads the positions of these layers on one common grid."""
     x = torch.zeros(2, *shape, dtype=encoder.dtype)
     with torch.no_grad(), encoder.scoring() as function:
-        _, found, _ = with_positions(encoder.module, partial(called, function), layers, x)
+        _, found = with_positions(encoder.module, partial(called, function), layers, x)
     grid, names = chosen_grid({name: part.grid for name, part in found.items() if part.grid is not None})
     if grid is None:
         raise ValueError(
@@ -190,17 +190,11 @@ def read_layers(
 
 def with_positions(
     module: nn.Module, function: Callable[[Tensor], Tensor], layers: Sequence[Layer], x: Tensor
-) -> tuple[Tensor, dict[str, LayerPositions], Tensor | None]:
-    """Compute embeddings (B, K) and the positions of each layer, in one forward pass.
-
-    The third value holds the positions on a common grid, if `layers` include them.
-    """
-    paths = [path for layer in layers for path in (layer.of or (layer.path,))]
+) -> tuple[Tensor, dict[str, LayerPositions]]:
+    """Compute embeddings (B, K) and the positions of each layer, in one forward pass."""
     with alone_with(module):
-        output, reads = _read(module, function, x, placed=paths)
-    each = {layer.name: positions_of(_outputs(reads), layer.path, module, x) for layer in layers if layer.grid is None}
-    on_one = [_on_grid(reads, layer, module, x) for layer in layers if layer.grid is not None]
-    return output, each, on_one[0] if on_one else None
+        output, reads = _read(module, function, x, placed=[layer.path for layer in layers])
+    return output, {layer.name: positions_of(_outputs(reads), layer.path, module, x) for layer in layers}
 
 
 def _read(
@@ -249,7 +243,13 @@ def _statistics(value: Tensor, path: str, module: nn.Module, x: Tensor) -> _Stat
     wide = value.to(torch.promote_types(value.dtype, torch.float32))
     if not axes:
         return _Statistics(wide.clone(), False)
-    # torch.std and torch.var_mean take ten times as long on a CPU, mostly where channels come last.
-    mean = wide.mean(axes, keepdim=True)
-    deviation = (wide - mean).square_().mean(axes).sqrt_()
-    return _Statistics(torch.cat([mean.flatten(1), deviation], dim=1), True)
+    return _Statistics(torch.cat(mean_and_deviation(wide, axes), dim=1), True)
+
+
+def mean_and_deviation(values: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation over the positions, (B, C) each.
+
+    torch.std and torch.var_mean take ten times as long on a CPU, mostly where channels come last.
+    """
+    mean = values.mean(axes, keepdim=True)
+    return mean.flatten(1), (values - mean).square_().mean(axes).sqrt_()

@@ -61,7 +61,7 @@ def private_accesses(code: str, private: set[str]) -> list[str]:
 
 
 def test_what_is_private_to_detectors_stays_there():
-    """What others need of a detector it says publicly: `is_cross_calibrated`, `measures_per_model`, ..."""
+    """What others need of a detector it says publicly: `is_cross_calibrated`, `needs_samples`, ..."""
     private = set().union(*map(private_names, DETECTORS.glob("*.py")))
     assert {"_fold_scores", "_is_exact", "_is_own", "_fitted_encoder"} <= private
     assert private_accesses("detector._fold_scores; self._fold_scores", private) == ["detector._fold_scores"]

@@ -82,7 +82,7 @@ def settle_fitted(
     """Show the bill of a command with a fitted detector, which keeps the method of its fit, and ask."""
     from skjepa.jacobian.pass_method import PassMethod
 
-    if detector.measures_per_model:
+    if detector.needs_samples and detector.tiles is None:
         return
     fitted = PassMethod.parse(detector.models_[0].settings["method"])
     cost = _cost(detector, sources, fitted.kind)

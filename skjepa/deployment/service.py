@@ -104,7 +104,7 @@ class Scorer:
 
     def _judged(self, samples: list[Any]) -> tuple[Any, Judgement, Explanation]:
         X: Any = samples if self.n_features is None else np.stack(samples)
-        if not self.detector.measures_per_model:
+        if not self.detector.needs_samples:
             X = self.detector.extract(X)
         return X, *self.detector.judge_and_explain(X)
 

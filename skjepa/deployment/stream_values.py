@@ -44,7 +44,7 @@ def stream_values(detector: CalibratedDetector, X: Any, axes: int = AXES) -> Val
     """
     if not isinstance(detector, ExplainingDetector):
         return {SCORE: detector.score_samples(X)}
-    samples = X if isinstance(X, Extraction) or detector.measures_per_model else detector.extract(X)
+    samples = X if isinstance(X, Extraction) or detector.needs_samples else detector.extract(X)
     judged, explained = detector.judge_and_explain(samples)
     measured = {SCORE: judged.scores, **explained.parts}
     if not isinstance(samples, Extraction):
@@ -70,7 +70,7 @@ def place_values(detector: ExplainingDetector, samples: Extraction, axes: int = 
 
 def _layered(detector: ExplainingDetector) -> LayeredScore | None:
     """Return the model whose axes are watched: with folds, the model of the first fold."""
-    model = None if detector.measures_per_model else detector.models_[0].model
+    model = None if detector.needs_samples else detector.models_[0].model
     return model if isinstance(model, LayeredScore) else None
 
 

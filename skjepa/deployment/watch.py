@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from skjepa.data.folders import IMAGE_SUFFIXES, files_below
 from skjepa.data.images import ImageReadError, path_as_text, read_image
-from skjepa.data.sources import as_source
+from skjepa.data.sources import Source, as_source
 from skjepa.deployment.drift_alarm import SCORE, DriftAlarm
 from skjepa.deployment.score_monitor import ScoreMonitor
 from skjepa.deployment.stream_values import normal_values, stream_values
@@ -208,6 +208,8 @@ def scored(detector: JEPAScoreDetector, files: Sequence[NewFile]) -> Scored:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="skipped: ")  # the row of each file holds the reason
+            if detector.needs_samples:
+                return _scored_whole(detector, source)
             samples = detector.extract(source)
     except ImageReadError:  # none of the files could be read
         names = ("p_value", "decision", *normal_values(detector))
@@ -222,6 +224,17 @@ def scored(detector: JEPAScoreDetector, files: Sequence[NewFile]) -> Scored:
         numbers["p_value"] = detector.p_values(samples)
     aligned = {name: samples.aligned(column) for name, column in numbers.items()}
     return Scored(aligned, samples.errors, reasons_of(detector, samples))
+
+
+def _scored_whole(detector: JEPAScoreDetector, source: Source) -> Scored:
+    """Score images of which no single extraction can be made."""
+    judged, told = detector.judge_and_explain(source)
+    numbers = {SCORE: judged.scores, "decision": judged.decisions, **told.parts}
+    if judged.p_values is not None:
+        numbers["p_value"] = judged.p_values
+    unread = np.flatnonzero(np.isnan(judged.scores)).tolist()
+    reasons = ["" if i in unread else reason for i, reason in enumerate(judged.reasons)]
+    return Scored(numbers, {i: judged.reasons[i] for i in unread}, reasons)
 
 
 def _reason(file: NewFile) -> str:

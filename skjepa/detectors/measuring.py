@@ -95,7 +95,7 @@ class MeasuringDetector(CalibratedDetector):
             return self._extract(
                 frozen_encoder(self.encoder, source, verbose=self.verbose), source, own, store=store, memory=self.memory
             )
-        if self.measures_per_model:
+        if self.needs_samples:
             raise ValueError(
                 "every fold trained its own encoder or learned its own directions, so no single extraction serves all: "
                 "call score_samples(X) on the samples themselves"
@@ -156,8 +156,11 @@ class MeasuringDetector(CalibratedDetector):
             yield
 
     @property
-    def measures_per_model(self) -> bool:
-        """Whether the model of each fold has its own encoder or directions, so that no single extraction serves all."""
+    def needs_samples(self) -> bool:
+        """Whether no single extraction serves all models, so that only the samples themselves can be scored.
+
+        It is so with `tiles`, and where each fold trained its own encoder or learned its own directions.
+        """
         return self._is_own and len(self.models_) > 1
 
     @contextmanager

@@ -4,6 +4,8 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import numpy as np
@@ -26,10 +28,40 @@ _AT_A_TIME = 512  # tiles per scoring run
 _COPIES = 6  # memory that the fit of a local model takes, as a multiple of the extraction of its tiles
 
 
+@dataclass
+class _Kept:
+    """Hold the pass over all tiles of a fit, and the place of each tile in it, by name."""
+
+    extraction: Extraction | None = None
+    places: dict[str, int] = field(default_factory=dict)
+
+
+_KEPT: ContextVar[_Kept | None] = ContextVar("kept", default=None)
+
+
+def _kept(tiles: Source) -> Extraction | None:
+    """Return what the running fit has measured of these tiles; None if it has not measured all of them."""
+    kept = _KEPT.get()
+    if kept is None or kept.extraction is None:
+        return None
+    places = [kept.places.get(name) for name in tiles.ids.tolist()]
+    return None if None in places else kept.extraction[np.array(places, dtype=np.intp)]
+
+
 class TilingDetector(MeasuringDetector):
     """Base class of detectors that can cut images into tiles, whose sides in pixels `tiles` gives."""
 
     tiles: MayLack[Annotated[Any, Saved(int | list[int] | tuple[int, ...] | None)]]
+
+    def fit(self, X: Any, y: Any = None, groups: Any = None) -> "TilingDetector":
+        token = _KEPT.set(None if self.tiles is None else _Kept())
+        try:
+            super().fit(X, y, groups)
+        finally:
+            _KEPT.reset(token)
+        return self
+
+    fit.__doc__ = MeasuringDetector.fit.__doc__
 
     def extract(self, X: Any, **options: Any) -> Extraction:
         """Return an Extraction as `MeasuringDetector.extract` does; raise ValueError with `tiles`."""
@@ -39,6 +71,10 @@ class TilingDetector(MeasuringDetector):
                 "fit and score_samples, or make the detector with tiles=None"
             )
         return super().extract(X, **options)
+
+    @property
+    def needs_samples(self) -> bool:
+        return self.tiles is not None or super().needs_samples
 
     @property
     def _is_own(self) -> bool:
@@ -55,7 +91,16 @@ class TilingDetector(MeasuringDetector):
             _warn_of(source.ids[~is_readable])
             source = source[is_readable]
             self._check_size(source.ids, seed)
+        if not self._learns_directions:
+            self._measure_all(source, seed)
         return source
+
+    def _measure_all(self, source: Source, seed: int) -> None:
+        """Measure all tiles of a fit once, for its folds and its scores; do nothing if they do not fit into memory."""
+        tiles, kept = self._cut(source), _KEPT.get()
+        if kept is not None and len(tiles.source) <= self._most_tiles(self._frozen(), tiles, seed):
+            kept.extraction = self._extract(self._frozen(), tiles.source, seed, memory=self.memory)
+            kept.places = {name: i for i, name in enumerate(tiles.source.ids.tolist())}
 
     def _read(self, X: Any) -> Samples:
         return super()._read(X) if self.tiles is None else self._pictures(X)
@@ -86,23 +131,31 @@ class TilingDetector(MeasuringDetector):
     ) -> tuple[FittedScore, NDArray[np.float64]]:
         """Return a model of the tiles, and for each image the score of its most anomalous tile."""
         encoder = self._frozen()
-        tiles, is_all = self._tiles_to_learn_from(encoder, source, seed)
+        tiles = whole = self._cut(source)
+        measured = _kept(tiles.source)
+        if measured is None:
+            tiles = self._tiles_to_learn_from(encoder, whole, seed)
         with groups_in_mind(True):  # tiles overlap, so a warning about near copies would mislead
             apart = None if apart is None else apart[tiles.groups]
-            fitted, scores = self._learn_from(tiles.source, apart, tiles.groups, seed)
-        return fitted, tiles.least_normal(scores) if is_all else self._scores_of_oddest(fitted, source, encoder)
+            fitted, scores = self._learn_from(tiles.source if measured is None else measured, apart, tiles.groups, seed)
+        if len(tiles.source) == len(whole.source):
+            return fitted, tiles.least_normal(scores)
+        return fitted, self._scores_of_oddest(fitted, source, encoder)
 
-    def _tiles_to_learn_from(self, encoder: Encoder, source: Source, seed: int) -> tuple[TiledPictures, bool]:
-        """Return the tiles to fit on and whether these are all; if memory is short, draw as many from each image."""
-        tiles = self._cut(source)
-        first = self._extract(encoder, tiles.source[:1], seed)
-        n_bytes = first.embeddings.nbytes + sum(rows.nbytes for rows in first.layers.values())
-        most = int((self.memory_budget or default_budget("cpu")) / (_COPIES * n_bytes))
+    def _tiles_to_learn_from(self, encoder: Encoder, tiles: TiledPictures, seed: int) -> TiledPictures:
+        """Return the tiles to fit on: all, or, if memory is short, as many from each image."""
+        most = self._most_tiles(encoder, tiles, seed)
         if len(tiles.source) <= most:
-            return tiles, True
+            return tiles
         rng, quota = np.random.default_rng(seed), max(2, most // len(tiles))
         drawn = [rng.permutation(np.flatnonzero(tiles.groups == i))[:quota] for i in range(len(tiles))]
-        return tiles[np.sort(np.concatenate(drawn))], False
+        return tiles[np.sort(np.concatenate(drawn))]
+
+    def _most_tiles(self, encoder: Encoder, tiles: TiledPictures, seed: int) -> int:
+        """Return how many tiles fit into memory."""
+        first = self._extract(encoder, tiles.source[:1], seed)
+        n_bytes = first.embeddings.nbytes + sum(rows.nbytes for rows in first.layers.values())
+        return int((self.memory_budget or default_budget("cpu")) / (_COPIES * n_bytes))
 
     def _scores_by_model(self, samples: Samples) -> NDArray[np.float64]:
         if self.tiles is None or not isinstance(samples, Source):
@@ -142,6 +195,8 @@ class TilingDetector(MeasuringDetector):
         return oddest
 
     def _measured_by(self, fitted: FittedScore, encoder: Encoder, source: Source) -> Extraction:
+        if (kept := _kept(source)) is not None:
+            return kept
         seed, directions = fitted.settings["seed"], fitted.directions
         return self._extract(encoder, source, seed, fitted=fitted, directions=directions, memory=self.memory)
 

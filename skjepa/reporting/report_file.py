@@ -26,7 +26,7 @@ from skjepa.reporting.from_table import results_of_table
 from skjepa.reporting.neighbours import Surroundings, has_umap
 from skjepa.reporting.page import IN_TABLE, render
 from skjepa.reporting.results import Map, Results
-from skjepa.reporting.scored_groups import reasons_of
+from skjepa.reporting.scored_groups import aligned_reasons
 
 _UNREADABLE = (OSError, ValueError, RuntimeError)
 
@@ -94,9 +94,12 @@ def report(
     X = listed(X)  # it is read twice
     source = None if isinstance(X, Extraction) else as_source(X)
     measured = _measured(detector, X, store)
-    scores, p_values = _judged(detector, X if measured is None else measured)
+    judged = detector.judge(X if measured is None else measured)
+    scores, p_values = judged.scores, judged.p_values
+    reasons = ["" if np.isnan(score) else reason for score, reason in zip(scores, judged.reasons, strict=True)]
     if measured is not None and source is not None:
         scores, p_values = measured.aligned(scores), None if p_values is None else measured.aligned(p_values)
+        reasons = aligned_reasons(reasons, measured)
     ids = X.ids if source is None else source.ids
     normal_source = None if normal is None or isinstance(normal, Extraction) else as_source(normal)
     surroundings = None if measured is None else _surroundings(detector, normal, normal_source)
@@ -114,7 +117,7 @@ def report(
         | ({} if measured is None or source is None else measured.errors),
         image=_pictures(source if images is None else as_source(images), len(ids)),
         normal_image=_by_name(normal_source),
-        reasons=_reasons(detector, measured, is_whole=source is not None),
+        reasons=reasons if hasattr(detector, "explain") else None,
         nearest=None if surroundings is None or surroundings.ids is None else surroundings.nearest(z),
         maps=[] if surroundings is None else _maps(surroundings, z),
         about=about_detector(detector),
@@ -233,22 +236,9 @@ def _measured(detector: Any, X: Any, store: Any) -> Extraction | None:
     """Return the extraction of X; None where each model makes its own, or the detector makes none."""
     if isinstance(X, Extraction):
         return X
-    if not hasattr(detector, "extract") or detector.measures_per_model:
+    if not hasattr(detector, "extract") or detector.needs_samples:
         return None
     return detector.extract(X, store=store)
-
-
-def _judged(detector: Any, samples: Any) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-    found = detector.judge(samples)
-    return found.scores, found.p_values
-
-
-def _reasons(detector: Any, measured: Extraction | None, *, is_whole: bool) -> list[str] | None:
-    """Return the unusual terms of every sample; for a given Extraction, of the samples that it holds."""
-    if measured is None or not hasattr(detector, "explain"):
-        return None
-    reasons = reasons_of(detector, measured)
-    return reasons if is_whole else [reasons[i] for i in measured.measured]
 
 
 def _surroundings(detector: Any, normal: Any, source: Source | None) -> Surroundings | None:

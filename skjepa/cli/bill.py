@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _stderr = Console(stderr=True)
 _TOLD_FROM, _ASKED_FROM = 10.0, 60.0  # seconds
+_CUT = 4  # images that are cut into tiles to estimate the number of tiles
 _VALUES = Path(__file__).with_name("value_of_passes.json")
 
 
@@ -70,7 +71,7 @@ def settle(
         choice = begun_with(store) or by_time(cost, limit, needs_passes=needs_passes)
         detector.set_params(method=choice.method, n_directions=choice.n_directions)
     n_passes, memory = passes_of(choice, cost.n_components), _memory(detector)
-    _present(cost, n_passes, limit, memory, yes=yes, quiet=quiet, needs_passes=needs_passes)
+    _present(cost, n_passes, limit, memory, detector.tiles, yes=yes, quiet=quiet, needs_passes=needs_passes)
     if is_chosen and not quiet:
         _stderr.print(f"method {choice.method}: {choice.reason}", highlight=False, soft_wrap=True)
     return choice.reason if is_chosen else None
@@ -88,15 +89,26 @@ def settle_fitted(
     cost = _cost(detector, sources, fitted.kind)
     n_passes = {"forward": 0, "exact": cost.n_components}.get(fitted.kind, fitted.n_directions or 0)
     limit = None if budget is None else seconds_of(budget)
-    _present(cost, n_passes, limit, _memory(detector), yes=yes, quiet=quiet, is_fixed=True)
+    _present(cost, n_passes, limit, _memory(detector), detector.tiles, yes=yes, quiet=quiet, is_fixed=True)
 
 
 def _cost(detector: "JEPAScoreDetector", sources: Sequence["Source"], method: Any) -> "PassCost":
     from skjepa.extraction.cost.estimate import estimate_cost
 
     given = {name: getattr(detector, name) for name in ("views", "device", "memory_budget", "n_jobs")}
-    n_samples = sum(map(len, sources))
-    return estimate_cost(detector.encoder, sources[0], n_samples=n_samples, has_passes=method != "forward", **given)
+    n_samples, source = sum(map(len, sources)), sources[0]
+    if detector.tiles is not None:
+        n_per_image, source = _tiles_per_image(source, detector.tiles)
+        n_samples = round(n_samples * n_per_image)
+    return estimate_cost(detector.encoder, source, n_samples=n_samples, has_passes=method != "forward", **given)
+
+
+def _tiles_per_image(source: "Source", tiles: Any) -> tuple[float, "Source"]:
+    """Return how many tiles an image has, and the tiles of the first images, on which the estimate rests."""
+    from skjepa.data.tiles import tile_pictures
+
+    first = tile_pictures(source[:_CUT], tiles)
+    return len(first.source) / len(first), first.source
 
 
 def _memory(detector: "JEPAScoreDetector") -> float:
@@ -111,6 +123,7 @@ def _present(
     n_passes: int,
     limit: float | None,
     memory: float,
+    tiles: Any,
     *,
     yes: bool,
     quiet: bool,
@@ -122,7 +135,8 @@ def _present(
         cost.require(limit, n_passes)
     seconds = cost.seconds(n_passes)
     if seconds > _TOLD_FROM and not quiet:
-        _stderr.print(_table(cost, n_passes, needs_passes=needs_passes, is_fixed=is_fixed))
+        what = "images" if tiles is None else "tiles of images"
+        _stderr.print(_table(cost, n_passes, what, needs_passes=needs_passes, is_fixed=is_fixed))
         _stderr.print(
             f"Memory: up to {memory:.1f} GiB (--memory-budget). {_FIXED if is_fixed else _ADVICE}", highlight=False
         )
@@ -150,11 +164,11 @@ def _without_clock(cost: "PassCost", detector: "JEPAScoreDetector") -> "Choice":
     return by_operations(cost.n_components, lambda: cost.gflop, is_vector=False, has_views=detector.views > 1)
 
 
-def _table(cost: "PassCost", n_passes: int, *, needs_passes: bool, is_fixed: bool) -> Table:
+def _table(cost: "PassCost", n_passes: int, what: str, *, needs_passes: bool, is_fixed: bool) -> Table:
     from skjepa.extraction.cost.choice import offered
     from skjepa.extraction.cost.pass_cost import duration
 
-    title = f"{cost.n_samples:,} images, about {duration(cost.seconds(n_passes))} on this machine"
+    title = f"{cost.n_samples:,} {what}, about {duration(cost.seconds(n_passes))} on this machine"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))  # fits a terminal of 80 columns
     for heading in ("", "choice", "passes", "per image", "total", "AUROC"):
         table.add_column(heading, justify="left" if heading in ("", "choice") else "right", no_wrap=True)

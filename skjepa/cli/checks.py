@@ -93,6 +93,22 @@ def held_out(name: str, value: float) -> float:
 
 
 @_callback
+def tile_sides(name: str, value: str) -> str:
+    sides_of(value, name)
+    return value
+
+
+def sides_of(text: str | None, name: str = "--tiles") -> int | list[int] | None:
+    """Return the sides in "224" or "224,448", or raise ValueError."""
+    if text is None:
+        return None
+    sides = text.split(",")
+    if not all(side.strip().isdecimal() and int(side) > 0 for side in sides):
+        raise ValueError(f"{name} must be a number of pixels such as 224, or several such as 224,448; got {text!r}")
+    return int(text) if len(sides) == 1 else [int(side) for side in sides]
+
+
+@_callback
 def device(name: str, value: str) -> str:
     if not _DEVICE.fullmatch(value):
         raise ValueError(f"{name} must be auto, cpu, cuda or, for a certain GPU, cuda:1; got {value!r}")

@@ -42,6 +42,7 @@ from skjepa.cli.options import (
     ReadThreads,
     Scheduler,
     StoreFolder,
+    Tiles,
     Views,
     Weights,
     Yes,
@@ -66,6 +67,7 @@ def fit(
     budget: Budget = None,
     yes: Yes = False,
     local: Local = False,
+    tiles: Tiles = None,
     views: Views = 1,
     limit: Limit = None,
     store: StoreFolder = None,
@@ -92,7 +94,7 @@ def fit(
     threshold.check()
     rule = threshold.of(n_images(normal, limit), method=method)
     threshold.check_subspace(method, rule)
-    check_what_is_measured(formula, method, layers, directions, local=local)
+    check_what_is_measured(formula, method, layers, directions, local=local, tiles=checks.sides_of(tiles), store=store)
     store_if_interrupted(store)
 
     from skjepa.data.sources import folder_source
@@ -104,6 +106,7 @@ def fit(
         rule,
         formula=formula,
         local=local,
+        tiles=checks.sides_of(tiles),
         views=views,
         random_state=seed,
         **measured(method, directions, layers),
@@ -115,14 +118,14 @@ def fit(
         normal_pass = fitted(detector, source, normal, threshold, store=store, reason=reason)
     detector.save(out)
     seconds = time.perf_counter() - started
-    skipped = len(normal_pass.errors)
+    skipped = normal_pass.n_unreadable
     if as_json:
         facts = {"detector": out, "images": len(source), "unreadable": skipped, "threshold": detector.offset_}
         print_json({**facts, "rule": rule_of(detector), "seconds": seconds})
     else:
         unreadable = f" ({skipped} could not be read)" if skipped else ""
         _stdout.print(
-            f"{out} written: fitted on {len(normal_pass)} normal images{unreadable} in {seconds:.1f} s; "
+            f"{out} written: fitted on {normal_pass.n_images} normal images{unreadable} in {seconds:.1f} s; "
             f"{rule_in_words(detector)}.\nNext: skjepa score --detector {out} FOLDER",
             highlight=False,
             soft_wrap=True,

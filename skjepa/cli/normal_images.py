@@ -1,5 +1,6 @@
 """Measure normal images and fit a detector on them, for `skjepa fit` and `skjepa score`."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,9 +64,17 @@ def n_images(folder: Path, limit: int | None) -> int:
 
 
 def check_what_is_measured(
-    formula: str, method: str, layers: str, directions: int | None, *, local: bool = False
+    formula: str,
+    method: str,
+    layers: str,
+    directions: int | None,
+    *,
+    local: bool = False,
+    tiles: int | list[int] | None = None,
+    store: Path | None = None,
 ) -> None:
-    """Raise if --formula, --method, --layers, --directions and --local do not work together."""
+    """Raise if options of what is measured do not work together."""
+    check_store(tiles, store)
     if formula != "joint" and method == "forward":
         raise ValueError(
             f"--formula {formula} needs backward passes, and --method forward makes none: give --method exact or "
@@ -75,6 +84,30 @@ def check_what_is_measured(
         raise ValueError("--local reads hidden layers: give --formula joint, and not --layers none")
     if directions is not None and method in ("auto", "forward", "exact"):
         raise ValueError(f"--directions needs --method sketch or subspace; got --method {method}")
+
+
+def check_store(tiles: int | list[int] | None, store: Path | None) -> None:
+    """Raise if images are cut into tiles, which no store keeps."""
+    if tiles is not None and store is not None:
+        raise ValueError("--store keeps one row per image, and the tiles of --tiles are not kept: leave --store out")
+
+
+@dataclass(frozen=True)
+class NormalPass:
+    """What the fit of a command read.
+
+    Attributes
+    ----------
+    n_images : int
+        Normal images that could be read.
+    n_unreadable : int
+    measured : Extraction or None
+        None with tiles.
+    """
+
+    n_images: int
+    n_unreadable: int
+    measured: "Extraction | None"
 
 
 def unfitted(encoder: "Encoder", rule: Calibration, **settings: Any) -> "JEPAScoreDetector":
@@ -92,7 +125,7 @@ def fitted(
     *,
     store: Path | None,
     reason: str | None,
-) -> "Extraction":
+) -> NormalPass:
     """Measure the normal images, fit the detector on those that can be read, and return the measurements.
 
     The rule of the threshold is chosen again for the number of distinct images that could be read.
@@ -102,7 +135,13 @@ def fitted(
     from skjepa.inspection.appearance import learn_appearance, sampled
 
     _stderr.print(f"fit: {len(source)} normal images of {escape(str(folder))}", soft_wrap=True)
-    if detector.method == "subspace":  # whose directions are learned by the fit itself
+    normal_pass = None
+    if detector.tiles is not None:
+        n_before, source = len(source), readable(source, detector.on_error)
+        rule = threshold.of(len(np.unique(source.identities)), method=str(detector.method), strict=False)
+        detector.set_params(**rule.parameters).fit(source)
+        found = NormalPass(len(source), n_before - len(source), None)
+    elif detector.method == "subspace":  # whose directions are learned by the fit itself
         rule = threshold.of(len(source), method="subspace")
         normal_pass = detector.fit(source).extract(source, store=store)
     else:
@@ -111,9 +150,26 @@ def fitted(
         rule = threshold.of(len(np.unique(normal_pass.identities)), strict=False)
         detector.set_params(**rule.parameters).fit(normal_pass)
     detector.appearance_ = learn_appearance(sampled(source, int(detector.random_state or 0)))
+    if normal_pass is not None:
+        found = NormalPass(len(normal_pass), len(normal_pass.errors), normal_pass)
     if rule.note:
         _stderr.print(f"[yellow]note:[/yellow] {escape(rule.note)}.", highlight=False, soft_wrap=True)
-    return normal_pass
+    return found
+
+
+def readable(source: "Source", on_error: str) -> "Source":
+    """Return the images that can be read, with a warning for each other one; all if these stop the command anyway."""
+    from skjepa.data.images import ImageReadError
+
+    def is_readable(i: int) -> bool:
+        try:
+            source.load(i)
+        except ImageReadError as error:
+            warnings.warn(f"skipped {source.ids[i]}: {error}", stacklevel=2)
+            return False
+        return True
+
+    return source if on_error == "raise" else source[[i for i in range(len(source)) if is_readable(i)]]
 
 
 def rule_of(detector: "JEPAScoreDetector") -> str:

@@ -100,6 +100,14 @@ Local = Annotated[
     bool,
     typer.Option("--local", help="Also learn what is normal at each position of an image, to find small defects."),
 ]
+Tiles = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIDE[,SIDE]",
+        help="Cut images into overlapping squares of this many pixels, to find small defects in large images.",
+        callback=checks.tile_sides,
+    ),
+]
 Limit = Annotated[
     int | None,
     typer.Option(help="Use at most this many images of each folder, drawn at random.", callback=checks.integer(1)),

@@ -24,6 +24,7 @@ from skjepa.cli.common import (
 from skjepa.cli.labels import check_labels, judged, read_labels
 from skjepa.cli.normal_images import (
     Threshold,
+    check_store,
     check_what_is_measured,
     fitted,
     n_images,
@@ -54,6 +55,7 @@ from skjepa.cli.options import (
     SavedDetector,
     Scheduler,
     StoreFolder,
+    Tiles,
     Views,
     Weights,
     Yes,
@@ -122,6 +124,7 @@ def score(
     budget: Budget = None,
     yes: Yes = False,
     local: Local = False,
+    tiles: Tiles = None,
     views: Views = 1,
     limit: Limit = None,
     store: StoreFolder = None,
@@ -156,12 +159,14 @@ def score(
     _refuse_among_images("--picture, --out", picture, image_folders)
     _refuse_among_images("--maps", maps, image_folders)
     check_labels(labels, tests)
-    threshold = Threshold(alpha, calibration, contamination)
+    threshold, sides = Threshold(alpha, calibration, contamination), checks.sides_of(tiles)
     threshold.check()
     if normal is not None:
         rule = threshold.of(n_images(normal, limit), method=method)
         threshold.check_subspace(method, rule)
-        check_what_is_measured(formula, method, layers, directions, local=local)
+        check_what_is_measured(
+            formula, method, layers, directions, local=local, tiles=checks.sides_of(tiles), store=store
+        )
         _warn_of_overlap(normal, tests)
     store_if_interrupted(store)
 
@@ -179,14 +184,16 @@ def score(
         if normal is None:
             assert saved is not None  # the check above ensures that one of the two is given
             detector = saved_detector(saved, encoder, image_size, weights).set_params(**run)
+            check_store(detector.tiles, store)
             require_readable(sources.values(), on_error)
             settle_fitted(detector, list(sources.values()), budget=budget, yes=yes, quiet=quiet)
         else:
             passed_on = measured(method, directions, layers) | run
-            settings = {"formula": formula, "local": local, "views": views, "random_state": seed, **passed_on}
+            settings = {"formula": formula, "local": local, "views": views, "random_state": seed}
+            settings["tiles"] = sides
             normal_source = folder_source(normal).sample(limit, seed)
             loaded = chosen_encoder(encoder, image_size, weights, normal_source, quiet=quiet)
-            detector = unfitted(loaded, rule, **settings)
+            detector = unfitted(loaded, rule, **settings, **passed_on)
             everything = [normal_source, *sources.values()]
             require_readable(everything, on_error)
             reason = settle(detector, everything, budget=budget, yes=yes, quiet=quiet, store=store)
@@ -198,7 +205,11 @@ def score(
         mapped = [] if maps is None else map_files.write_maps(detector, groups, maps)
     shown = Path(detector.models_[0].settings["encoder"]).name
     surroundings, about = scored_groups.about_run(
-        detector, normal_pass, encoder=shown, folders=folders, normal_folder=normal
+        detector,
+        None if normal_pass is None else normal_pass.measured,
+        encoder=shown,
+        folders=folders,
+        normal_folder=normal,
     )
     score_table.write_table(score_table.score_table(groups, surroundings=surroundings, about=about), out)
     if picture is not None:
@@ -224,7 +235,7 @@ def score(
             _stdout.print()
             atypical.print_atypical(_stdout, oddest)
         _print_what_to_do_next(written, seconds, follow, groups)
-    skipped = normal_pass is not None and normal_pass.errors
+    skipped = normal_pass is not None and normal_pass.n_unreadable
     return 3 if skipped or any(group.errors for group in groups) else 0
 
 

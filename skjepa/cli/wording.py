@@ -22,7 +22,7 @@ _OPTIONS = {
 """Parameter names that are not English words: they are replaced everywhere in a message."""
 _WORDS = (
     *("contamination", "calibration", "formula", "method", "layers", "local", "views", "device", "encoder", "weights"),
-    *("folds", "rounds", "keep", "objective", "network", "epochs", "gallery", "passes", "seed"),
+    *("tiles", "folds", "rounds", "keep", "objective", "network", "epochs", "gallery", "passes", "seed"),
 )
 """Parameter names that are English words: they are replaced only before a value, as in ``method='exact'``."""
 

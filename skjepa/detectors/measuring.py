@@ -287,6 +287,7 @@ class MeasuringDetector(CalibratedDetector):
         directions: Directions | None = None,
         store: str | os.PathLike | None = None,
         memory: Any = None,
+        quiet: bool = False,
     ) -> Extraction:
         """Run the pass with the settings of a fitted model, or with the settings for a fit where `fitted` is None."""
         method, n_directions, layers = self._measures(fitted)
@@ -300,7 +301,9 @@ class MeasuringDetector(CalibratedDetector):
             layers_dtype=dtype or "float32",
             store=store,
             memory=memory if store is None else None,
-            **self._options(seed) | ({} if fitted is None else {"time_budget": None}),
+            **self._options(seed)
+            | ({} if fitted is None else {"time_budget": None})
+            | ({"progress": False} if quiet else {}),
         )
 
     def _measures(self, fitted: FittedScore | None) -> tuple[str | Directions, int | None, Any]:

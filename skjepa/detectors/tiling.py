@@ -153,7 +153,7 @@ class TilingDetector(MeasuringDetector):
 
     def _most_tiles(self, encoder: Encoder, tiles: TiledPictures, seed: int) -> int:
         """Return how many tiles fit into memory."""
-        first = self._extract(encoder, tiles.source[:1], seed)
+        first = self._extract(encoder, tiles.source[:1], seed, quiet=True)
         n_bytes = first.embeddings.nbytes + sum(rows.nbytes for rows in first.layers.values())
         return int((self.memory_budget or default_budget("cpu")) / (_COPIES * n_bytes))
 

@@ -37,7 +37,7 @@ class ScoredGroup:
     reasons : list of str, optional
         Names of the unusual terms of the score, see `skjepa.inspection.Explanation.reason`.
     explained : Explanation, optional
-        Terms of the score for the images that could be read, in their order.
+        Terms of the score, for the images that could be read in their order, or for all images.
     """
 
     name: str
@@ -55,6 +55,8 @@ class ScoredGroup:
         """Return the row of image `i` in `explained`; None if the image could not be read."""
         if self.explained is None or i in self.errors:
             return None
+        if len(self.explained) == len(self.scores):
+            return i
         return i - sum(unreadable < i for unreadable in self.errors)
 
     @property
@@ -91,7 +93,9 @@ def _score_tiled(detector: JEPAScoreDetector, name: str, source: Source) -> Scor
     seconds = (time.perf_counter() - started) / len(source)
     errors = dict.fromkeys(np.flatnonzero(np.isnan(found.scores)).tolist(), "cannot be read as an image")
     reasons = ["" if i in errors else explained.reason(i) for i in range(len(source))]
-    return ScoredGroup(name, source, found.scores, found.p_values, found.decisions, errors, seconds, None, reasons)
+    return ScoredGroup(
+        name, source, found.scores, found.p_values, found.decisions, errors, seconds, None, reasons, explained
+    )
 
 
 def reasons_of(detector: JEPAScoreDetector, extraction: Extraction) -> list[str]:

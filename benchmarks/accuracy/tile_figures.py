@@ -148,9 +148,11 @@ def of_cost(folds: list[dict[str, float]]) -> dict[str, Any]:
     (seconds,) = folds
     whole = seconds["embedding"]
     local, default = (seconds[f"pass of the {name}"] + seconds[name] for name in ("local score", "default score"))
-    maps = seconds["local maps"] - seconds["pass of the local score"]
+    maps = seconds["local score and maps, judge_and_map"] - local
+    shares = seconds["maps of shares of the default score"] - seconds["pass of the default score"]
+    added = {"local score": local - default, "map with the local score": maps, "map of shares": shares}
     return {
-        "added": {"the local score": (local - default) / whole, "the map": maps / whole},
+        "added": {f"the {name}": more / whole for name, more in added.items()},
         "milliseconds": {name: 1000 * value for name, value in seconds.items()},
         "of_embedding": {name: value / whole for name, value in seconds.items()},
     }

@@ -240,8 +240,9 @@ class Trial:
             "pass of the local score": lambda: local.extract(shown),
             "default score": lambda: plain.score_samples(measured),
             "local score": lambda: local.score_samples(with_positions),
-            "shares of the default score": lambda: plain.picture_maps(shown),
-            "local maps": lambda: local.picture_maps(shown),
+            "local score and maps, judge_and_map": lambda: local.judge_and_map(shown),
+            "local maps alone, picture_maps": lambda: local.picture_maps(shown),
+            "maps of shares of the default score": lambda: plain.picture_maps(shown),
         }
         best = dict.fromkeys(ways, np.inf)
         for _ in range(REPEATS):

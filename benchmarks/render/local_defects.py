@@ -60,10 +60,11 @@ def flags_table() -> str:
 
 
 def targets_table() -> str:
-    rows = [["224 pixels", "aimed at", "measured", ""]]
+    rows = [["", "side", "aimed at", "measured", ""]]
     for side, parts in _sides():
-        for found in parts.get("targets", []) if side == "224" else []:
-            rows.append([found["what"], found["aim"], number(found["value"]), "met" if found["met"] else "missed"])
+        for found in parts.get("targets", []):
+            is_met = "met" if found["met"] else "missed"
+            rows.append([found["what"], side, found["aim"], number(found["value"]), is_met])
     return _table(rows)
 
 

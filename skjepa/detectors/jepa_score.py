@@ -22,6 +22,7 @@ from skjepa.detectors.fitting import APART
 from skjepa.detectors.mapping import MappingDetector
 from skjepa.encoders.encoder import Encoder
 from skjepa.extraction.batches.options import RunOptions
+from skjepa.extraction.batches.pooling import check_layer_names
 from skjepa.extraction.batches.views import Transform
 from skjepa.extraction.cost.choice import METHODS
 from skjepa.extraction.extraction import Extraction
@@ -285,6 +286,8 @@ class JEPAScoreDetector(MappingDetector):
         check_score_settings(self.formula, self.reference, self.floor, self.rank)
         if not isinstance(self.method, Directions):
             check_choice("method", self.method, (*METHODS, "subspace"))
+        if self.tiles is not None:
+            check_sides("tiles", self.tiles)
         RunOptions(n_jobs=self.n_jobs)
         takes_none = ("auto", "forward", "exact")
         taken = self.n_directions if isinstance(self.method, str) and self.method not in takes_none else None
@@ -294,6 +297,10 @@ class JEPAScoreDetector(MappingDetector):
             shape = fitted.settings["input_shape"] or ()
             if len(shape) == 1 and getattr(self, "n_features_in_", shape[0]) != shape[0]:
                 raise ValueError(f"n_features_in_ is {self.n_features_in_}, the fit samples have {shape[0]} columns")
+            if len(shape) == 1 and self.tiles is not None:
+                raise ValueError("tiles are cut from images, and the fit samples are vectors")
+            if (encoder := fitted.encoder or self.encoder_) is not None:
+                check_layer_names(encoder, fitted.settings.get("layers") or ())
             correction, directions = fitted.model.correction, fitted.directions or self._given_directions
             if correction is None:
                 continue

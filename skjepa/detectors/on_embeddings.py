@@ -188,6 +188,11 @@ class OnEmbeddings(CalibratedDetector):
         use_here(made, given)
         return made
 
+    def portable_check(self) -> None:
+        super().portable_check()
+        if self.layer is not None and self._settings is None:
+            raise ValueError(f"layer={self.layer!r} is a layer of an encoder, and the fit samples are rows of numbers")
+
     @property
     def reads(self) -> str:
         return "embeddings" if self.layer is None else "forward"

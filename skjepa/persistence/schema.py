@@ -35,6 +35,7 @@ from typing import (
 import numpy as np
 
 Sizes = dict[str, int]
+_LARGEST = 1e100  # of the numbers of an array: squares of larger ones soon overflow
 _T = TypeVar("_T")
 _Class = TypeVar("_Class", bound=type)
 
@@ -212,6 +213,8 @@ def _check_numbers(value: Any, marks: tuple, where: str, sizes: Sizes) -> None:
     must_be_finite = Mark.FINITE in marks or limits or (is_array and Mark.MAY_BE_INFINITE not in marks)
     if must_be_finite and np.asarray(value).dtype.kind == "f" and not np.isfinite(value).all():
         raise SchemaError(where, "is not finite" if not is_array else "holds numbers that are not finite")
+    if is_array and must_be_finite and value.dtype.kind == "f" and (np.abs(value) > _LARGEST).any():
+        raise SchemaError(where, f"holds numbers beyond {_LARGEST:g}, whose squares overflow")
     for limit in limits:
         if not (np.all(value > limit.limit) and np.all(value < limit.below)):
             raise SchemaError(where, f"must be above {limit.limit:g} and below {limit.below:g}")

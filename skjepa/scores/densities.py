@@ -129,7 +129,7 @@ class KNNDensity(BaseEstimator):
     intrinsic_dim_: Annotated[float, Above(0)]
     factor_: Annotated[float, Above(0)]
     fit_scores_: Annotated[NDArray[np.float64], "n"]
-    _nearest: Annotated[NearestRows, "kernels K"]
+    _nearest: Annotated[NearestRows, "n=kernels K"]
     _widths: Annotated[NDArray[np.float64], "kernels", Above(0)]
 
     def __init__(self, n_neighbors: int = 30) -> None:

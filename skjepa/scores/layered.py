@@ -206,6 +206,11 @@ class LayeredScore:
             raise ValueError(f"the terms {', '.join(self.tails)} do not belong to the layers of the chain")
         if self.neighbours_of not in (None, *self.chain.deviations):
             raise ValueError(f"neighbours_of={self.neighbours_of!r} is not a layer of the chain")
+        if isinstance(self.neighbours, NearestRows):
+            name = self.neighbours_of or OUTPUT
+            found, expected_width = self.neighbours.rows.shape[1], len(self.chain.deviations[name])
+            if found != expected_width:
+                raise ValueError(f"the neighbours have {found} columns, layer {name!r} has {expected_width}")
 
 
 AnyScore = ScoreModel | LayeredScore

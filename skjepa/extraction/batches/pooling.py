@@ -105,6 +105,11 @@ def chosen_layers(encoder: Encoder, layers: Any, shape: tuple[int, ...]) -> tupl
     return encoder.layers_known[known]
 
 
+def check_layer_names(encoder: Encoder, names: Sequence[str]) -> None:
+    """Raise ValueError if the encoder has no layer of one of these names."""
+    _paths(encoder, [name for name in names if not is_positions(name)])
+
+
 def _without_positions(layers: str | Sequence[str]) -> tuple[Any, bool]:
     """Return the layers to pool, "auto" or a list, and whether positions are read as well."""
     if isinstance(layers, str):

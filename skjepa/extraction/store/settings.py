@@ -1,7 +1,7 @@
 """Compare the settings that must agree before results are mixed."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from skjepa.persistence.schema import Above
 
@@ -39,7 +39,7 @@ class Settings(TypedDict):
     transform: str | None
     seed: Annotated[int, Above(-1, below=2**32)] | None
     layers: NotRequired[list[str] | tuple[str, ...] | None]
-    layers_dtype: NotRequired[str | None]
+    layers_dtype: NotRequired[Literal["float32", "float16"] | None]
     method_reason: NotRequired[str | None]
 
 

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import io
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -20,6 +20,7 @@ from skjepa.reporting.results import Results
 from skjepa.reporting.words import (
     diagnosis_in_words,
     p_in_words,
+    reason_in_words,
     result_in_words,
     size_in_words,
     status_of,
@@ -85,6 +86,9 @@ def render(
     thumbnails : int
         Largest number of pictures in the table, in addition to those of the galleries.
     """
+    if results.reasons is not None:
+        terms = [] if results.about.diagnosed is None else list(results.about.diagnosed.terms)
+        results = replace(results, reasons=[reason_in_words(reason, terms) for reason in results.reasons])
     pictures = _Pictures(results)
     galleries = _galleries(results, pictures, gallery)
     shown = {card.place for part in galleries for card in part.cards}

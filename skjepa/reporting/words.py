@@ -1,12 +1,13 @@
 """Write the sentences of a report: the result, the threshold, and the diagnosis."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import betabinom
 
 from skjepa.inspection.findings import AT_FLOOR, COLLAPSED_RATIO, FAITHFUL, SHORT_OF_RANK, Diagnosis
+from skjepa.inspection.plain_words import term_in_words
 from skjepa.reporting.about import Rule
 from skjepa.reporting.results import Results
 
@@ -17,6 +18,15 @@ class Verdict:
 
     heading: str
     sentence: str
+
+
+def reason_in_words(reason: str, terms: Sequence[str]) -> str:
+    """Describe the unusual terms of a score, named as in the column `reason`, by what they mean.
+
+    Names that are not among `terms`, all terms of the score in their order, stay as they are.
+    """
+    named = [term for term in reason.split(", ") if term]
+    return "; ".join(dict.fromkeys(term_in_words(term, terms) if term in terms else term for term in named))
 
 
 def result_in_words(results: Results) -> list[str]:

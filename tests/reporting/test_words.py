@@ -7,7 +7,13 @@ from scipy.stats import binomtest
 
 from skjepa import JEPAScoreDetector
 from skjepa.reporting.about import About, Rule
-from skjepa.reporting.words import diagnosis_in_words, result_in_words, size_in_words, threshold_in_words
+from skjepa.reporting.words import (
+    diagnosis_in_words,
+    reason_in_words,
+    result_in_words,
+    size_in_words,
+    threshold_in_words,
+)
 
 
 def words(n_flagged, rule, n=100):
@@ -60,3 +66,14 @@ def test_diagnosis_in_words_has_its_numbers():
 @pytest.mark.parametrize(("n", "said"), [(900, "1 kB"), (52_000, "52 kB"), (2_345_678, "2.3 MB")])
 def test_sizes(n, said):
     assert size_in_words(n) == said
+
+
+def test_reasons_are_told_by_what_terms_mean():
+    terms = ["layer stage1", "layer stage2", "layer stage3", "layer output", "neighbours", "local"]
+    assert reason_in_words("layer stage3, local, layer output", terms) == (
+        "odd in the late layers: content; odd at some places of the image; odd in the output of the encoder: content "
+        "as a whole"
+    )
+    assert reason_in_words("layer stage1", terms) == "odd in the early layers: texture, edges and colours"
+    assert reason_in_words("", terms) == ""
+    assert reason_in_words("layer stage3, local", []) == "layer stage3; local"  # a table that does not say its terms

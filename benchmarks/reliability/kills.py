@@ -236,7 +236,7 @@ def check(found: Counter, store: Store, names: Sequence[str]) -> None:
     found["lost"] += len({(name, "") for name in names} - there.keys())
     found["different"] += sum(
         not np.array_equal(embedding, rows([name])[1][0]) or not np.array_equal(sigma, rows([name])[2][0])
-        for (name, _), (embedding, sigma) in there.items()
+        for (name, _), (embedding, sigma, _) in there.items()
     )
 
 

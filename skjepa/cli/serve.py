@@ -97,7 +97,7 @@ def serve(
     if check_integer("--workers", workers, minimum=1) == 1:
         run(loaded, host=host, port=port, limits=limits, drift_level=drift_level)
         return
-    if encoder != "bundled" or weights is not None:
+    if encoder != "auto" or weights is not None:
         raise ValueError(
             "--workers cannot be combined with --encoder or --weights, since each process loads the detector from its "
             "folder alone: serve with one process, or start several behind a proxy"

@@ -201,6 +201,21 @@ def test_good_damaged_large_and_slow_together(server, expected):
     assert used[-1] - used[0] < 30 << 20
 
 
+def test_several_processes_are_started_for_a_detector_that_loads_alone(folder, monkeypatch, capsys):
+    from skjepa.cli.app import main
+    from skjepa.deployment import workers
+
+    started = []
+    monkeypatch.setattr(workers, "serve_by_processes", lambda *given, **options: started.append(given))
+    with pytest.raises(SystemExit) as end:
+        main(["serve", str(folder), "--workers", "2"])
+    assert (end.value.code, started) == (0, [(folder, 2)])
+    with pytest.raises(SystemExit) as end:
+        main(["serve", str(folder), "--workers", "2", "--encoder", "bundled"])
+    assert end.value.code == 2
+    assert "--workers cannot be combined with --encoder" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_killed_process_is_replaced(folder, expected):
     """Clients that ask again where their connection broke have every answer; no more break than were in hand."""

@@ -91,16 +91,23 @@ class TilingDetector(MeasuringDetector):
             _warn_of(source.ids[~is_readable])
             source = source[is_readable]
             self._check_size(source.ids, seed)
-        if not self._learns_directions:
-            self._measure_all(source, seed)
-        return source
+        return source if self._learns_directions else self._measure_all(source, seed)
 
-    def _measure_all(self, source: Source, seed: int) -> None:
-        """Measure all tiles of a fit once, for its folds and its scores; do nothing if they do not fit into memory."""
+    def _measure_all(self, source: Source, seed: int) -> Source:
+        """Measure all tiles of a fit once, for its folds and its scores, unless they do not fit into memory.
+
+        Return the images to fit on: those of which every tile could be measured.
+        """
         tiles, kept = self._cut(source), _KEPT.get()
-        if kept is not None and len(tiles.source) <= self._most_tiles(self._frozen(), tiles, seed):
-            kept.extraction = self._extract(self._frozen(), tiles.source, seed, memory=self.memory)
-            kept.places = {name: i for i, name in enumerate(tiles.source.ids.tolist())}
+        if kept is None or len(tiles.source) > self._most_tiles(self._frozen(), tiles, seed):
+            return source
+        kept.extraction = self._extract(self._frozen(), tiles.source, seed, memory=self.memory)
+        kept.places = {name: i for i, name in enumerate(kept.extraction.ids.tolist())}
+        if not kept.extraction.errors:
+            return source
+        source = source[np.setdiff1d(np.arange(len(source)), tiles.groups[list(kept.extraction.errors)])]
+        self._check_size(source.ids, seed)
+        return source
 
     def _read(self, X: Any) -> Samples:
         return super()._read(X) if self.tiles is None else self._pictures(X)

@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.transforms import Compose, Resize, ToTensor
 
 from skjepa import JEPAScoreDetector, load_encoder
 from skjepa.data import as_source, tile_pictures
@@ -152,3 +153,33 @@ def test_what_tiles_do_not_go_with_is_said(fitted, new):
         fitted.score_samples(detector(tiles=None).extract(new))
     with pytest.raises(ExportError, match="tiles do not export"):
         fitted.export("detector.onnx")
+
+
+class Unit(nn.Module):
+    """Embeddings of length 1, which black tiles turn into 0 / 0."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.maps = nn.Conv2d(3, 6, 4, 4, bias=False)
+
+    def forward(self, x):
+        z = self.maps(x).mean((2, 3))
+        return z / z.norm(dim=1, keepdim=True)
+
+
+@pytest.mark.filterwarnings("ignore:skipped")
+def test_an_image_with_a_tile_that_cannot_be_measured_is_left_out_of_the_fit(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(100, 156, (16, 48, 64, 3), dtype=np.uint8)
+    images[3, :32, :32] = 0
+    for i, image in enumerate([*images, images[0]]):  # the copy at the end is not learned from
+        Image.fromarray(image).save(tmp_path / f"{i:02d}.png")
+    encoder = load_encoder(Unit(), preprocess=Compose([Resize((32, 32)), ToTensor()]))
+    settings = {"method": "forward", "layers": ["maps"], "local": True, "tiles": 32, "on_error": "skip"}
+    fitted = JEPAScoreDetector(encoder, **settings).fit(tmp_path)
+    (tmp_path / "03.png").unlink()
+    expected = JEPAScoreDetector(encoder, **settings).fit(tmp_path)
+    new = rng.integers(100, 156, (3, 48, 64, 3), dtype=np.uint8)
+    assert fitted.n_samples_fit_ == 15
+    np.testing.assert_array_equal(fitted.score_samples(new), expected.score_samples(new))

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
+from skjepa.data.images import ImageReadError
 from skjepa.data.one_picture import listed
+from skjepa.data.source import Source
 from skjepa.detectors.judgement import Judgement
 from skjepa.detectors.tiling import TilingDetector
 from skjepa.extraction.batches.options import RunOptions
@@ -190,10 +192,11 @@ class ExplainingDetector(TilingDetector):
 
     def _terms_of_tiles(self, X: Any, see: Callable[[Extraction, NDArray[np.intp]], None] | None = None) -> _FoundTerms:
         """Return the terms of the most anomalous tile of each image; `see` is told of all tiles."""
-        oddest = self._oddest_tiles(self.models_, self._pictures(X), see=see)
+        source = self._pictures(X)
+        oddest = self._oddest_tiles(self.models_, source, see=see)
         unread = np.flatnonzero(np.isnan(oddest[0].scores)).tolist()
         names, terms = oddest[-1].names.astype(np.str_), [found.terms for found in oddest]
-        return _FoundTerms(names, terms, [], dict.fromkeys(unread, "cannot be read as an image"))
+        return _FoundTerms(names, terms, [], {i: _why_unread(source, i) for i in unread})
 
     def _told(self, found: _FoundTerms) -> Explanation:
         decisions = self._combine(found.scores) - self.offset_
@@ -237,6 +240,14 @@ class ExplainingDetector(TilingDetector):
         given = RunOptions.of(self, on_error="raise", progress=False).keywords | options
         learned: dict[str, Any] = {"floor": self.floor_, "rank": self.rank_} if hasattr(self, "floor_") else {}
         return learn_volume_explainer(encoder, X, patch_size=patch_size, **learned, **given)
+
+
+def _why_unread(source: Source, i: int) -> str:
+    try:
+        source.load(i)
+    except ImageReadError as error:
+        return str(error)
+    return f"{source.ids[i]}: no tile could be measured"
 
 
 def _columns_of(model: AnyScore, measured: Extraction, *, is_whole: bool) -> NDArray[np.float64] | None:

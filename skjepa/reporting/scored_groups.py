@@ -91,7 +91,7 @@ def _score_tiled(detector: JEPAScoreDetector, name: str, source: Source) -> Scor
     started = time.perf_counter()
     found, explained = detector.judge_and_explain(source)
     seconds = (time.perf_counter() - started) / len(source)
-    errors = dict.fromkeys(np.flatnonzero(np.isnan(found.scores)).tolist(), "cannot be read as an image")
+    errors = {i: found.reasons[i] for i in np.flatnonzero(np.isnan(found.scores)).tolist()}
     reasons = ["" if i in errors else explained.reason(i) for i in range(len(source))]
     return ScoredGroup(
         name, source, found.scores, found.p_values, found.decisions, errors, seconds, None, reasons, explained

@@ -50,7 +50,7 @@ def test_score_finds_the_odd_image_and_maps_it(folder, tmp_path, capsys):
     assert np.nanargmin([np.nan if score is None else score for score in rows["score"]]) == odd
     assert rows["label"][odd] == -1
     assert rows["reason"][odd]
-    assert rows["error"][rows["id"].index("bad.png")] == "cannot be read as an image"
+    assert rows["error"][rows["id"].index("bad.png")].endswith("bad.png: cannot be read as an image (unknown format)")
     told = json.loads((maps / "spots.json").read_text())["images"]
     assert (told[0]["id"], told[0]["width"], told[0]["height"]) == ("1.png", 56, 48)
     assert (maps / told[0]["overlay"]).is_file()

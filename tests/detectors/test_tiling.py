@@ -122,6 +122,8 @@ def test_an_unreadable_picture_has_no_score_and_no_map(fitted, new, tmp_path):
     assert np.isnan(scores[0])
     with pytest.warns(UserWarning, match="skipped .*0.png"):
         assert [found is None for found in skipping.picture_maps(paths)] == [True, False, False]
+    with pytest.warns(UserWarning, match="skipped .*0.png"):
+        assert skipping.judge(paths).reasons[0] == f"{paths[0]}: cannot be read as an image (unknown format)"
 
 
 def test_a_folder_of_large_pictures_is_scored_and_mapped_by_the_command_line_code(new, tmp_path):

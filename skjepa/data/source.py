@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,8 @@ class Source:
         if the hash is not known without loading the sample.
     file : callable
         Returns the path of the image file at a position, which another process can read; None if there is none.
+    chosen : array of bool, optional
+        Which of the samples that were given these are, where `only` left some out.
     """
 
     ids: NDArray[np.str_]
@@ -40,6 +42,7 @@ class Source:
     stable_ids: bool = True
     content: Callable[[int], str] = lambda i: ""
     file: Callable[[int], str | os.PathLike | None] = lambda i: None
+    chosen: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -55,6 +58,14 @@ class Source:
             lambda i: self.content(chosen[i]),
             lambda i: self.file(chosen[i]),
         )
+
+    def only(self, chosen: NDArray[np.bool_]) -> "Source":
+        """Return the samples at a mask, which the result keeps as `chosen`."""
+        given = chosen
+        if self.chosen is not None:
+            given = self.chosen.copy()
+            given[self.chosen] = chosen
+        return replace(self[chosen], chosen=given)
 
     @property
     def identities(self) -> NDArray[np.str_]:

@@ -45,6 +45,8 @@ def one_each(name: str, values: Any, samples: Extraction | Source) -> NDArray:
     found = column_or_1d(values)
     if isinstance(samples, Extraction) and len(found) == len(samples.all_ids):
         return found[samples.measured]
+    if isinstance(samples, Source) and samples.chosen is not None and len(found) == len(samples.chosen):
+        return found[samples.chosen]
     if len(found) != len(samples):
         raise ValueError(f"{name} must hold one value per sample: X has {len(samples)} samples, {name} {len(found)}")
     return found

@@ -246,7 +246,7 @@ class MeasuringDetector(CalibratedDetector):
     def _readable(self, encoder: Encoder, source: Source) -> Source:
         """Return the samples that can be read, found by one forward pass each."""
         z = embed(encoder, source, **RunOptions.of(self, on_error="skip").keywords)
-        return source[~np.isnan(z).any(axis=1)]
+        return source.only(np.asarray(~np.isnan(z).any(axis=1)))
 
     def _read(self, X: Any) -> Samples:
         if isinstance(X, Extraction):

@@ -89,7 +89,7 @@ class TilingDetector(MeasuringDetector):
         if self.on_error == "skip":
             is_readable = self._cut(source).sizes[:, 0] > 0
             _warn_of(source.ids[~is_readable])
-            source = source[is_readable]
+            source = source.only(is_readable)
             self._check_size(source.ids, seed)
         return source if self._learns_directions else self._measure_all(source, seed)
 
@@ -105,7 +105,7 @@ class TilingDetector(MeasuringDetector):
         kept.places = {name: i for i, name in enumerate(kept.extraction.ids.tolist())}
         if not kept.extraction.errors:
             return source
-        source = source[np.setdiff1d(np.arange(len(source)), tiles.groups[list(kept.extraction.errors)])]
+        source = source.only(~np.isin(np.arange(len(source)), tiles.groups[list(kept.extraction.errors)]))
         self._check_size(source.ids, seed)
         return source
 

@@ -185,3 +185,21 @@ def test_an_image_with_a_tile_that_cannot_be_measured_is_left_out_of_the_fit(tmp
     new = rng.integers(100, 156, (3, 48, 64, 3), dtype=np.uint8)
     assert fitted.n_samples_fit_ == 15
     np.testing.assert_array_equal(fitted.score_samples(new), expected.score_samples(new))
+
+
+@pytest.mark.filterwarnings("ignore:skipped")
+def test_groups_of_images_that_are_left_out_are_left_out_as_well(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(100, 156, (14, 48, 64, 3), dtype=np.uint8)
+    images[6, :32, :32] = 0
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{i:02d}.png")
+    (tmp_path / "02.png").write_bytes(b"no image")
+    encoder = load_encoder(Unit(), preprocess=Compose([Resize((32, 32)), ToTensor()]))
+    settings = {"layers": ["maps"], "local": True, "tiles": 32, "on_error": "skip", "calibration": 0.4}
+    groups, new = np.arange(14) // 2, rng.integers(100, 156, (3, 48, 64, 3), dtype=np.uint8)
+    fitted = JEPAScoreDetector(encoder, method="forward", **settings).fit(tmp_path, groups=groups)
+    for name in ("02.png", "06.png"):
+        (tmp_path / name).unlink()
+    expected = JEPAScoreDetector(encoder, method="forward", **settings).fit(tmp_path, groups=np.delete(groups, [2, 6]))
+    np.testing.assert_array_equal(fitted.score_samples(new), expected.score_samples(new))

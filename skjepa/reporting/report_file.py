@@ -242,14 +242,17 @@ def _measured(detector: Any, X: Any, store: Any) -> Extraction | None:
 
 
 def _surroundings(detector: Any, normal: Any, source: Source | None) -> Surroundings | None:
-    """Return the given normal samples, or the fit samples that the detector keeps, which have no names."""
+    """Return the given normal samples, or the fit samples that the detector keeps, which have no names.
+
+    With tiles these are tiles, and no image is shown among them.
+    """
     if isinstance(normal, Extraction):
         return Surroundings(normal.embeddings, normal.ids)
     if source is not None:
         encoder = detector.fitted_encoder(source)
         return Surroundings(embed(encoder, source, device=detector.device, on_error="skip"), source.ids)
     seen = detector.model_.seen
-    return None if seen is None else Surroundings(seen.embeddings)
+    return None if seen is None or getattr(detector, "tiles", None) is not None else Surroundings(seen.embeddings)
 
 
 def _maps(surroundings: Surroundings, z: NDArray[np.float64]) -> list[Map]:

@@ -74,6 +74,7 @@ def test_a_saved_detector_cuts_tiles_wherever_it_is_used(folder, detector, tmp_p
 
     page = tmp_path / "report.html"
     assert run("report", table, "--images", folder / "new", "--detector", detector, "--out", page) == 0
+    assert "principal axes" not in page.read_text()  # a map of whole images among tiles would mislead
     capsys.readouterr()
     assert run("explain", folder / "new" / "1.png", "--detector", detector, "--json") == 0
     (told,) = json.loads(capsys.readouterr().out)["images"]

@@ -314,6 +314,8 @@ class MeasuringDetector(CalibratedDetector):
         """
         method, n_directions = self.method, self.n_directions
         is_auto = self._method_is("auto")
+        if fitted is None and self._learns_directions:  # not learned yet, where only the size of a result is asked for
+            return "forward", None, self._layers_of_fit
         if fitted is None:
             return "exact" if is_auto and self.formula != "joint" else method, n_directions, self._layers_of_fit
         if is_auto:

@@ -203,3 +203,17 @@ def test_groups_of_images_that_are_left_out_are_left_out_as_well(tmp_path):
         (tmp_path / name).unlink()
     expected = JEPAScoreDetector(encoder, method="forward", **settings).fit(tmp_path, groups=np.delete(groups, [2, 6]))
     np.testing.assert_array_equal(fitted.score_samples(new), expected.score_samples(new))
+
+
+def test_directions_are_learned_from_tiles():
+    images = np.random.default_rng(0).integers(100, 156, (30, 32, 48, 3), dtype=np.uint8)
+    encoder = load_encoder(
+        nn.Sequential(nn.Conv2d(3, 6, 4, 4), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), image_size=32
+    )
+    settings = {"layers": ["1"], "local": True, "tiles": 32}
+    fitted = JEPAScoreDetector(encoder, method="subspace", n_directions=2, **settings).fit(images)
+    given = JEPAScoreDetector(encoder, method=fitted.directions_, **settings).fit(images)
+    np.testing.assert_allclose(fitted.score_samples(images[:3]), given.score_samples(images[:3]))
+    judged, maps = fitted.judge_and_map(images[:3])
+    np.testing.assert_array_equal(judged.scores, fitted.score_samples(images[:3]))
+    np.testing.assert_array_equal(maps[1].pixels(), fitted.anomaly_map(images[:3])[1])

@@ -31,6 +31,8 @@ class _FoundTerms(NamedTuple):
     Attributes
     ----------
     ids : array of shape (n_samples,), str
+    places : array of shape (n_samples,), str
+        What the terms belong to: the samples themselves, or with `tiles` the most anomalous tile of each image.
     terms : list of dict of name -> array of shape (n_samples,)
         By each model; NaN where a sample could not be read.
     measured : list of Extraction
@@ -39,6 +41,7 @@ class _FoundTerms(NamedTuple):
     """
 
     ids: NDArray[np.str_]
+    places: NDArray[np.str_]
     terms: list[Terms]
     measured: list[Extraction]
     errors: dict[int, str]
@@ -188,7 +191,7 @@ class ExplainingDetector(TilingDetector):
             terms.append(found if own is X else {name: own.aligned(values) for name, values in found.items()})
         first = measured[0]
         ids, errors = (first.ids, {}) if first is X else (first.all_ids, first.errors)
-        return _FoundTerms(ids, terms, measured, errors)
+        return _FoundTerms(ids, ids, terms, measured, errors)
 
     def _terms_of_tiles(self, X: Any, see: Callable[[Extraction, NDArray[np.intp]], None] | None = None) -> _FoundTerms:
         """Return the terms of the most anomalous tile of each image; `see` is told of all tiles."""
@@ -196,11 +199,11 @@ class ExplainingDetector(TilingDetector):
         oddest = self._oddest_tiles(self.models_, source, see=see)
         unread = np.flatnonzero(np.isnan(oddest[0].scores)).tolist()
         names, terms = oddest[-1].names.astype(np.str_), [found.terms for found in oddest]
-        return _FoundTerms(names, terms, [], {i: _why_unread(source, i) for i in unread})
+        return _FoundTerms(source.ids, names, terms, [], {i: _why_unread(source, i) for i in unread})
 
     def _told(self, found: _FoundTerms) -> Explanation:
         decisions = self._combine(found.scores) - self.offset_
-        return explain_terms(found.ids, decisions, found.terms, [fitted.terms for fitted in self.models_])
+        return explain_terms(found.places, decisions, found.terms, [fitted.terms for fitted in self.models_])
 
     def volume_explainer(self, X: Any, *, patch_size: int | None = None, **options: Any) -> VolumeExplainer:
         """Learn heat maps of the volume term from normal images.

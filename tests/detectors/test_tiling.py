@@ -215,5 +215,6 @@ def test_directions_are_learned_from_tiles():
     given = JEPAScoreDetector(encoder, method=fitted.directions_, **settings).fit(images)
     np.testing.assert_allclose(fitted.score_samples(images[:3]), given.score_samples(images[:3]))
     judged, maps = fitted.judge_and_map(images[:3])
+    assert list(judged.ids) == [found.id for found in maps]  # images, not tiles
     np.testing.assert_array_equal(judged.scores, fitted.score_samples(images[:3]))
     np.testing.assert_array_equal(maps[1].pixels(), fitted.anomaly_map(images[:3])[1])

@@ -62,6 +62,7 @@ from skjepa.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from skjepa.detectors.jepa_score import JEPAScoreDetector
     from skjepa.reporting.scored_groups import ScoredGroup
 
 _stdout, _stderr = Console(), Console(stderr=True)
@@ -185,6 +186,7 @@ def score(
             assert saved is not None  # the check above ensures that one of the two is given
             detector = saved_detector(saved, encoder, image_size, weights).set_params(**run)
             check_store(detector.tiles, store)
+            _refuse_another_fit(detector, local, sides)
             require_readable(sources.values(), on_error)
             settle_fitted(detector, list(sources.values()), budget=budget, yes=yes, quiet=quiet)
         else:
@@ -237,6 +239,16 @@ def score(
         _print_what_to_do_next(written, seconds, follow, groups)
     skipped = normal_pass is not None and normal_pass.n_unreadable
     return 3 if skipped or any(group.errors for group in groups) else 0
+
+
+def _refuse_another_fit(detector: "JEPAScoreDetector", local: bool, sides: int | list[int] | None) -> None:
+    """Raise if --local or --tiles ask for what a saved detector has not learned."""
+    wanted = {"--local": local and not detector.local, "--tiles": sides is not None and sides != detector.tiles}
+    for option in (name for name, is_wanted in wanted.items() if is_wanted):
+        raise ValueError(
+            f"{option} belongs to the fit, and the saved detector was fitted without it: give it to skjepa fit, and "
+            "leave it out here"
+        )
 
 
 def _metrics_in_words(rows: Sequence[dict[str, Any]], is_labelled: bool) -> str:

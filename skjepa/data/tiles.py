@@ -4,7 +4,6 @@ import hashlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,9 @@ from skjepa.data.sources import Source, as_source
 
 OVERLAP = 0.25
 """Default overlap of neighbouring tiles, as a share of their side."""
+
+
+_TOO_LONG = 2**31  # pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,9 +105,16 @@ def tile_pictures(X: Any, size: int | Sequence[int], *, overlap: float = OVERLAP
     if source.is_vector:
         raise ValueError("X holds vectors, and tiles are cut from images: give images")
     sides = check_sides("size", size)
-    overlap = check_number("overlap", overlap, above=0.0, below=1.0, closed="<")
+    return cut(source, sides, check_number("overlap", overlap, above=0.0, below=1.0, closed="<"))
+
+
+def cut(
+    source: Source, sides: list[int], overlap: float = OVERLAP, sizes: NDArray[np.intp] | None = None
+) -> TiledPictures:
+    """Cut images as `tile_pictures` does; with their `sizes`, (n_pictures, 2), none is read for its size."""
     pictures = _LastPicture(source)
-    sizes = np.array([pictures.size(i) for i in range(len(source))], dtype=np.intp)
+    if sizes is None:
+        sizes = np.array([pictures.size(i) for i in range(len(source))], dtype=np.intp)
     boxes = [boxes_of(height, width, sides, overlap) for height, width in sizes.tolist()]
     groups = np.repeat(np.arange(len(source)), [len(own) for own in boxes])
     all_boxes = np.concatenate(boxes)
@@ -126,10 +135,13 @@ def tile_pictures(X: Any, size: int | Sequence[int], *, overlap: float = OVERLAP
 
 def check_sides(name: str, sides: Any) -> list[int]:
     """Return the sides of tiles as a list; raise ValueError or TypeError, calling the parameter `name`."""
-    several = [sides] if isinstance(sides, Integral) or np.ndim(sides) == 0 else list(sides)
+    several = sides if isinstance(sides, list | tuple) else [sides]
     if not several:
         raise ValueError(f"{name} is empty: give the side of the tiles in pixels, or several sides")
-    return [check_integer(name, side, minimum=1) for side in several]
+    found = [check_integer(name, side, minimum=1) for side in several]
+    if max(found) >= _TOO_LONG:
+        raise ValueError(f"{name} must be shorter than {_TOO_LONG} pixels; got {max(found)}")
+    return found
 
 
 def boxes_of(height: int, width: int, sides: list[int], overlap: float = OVERLAP) -> NDArray[np.intp]:

@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from skjepa.data.images import ImageReadError
 from skjepa.data.one_picture import listed
 from skjepa.data.source import Source
+from skjepa.data.tiles import TiledPictures
 from skjepa.detectors.judgement import Judgement
 from skjepa.detectors.tiling import TilingDetector
 from skjepa.extraction.batches.options import RunOptions
@@ -182,7 +183,8 @@ class ExplainingDetector(TilingDetector):
 
     def _terms_of(self, X: Any) -> _FoundTerms:
         if self.tiles is not None:
-            return self._terms_of_tiles(X)
+            source = self._pictures(X)
+            return self._terms_of_tiles(source, self._cut(source))
         samples = self._read(X)
         measured = [self._measured(fitted, samples) for fitted in self.models_]
         terms: list[Terms] = []
@@ -193,10 +195,14 @@ class ExplainingDetector(TilingDetector):
         ids, errors = (first.ids, {}) if first is X else (first.all_ids, first.errors)
         return _FoundTerms(ids, ids, terms, measured, errors)
 
-    def _terms_of_tiles(self, X: Any, see: Callable[[Extraction, NDArray[np.intp]], None] | None = None) -> _FoundTerms:
+    def _terms_of_tiles(
+        self,
+        source: Source,
+        tiles: TiledPictures,
+        see: Callable[[Extraction, NDArray[np.intp]], None] | None = None,
+    ) -> _FoundTerms:
         """Return the terms of the most anomalous tile of each image; `see` is told of all tiles."""
-        source = self._pictures(X)
-        oddest = self._oddest_tiles(self.models_, source, see=see)
+        oddest = self._oddest_tiles(self.models_, tiles, see=see)
         unread = np.flatnonzero(np.isnan(oddest[0].scores)).tolist()
         names, terms = oddest[-1].names.astype(np.str_), [found.terms for found in oddest]
         return _FoundTerms(source.ids, names, terms, [], {i: _why_unread(source, i) for i in unread})

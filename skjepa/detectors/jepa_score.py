@@ -353,6 +353,8 @@ class JEPAScoreDetector(MappingDetector):
                 options = self._options(seed) | {"layers": self.layers}
                 learned = learn_directions(used, samples, self.n_directions, **options)
             extraction = self._extract(used, samples, seed, directions=learned, memory=self._memory_of(encoder))
+            if len(extraction) < len(samples):
+                apart, pictures = (None if each is None else each[extraction.measured] for each in (apart, pictures))
         given = self._given_directions or learned
         model = fit_score(
             extraction,
@@ -374,7 +376,7 @@ class JEPAScoreDetector(MappingDetector):
 
     def _score(self, model: FittedScore, samples: Samples) -> NDArray[np.float64]:
         if self.tiles is not None and isinstance(samples, Source):
-            return self._scores_of_oddest(model, samples)
+            return self._oddest_tiles([model], self._cut(samples))[0].scores
         measured = self._measured(model, samples)
         scores = model.model.score_samples(measured)
         return measured.aligned(scores) if isinstance(samples, Source) else scores

@@ -131,10 +131,10 @@ class MappingDetector(ExplainingDetector):
         maps = self._collector(encoder, source, level)
         if not self.local:
             self._show_positions(encoder, maps.samples, lambda batch: self._add_shares(maps, batch, encoder))
-        elif self.tiles is None:
+        elif not isinstance(maps, CollectedTileMaps):
             self._add_local(maps, self._measured(self._first, maps.samples), np.arange(len(source)))
         else:
-            for chosen in self._in_parts(self._cut(source)):
+            for chosen in self._in_parts(maps.tiles):
                 self._add_local(maps, self._measured_by(self._first, encoder, maps.samples[chosen]), chosen)
         return maps.found()
 
@@ -171,11 +171,11 @@ class MappingDetector(ExplainingDetector):
         if not self.local:
             return self.judge(source), self.picture_maps(source, level=level)
         maps = self._collector(encoder, source, level)
-        if self.tiles is None:
+        if not isinstance(maps, CollectedTileMaps):
             found = self._terms_of(maps.samples)
             self._add_local(maps, found.measured[0], np.arange(len(source)))
         else:
-            found = self._terms_of_tiles(source, partial(self._add_local, maps))
+            found = self._terms_of_tiles(source, maps.tiles, partial(self._add_local, maps))
         return self._judgement(*self._reasons(found, self._told(found))), maps.found()
 
     def _checked_for_maps(self, X: Any, level: float) -> tuple[Source, Encoder, float]:
@@ -219,8 +219,9 @@ class MappingDetector(ExplainingDetector):
             times = int(self._times(np.array([len(boxes_of(*size, sides)) for size in sizes] or [1])).max())
         if times / (n + 1) > level:
             warnings.warn(
-                f"with {n} normal images no spot can have a p-value below {times / (n + 1):.2g}, so none is found at "
-                f"level {level:g}: fit with at least {math.ceil(times / level) - 1} normal images of the same size",
+                f"with {n} normal images no spot can have a p-value below {min(1, times / (n + 1)):.2g}, so none is "
+                f"found at level {level:g}: fit with at least {math.ceil(times / level) - 1} normal images of the same "
+                "size",
                 stacklevel=3,
             )
 

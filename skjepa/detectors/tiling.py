@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from skjepa._utils.hardware import default_budget
 from skjepa.data.sources import Source, as_source
-from skjepa.data.tiles import TiledPictures, tile_pictures
+from skjepa.data.tiles import TiledPictures, check_sides, cut
 from skjepa.detectors.base import Samples
 from skjepa.detectors.encoder_choice import frozen_encoder
 from skjepa.detectors.fitted_score import FittedScore
@@ -25,15 +25,17 @@ from skjepa.persistence.schema import MayLack, Saved
 from skjepa.scores.model import Terms
 
 _AT_A_TIME = 512  # tiles per scoring run
+_TRIED = 4  # tiles measured to see how much memory one takes
 _COPIES = 6  # memory that the fit of a local model takes, as a multiple of the extraction of its tiles
 
 
 @dataclass
 class _Kept:
-    """Hold the pass over all tiles of a fit, and the place of each tile in it, by name."""
+    """Hold the pass over all tiles of a fit, the place of each tile in it, and the size of each image, by name."""
 
     extraction: Extraction | None = None
     places: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 _KEPT: ContextVar[_Kept | None] = ContextVar("kept", default=None)
@@ -121,7 +123,13 @@ class TilingDetector(MeasuringDetector):
         return source
 
     def _cut(self, source: Source) -> TiledPictures:
-        return tile_pictures(source, self.tiles)
+        """Cut images into tiles; during a fit, each image is read for its size once."""
+        kept = _KEPT.get() or _Kept()
+        known = [kept.sizes.get(name) for name in source.ids.tolist()]
+        sizes = None if None in known else np.array(known, dtype=np.intp).reshape(-1, 2)
+        tiles = cut(source, check_sides("tiles", self.tiles), sizes=sizes)
+        kept.sizes |= dict(zip(source.ids.tolist(), map(tuple, tiles.sizes.tolist()), strict=True))
+        return tiles
 
     @abstractmethod
     def _learn_from(
@@ -145,9 +153,9 @@ class TilingDetector(MeasuringDetector):
         with groups_in_mind(True):  # tiles overlap, so a warning about near copies would mislead
             apart = None if apart is None else apart[tiles.groups]
             fitted, scores = self._learn_from(tiles.source if measured is None else measured, apart, tiles.groups, seed)
-        if len(tiles.source) == len(whole.source):
+        if len(scores) == len(whole.source):
             return fitted, tiles.least_normal(scores)
-        return fitted, self._scores_of_oddest(fitted, source, encoder)
+        return fitted, self._oddest_tiles([fitted], whole, encoder)[0].scores
 
     def _tiles_to_learn_from(self, encoder: Encoder, tiles: TiledPictures, seed: int) -> TiledPictures:
         """Return the tiles to fit on: all, or, if memory is short, as many from each image."""
@@ -159,25 +167,21 @@ class TilingDetector(MeasuringDetector):
         return tiles[np.sort(np.concatenate(drawn))]
 
     def _most_tiles(self, encoder: Encoder, tiles: TiledPictures, seed: int) -> int:
-        """Return how many tiles fit into memory."""
-        first = self._extract(encoder, tiles.source[:1], seed, quiet=True)
-        n_bytes = first.embeddings.nbytes + sum(rows.nbytes for rows in first.layers.values())
-        return int((self.memory_budget or default_budget("cpu")) / (_COPIES * n_bytes))
+        """Return how many tiles fit into memory, by the size of what is measured of a few."""
+        few = np.unique(np.linspace(0, len(tiles.source) - 1, _TRIED).astype(int))  # some may fail
+        found = self._extract(encoder, tiles.source[few], seed, quiet=True)
+        n_bytes = found.embeddings.nbytes + sum(rows.nbytes for rows in found.layers.values())
+        return int((self.memory_budget or default_budget("cpu")) * len(found) / (_COPIES * n_bytes))
 
     def _scores_by_model(self, samples: Samples) -> NDArray[np.float64]:
         if self.tiles is None or not isinstance(samples, Source):
             return super()._scores_by_model(samples)
-        return np.stack([found.scores for found in self._oddest_tiles(self.models_, samples)])
-
-    def _scores_of_oddest(
-        self, fitted: FittedScore, source: Source, encoder: Encoder | None = None
-    ) -> NDArray[np.float64]:
-        return self._oddest_tiles([fitted], source, encoder)[0].scores
+        return np.stack([found.scores for found in self._oddest_tiles(self.models_, self._cut(samples))])
 
     def _oddest_tiles(
         self,
         models: Sequence[FittedScore],
-        source: Source,
+        tiles: TiledPictures,
         encoder: Encoder | None = None,
         see: Callable[[Extraction, NDArray[np.intp]], None] | None = None,
     ) -> list["OddestTiles"]:
@@ -187,9 +191,8 @@ class TilingDetector(MeasuringDetector):
         called with what was measured of some tiles at a time, and with the places of these tiles among all. During a
         fit, `encoder` is the encoder of that fit.
         """
-        tiles = self._cut(source)
         oddest = [OddestTiles(tiles) for _ in models]
-        with nullcontext(encoder) if encoder else self._fitted_encoder(source) as used:
+        with nullcontext(encoder) if encoder else self._fitted_encoder(tiles.source) as used:
             for chosen in self._in_parts(tiles):
                 part = tiles[chosen]
                 measured: Extraction | None = None

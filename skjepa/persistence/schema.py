@@ -35,7 +35,7 @@ from typing import (
 import numpy as np
 
 Sizes = dict[str, int]
-_LARGEST = 1e100  # of the numbers of an array: squares of larger ones soon overflow
+_LARGEST = 1e150  # of the numbers of an array: squares of larger ones soon overflow
 _T = TypeVar("_T")
 _Class = TypeVar("_Class", bound=type)
 

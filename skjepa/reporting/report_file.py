@@ -1,6 +1,7 @@
 """Write a report for readers: which samples are anomalous, by which threshold, and whether the encoder is sound."""
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -102,6 +103,8 @@ def report(
         reasons = aligned_reasons(reasons, measured)
     ids = X.ids if source is None else source.ids
     normal_source = None if normal is None or isinstance(normal, Extraction) else as_source(normal)
+    if normal is not None and getattr(detector, "tiles", None) is not None:
+        warnings.warn("normal= is not used: with tiles an image has no embedding to find neighbours of", stacklevel=2)
     surroundings = None if measured is None else _surroundings(detector, normal, normal_source)
     if measured is None:
         z = np.full((len(ids), 1), np.nan)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -31,6 +32,7 @@ def folder(tmp_path_factory):
                 image[20:30, 30:42] = 255
             Image.fromarray(image).save(folder / name / f"{i}.png")
     (folder / "new" / "bad.png").write_bytes(b"no image")
+    os.utime(folder / "new" / "bad.png", (0, 0))  # long enough unchanged for `skjepa watch` to report it
     return folder
 
 
@@ -107,3 +109,14 @@ def test_a_store_keeps_no_tiles(folder, detector, tmp_path, capsys):
     assert run(*score, "--store", tmp_path / "store") == 2
     assert "leave --store out" in capsys.readouterr().err
     assert not (tmp_path / "store").exists()
+
+
+def test_a_saved_detector_keeps_the_tiles_of_its_fit(folder, detector, tmp_path, capsys):
+    score = ("score", "--detector", detector, folder / "new", "--out", tmp_path / "s.csv", "--no-picture", "-q")
+    assert run(*score, "--tiles", 48) == 2
+    assert "--tiles belongs to the fit" in capsys.readouterr().err
+    assert run(*score, "--tiles", 32, "--local") == 3  # as fitted; one file is no image
+    assert run("fit", folder / "normal", "--out", tmp_path / "plain", "--contamination", "0.1", "-q") == 0
+    capsys.readouterr()
+    assert run("score", "--detector", tmp_path / "plain", *score[3:], "--local") == 2
+    assert "--local belongs to the fit" in capsys.readouterr().err

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -147,6 +149,10 @@ def test_what_tiles_do_not_go_with_is_said(fitted, new):
         JEPAScoreDetector(tiles=32).fit(np.zeros((5, 3)))
     with pytest.raises(TypeError, match="tiles must be an integer; got 'large'"):
         JEPAScoreDetector(tiles="large").fit(new)
+    with pytest.raises(TypeError, match="tiles must be an integer"):
+        JEPAScoreDetector(tiles=np.array([24, 32])).fit(new)
+    with pytest.raises(ValueError, match="tiles must be shorter than"):
+        JEPAScoreDetector(tiles=2**40).fit(new)
     with pytest.raises(ValueError, match="tiles is empty"):
         JEPAScoreDetector(tiles=[]).fit(new)
     with pytest.raises(ValueError, match="tiles=None"):
@@ -155,6 +161,19 @@ def test_what_tiles_do_not_go_with_is_said(fitted, new):
         fitted.score_samples(detector(tiles=None).extract(new))
     with pytest.raises(ExportError, match="tiles do not export"):
         fitted.export("detector.onnx")
+
+
+@pytest.mark.parametrize("settings", [{}, {"calibration": 3, "target_fpr": 0.1}])
+def test_a_fit_reads_each_image_twice(settings):
+    """Once for its size and once for its tiles, whatever the number of folds."""
+    images, loaded = pictures(12), []
+    source = as_source(images)
+    counted = replace(source, load=lambda i: loaded.append(i) or source.load(i))
+    detector(**settings).fit(counted)
+    assert len(loaded) <= 2 * 12 + 4  # a few more tell how much memory a tile takes
+    loaded.clear()
+    detector(**settings).fit(counted).judge_and_map(counted)
+    assert len(loaded) <= 4 * 12 + 4
 
 
 class Unit(nn.Module):

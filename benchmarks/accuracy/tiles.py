@@ -46,7 +46,7 @@ from skjepa.inspection import Spot
 
 OUT = record.RESULTS / "tiles.json"
 PARTS = ("ours", "additive", "padim", "patchcore", "calibrated", "growth", "cost")
-N_TIMED, REPEATS = 32, 3
+N_TIMED, REPEATS = 32, 9
 CALIBRATION = 3  # folds of part "calibrated"
 CORESET = 0.01
 _NEAR = 1 / 14  # of the longer side of a picture, a position: the middle of a spot so near to a mask is "next to" it

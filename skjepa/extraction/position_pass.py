@@ -13,12 +13,12 @@ from skjepa._utils.hardware import default_budget
 from skjepa._utils.progress import progress_bar
 from skjepa.data.sources import Source
 from skjepa.encoders.encoder import Encoder
-from skjepa.encoders.probe import probe
 from skjepa.extraction.batches.loader import Loader
 from skjepa.extraction.batches.measurement import scoring
 from skjepa.extraction.batches.options import RunOptions
 from skjepa.extraction.batches.pooling import chosen_layers, mean_and_deviation, with_positions
 from skjepa.extraction.batches.positions import LayerPositions
+from skjepa.extraction.batches.ready import input_shape, probed_once
 from skjepa.extraction.batches.sizing import batch_size
 
 
@@ -82,16 +82,13 @@ def position_pass(
     ValueError, TypeError, MemoryError
         As `skjepa.extract`.
     """
-    shape, device = encoder.input_shape or np.shape(source.load(0)), hardware.resolve_device(run.device)
-    if source.is_vector != (len(shape) == 1):
-        kinds = ("vectors", "images") if source.is_vector else ("images", "vectors")
-        raise ValueError(f"X holds {kinds[0]}, but {encoder.name} encodes {kinds[1]}: give {kinds[1]}")
+    shape, device = input_shape(encoder, source), hardware.resolve_device(run.device)
     with scoring(encoder, device) as function:
         chosen = [layer for layer in chosen_layers(encoder, layers, shape) if layer.grid is None]
-        probed = probe(function, shape, dtype=encoder.dtype, device=device)
-        sample_bytes = 2 * probed.graph_bytes + 4 * probed.n_inputs * encoder.dtype.itemsize
+        probed = probed_once(encoder, function, shape, device)
+        n_bytes = 2 * probed.graph_bytes + 4 * probed.n_inputs * encoder.dtype.itemsize
         budget = run.memory_budget or default_budget(device)
-        size = batch_size(budget, sample_bytes, is_vector=source.is_vector)
+        size = batch_size(budget, n_bytes, is_vector=source.is_vector, gflop=probed.gflop, device=device)
         preprocessing, layout = encoder.preprocessing, encoder.channels_last
         loader = Loader(source, preprocessing, encoder.dtype, device, channels_last=layout, run=run)
         with progress_bar(run.progress, total=len(source), unit="img", desc=called) as bar, torch.no_grad():

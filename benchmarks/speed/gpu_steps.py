@@ -108,7 +108,7 @@ def fastest(call: Callable[[], object], device: str, n_images: int, rounds: int 
 def exact(rows: Rows, chosen: argparse.Namespace) -> None:
     """Exact scores against Listing 1 and the floor of this machine."""
     exact_speed.SUSTAINED = 0.05 if chosen.quick else SUSTAINED
-    peak, sustained = exact_speed.matrix_rates(chosen.device)
+    peak, sustained, _ = exact_speed.matrix_rates(chosen.device)
     encoder = vit("float32", quick=chosen.quick)
     images = exact_speed.inputs(encoder, 4 if chosen.quick else 64).to(chosen.device)
     with encoder.scoring(chosen.device) as function:

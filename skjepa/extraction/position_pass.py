@@ -1,7 +1,8 @@
 """Run forward passes that keep hidden layers position by position, before they are pooled."""
 
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from skjepa._utils.hardware import default_budget
 from skjepa._utils.progress import progress_bar
 from skjepa.data.sources import Source
 from skjepa.encoders.encoder import Encoder
+from skjepa.encoders.probe import EncoderError
 from skjepa.extraction.batches.loader import Loader
 from skjepa.extraction.batches.measurement import scoring
 from skjepa.extraction.batches.options import RunOptions
@@ -47,6 +49,18 @@ class PositionBatch:
             pooled = values[:, 0] if layer.is_vector else torch.cat(mean_and_deviation(values, (1,)), 1)
             found[name] = pooled.cpu().double().numpy()
         return found
+
+    @property
+    def is_finite(self) -> NDArray[np.bool_]:
+        """Whether all numbers of a sample are finite, (B,)."""
+        layers = [torch.isfinite(layer.values).flatten(1).all(dim=1).cpu().numpy() for layer in self.layers.values()]
+        return np.all([np.isfinite(self.embeddings).all(axis=1), *layers], axis=0)
+
+    def only(self, chosen: NDArray[np.bool_]) -> "PositionBatch":
+        """Return the samples at a mask."""
+        rows = np.flatnonzero(chosen).tolist()
+        layers = {name: replace(layer, values=layer.values[rows]) for name, layer in self.layers.items()}
+        return PositionBatch([self.places[i] for i in rows], self.embeddings[chosen], layers)
 
 
 def position_pass(
@@ -94,6 +108,22 @@ def position_pass(
         with progress_bar(run.progress, total=len(source), unit="img", desc=called) as bar, torch.no_grad():
             for places, x, _ in loader.batches(list(range(len(source))), lambda: size):
                 output, found = with_positions(encoder.module, function, chosen, x)
-                see(PositionBatch(places, output.cpu().double().numpy(), found))
+                batch = PositionBatch(places, output.cpu().double().numpy(), found)
+                if not (is_finite := batch.is_finite).all():
+                    broken = [i for i, is_good in zip(places, is_finite, strict=True) if not is_good]
+                    loader.skipped |= _skipped(source, broken, run.on_error)
+                    batch = batch.only(is_finite)
+                if batch.places:
+                    see(batch)
                 bar.update(len(places))
     return loader.skipped
+
+
+def _skipped(source: Source, places: list[int], on_error: str) -> dict[int, str]:
+    """Return the reasons why samples are left out, with a warning for each; with ``on_error="raise"`` raise."""
+    found = {i: f"the encoder's output or a hidden layer is not finite at sample {source.ids[i]}" for i in places}
+    for reason in found.values():
+        if on_error == "raise":
+            raise EncoderError(reason)
+        warnings.warn(f"skipped: {reason}", stacklevel=4)
+    return found

@@ -113,7 +113,9 @@ def column_shares(model: LayeredScore, layers: Mapping[str, NDArray]) -> NDArray
 
 
 def joined(parts: Sequence[AnomalyMaps]) -> AnomalyMaps:
-    """Join the maps of several batches."""
+    """Join the maps of several batches; of none, the result is empty."""
+    if not parts:
+        return AnomalyMaps()
     shares = {name: np.concatenate([part.shares[name] for part in parts]) for name in parts[0].shares}
     return AnomalyMaps(shares, np.concatenate([part.outside for part in parts]), parts[0].input_size)
 

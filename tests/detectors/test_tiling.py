@@ -10,6 +10,7 @@ from torchvision.transforms import Compose, Resize, ToTensor
 from skjepa import JEPAScoreDetector, load_encoder
 from skjepa.data import as_source, tile_pictures
 from skjepa.deployment.export import ExportError
+from skjepa.encoders.probe import EncoderError
 from skjepa.reporting.map_files import write_maps
 from skjepa.reporting.scored_groups import score_group
 
@@ -187,6 +188,23 @@ class Unit(nn.Module):
     def forward(self, x):
         z = self.maps(x).mean((2, 3))
         return z / z.norm(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize("settings", [{}, {"tiles": 32}, {"local": True}, {"local": True, "tiles": 32}])
+def test_an_image_that_cannot_be_measured_has_no_map(settings):
+    new = np.random.default_rng(1).integers(100, 156, (3, 48, 64, 3), dtype=np.uint8)
+    fit, odd = new.repeat(6, axis=0) + np.arange(18, dtype=np.uint8)[:, None, None, None], new.copy()
+    odd[1] = 0
+    encoder = load_encoder(Unit(), preprocess=Compose([Resize((32, 32)), ToTensor()]))
+    fitted = JEPAScoreDetector(encoder, method="forward", layers=["maps"], **settings).fit(fit)
+    with pytest.raises(EncoderError, match="is not finite at sample"):
+        fitted.picture_maps(odd)
+    with pytest.warns(UserWarning, match="skipped"):
+        found = fitted.set_params(on_error="skip").picture_maps(odd)
+    assert [own is None for own in found] == [False, True, False]
+    for own, other in zip(found, fitted.picture_maps(new), strict=True):
+        if own is not None:
+            np.testing.assert_allclose(own.values, other.values, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:skipped")

@@ -187,8 +187,8 @@ class TestCommands:
         assert main(["score", "--fit", str(folders / "normal"), str(folders / "odd"), *options]) == 0
         assert main(["report", "scores.parquet", "--quiet"]) == 0
         page = (tmp_path / "scores.html").read_text()
-        assert "layer stage 1" in page
-        assert "layer stage 2" not in page
+        assert "odd in the early layers" in page  # the first of the two
+        assert "odd in the late layers" not in page
 
     def test_bench(self, folders, tmp_path):
         options = ["--method", "forward", "--out", str(tmp_path / "b"), "--resamples", "20", "--quiet"]

@@ -70,8 +70,8 @@ def settle(
     if limit is not None and is_chosen:
         choice = begun_with(store) or by_time(cost, limit, needs_passes=needs_passes)
         detector.set_params(method=choice.method, n_directions=choice.n_directions)
-    n_passes, memory = passes_of(choice, cost.n_components), _memory(detector)
-    _present(cost, n_passes, limit, memory, detector.tiles, yes=yes, quiet=quiet, needs_passes=needs_passes)
+    n_passes = passes_of(choice, cost.n_components)
+    _present(detector, cost, n_passes, limit, yes=yes, quiet=quiet, needs_passes=needs_passes)
     if is_chosen and not quiet:
         _stderr.print(f"method {choice.method}: {choice.reason}", highlight=False, soft_wrap=True)
     return choice.reason if is_chosen else None
@@ -89,7 +89,7 @@ def settle_fitted(
     cost = _cost(detector, sources, fitted.kind)
     n_passes = {"forward": 0, "exact": cost.n_components}.get(fitted.kind, fitted.n_directions or 0)
     limit = None if budget is None else seconds_of(budget)
-    _present(cost, n_passes, limit, _memory(detector), detector.tiles, yes=yes, quiet=quiet, is_fixed=True)
+    _present(detector, cost, n_passes, limit, yes=yes, quiet=quiet, is_fixed=True)
 
 
 def _cost(detector: "JEPAScoreDetector", sources: Sequence["Source"], method: Any) -> "PassCost":
@@ -119,11 +119,10 @@ def _memory(detector: "JEPAScoreDetector") -> float:
 
 
 def _present(
+    detector: "JEPAScoreDetector",
     cost: "PassCost",
     n_passes: int,
     limit: float | None,
-    memory: float,
-    tiles: Any,
     *,
     yes: bool,
     quiet: bool,
@@ -135,10 +134,11 @@ def _present(
         cost.require(limit, n_passes)
     seconds = cost.seconds(n_passes)
     if seconds > _TOLD_FROM and not quiet:
-        what = "images" if tiles is None else "tiles of images"
+        what = "images" if detector.tiles is None else "tiles of images"
         _stderr.print(_table(cost, n_passes, what, needs_passes=needs_passes, is_fixed=is_fixed))
         _stderr.print(
-            f"Memory: up to {memory:.1f} GiB (--memory-budget). {_FIXED if is_fixed else _ADVICE}", highlight=False
+            f"Memory: up to {_memory(detector):.1f} GiB (--memory-budget). {_FIXED if is_fixed else _ADVICE}",
+            highlight=False,
         )
     if seconds > _ASKED_FROM and limit is None and not (yes or quiet) and sys.stdin.isatty():
         typer.confirm("Continue?", default=True, abort=True, err=True)

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from skjepa.data.folders import IMAGE_SUFFIXES, files_below
 from skjepa.data.images import ImageReadError, path_as_text, read_image
-from skjepa.data.sources import Source, as_source
+from skjepa.data.sources import as_source
 from skjepa.deployment.drift_alarm import SCORE, DriftAlarm
 from skjepa.deployment.score_monitor import ScoreMonitor
-from skjepa.deployment.stream_values import normal_values, stream_values
+from skjepa.deployment.stream_values import normal_values, place_values
 from skjepa.deployment.watch_table import Row, WatchTable, one_line
 from skjepa.detectors.jepa_score import JEPAScoreDetector
-from skjepa.reporting.scored_groups import reasons_of
+from skjepa.extraction.extraction import Extraction
+from skjepa.reporting.scored_groups import aligned_reasons
 
 BATCH = 32
 """Number of files scored together; a signal takes effect after a batch."""
@@ -208,9 +209,8 @@ def scored(detector: JEPAScoreDetector, files: Sequence[NewFile]) -> Scored:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="skipped: ")  # the row of each file holds the reason
-            if detector.needs_samples:
-                return _scored_whole(detector, source)
-            samples = detector.extract(source)
+            samples = source if detector.needs_samples else detector.extract(source)
+            judged, told = detector.judge_and_explain(samples)
     except ImageReadError:  # none of the files could be read
         names = ("p_value", "decision", *normal_values(detector))
         return Scored(
@@ -218,23 +218,14 @@ def scored(detector: JEPAScoreDetector, files: Sequence[NewFile]) -> Scored:
             {i: _reason(file) for i, file in enumerate(files)},
             [""] * len(files),
         )
-    numbers = stream_values(detector, samples)
-    numbers["decision"] = numbers[SCORE] - detector.offset_
-    if detector.calibration_scores_ is not None:
-        numbers["p_value"] = detector.p_values(samples)
-    aligned = {name: samples.aligned(column) for name, column in numbers.items()}
-    return Scored(aligned, samples.errors, reasons_of(detector, samples))
-
-
-def _scored_whole(detector: JEPAScoreDetector, source: Source) -> Scored:
-    """Score images of which no single extraction can be made."""
-    judged, told = detector.judge_and_explain(source)
     numbers = {SCORE: judged.scores, "decision": judged.decisions, **told.parts}
     if judged.p_values is not None:
         numbers["p_value"] = judged.p_values
-    unread = np.flatnonzero(np.isnan(judged.scores)).tolist()
-    reasons = ["" if i in unread else reason for i, reason in enumerate(judged.reasons)]
-    return Scored(numbers, {i: judged.reasons[i] for i in unread}, reasons)
+    if not isinstance(samples, Extraction):
+        return Scored(numbers, judged.errors, judged.unusual_terms)
+    numbers |= place_values(detector, samples)
+    aligned = {name: samples.aligned(column) for name, column in numbers.items()}
+    return Scored(aligned, samples.errors, aligned_reasons(judged.unusual_terms, samples))
 
 
 def _reason(file: NewFile) -> str:

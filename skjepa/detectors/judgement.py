@@ -54,6 +54,16 @@ class Judgement:
         return self.labels == -1
 
     @property
+    def errors(self) -> dict[int, str]:
+        """Position -> reason for the samples that could not be read."""
+        return {i: self.reasons[i] for i in np.flatnonzero(np.isnan(self.scores)).tolist()}
+
+    @property
+    def unusual_terms(self) -> list[str]:
+        """The reasons without those of samples that could not be read, which are ""."""
+        return ["" if np.isnan(score) else reason for score, reason in zip(self.scores, self.reasons, strict=True)]
+
+    @property
     def ranked(self) -> NDArray[np.intp]:
         """Positions of the samples, the most atypical first, and last those that could not be read; (n_samples,)."""
         return np.argsort(self.scores, kind="stable")

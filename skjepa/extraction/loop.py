@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 
 import numpy as np
@@ -73,13 +73,11 @@ def run_through(
         for positions, arrays in batches:
             parts, n = _finite(arrays), len(positions)
             finite = parts.all(axis=0)
-            broken = {
-                i: _not_finite(str(source.ids[i]), ok) for i, ok in zip(positions, parts.T, strict=True) if not ok.all()
-            }
+            broken = not_finite(source, positions, parts)
             names = [str(source.ids[i]) for i in positions if i not in broken]
             arrays = tuple(array[finite] for array in arrays)
             if run.on_error == "skip":
-                _skip(broken, measured.skipped)
+                skip(broken, measured.skipped)
             if kept is not None:
                 kept.append(names, arrays, _news(source, measured.skipped, noted))
             if broken and run.on_error == "raise":
@@ -121,12 +119,20 @@ def _finite(arrays: Arrays) -> NDArray[np.bool_]:
     return np.array([np.isfinite(array).reshape(len(array), -1).all(axis=1) for array in arrays])
 
 
-def _not_finite(name: str, is_finite: NDArray[np.bool_]) -> str:
+def not_finite(source: Source, positions: Sequence[int], parts: NDArray[np.bool_]) -> dict[int, str]:
+    """Return position -> reason for samples that are not finite in embedding, singular values or layers.
+
+    `parts`, (3, n), says which are.
+    """
     what = ("the encoder's output", "the encoder's Jacobian", "a hidden layer of the encoder")
-    return f"{what[int(np.argmin(is_finite))]} is not finite at sample {name}"
+    return {
+        i: f"{what[int(np.argmin(is_finite))]} is not finite at sample {source.ids[i]}"
+        for i, is_finite in zip(positions, parts.T, strict=True)
+        if not is_finite.all()
+    }
 
 
-def _skip(broken: dict[int, str], skipped: dict[int, str]) -> None:
+def skip(broken: dict[int, str], skipped: dict[int, str]) -> None:
     """Treat samples that were read but cannot be scored like samples that cannot be read."""
     for reason in broken.values():
         warnings.warn(f"skipped: {reason}", stacklevel=4)

@@ -1,6 +1,5 @@
 """Run forward passes that keep hidden layers position by position, before they are pooled."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +21,7 @@ from skjepa.extraction.batches.pooling import chosen_layers, mean_and_deviation,
 from skjepa.extraction.batches.positions import LayerPositions
 from skjepa.extraction.batches.ready import input_shape, probed_once
 from skjepa.extraction.batches.sizing import batch_size
+from skjepa.extraction.loop import not_finite, skip
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,10 @@ class PositionBatch:
 
     @property
     def is_finite(self) -> NDArray[np.bool_]:
-        """Whether all numbers of a sample are finite, (B,)."""
+        """Which samples are finite in each of embeddings, singular values (there are none) and layers, (3, B)."""
         layers = [torch.isfinite(layer.values).flatten(1).all(dim=1).cpu().numpy() for layer in self.layers.values()]
-        return np.all([np.isfinite(self.embeddings).all(axis=1), *layers], axis=0)
+        output = np.isfinite(self.embeddings).all(axis=1)
+        return np.array([output, np.ones_like(output), np.all([output, *layers], axis=0)])
 
     def only(self, chosen: NDArray[np.bool_]) -> "PositionBatch":
         """Return the samples at a mask."""
@@ -109,21 +110,13 @@ def position_pass(
             for places, x, _ in loader.batches(list(range(len(source))), lambda: size):
                 output, found = with_positions(encoder.module, function, chosen, x)
                 batch = PositionBatch(places, output.cpu().double().numpy(), found)
-                if not (is_finite := batch.is_finite).all():
-                    broken = [i for i, is_good in zip(places, is_finite, strict=True) if not is_good]
-                    loader.skipped |= _skipped(source, broken, run.on_error)
-                    batch = batch.only(is_finite)
+                parts = batch.is_finite
+                if broken := not_finite(source, places, parts):
+                    if run.on_error == "raise":
+                        raise EncoderError(next(iter(broken.values())))
+                    skip(broken, loader.skipped)
+                    batch = batch.only(np.asarray(parts.all(axis=0)))
                 if batch.places:
                     see(batch)
                 bar.update(len(places))
     return loader.skipped
-
-
-def _skipped(source: Source, places: list[int], on_error: str) -> dict[int, str]:
-    """Return the reasons why samples are left out, with a warning for each; with ``on_error="raise"`` raise."""
-    found = {i: f"the encoder's output or a hidden layer is not finite at sample {source.ids[i]}" for i in places}
-    for reason in found.values():
-        if on_error == "raise":
-            raise EncoderError(reason)
-        warnings.warn(f"skipped: {reason}", stacklevel=4)
-    return found

@@ -96,8 +96,7 @@ def report(
     source = None if isinstance(X, Extraction) else as_source(X)
     measured = _measured(detector, X, store)
     judged = detector.judge(X if measured is None else measured)
-    scores, p_values = judged.scores, judged.p_values
-    reasons = ["" if np.isnan(score) else reason for score, reason in zip(scores, judged.reasons, strict=True)]
+    scores, p_values, reasons = judged.scores, judged.p_values, judged.unusual_terms
     if measured is not None and source is not None:
         scores, p_values = measured.aligned(scores), None if p_values is None else measured.aligned(p_values)
         reasons = aligned_reasons(reasons, measured)

@@ -82,7 +82,7 @@ def score_group(
     judged, explained = detector.judge_and_explain(extraction)
     scores, decisions = extraction.aligned(judged.scores), extraction.aligned(judged.decisions)
     p_values = None if judged.p_values is None else extraction.aligned(judged.p_values)
-    z, reasons = extraction.aligned(extraction.embeddings), _reasons(explained, extraction)
+    z, reasons = extraction.aligned(extraction.embeddings), aligned_reasons(judged.unusual_terms, extraction)
     return ScoredGroup(name, source, scores, p_values, decisions, extraction.errors, seconds, z, reasons, explained)
 
 
@@ -91,20 +91,8 @@ def _score_tiled(detector: JEPAScoreDetector, name: str, source: Source) -> Scor
     started = time.perf_counter()
     found, explained = detector.judge_and_explain(source)
     seconds = (time.perf_counter() - started) / len(source)
-    errors = {i: found.reasons[i] for i in np.flatnonzero(np.isnan(found.scores)).tolist()}
-    reasons = ["" if i in errors else explained.reason(i) for i in range(len(source))]
-    return ScoredGroup(
-        name, source, found.scores, found.p_values, found.decisions, errors, seconds, None, reasons, explained
-    )
-
-
-def reasons_of(detector: JEPAScoreDetector, extraction: Extraction) -> list[str]:
-    """Return the names of the unusual terms of the score, one text per sample; "" if none or unreadable."""
-    return _reasons(detector.explain(extraction), extraction)
-
-
-def _reasons(explained: Explanation, extraction: Extraction) -> list[str]:
-    return aligned_reasons([explained.reason(i) for i in range(len(explained))], extraction)
+    numbers = (found.scores, found.p_values, found.decisions)
+    return ScoredGroup(name, source, *numbers, found.errors, seconds, None, found.unusual_terms, explained)
 
 
 def aligned_reasons(reasons: Sequence[str], extraction: Extraction) -> list[str]:
